@@ -1,0 +1,55 @@
+# Everything runs from a virtual environment in .venv, built from requirements.lock (pinned, hashed).
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SETUP  := $(VENV)/.set-up
+export DAGSTER_DISABLE_TELEMETRY := yes
+
+.PHONY: help setup run dev test lint types contracts validate check bench lock clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(SETUP) ## Build the virtual environment (once; again only when the lock changes)
+
+$(SETUP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: say make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(SETUP)
+
+run: setup ## Start the embedded stack, take and publish every roster, show the results
+	$(BIN)/runway-pipelines demo
+
+dev: setup ## Keep the embedded stack running with the Dagster UI and daemon
+	$(BIN)/runway-pipelines dev
+
+test: setup ## Run the tests, with coverage
+	$(BIN)/python -m pytest
+
+lint: setup ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## Check types (strict on the pure modules)
+	$(BIN)/mypy
+
+contracts: setup ## Check the layering rules
+	$(BIN)/lint-imports
+
+validate: setup ## Load the code location as Dagster does
+	$(BIN)/dagster definitions validate -m runway_pipelines.definitions
+
+check: lint types contracts validate test ## All of the above
+
+bench: setup ## Run the benchmarks, each beside a peer or a floor
+	$(BIN)/python -m benchmarks
+
+lock: setup ## Compile requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
+		--extra local --extra dev pyproject.toml --output-file requirements.lock
+
+clean: ## Remove the virtual environment and the embedded stack's state
+	rm -rf $(VENV) .runway

@@ -1,0 +1,1 @@
+"""Dagster code location: cross-year rosters, library identity, rotating credentials."""

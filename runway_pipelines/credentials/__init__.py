@@ -1,0 +1,1 @@
+"""A partner's connection to its EDU warehouse: the secret, parsed and checked."""

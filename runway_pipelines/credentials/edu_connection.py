@@ -1,0 +1,95 @@
+"""The secret's JSON made into connection arguments: pure (credentials contract, section 1)."""
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass, field
+from typing import Self
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from runway_pipelines.errors import CredentialsMalformed
+
+REQUIRED = ("username", "account", "database", "schema", "privateKey")
+OPTIONAL = ("warehouse", "role")
+
+
+@dataclass(frozen=True)
+class EduConnection:
+    """How to connect to a partner's warehouse. ``private_key`` is the base64 of a PEM text and never shown."""
+
+    username: str
+    account: str
+    database: str
+    schema: str
+    private_key: str = field(repr=False)
+    warehouse: str | None = None
+    role: str | None = None
+
+    @classmethod
+    def parse(cls, secret_name: str, text: str) -> Self:
+        """Read a secret's text; raises `CredentialsMalformed`, which names the secret and the field."""
+        values = _fields(secret_name, text)
+        connection = cls(
+            username=_required(secret_name, values, "username"),
+            account=_required(secret_name, values, "account"),
+            database=_required(secret_name, values, "database"),
+            schema=_required(secret_name, values, "schema"),
+            private_key=_required(secret_name, values, "privateKey"),
+            warehouse=_optional(secret_name, values, "warehouse"),
+            role=_optional(secret_name, values, "role"),
+        )
+        _check_private_key(secret_name, connection.private_key)
+        return connection
+
+
+def secret_name(envlabel: str, partner_id: str) -> str:
+    """The name of a partner's secret."""
+    return f"{envlabel}-edu-connection-info-{partner_id}"
+
+
+def _fields(name: str, text: str) -> dict[str, object]:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        # Not "from" the decoder's error, which keeps the whole document.
+        raise _malformed(name, "a JSON object", "text that is not JSON") from None
+    if not isinstance(values, dict):
+        raise _malformed(name, "a JSON object", f"a JSON {type(values).__name__}")
+    return values
+
+
+def _required(name: str, values: dict[str, object], key: str) -> str:
+    value = values.get(key)
+    if not isinstance(value, str) or not value:
+        came = "no such field" if key not in values else "an empty string" if value == "" else type(value).__name__
+        raise _malformed(name, f"the field {key} as a string that is not empty", came)
+    return value
+
+
+def _optional(name: str, values: dict[str, object], key: str) -> str | None:
+    if values.get(key) in (None, ""):
+        return None
+    return _required(name, values, key)
+
+
+def _check_private_key(name: str, encoded: str) -> None:
+    expected = "the field privateKey as base64 of the PEM text of an unencrypted PKCS#8 RSA key"
+    try:
+        pem = base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise _malformed(name, expected, "text that is not base64") from None
+    if b"-----BEGIN PRIVATE KEY-----" not in pem:
+        came = "an encrypted key" if b"BEGIN ENCRYPTED PRIVATE KEY" in pem else "base64 of something else"
+        raise _malformed(name, expected, came)
+    try:
+        load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise _malformed(name, expected, "a PEM text whose key does not parse") from None
+
+
+def _malformed(name: str, expected: str, came: str) -> CredentialsMalformed:
+    return CredentialsMalformed(
+        expected=f"{expected} in secret {name}", came=came, remedy=f"put a corrected value into secret {name}"
+    )

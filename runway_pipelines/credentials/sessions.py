@@ -1,0 +1,124 @@
+"""A partner's sessions in one run: opened in parallel, pooled, at most a few (rosters contract, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from runway_pipelines.credentials.edu_connection import EduConnection
+from runway_pipelines.errors import AuthenticationRefused, CredentialsMissing, Permanent, QueryFailed
+from runway_pipelines.resources.snowflake import EduSession, EduSnowflake
+
+if TYPE_CHECKING:
+    from runway_pipelines.resources.secrets_manager import PartnerSecrets, SecretVersion
+
+ACQUIRE_TIMEOUT_SECONDS = 60
+# No warehouse, object missing or not granted, no current database, column missing: the same for every tenant.
+PARTNER_WIDE_QUERY_ERRORS = frozenset({"606", "904", "2003", "2043", "3001", "90105"})
+
+
+class PartnerSessions:
+    """Sessions for one partner and run, for up to ``size`` threads, each session used by one thread at a time.
+
+    A session that saw an error is closed and never handed out again. Once the partner as a whole is refused (no
+    secret, a bad one, a refused login, tables that are not there), nobody tries again: every further caller gets the
+    same error, and 40 tenants do not open 40 sessions to learn the same.
+    """
+
+    def __init__(
+        self, partner_id: str, secrets: PartnerSecrets, snowflake: EduSnowflake, *, size: int, query_tag: str
+    ) -> None:
+        from sqlalchemy.pool import QueuePool
+
+        self._partner_id = partner_id
+        self._secrets = secrets
+        self._snowflake = snowflake
+        self._query_tag = query_tag
+        self._secret: SecretVersion | None = None
+        self._refusal: Permanent | None = None
+        self._reading = Lock()
+        self._retrying = Lock()
+        self.connects = 0
+        # reset_on_return: a session only reads, and Snowflake's ROLLBACK would be a round trip for each tenant.
+        self._pool = QueuePool(
+            self._connect,  # type: ignore[arg-type]
+            pool_size=size,
+            max_overflow=0,
+            timeout=ACQUIRE_TIMEOUT_SECONDS,
+            reset_on_return=None,
+        )
+
+    @contextmanager
+    def session(self) -> Iterator[EduSession]:
+        """Borrow a session. Raises `CredentialsMissing`, `CredentialsMalformed`, `AuthenticationRefused` or
+        `Unavailable`.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        borrowed = self._pool.connect()
+        try:
+            yield borrowed.dbapi_connection  # type: ignore[misc]
+        except BaseException as error:
+            borrowed.invalidate()
+            if isinstance(error, QueryFailed) and error.code in PARTNER_WIDE_QUERY_ERRORS:
+                self._refusal = error
+            raise
+        finally:
+            borrowed.close()
+
+    def close(self) -> None:
+        """End every session."""
+        self._pool.dispose()
+
+    def _connect(self) -> EduSession:
+        try:
+            secret = self._current_secret()
+            try:
+                return self._open(secret)
+            except AuthenticationRefused:
+                return self._open_with_fresh_secret(secret)
+        except Permanent as refusal:
+            self._refusal = refusal
+            raise
+
+    def _open_with_fresh_secret(self, refused: SecretVersion) -> EduSession:
+        """Read the secret once more and try once again: we may have started with the old key.
+
+        One thread tries; the others then use its answer, so that a bad key costs one login more and not one each
+        (Snowflake locks a user out after a few).
+        """
+        with self._retrying:
+            if self._refusal is not None:
+                raise self._refusal
+            if self._secret is refused:
+                self._secret = self._read_secret()
+        return self._open(self._current_secret())
+
+    def _open(self, secret: SecretVersion) -> EduSession:
+        self.connects += 1
+        return self._snowflake.open_session(
+            EduConnection.parse(secret.name, secret.text),
+            secret_version_id=secret.version_id,
+            query_tag=self._query_tag,
+        )
+
+    def _current_secret(self) -> SecretVersion:
+        """The secret, read once for a run's parallel connects; raises what refused the partner as a whole before."""
+        with self._reading:
+            if self._refusal is not None:
+                raise self._refusal
+            if self._secret is None:
+                self._secret = self._read_secret()
+            return self._secret
+
+    def _read_secret(self) -> SecretVersion:
+        secret = self._secrets.read(self._partner_id)
+        if secret is None:
+            raise CredentialsMissing(
+                expected=f"the secret {self._secrets.name(self._partner_id)}",
+                came="no secret of that name",
+                remedy="create it as docs/operations.md says, or switch the partner's cross-year matching off",
+            )
+        return secret

@@ -1,0 +1,73 @@
+"""The one place that touches Dagster's internals, pinned by tests/integration/test_dagster_events.py.
+
+A run of one partner records events of many tenants' partitions. Dagster has public events for what happened to a
+partition, and none for what a run is about to do to partitions that are not its own.
+"""
+
+import logging
+from collections.abc import Iterable
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import (
+    AssetCheckEvaluationTargetMaterializationData,
+)
+from dagster._core.events import (
+    AssetMaterializationPlannedData,
+    DagsterEvent,
+    DagsterEventBatchMetadata,
+    generate_event_batch_id,
+)
+
+
+def report_planned(context: dg.AssetExecutionContext, asset_keys: Iterable[dg.AssetKey], keys: Iterable[str]) -> None:
+    """Record that this run is about to materialize these partitions of these assets.
+
+    A planned event that no materialization follows shows the partition as failed when the run fails.
+    """
+    events = [(asset_key, key) for key in keys for asset_key in asset_keys]
+    batch_id = generate_event_batch_id()  # type: ignore[no-untyped-call]
+    for number, (asset_key, key) in enumerate(events, start=1):
+        context.instance.report_dagster_event(
+            DagsterEvent.build_asset_materialization_planned_event(
+                context.job_name,
+                context.op_execution_context.get_step_execution_context().step.key,
+                AssetMaterializationPlannedData(asset_key, partition=key, partitions_subset=None),
+            ),
+            context.run_id,
+            logging.DEBUG,
+            batch_metadata=DagsterEventBatchMetadata(batch_id, number == len(events)),
+        )
+
+
+def target_of_newest(
+    instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition: str
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """What ties a check's evaluation to the partition's newest materialization; None when there is none."""
+    records = instance.fetch_materializations(
+        dg.AssetRecordsFilter(asset_key=asset_key, asset_partitions=[partition]), limit=1
+    ).records
+    if not records:
+        return None
+    newest = records[0]
+    return AssetCheckEvaluationTargetMaterializationData(
+        storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
+    )
+
+
+def partitions_done_before(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> frozenset[str]:
+    """Partitions of the asset that this run's ancestors materialized: what a re-execution need not do again."""
+    done: set[str] = set()
+    run: dg.DagsterRun | None = context.run
+    while run is not None and run.parent_run_id is not None:
+        cursor, has_more = None, True
+        while has_more:
+            page = context.instance.get_records_for_run(
+                run.parent_run_id, cursor=cursor, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+            )
+            for record in page.records:
+                event = record.asset_materialization
+                if event is not None and event.asset_key == asset_key and event.partition is not None:
+                    done.add(event.partition)
+            cursor, has_more = page.cursor, page.has_more
+        run = context.instance.get_run_by_id(run.parent_run_id)
+    return frozenset(done)

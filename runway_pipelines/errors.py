@@ -1,0 +1,84 @@
+"""The one exception tree.
+
+Every error says what was expected, what came and what to do; none carries a value that may identify a student or open a
+door. Errors of libraries are mapped to these at the boundary (``resources/``), with ``raise ... from None``: Dagster
+stores the whole chain of an exception in its event log, and a driver's text may quote data.
+"""
+
+
+class RunwayError(Exception):
+    """A failure of the pipeline.
+
+    ``expected``, ``came`` and ``remedy`` are sentences without a full stop; ``code`` is the outside system's own error
+    code, where it has one.
+    """
+
+    def __init__(self, *, expected: str, came: str, remedy: str, code: str | None = None) -> None:
+        self.expected = expected
+        self.came = came
+        self.remedy = remedy
+        self.code = code
+        super().__init__(f"Expected {expected}; got {came}. To do: {remedy}.")
+
+
+class Permanent(RunwayError):
+    """Trying again gives the same: somebody has to change something."""
+
+
+class Transient(RunwayError):
+    """The outside world may answer differently in a moment."""
+
+
+class Held(RunwayError):
+    """The data was refused: what is published stays as it is, until the data or a decision changes.
+
+    ``check`` names the asset check that refused it.
+    """
+
+    def __init__(self, *, check: str, expected: str, came: str, remedy: str) -> None:
+        super().__init__(expected=expected, came=came, remedy=remedy)
+        self.check = check
+
+
+class ConfigurationError(Permanent):
+    """A setting is missing or has a value that cannot be used."""
+
+
+class InvalidKey(Permanent):
+    """A partner id or tenant code that may not become a partition key, an S3 key or a secret's name."""
+
+
+class CredentialsMissing(Permanent):
+    """The partner has no secret."""
+
+
+class CredentialsMalformed(Permanent):
+    """The partner's secret is there and cannot be used; the message names the field, never its value."""
+
+
+class AuthenticationRefused(Permanent):
+    """The server knows the account and refuses the user or the key."""
+
+
+class QueryFailed(Permanent):
+    """The warehouse refused a statement; ``code`` is its error number."""
+
+
+class RowsUnreadable(Permanent):
+    """The rows that came are not of the shape, the types or the order that was asked for."""
+
+
+class StoredObjectDamaged(Permanent):
+    """An object in the bucket does not hold what was written to it, or cannot be read as what it should be."""
+
+
+class Unavailable(Transient):
+    """A server could not be reached, or broke off."""
+
+
+class LockTimeout(Transient):
+    """Another run holds the tenant's lock for longer than we wait."""
+
+
+class PublicationRaced(Transient):
+    """The tenant's pointer was moved by somebody else while we held the lock."""

@@ -1,0 +1,259 @@
+"""Child processes of the embedded stack: started with a log, waited for, stopped, and never left behind.
+
+What belongs here knows nothing of Postgres, Snowflake or AWS: what a server needs is in its own module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import psutil
+
+READY_PREFIX = "READY "
+_POLL_SECONDS = 0.02
+_LOG_TAIL_LINES = 25
+# Variables that would redirect our servers (or, FAKESNOW_DEBUG, make one print its bind values).
+_NOT_INHERITED = ("PG", "AWS_", "MOTO_", "FAKESNOW_", "SNOWFLAKE_")
+
+
+class LocalServerError(RuntimeError):
+    """A server of the embedded stack could not be started or stopped; the message says why and what to do."""
+
+
+class StackAlreadyRunning(LocalServerError):
+    """Another process runs a stack on this state folder."""
+
+
+class ChildEnded(LocalServerError):
+    """A child ended before it was ready. The message holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class RunAs:
+    """The unprivileged user a child changes to when we are root."""
+
+    uid: int
+    gid: int
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now. Another process may take it first: be ready to try again."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listen_on_loopback(port: int) -> socket.socket:
+    """A listening socket on 127.0.0.1; port 0 takes a free one, which no other process can take before us."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(128)
+    return listener
+
+
+def announce_ready(port: int) -> None:
+    """Print the line that `Child.wait_for_ready_line` waits for. Called in a server's process."""
+    print(f"{READY_PREFIX}{port}", flush=True)
+
+
+class Child:
+    """A running child process with its log; made by `start_child`."""
+
+    def __init__(
+        self, name: str, process: subprocess.Popen[bytes], log: Path, pid_file: Path, stop_signal: int
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._process = process
+        self._pid_file = pid_file
+        self._stop_signal = stop_signal
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self, timeout: float) -> int:
+        """Wait for a child that ends by itself; its exit code. Raises LocalServerError after timeout seconds."""
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise LocalServerError(f"{self.name} did not end within {timeout:g} s.\n{self.log_tail()}") from None
+
+    def wait_until(self, is_ready: Callable[[], bool], timeout: float) -> None:
+        """Poll is_ready. Raises ChildEnded when the child ends first, LocalServerError after timeout seconds."""
+        deadline = time.monotonic() + timeout
+        while not is_ready():
+            if (code := self._process.poll()) is not None:
+                raise ChildEnded(f"{self.name} ended with exit code {code} before it was ready.\n{self.log_tail()}")
+            if time.monotonic() > deadline:
+                raise LocalServerError(f"{self.name} was not ready after {timeout:g} s.\n{self.log_tail()}")
+            time.sleep(_POLL_SECONDS)
+
+    def wait_for_ready_line(self, timeout: float) -> int:
+        """The port from the child's readiness line (see `announce_ready`). Errors as in `wait_until`."""
+        self.wait_until(lambda: self._ready_port() > 0, timeout)
+        return self._ready_port()
+
+    def _ready_port(self) -> int:
+        """The announced port, 0 before it is announced."""
+        for line in self.log.read_text(errors="replace").splitlines(keepends=True):
+            if line.startswith(READY_PREFIX) and line.endswith("\n"):
+                return int(line.removeprefix(READY_PREFIX))
+        return 0
+
+    def log_tail(self) -> str:
+        """The last lines of the log, under a line that names the file."""
+        lines = self.log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        return "\n".join([f"End of {self.log}:", *(f"  {line}" for line in lines or ["(empty)"])])
+
+    def stop(self, grace: float = 10.0) -> None:
+        """Ask the child to end, kill it after grace seconds. Does nothing when it has ended."""
+        if self.is_running():
+            self._process.send_signal(self._stop_signal)
+            try:
+                self._process.wait(grace)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._pid_file.unlink(missing_ok=True)
+
+
+def start_child(
+    name: str,
+    command: Sequence[str | os.PathLike[str]],
+    state_dir: Path,
+    *,
+    run_as: RunAs | None = None,
+    stop_signal: int = signal.SIGTERM,
+) -> Child:
+    """Start command with its output in `<state_dir>/logs/<name>.log` (the previous run's is kept as `.log.1`).
+
+    On Linux the kernel sends stop_signal to the child when **the thread that called this** ends, so that a killed owner
+    leaves nothing behind: call it from a thread that lives as long as the child should. A session of its own keeps
+    Ctrl-C in a terminal for the owner alone, which then stops its children in order.
+    """
+    arguments = [os.fspath(part) for part in command]
+    wrapper = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child_exec.py"))]
+    uid, gid = (run_as.uid, run_as.gid) if run_as else (-1, -1)
+    pid_file = state_dir / f"{name}.pid"
+    log = _fresh_log(state_dir / "logs", name)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*wrapper, str(os.getpid()), str(int(stop_signal)), str(uid), str(gid), "--", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=child_environment(),
+            start_new_session=True,
+        )
+    pid_file.write_text(f"{process.pid}\n")
+    return Child(name, process, log, pid_file, stop_signal)
+
+
+def child_environment() -> dict[str, str]:
+    """What a child inherits: our environment without the variables that would change what the servers do."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(_NOT_INHERITED)}
+
+
+def _fresh_log(folder: Path, name: str) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = folder / f"{name}.log"
+    if log.exists():
+        log.replace(folder / f"{name}.log.1")
+    log.touch(mode=0o600)
+    return log
+
+
+def stop_stale(name: str, state_dir: Path, grace: float = 5.0) -> bool:
+    """Stop the child that a killed run recorded, if it is provably ours: its command line holds our state folder.
+
+    Call it only with the state folder's lock in hand. Returns whether there was one.
+    """
+    pid_file = state_dir / f"{name}.pid"
+    try:
+        process = psutil.Process(int(pid_file.read_text()))
+        is_ours = any(str(state_dir) in part for part in process.cmdline())
+    except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
+        is_ours = False
+    if is_ours:
+        terminate(process, grace)
+    pid_file.unlink(missing_ok=True)
+    return is_ours
+
+
+def terminate(process: psutil.Process, grace: float) -> None:
+    """SIGTERM, then SIGKILL after grace seconds."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+        try:
+            process.wait(grace)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(grace)
+
+
+class StateLock:
+    """An exclusive lock on a state folder, held by the process; the kernel lets go of it when the process ends."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / "stack.lock"
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Raises StackAlreadyRunning, naming the process that holds it."""
+        handle = self._path.open("a+")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "unknown"
+            handle.close()
+            raise StackAlreadyRunning(
+                f"A stack already runs on {self._path.parent} (process {holder}). Stop it, or use another state folder."
+            ) from None
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
+        self._file = handle
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+@contextlib.contextmanager
+def exit_on_termination() -> Iterator[None]:
+    """Turn the first SIGTERM or SIGHUP into SystemExit(128 + signal), so that `with` and `finally` run; ignore more.
+
+    For the main thread of the process that owns a stack. Ctrl-C is KeyboardInterrupt already.
+    """
+    signals = (signal.SIGTERM, signal.SIGHUP)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    previous = {each: signal.signal(each, leave) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in previous.items():
+            signal.signal(each, handler)

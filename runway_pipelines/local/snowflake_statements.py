@@ -1,0 +1,142 @@
+"""Runs one statement of the Snowflake protocol on fakesnow and answers as Snowflake does: rows in arrow, or an error.
+
+Upstream's own route answers a failure it does not know with HTTP 500, which the connector retries for ever, and logs
+bind values. Here every failure is an answer, and nothing is logged.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import snowflake.connector.errors
+from fakesnow.arrow import to_ipc, to_sf
+from fakesnow.converter import from_binding
+from fakesnow.cursor import FakeSnowflakeCursor
+from fakesnow.dialect import parse_one
+from fakesnow.fakes import FakeSnowflakeConnection
+from fakesnow.rowtype import describe_as_rowtype
+from fakesnow.statement_type import DML_TYPE_IDS, statement_type_id
+from sqlglot import Expr
+
+UNSUPPORTED = "261000"
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\d{3,}")
+
+
+@dataclass
+class Session:
+    """A logged-in session. Its statements run one at a time: two threads on one duckdb connection mix their rows."""
+
+    connection: FakeSnowflakeConnection
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    last_used: float = field(default_factory=time.monotonic)
+
+    def close(self) -> None:
+        with self.lock:
+            self.connection.close()
+
+
+def answer_statement(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer to a query request's body, as a JSON-able dict. Never raises for what the statement does."""
+    with session.lock:
+        session.last_used = time.monotonic()
+        try:
+            return _success(session.connection, _run(session.connection, request))
+        except snowflake.connector.errors.Error as error:
+            return failure(_code(error), _message(error), sql_state=error.sqlstate)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must get an answer that it does not retry
+            # A limit or a bug of the emulation, or data that a function cannot take. The text may quote values.
+            text = f"{type(error).__name__}: {_QUOTED.sub('…', _first_line(str(error)))}"
+            return failure(UNSUPPORTED, f"The local Snowflake cannot run this statement: {text}")
+
+
+def failure(code: str, message: str, sql_state: str | None = None) -> dict[str, Any]:
+    """An error in Snowflake's form: HTTP 200 with success false, which the connector raises and does not retry."""
+    return {
+        "data": {"errorCode": code, "sqlState": sql_state or "42000"},
+        "code": code,
+        "message": message,
+        "success": False,
+    }
+
+
+def _code(error: snowflake.connector.errors.Error) -> str:
+    return f"{error.errno:06d}" if isinstance(error.errno, int) and error.errno > 0 else UNSUPPORTED
+
+
+def _message(error: snowflake.connector.errors.Error) -> str:
+    line = _first_line(error.raw_msg)
+    is_about_a_value = isinstance(error.errno, int) and error.errno >= 100000
+    return _QUOTED.sub("…", line) if is_about_a_value else line
+
+
+def _first_line(message: str | None) -> str:
+    # further lines quote the statement, in which the connector's pyformat binding has written the values
+    return (message or "").strip().split("\n")[0]
+
+
+def _run(connection: FakeSnowflakeConnection, request: Mapping[str, Any]) -> dict[str, Any]:
+    text = request["sqlText"]
+    expression = parse_one(text)
+    type_id = statement_type_id(expression)
+    cursor = connection.cursor()
+    if request.get("describeOnly") and (described := cursor._describe_only(text)) is not None:
+        return {"rowtype": describe_as_rowtype(described), "total": 0, "returned": 0, **_rows_in_arrow(b"")} | {
+            "queryId": cursor.sfqid,
+            "statementTypeId": type_id,
+        }
+    rows_of_binds = _binds(request.get("bindings") or {})
+    affected = 0
+    for binds in rows_of_binds:
+        cursor.execute(text, binding_params=binds, server=True)
+        affected += cursor.rowcount or 0
+    if cursor._last_transformed is not None and cursor._last_transformed.args.get("put_stage_data"):
+        raise NotImplementedError("PUT")
+    return _result(cursor, expression, type_id, affected if len(rows_of_binds) > 1 else None)
+
+
+def _result(cursor: FakeSnowflakeCursor, expression: Expr, type_id: int, batch_rows: int | None) -> dict[str, Any]:
+    rowtype = describe_as_rowtype(cursor._describe_last_sql())
+    table = cursor._arrow_table
+    if type_id in DML_TYPE_IDS and table is not None:
+        # DML answers in JSON: clients read the numbers of affected rows from it
+        columns = [column.to_pylist() for column in table.columns]
+        rows = [[None if v is None else str(v) for v in row] for row in zip(*columns, strict=True)]
+        rows = rows if batch_rows is None else [[str(batch_rows)]]
+        result: dict[str, Any] = {"queryResultFormat": "json", "rowset": rows}
+    else:
+        result = _rows_in_arrow(to_ipc(to_sf(table, rowtype)) if table else b"")
+    total = table.num_rows if table is not None else 0
+    ids = {"queryId": cursor.sfqid, "statementTypeId": type_id}
+    return {"rowtype": rowtype, "total": total, "returned": total, **ids, **result}
+
+
+def _rows_in_arrow(stream: Any) -> dict[str, Any]:
+    return {"queryResultFormat": "arrow", "rowsetBase64": b64encode(stream).decode("ascii")}
+
+
+def _binds(bindings: Mapping[str, Any]) -> list[Any]:
+    """The binds of each execution: one, unless the client sent an array for each placeholder (executemany)."""
+    if not bindings:
+        return [None]
+    if not all(name.isdigit() for name in bindings):
+        return [{name: from_binding(bind) for name, bind in bindings.items()}]
+    ordered = [bindings[str(position)] for position in range(1, len(bindings) + 1)]
+    if not any(isinstance(bind["value"], list) for bind in ordered):
+        return [tuple(_python_value(bind) for bind in ordered)]
+    columns = [[_python_value({**bind, "value": value}) for value in bind["value"]] for bind in ordered]
+    return list(zip(*columns, strict=True))
+
+
+def _python_value(bind: Mapping[str, Any]) -> Any:
+    return None if bind["value"] is None else from_binding(dict(bind))
+
+
+def _success(connection: FakeSnowflakeConnection, result: dict[str, Any]) -> dict[str, Any]:
+    names = {"finalDatabaseName": connection.database, "finalSchemaName": connection.schema}
+    return {"data": {"parameters": [{"name": "TIMEZONE", "value": "Etc/UTC"}], **names, **result}, "success": True}

@@ -1,0 +1,131 @@
+"""The application's Postgres: read only, and the home of the tenants' locks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import dagster as dg
+import psycopg
+from psycopg import Connection
+from psycopg_pool import ConnectionPool, PoolTimeout
+from pydantic import PrivateAttr
+
+from runway_pipelines.errors import AuthenticationRefused, LockTimeout, Permanent, RunwayError, Unavailable
+
+POOL_SIZE = 10
+IDLE_SECONDS = 30
+CONNECT_TIMEOUT_SECONDS = 10
+SESSION_OPTIONS = "-c default_transaction_read_only=on -c idle_in_transaction_session_timeout=30000"
+
+
+class ApplicationDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """A pool of read-only connections; opened at first use, closed when the run ends."""
+
+    host: str
+    port: int
+    database: str
+    user: str
+    password: str | None = None
+    sslmode: str = "prefer"
+
+    _pool: ConnectionPool[Connection[Any]] | None = PrivateAttr(default=None)
+    _opening: Lock = PrivateAttr(default_factory=Lock)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Close the pool."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the pool; opening it again is possible."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection[Any]]:
+        """A connection in autocommit; raises `Unavailable`, or `Permanent` for what the server refuses."""
+        pool = self._opened()
+        try:
+            with pool.connection(timeout=CONNECT_TIMEOUT_SECONDS) as connection:
+                yield connection
+        except (psycopg.Error, PoolTimeout) as error:
+            raise self._mapped(error) from None
+
+    @contextmanager
+    def advisory_lock(self, name: str, wait_seconds: int) -> Iterator[Connection[Any]]:
+        """Hold the lock of this name; it goes with the connection, so a process that dies lets go of it.
+
+        A session lock in autocommit: a transaction kept open for as long as an upload takes would be ended by
+        ``idle_in_transaction_session_timeout``. Advisory locks write nothing, so read-only connections may take them.
+        Raises `LockTimeout`.
+        """
+        with self.connection() as connection:
+            connection.execute("select set_config('lock_timeout', %s, false)", [f"{wait_seconds}s"])
+            try:
+                connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [name])
+            except psycopg.errors.LockNotAvailable:
+                raise LockTimeout(
+                    expected=f"the lock {name} within {wait_seconds} s",
+                    came="another run that still holds it",
+                    remedy="wait for that run, then run again",
+                ) from None
+            try:
+                yield connection
+            finally:
+                if not connection.broken:
+                    connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", [name])
+
+    def _opened(self) -> ConnectionPool[Connection[Any]]:
+        """The pool, opened once after a connection that says what is wrong (a pool only says that it waited)."""
+        with self._opening:
+            if self._pool is None:
+                try:
+                    psycopg.connect(**self._connection_arguments()).close()
+                except psycopg.Error as error:
+                    raise self._mapped(error) from None
+                self._pool = ConnectionPool(
+                    kwargs={**self._connection_arguments(), "autocommit": True},
+                    min_size=0,
+                    max_size=POOL_SIZE,
+                    max_idle=IDLE_SECONDS,
+                    check=ConnectionPool.check_connection,
+                    open=True,
+                )
+            return self._pool
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        return {
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.database,
+            "user": self.user,
+            "password": self.password,
+            "sslmode": self.sslmode,
+            "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "options": SESSION_OPTIONS,
+            "application_name": "runway_pipelines",
+        }
+
+    def _mapped(self, error: Exception) -> RunwayError:
+        """By SQLSTATE; a driver's text can quote a connection string, so none of it is passed on."""
+        expected = f"the database {self.database} at {self.host}:{self.port}"
+        state = getattr(error, "sqlstate", None)
+        # A connection that never stood has no SQLSTATE, only a text.
+        if state in ("28P01", "28000") or "authentication failed" in str(error):
+            return AuthenticationRefused(
+                expected=f"{expected} to let user {self.user} in",
+                came="a refused login",
+                remedy="correct RUNWAY_APP_DB_USER and RUNWAY_APP_DB_PASSWORD",
+                code=state,
+            )
+        if isinstance(error, PoolTimeout) or (isinstance(error, psycopg.OperationalError) and state is None):
+            return Unavailable(expected=expected, came="no connection", remedy="see whether the server is up")
+        if isinstance(error, psycopg.OperationalError):
+            return Unavailable(expected=expected, came="a broken connection", remedy="try again", code=state)
+        return Permanent(
+            expected=f"{expected} to answer",
+            came=f"{type(error).__name__} ({state})",
+            remedy="compare its tables with the rosters contract, section 5",
+            code=state,
+        )

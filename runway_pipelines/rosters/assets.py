@@ -1,0 +1,175 @@
+"""What Dagster sees of rosters: a tenant's roster and its publication, and the partner's index, which is what runs.
+
+The partner is the unit of execution (a session costs 20 s, a run 4 CPU-seconds), the tenant the unit of record: see
+docs/decisions/0001-partitions.md. Both routes go through `refresh.refresh_tenant`.
+"""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import dagster as dg
+
+from runway_pipelines.credentials.sessions import PartnerSessions
+from runway_pipelines.dagster_events import partitions_done_before, report_planned
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
+from runway_pipelines.partner_tenants.registry import Registry, read_registry
+from runway_pipelines.resources.object_store import ObjectStore
+from runway_pipelines.resources.postgres import ApplicationDatabase
+from runway_pipelines.resources.secrets_manager import PartnerSecrets
+from runway_pipelines.resources.snowflake import EduSnowflake
+from runway_pipelines.rosters.events import CHECK_SPECS, CROSS_YEAR_ROSTER, PUBLISHED_ROSTER, events_of, index_metadata
+from runway_pipelines.rosters.index import PartnerIndex
+from runway_pipelines.rosters.manifest import index_key
+from runway_pipelines.rosters.quality import Thresholds
+from runway_pipelines.rosters.refresh import RefreshContext, TenantOutcome, refresh_tenants
+
+PARTNER_ROSTER_INDEX = dg.AssetKey(["rosters", "partner_roster_index"])
+OWNERS = ["team:runway-data"]
+GROUP = "rosters"
+
+
+class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The settings that rosters are taken by."""
+
+    sessions_per_partner: int = 4
+    lock_wait_seconds: int = 600
+    include_switched_off: bool = False
+    least_students_with_codes: float = 0.5
+    most_coverage_drop: float = 0.1
+    most_students_lost: float = 0.01
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Where warnings begin."""
+        return Thresholds(
+            students_with_codes=self.least_students_with_codes,
+            coverage_drop=self.most_coverage_drop,
+            students_lost=self.most_students_lost,
+        )
+
+
+class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Everything that taking and publishing rosters speaks to."""
+
+    database: dg.ResourceDependency[ApplicationDatabase]
+    secrets: dg.ResourceDependency[PartnerSecrets]
+    snowflake: dg.ResourceDependency[EduSnowflake]
+    store: dg.ResourceDependency[ObjectStore]
+    policy: dg.ResourceDependency[RosterPolicy]
+
+    def registry(self) -> Registry:
+        """Who has a roster, now."""
+        with self.database.connection() as connection:
+            return read_registry(connection, include_switched_off=self.policy.include_switched_off)
+
+
+@dg.multi_asset(
+    name="tenant_rosters",
+    specs=[
+        dg.AssetSpec(
+            CROSS_YEAR_ROSTER,
+            description="Every student that the partner's warehouse has ever seen for the tenant, each in the latest "
+            "year: an immutable snapshot with its manifest.",
+            group_name=GROUP,
+            owners=OWNERS,
+            kinds={"snowflake", "s3"},
+            skippable=True,
+        ),
+        dg.AssetSpec(
+            PUBLISHED_ROSTER,
+            deps=[CROSS_YEAR_ROSTER],
+            description="The snapshot where Runway reads it: one object for each enabled school year without an ODS.",
+            group_name=GROUP,
+            owners=OWNERS,
+            kinds={"s3"},
+            skippable=True,
+        ),
+    ],
+    check_specs=CHECK_SPECS,
+    partitions_def=PARTNER_TENANTS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    can_subset=True,
+)
+def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
+    """Refresh any selection of tenants; which of the two assets was selected makes no difference."""
+    registry = rosters.registry()
+    tenants = sorted(PartnerTenant.parse(key) for key in context.partition_keys)
+    unplanned = {CROSS_YEAR_ROSTER, PUBLISHED_ROSTER} - context.selected_asset_keys
+    report_planned(context, sorted(unplanned), [tenant.key for tenant in tenants])
+    outcomes: list[TenantOutcome] = []
+    for partner_id, of_partner in groupby(tenants, key=lambda tenant: tenant.partner_id):
+        yield from _refresh(context, rosters, registry, partner_id, list(of_partner), outcomes)
+    fail_if_any_failed(outcomes)
+
+
+@dg.asset(
+    key=PARTNER_ROSTER_INDEX,
+    partitions_def=PARTNERS,
+    description="The partner's index of rosters. Materializing it refreshes and publishes every tenant's roster over "
+    "a few Snowflake sessions; re-executing a failed run does only what failed.",
+    group_name=GROUP,
+    owners=OWNERS,
+    kinds={"snowflake", "s3"},
+)
+def partner_roster_index(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
+    """Refresh all of a partner's tenants, record each, and write the index."""
+    registry = rosters.registry()
+    partner = registry.partner(context.partition_key)
+    done = partitions_done_before(context, PUBLISHED_ROSTER)
+    tenants = [tenant for tenant in partner.tenants if tenant.key not in done]
+    report_planned(context, [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER], [tenant.key for tenant in tenants])
+    outcomes: list[TenantOutcome] = []
+    yield from _refresh(context, rosters, registry, partner.partner_id, tenants, outcomes)
+    index = PartnerIndex.read(rosters.store, partner).updated(outcomes, context.run_id)
+    rosters.store.overwrite(index_key(partner.partner_id), index.to_json())
+    fail_if_any_failed(outcomes)
+    yield dg.MaterializeResult(metadata=index_metadata(index, rosters.store))
+
+
+def _refresh(
+    context: dg.AssetExecutionContext,
+    rosters: RosterServices,
+    registry: Registry,
+    partner_id: str,
+    tenants: list[PartnerTenant],
+    outcomes: list[TenantOutcome],
+) -> Iterator[object]:
+    """Refresh tenants of one partner; yields Dagster's events as each is done, and adds to ``outcomes``."""
+    partner = registry.partner(partner_id)
+    sessions = PartnerSessions(
+        partner_id,
+        rosters.secrets,
+        rosters.snowflake,
+        size=rosters.policy.sessions_per_partner,
+        query_tag=f"runway_pipelines partner={partner_id} run={context.run_id}",
+    )
+    refresh = RefreshContext(
+        store=rosters.store,
+        database=rosters.database,
+        run_id=context.run_id,
+        thresholds=rosters.policy.thresholds,
+        lock_wait_seconds=rosters.policy.lock_wait_seconds,
+        log=context.log,
+    )
+    try:
+        for outcome in refresh_tenants(
+            refresh, sessions, tenants, partner.published_years, threads=rosters.policy.sessions_per_partner
+        ):
+            outcomes.append(outcome)
+            yield from events_of(context.instance, outcome, rosters.store)
+    finally:
+        sessions.close()
+    context.log.info(f"{partner_id}: {len(tenants)} tenants over {sessions.connects} Snowflake sessions")
+
+
+def fail_if_any_failed(outcomes: list[TenantOutcome]) -> None:
+    """End the step as failed, naming each tenant that is not published as of this run."""
+    failed = {o.tenant.key: f"{o.status}: {o.reason}" for o in outcomes if not o.status.is_success}
+    if failed:
+        raise dg.Failure(
+            description=f"{len(failed)} of {len(outcomes)} tenants failed: {', '.join(sorted(failed))}. What they had "
+            "published before is untouched. Re-execute this run when the reasons are mended: it does only these.",
+            metadata={key: dg.MetadataValue.text(reason) for key, reason in sorted(failed.items())},
+            allow_retries=False,
+        )

@@ -1,0 +1,337 @@
+"""Sorted rows in, the exact bytes of the file out, in bounded memory: pure (rosters contract, sections 2 and 3).
+
+The rows of `query.ROSTER_SQL` are encoded a column at a time: a Python object for each line would take the
+600,000 students a second that one core does down by half (``make bench``). A slice is cut where a student ends, so
+memory depends on the slice and on one student's rows, not on the roster.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from runway_pipelines.errors import Held, RowsUnreadable
+from runway_pipelines.rosters.query import ROW_SCHEMA
+
+SLICE_ROWS = 65_536
+DEFAULT_ED_ORG_TYPE = "LocalEducationAgency"
+# More systems than any state has: then codes stand in the column of their systems, and the names are not for metadata.
+MOST_ID_SYSTEMS = 50
+
+ROWS_OF_TENANT = "rows_of_tenant"
+CONSUMER_CONTRACT = "consumer_contract"
+
+
+@dataclass
+class RosterCounts:
+    """What is in a roster, without anybody's name.
+
+    ``rows`` came from the warehouse; a *record* is one (ed org, student); a *line* one line of the file;
+    ``colliding_codes`` counts distinct (system, code) pairs; ``rows_without_identity`` rows left out because they name
+    no student or no ed org; ``students_by_id_system`` how many students have a usable code of each system.
+    """
+
+    rows: int = 0
+    records: int = 0
+    lines: int = 0
+    students: int = 0
+    students_without_codes: int = 0
+    colliding_codes: int = 0
+    rows_without_identity: int = 0
+    students_by_id_system: Counter[str] = field(default_factory=Counter)
+    students_by_school_year: Counter[int] = field(default_factory=Counter)
+
+
+def encode_roster(
+    batches: Iterable[pa.Table | pa.RecordBatch], tenant_code: str, counts: RosterCounts
+) -> Iterator[memoryview]:
+    """Yield the file's bytes, in pieces that end with a line, and fill ``counts``.
+
+    ``batches`` hold rows of `query.ROW_SCHEMA` (column names in any case), sorted as the statement sorts them. Raises
+    `Held` for a row of another tenant, `RowsUnreadable` for columns, types or an order that were not asked for.
+    """
+    for rows in _whole_students(_slices(batches, tenant_code, counts)):
+        if rows.num_rows:
+            yield _encode_students(rows, counts)
+    if len(counts.students_by_id_system) > MOST_ID_SYSTEMS:
+        raise _too_many_systems(len(counts.students_by_id_system))
+
+
+def _slices(
+    batches: Iterable[pa.Table | pa.RecordBatch], tenant_code: str, counts: RosterCounts
+) -> Iterator[pa.RecordBatch]:
+    """Cut into slices of one schema, each of which was compared with the tenant and has an identity in every row."""
+    for batch in batches:
+        table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+        for part in table.to_batches(max_chunksize=SLICE_ROWS):
+            rows = _with_schema(part)
+            _check_tenant(rows, tenant_code)
+            counts.rows += rows.num_rows
+            identified = pc.and_(pc.is_valid(rows["student_unique_id"]), pc.is_valid(rows["ed_org_id"]))
+            kept = identified.true_count
+            if kept < rows.num_rows:
+                counts.rows_without_identity += rows.num_rows - kept
+                rows = rows.filter(identified)
+            yield rows
+
+
+def _with_schema(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The columns in our order and types; Snowflake sends the smallest integer type that fits each batch."""
+    positions = {name.lower(): position for position, name in enumerate(batch.schema.names)}
+    missing = [name for name in ROW_SCHEMA.names if name not in positions]
+    if missing:
+        raise RowsUnreadable(
+            expected=f"the columns {', '.join(ROW_SCHEMA.names)}",
+            came=f"a result without {', '.join(missing)}",
+            remedy="compare the statement with the warehouse's tables",
+        )
+    try:
+        columns = [batch.column(positions[column.name]).cast(column.type) for column in ROW_SCHEMA]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        types = {name: str(batch.schema.types[positions[name]]) for name in ROW_SCHEMA.names}
+        raise RowsUnreadable(
+            expected=f"columns of the types {dict(zip(ROW_SCHEMA.names, map(str, ROW_SCHEMA.types), strict=True))}",
+            came=str(types),
+            remedy="compare the warehouse's tables with the contract",
+        ) from None
+    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
+
+
+def _check_tenant(rows: pa.RecordBatch, tenant_code: str) -> None:
+    """Every row must be of the tenant that was asked for: in the association, and in the code where there is one."""
+    foreign = _count_true(pc.not_equal(rows["tenant_code"], tenant_code)) + rows["tenant_code"].null_count
+    foreign += _count_true(pc.not_equal(rows["code_tenant_code"], tenant_code))
+    if foreign:
+        raise Held(
+            check=ROWS_OF_TENANT,
+            expected=f"rows of tenant {tenant_code} only",
+            came=f"{foreign} rows of another tenant",
+            remedy="look at the warehouse's tenant_code values: nothing of this answer was kept",
+        )
+
+
+def _whole_students(slices: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows, cut so that no student's rows are in two pieces; checks the order between and within slices."""
+    held_back: pa.RecordBatch | None = None
+    for rows in slices:
+        if not rows.num_rows:
+            continue
+        joined = rows if held_back is None else pa.concat_batches([held_back, rows])
+        ids = joined["student_unique_id"]
+        if _count_true(pc.less(ids[1:], ids[:-1])):
+            raise RowsUnreadable(
+                expected="rows sorted by student_unique_id in the order of their UTF-8 bytes",
+                came="rows out of that order",
+                remedy="give the warehouse's columns a binary collation",
+            )
+        last_start = pc.index(ids, ids[-1]).as_py()
+        if last_start:
+            yield joined.slice(0, last_start)
+        held_back = joined.slice(last_start)
+    if held_back is not None:
+        yield held_back
+
+
+def _encode_students(rows: pa.RecordBatch, counts: RosterCounts) -> memoryview:
+    """The lines of complete students."""
+    starts_student = _starts(rows["student_unique_id"])
+    starts_record = starts_student | _starts(rows["ed_org_id"])
+    record_of_row = np.cumsum(starts_record) - 1
+    first_rows = np.flatnonzero(starts_record)
+    starts_student_record = starts_student[first_rows]
+    in_first_record = starts_student_record[record_of_row]
+
+    usable, colliding_first = _usable_codes(rows)
+    code_rows = np.flatnonzero(usable)
+    codes = _CodeGroups.build(record_of_row[code_rows], rows["id_system"].take(pa.array(code_rows)), len(first_rows))
+    line_record, line_offsets, line_codes = codes.lines()
+
+    _count(counts, rows, codes, code_rows, starts_student, in_first_record, line_record.size, first_rows.size)
+    counts.colliding_codes += int(np.count_nonzero(colliding_first & in_first_record))
+
+    entries = _code_entries(rows, pa.array(code_rows))
+    joined = pc.binary_join(
+        pa.ListArray.from_arrays(pa.array(line_offsets, pa.int32()), entries.take(pa.array(line_codes))), ","
+    )
+    heads = _line_heads(rows.take(pa.array(first_rows)))
+    if line_record.size != first_rows.size:
+        heads = heads.take(pa.array(line_record))
+    return _data(pc.binary_join_element_wise(heads, joined, "]}\n", ""))
+
+
+@dataclass(frozen=True)
+class _CodeGroups:
+    """The usable codes of a piece, grouped by record and system.
+
+    ``record`` is each code's record, ``first`` whether it is the first of its system there; ``first_codes`` the
+    positions of the first ones, and ``first_offsets`` where each record's part of those begins (one more than records).
+    """
+
+    record: np.ndarray
+    first: np.ndarray
+    first_codes: np.ndarray
+    first_offsets: np.ndarray
+
+    @classmethod
+    def build(cls, record: np.ndarray, system: pa.Array, records: int) -> _CodeGroups:
+        first = _starts(system)
+        first[1:] |= record[1:] != record[:-1]
+        first_codes = np.flatnonzero(first)
+        per_record = np.bincount(record[first_codes], minlength=records)
+        return cls(record, first, first_codes, np.concatenate(([0], np.cumsum(per_record))))
+
+    def lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each line's record, where its codes begin (one more than lines), and the codes' positions.
+
+        A record's first line has the first code of every system; each further code makes one more line: that code,
+        then the first codes of the other systems. So all lines of a record have as many codes as it has systems.
+        """
+        records = self.first_offsets.size - 1
+        systems = np.diff(self.first_offsets)
+        extra_codes = np.flatnonzero(~self.first)
+        extra_record = self.record[extra_codes]
+        line_record = np.repeat(np.arange(records), 1 + np.bincount(extra_record, minlength=records))
+        line_systems = systems[line_record]
+        line_offsets = np.concatenate(([0], np.cumsum(line_systems)))
+
+        within = np.arange(line_offsets[-1]) - np.repeat(line_offsets[:-1], line_systems)
+        base = np.repeat(self.first_offsets[:-1][line_record], line_systems)
+        if not extra_codes.size:
+            return line_record, line_offsets, self.first_codes[base + within]
+
+        # An extra line moves its own code to the front: [e, f0 .. f(p-1), f(p+1) ..], p the place of e's system.
+        is_extra = np.ones(line_record.size, dtype=bool)
+        is_extra[np.flatnonzero(_changes(line_record))] = False
+        place = np.full(line_record.size, -1)
+        place[is_extra] = np.cumsum(self.first)[extra_codes] - 1 - self.first_offsets[extra_record]
+        place_of_entry = np.repeat(place, line_systems)
+        shifted = within - ((within <= place_of_entry) & (place_of_entry >= 0))
+        codes = self.first_codes[base + np.maximum(shifted, 0)]
+        codes[line_offsets[:-1][is_extra]] = extra_codes
+        return line_record, line_offsets, codes
+
+
+def _usable_codes(rows: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows carry a code that goes into the file, and which are the first holder of a colliding one."""
+    present = pc.and_(_is_text(rows["id_system"]), _is_text(rows["id_code"]))
+    rank = pc.fill_null(rows["collision_rank"], 0)
+    usable = _numpy(pc.and_(present, pc.equal(rank, 0)))
+    return usable, _numpy(pc.and_(present, pc.equal(rank, 1)))
+
+
+def _is_text(column: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.not_equal(column, ""), False)
+
+
+def _count(
+    counts: RosterCounts,
+    rows: pa.RecordBatch,
+    codes: _CodeGroups,
+    code_rows: np.ndarray,
+    starts_student: np.ndarray,
+    in_first_record: np.ndarray,
+    lines: int,
+    records: int,
+) -> None:
+    """Add a piece; a student's codes are counted in the student's first record (every record has the same)."""
+    students = int(np.count_nonzero(starts_student))
+    counts.records += records
+    counts.lines += lines
+    counts.students += students
+    years = rows["api_year"].take(pa.array(np.flatnonzero(starts_student)))
+    counts.students_by_school_year.update(_value_counts(years))
+
+    counted = code_rows[codes.first & in_first_record[code_rows]]
+    systems = rows["id_system"].take(pa.array(counted))
+    counts.students_by_id_system.update(_value_counts(systems))
+    with_codes = np.unique(codes.record[codes.first & in_first_record[code_rows]]).size
+    counts.students_without_codes += students - int(with_codes)
+    if len(counts.students_by_id_system) > MOST_ID_SYSTEMS:
+        raise _too_many_systems(len(counts.students_by_id_system))
+
+
+def _code_entries(rows: pa.RecordBatch, code_rows: pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(
+        '{"studentIdentificationSystemDescriptor":"',
+        json_text(rows["id_system"].take(code_rows)),
+        '","identificationCode":"',
+        json_text(rows["id_code"].take(code_rows)),
+        '"}',
+        "",
+    )
+
+
+def _line_heads(records: pa.RecordBatch) -> pa.Array:
+    return pc.binary_join_element_wise(
+        '{"educationOrganizationReference":{"educationOrganizationId":',
+        records["ed_org_id"].cast(pa.string()),
+        ',"link":{"rel":"',
+        json_text(pc.fill_null(records["ed_org_type"], DEFAULT_ED_ORG_TYPE)),
+        '"}},"studentReference":{"studentUniqueId":"',
+        json_text(records["student_unique_id"]),
+        '"},"studentIdentificationCodes":[',
+        "",
+    )
+
+
+def json_text(values: pa.Array) -> pa.Array:
+    """Each string as it stands between the quotes of a JSON string; nulls stay null.
+
+    A look at the raw bytes says whether any value of the column needs an escape; nearly none does.
+    """
+    raw = np.frombuffer(_data(values), dtype=np.uint8)
+    if not np.any((raw < 0x20) | (raw == ord('"')) | (raw == ord("\\"))):
+        return values
+    needs_escape = pc.match_substring_regex(values, r'["\\\x00-\x1f]')
+    escaped = [orjson.dumps(text)[1:-1].decode() for text in values.filter(needs_escape).to_pylist()]
+    return pc.replace_with_mask(values, pc.fill_null(needs_escape, False), pa.array(escaped, pa.string()))
+
+
+def _data(strings: pa.Array) -> memoryview:
+    """The bytes of all strings of an array, one after the other, without a copy."""
+    _, offsets_buffer, data_buffer = strings.buffers()
+    if data_buffer is None or not len(strings):
+        return memoryview(b"")
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[strings.offset : strings.offset + len(strings) + 1]
+    return memoryview(data_buffer)[int(offsets[0]) : int(offsets[-1])]
+
+
+def _starts(column: pa.Array) -> np.ndarray:
+    """Where a value differs from the one before it; the first one always does. The column has no nulls."""
+    starts = np.ones(len(column), dtype=bool)
+    if len(column) > 1:
+        starts[1:] = _numpy(pc.not_equal(column[1:], column[:-1]))
+    return starts
+
+
+def _changes(values: np.ndarray) -> np.ndarray:
+    changes = np.ones(values.size, dtype=bool)
+    changes[1:] = values[1:] != values[:-1]
+    return changes
+
+
+def _numpy(mask: pa.Array) -> np.ndarray:
+    return np.asarray(mask.to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _count_true(mask: pa.Array) -> int:
+    return int(mask.true_count)
+
+
+def _value_counts(values: pa.Array) -> dict:  # type: ignore[type-arg]
+    return {entry["values"]: entry["counts"] for entry in values.value_counts().to_pylist()}
+
+
+def _too_many_systems(found: int) -> Held:
+    return Held(
+        check=CONSUMER_CONTRACT,
+        expected=f"at most {MOST_ID_SYSTEMS} different id systems",
+        came=f"at least {found}",
+        remedy="look whether id_system and id_code are swapped in the warehouse",
+    )

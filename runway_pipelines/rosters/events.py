@@ -1,0 +1,172 @@
+"""A tenant's outcome as Dagster's events: materializations with metadata for a person, and check evaluations."""
+
+from collections.abc import Iterator, Mapping
+
+import dagster as dg
+
+from runway_pipelines.dagster_events import target_of_newest
+from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
+from runway_pipelines.resources.object_store import ObjectStore
+from runway_pipelines.rosters.index import PartnerIndex
+from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
+from runway_pipelines.rosters.quality import RULES
+from runway_pipelines.rosters.refresh import Status, TenantOutcome
+
+CROSS_YEAR_ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
+PUBLISHED_ROSTER = dg.AssetKey(["rosters", "published_roster"])
+
+# Dagster's own "blocking" gates steps of a run, and the tenants of a partner are no steps: a rule that blocks leaves
+# the stable keys untouched in our code (refresh._publish_extract), on every route.
+CHECK_SPECS = [
+    dg.AssetCheckSpec(
+        rule.name,
+        asset=CROSS_YEAR_ROSTER,
+        description=rule.description + (" Failing it keeps the roster from being published." if rule.blocking else ""),
+        metadata={"blocks publication": rule.blocking},
+        partitions_def=PARTNER_TENANTS,
+    )
+    for rule in RULES
+]
+
+
+def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: ObjectStore) -> Iterator[object]:
+    """The events of one tenant, in order: roster, its checks, publication.
+
+    A tenant that was superseded has nothing to add to what the later query's run recorded; one that was held or failed
+    gets its checks, and its planned materializations stay without one: shown as failed.
+    """
+    partition = outcome.tenant.key
+    if outcome.status in (Status.NEW, Status.UNCHANGED) and outcome.manifest is not None:
+        yield dg.AssetMaterialization(
+            CROSS_YEAR_ROSTER,
+            partition=partition,
+            metadata=roster_metadata(outcome, outcome.manifest, store),
+            tags={"dagster/data_version": outcome.manifest.sha256},
+        )
+    target = target_of_newest(instance, CROSS_YEAR_ROSTER, partition) if outcome.verdicts else None
+    for verdict in outcome.verdicts:
+        yield dg.AssetCheckEvaluation(
+            asset_key=CROSS_YEAR_ROSTER,
+            check_name=verdict.rule.name,
+            passed=verdict.passed,
+            severity=dg.AssetCheckSeverity.ERROR if verdict.rule.blocking else dg.AssetCheckSeverity.WARN,
+            description=verdict.reason,
+            metadata=dict(verdict.numbers),
+            partition=partition,
+            target_materialization_data=target,
+        )
+    if outcome.status in (Status.NEW, Status.UNCHANGED):
+        yield dg.AssetMaterialization(
+            PUBLISHED_ROSTER, partition=partition, metadata=publication_metadata(outcome, store)
+        )
+
+
+def roster_metadata(
+    outcome: TenantOutcome, manifest: Manifest, store: ObjectStore
+) -> Mapping[str, dg.MetadataValue | int | float | str]:
+    """What a person wants to know of a roster, without anybody's identifier."""
+    tenant = outcome.tenant
+    return {
+        "dagster/row_count": manifest.lines,
+        "dagster/uri": store.uri(snapshot_key(tenant, manifest.sha256)),
+        "dagster/column_schema": dg.TableSchemaMetadataValue(ROSTER_COLUMNS),
+        "students": manifest.students,
+        "records": manifest.records,
+        "bytes": manifest.bytes,
+        "sha256": manifest.sha256,
+        "changed": outcome.status is Status.NEW,
+        "since previous snapshot": changes_table(manifest),
+        "students by school year": counts_table("school_year", manifest.students_by_school_year, manifest.students),
+        "id type coverage": counts_table("id_system", manifest.students_by_id_system, manifest.students),
+        "colliding codes": manifest.colliding_codes,
+        "manifest": dg.MetadataValue.url(store.uri(manifest_key(tenant, manifest.sha256))),
+        "snowflake query id": manifest.query_id,
+        "query seconds": manifest.query_seconds,
+        "refresh seconds": round(outcome.seconds, 3),
+        "secret version id": manifest.secret_version_id,
+    }
+
+
+def publication_metadata(
+    outcome: TenantOutcome, store: ObjectStore
+) -> Mapping[str, dg.MetadataValue | int | float | str]:
+    """Where the roster can be read, and what this run wrote of it."""
+    tenant = outcome.tenant
+    keys = [stable_key(tenant, year) for year in outcome.school_years]
+    rows = [
+        dg.TableRecord({"school_year": year, "uri": store.uri(key), "written": key in outcome.keys_written})
+        for year, key in zip(outcome.school_years, keys, strict=True)
+    ]
+    metadata: dict[str, dg.MetadataValue | int | float | str] = {
+        "keys": len(keys),
+        "keys written": len(outcome.keys_written),
+        "reason": outcome.reason,
+        "sha256": outcome.manifest.sha256 if outcome.manifest else "",
+    }
+    if rows:
+        metadata["dagster/uri"] = store.uri(keys[-1])
+        metadata["published to"] = dg.MetadataValue.table(rows)
+    return metadata
+
+
+def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.MetadataValue | int | float | str]:
+    """The partner's tenants as a table."""
+    return {
+        "dagster/row_count": sum(entry.lines for entry in index.tenants),
+        "dagster/uri": store.uri(index_key(index.partner_id)),
+        "tenants": dg.MetadataValue.table(
+            [
+                dg.TableRecord(
+                    {
+                        "tenant": entry.tenant_code,
+                        "status": entry.status,
+                        "lines": entry.lines,
+                        "students": entry.students,
+                        "refreshed_at": entry.refreshed_at,
+                        "reason": entry.reason,
+                    }
+                )
+                for entry in index.tenants
+            ]
+        ),
+        "tenants published": sum(1 for entry in index.tenants if entry.is_published),
+        "students": sum(entry.students for entry in index.tenants),
+    }
+
+
+def counts_table(name: str, counts: Mapping[str, int], students: int) -> dg.MetadataValue:
+    """Students by something, with their share."""
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({name: key, "students": n, "share": f"{n / students:.1%}" if students else ""})
+            for key, n in counts.items()
+        ],
+        schema=dg.TableSchema([dg.TableColumn(name), dg.TableColumn("students", "int"), dg.TableColumn("share")]),
+    )
+
+
+def changes_table(manifest: Manifest) -> dg.MetadataValue:
+    """What changed against the previous snapshot, in students."""
+    if manifest.students_added is None:
+        return dg.MetadataValue.text("a first snapshot, or the previous one could not be read")
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(
+                {
+                    "students_added": manifest.students_added,
+                    "students_removed": manifest.students_removed,
+                    "students_changed": manifest.students_changed,
+                }
+            )
+        ]
+    )
+
+
+ROSTER_COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("educationOrganizationReference.educationOrganizationId", "integer"),
+        dg.TableColumn("educationOrganizationReference.link.rel", "string"),
+        dg.TableColumn("studentReference.studentUniqueId", "string"),
+        dg.TableColumn("studentIdentificationCodes", "array<object>"),
+    ]
+)

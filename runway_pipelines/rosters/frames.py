@@ -1,0 +1,79 @@
+"""A snapshot as a table, for analysts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+
+from runway_pipelines.errors import Permanent
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.resources.object_store import ObjectStore
+from runway_pipelines.rosters.manifest import snapshot_key
+from runway_pipelines.rosters.publication import read_published
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("student_unique_id", "ed_org_id", "ed_org_type", "id_system", "id_code")
+
+
+def load_roster(store: ObjectStore, tenant: PartnerTenant, sha256: str | None = None) -> pd.DataFrame:
+    """The roster as one row for each code of each record (and one without a code for a record that has none).
+
+    All columns are strings (`COLUMNS`), so that leading zeros stay. ``sha256`` names another snapshot than the
+    published one.
+    """
+    return roster_frame(store.lines(snapshot_key(tenant, sha256 or _published_sha256(store, tenant))))
+
+
+def roster_frame(lines: Iterable[bytes]) -> pd.DataFrame:
+    """`load_roster` of lines. A further line of a record repeats its codes in another order: each is taken once."""
+    import pandas as pd
+
+    rows: dict[tuple[str, str, str, str | None, str | None], None] = {}
+    for line in lines:
+        record = orjson.loads(line)
+        ed_org = record["educationOrganizationReference"]
+        head = (
+            record["studentReference"]["studentUniqueId"],
+            str(ed_org["educationOrganizationId"]),
+            ed_org["link"]["rel"],
+        )
+        codes = record["studentIdentificationCodes"] or [{}]
+        for code in codes:
+            system, text = code.get("studentIdentificationSystemDescriptor"), code.get("identificationCode")
+            rows[(*head, system, text)] = None
+    return pd.DataFrame(list(rows), columns=list(COLUMNS), dtype="string")
+
+
+def save_roster(store: ObjectStore, tenant: PartnerTenant, target: Path, sha256: str | None = None) -> int:
+    """Write the roster to a file that only its owner can read; returns the number of students.
+
+    ``.parquet`` and ``.csv`` hold `load_roster`'s table, any other suffix the stored bytes.
+    """
+    sha256 = sha256 or _published_sha256(store, tenant)
+    frame = load_roster(store, tenant, sha256)
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        if target.suffix == ".parquet":
+            frame.to_parquet(file, index=False)
+        elif target.suffix == ".csv":
+            frame.to_csv(file, index=False)
+        else:
+            store.download(snapshot_key(tenant, sha256), file)
+    return int(frame["student_unique_id"].nunique())
+
+
+def _published_sha256(store: ObjectStore, tenant: PartnerTenant) -> str:
+    published = read_published(store, tenant)
+    if published is None:
+        raise Permanent(
+            expected=f"a published roster of {tenant}",
+            came="none",
+            remedy=f"materialize rosters/cross_year_roster for {tenant}",
+        )
+    return published.pointer.sha256

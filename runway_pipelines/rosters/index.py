@@ -1,0 +1,102 @@
+"""A partner's index of rosters: which tenant stands how, as of its last refresh."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Self
+
+import orjson
+
+from runway_pipelines.errors import StoredObjectDamaged
+from runway_pipelines.partner_tenants.registry import RosterPartner
+from runway_pipelines.resources.object_store import ObjectStore
+from runway_pipelines.rosters.manifest import index_key
+from runway_pipelines.rosters.refresh import TenantOutcome
+
+NEVER = "never refreshed"
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One tenant. ``refreshed_at`` (ISO 8601, UTC) is when it last succeeded, ``status`` how the last try ended."""
+
+    tenant_code: str
+    status: str
+    reason: str
+    refreshed_at: str | None = None
+    sha256: str | None = None
+    lines: int = 0
+    students: int = 0
+
+    @property
+    def is_published(self) -> bool:
+        """Whether a roster of this tenant has been published, now or before."""
+        return self.sha256 is not None
+
+
+@dataclass(frozen=True)
+class PartnerIndex:
+    """All of a partner's tenants, in order."""
+
+    partner_id: str
+    school_years: tuple[int, ...]
+    tenants: tuple[IndexEntry, ...]
+    run_id: str | None = None
+
+    @classmethod
+    def read(cls, store: ObjectStore, partner: RosterPartner) -> Self:
+        """The stored index, with the tenants that the partner has today; a damaged one starts anew."""
+        key = index_key(partner.partner_id)
+        stored = store.read(key)
+        try:
+            known = _entries(key, stored.body) if stored else {}
+        except StoredObjectDamaged:
+            known = {}
+        return cls(
+            partner.partner_id,
+            partner.published_years,
+            tuple(known.get(code, IndexEntry(code, NEVER, "")) for code in partner.tenant_codes),
+        )
+
+    def updated(self, outcomes: Iterable[TenantOutcome], run_id: str) -> PartnerIndex:
+        """The index after a run; a tenant that failed keeps what it had published."""
+        by_code = {outcome.tenant.tenant_code: outcome for outcome in outcomes}
+        return PartnerIndex(
+            self.partner_id,
+            self.school_years,
+            tuple(
+                _after(entry, by_code[entry.tenant_code]) if entry.tenant_code in by_code else entry
+                for entry in self.tenants
+            ),
+            run_id,
+        )
+
+    def to_json(self) -> bytes:
+        """The document, readable by a person."""
+        return orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
+    if not outcome.status.is_success or outcome.manifest is None:
+        return IndexEntry(**{**asdict(entry), "status": outcome.status.value, "reason": outcome.reason})
+    return IndexEntry(
+        tenant_code=entry.tenant_code,
+        status=outcome.status.value,
+        reason=outcome.reason,
+        refreshed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        sha256=outcome.manifest.sha256,
+        lines=outcome.manifest.lines,
+        students=outcome.manifest.students,
+    )
+
+
+def _entries(key: str, document: bytes) -> dict[str, IndexEntry]:
+    try:
+        entries = (IndexEntry(**member) for member in orjson.loads(document)["tenants"])
+        return {entry.tenant_code: entry for entry in entries}
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise StoredObjectDamaged(
+            expected=f"an index of rosters in {key}", came="something else", remedy="the next run writes it anew"
+        ) from None

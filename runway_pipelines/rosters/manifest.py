@@ -1,0 +1,135 @@
+"""A tenant's keys in the bucket, and the two documents beside the rosters: pure (rosters contract, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar
+
+import orjson
+
+from runway_pipelines.errors import StoredObjectDamaged
+from runway_pipelines.partner_tenants.keys import PartnerTenant, checked_part
+
+T = TypeVar("T", "Manifest", "Pointer")
+Document = bytes  # a manifest has a member "bytes", which hides the type in its class
+ROSTERS_PREFIX = "__rosters"
+SNAPSHOTS_PREFIX = "__roster_snapshots"
+ROSTER_FILE = "studentEducationOrganizationAssociations.jsonl"
+
+
+def stable_key(tenant: PartnerTenant, school_year: int) -> str:
+    """What the consumer reads."""
+    return f"{ROSTERS_PREFIX}/{tenant.partner_id}/{tenant.tenant_code}/{school_year}/{ROSTER_FILE}"
+
+
+def snapshots_prefix(tenant: PartnerTenant) -> str:
+    """Where the tenant's snapshots lie, with a slash at the end."""
+    return f"{SNAPSHOTS_PREFIX}/{tenant.partner_id}/{tenant.tenant_code}/"
+
+
+def snapshot_key(tenant: PartnerTenant, sha256: str) -> str:
+    """A snapshot's immutable bytes."""
+    return f"{snapshots_prefix(tenant)}{sha256}.jsonl"
+
+
+def manifest_key(tenant: PartnerTenant, sha256: str) -> str:
+    """The manifest beside a snapshot."""
+    return f"{snapshots_prefix(tenant)}{sha256}.manifest.json"
+
+
+def pointer_key(tenant: PartnerTenant) -> str:
+    """The pointer to the snapshot that is published."""
+    return f"{snapshots_prefix(tenant)}current.json"
+
+
+def index_key(partner_id: str) -> str:
+    """The partner's index of rosters. A tenant cannot have this name: a dot is not allowed in a tenant code."""
+    return f"{SNAPSHOTS_PREFIX}/{checked_part('partner_id', partner_id)}/index.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A snapshot, in numbers. Never a student identifier.
+
+    ``rows`` is what the warehouse sent; ``query_started_at`` and ``created_at`` are ISO 8601 in UTC;
+    ``query_seconds`` covers statement and transfer. The counts of students added, removed and changed are against
+    ``previous_sha256``, and null for a first snapshot.
+    """
+
+    partner_id: str
+    tenant_code: str
+    sha256: str
+    bytes: int
+    rows: int
+    records: int
+    lines: int
+    students: int
+    students_without_codes: int
+    colliding_codes: int
+    rows_without_identity: int
+    students_by_id_system: Mapping[str, int]
+    students_by_school_year: Mapping[str, int]
+    query_id: str
+    query_started_at: str
+    query_seconds: float
+    secret_version_id: str
+    run_id: str
+    created_at: str
+    previous_sha256: str | None = None
+    students_added: int | None = None
+    students_removed: int | None = None
+    students_changed: int | None = None
+
+    def to_json(self) -> Document:
+        """The document, readable by a person."""
+        return _dump(self)
+
+    @classmethod
+    def from_json(cls, key: str, document: Document) -> Manifest:
+        """Read a stored manifest; raises `StoredObjectDamaged`. Members of a later version are ignored."""
+        return _load(cls, key, document)
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """Which snapshot is published, since when it is known to be right, and by whose key and run.
+
+    ``verified_at`` is when the warehouse last gave these bytes; ``query_started_at`` lets an older run see that it is.
+    """
+
+    sha256: str
+    verified_at: str
+    query_started_at: str
+    secret_version_id: str
+    run_id: str
+
+    def to_json(self) -> Document:
+        """The document, readable by a person."""
+        return _dump(self)
+
+    @classmethod
+    def from_json(cls, key: str, document: Document) -> Pointer:
+        """Read the stored pointer; raises `StoredObjectDamaged`."""
+        return _load(cls, key, document)
+
+    def is_newer_than(self, query_started_at: datetime) -> bool:
+        """Whether the published snapshot's query started after ``query_started_at`` (aware)."""
+        return datetime.fromisoformat(self.query_started_at) > query_started_at
+
+
+def _dump(document: Any) -> bytes:
+    return orjson.dumps(asdict(document), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _load(cls: type[T], key: str, document: Document) -> T:
+    try:
+        members = orjson.loads(document)
+        return cls(**{field.name: members[field.name] for field in fields(cls) if field.name in members})
+    except (orjson.JSONDecodeError, TypeError):
+        raise StoredObjectDamaged(
+            expected=f"a {cls.__name__.lower()} in {key}",
+            came=f"{len(document)} bytes of something else",
+            remedy="look at the object; the tenant's next run writes it anew",
+        ) from None

@@ -1,0 +1,96 @@
+"""One tenant's objects in the bucket: keep the snapshot, compare it, copy it to where it is read (contract, section 4).
+
+The order is what makes a crash harmless: immutable snapshot, manifest, stable keys, pointer. Whatever was done before
+the process died is found done by the next one, and a reader sees the old file or the new one, whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import IO
+
+from runway_pipelines.errors import StoredObjectDamaged
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.resources.object_store import FileDigest, ObjectStore, StoredDocument
+from runway_pipelines.rosters.manifest import (
+    Manifest,
+    Pointer,
+    manifest_key,
+    pointer_key,
+    snapshot_key,
+    snapshots_prefix,
+    stable_key,
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is published for a tenant: the pointer, and its snapshot's manifest where that can be read."""
+
+    pointer: Pointer
+    manifest: Manifest | None
+
+
+def read_published(store: ObjectStore, tenant: PartnerTenant) -> Published | None:
+    """What the tenant's pointer says, or None when nothing was published yet; raises `StoredObjectDamaged`."""
+    return parse_published(store, tenant, store.read(pointer_key(tenant)))
+
+
+def parse_published(store: ObjectStore, tenant: PartnerTenant, stored: StoredDocument | None) -> Published | None:
+    """`read_published` of a pointer that was read already."""
+    if stored is None:
+        return None
+    pointer = Pointer.from_json(pointer_key(tenant), stored.body)
+    return Published(pointer, read_manifest(store, tenant, pointer.sha256))
+
+
+def read_manifest(store: ObjectStore, tenant: PartnerTenant, sha256: str) -> Manifest | None:
+    """The manifest of one snapshot, or None when there is none that can be read: the roster is what counts."""
+    key = manifest_key(tenant, sha256)
+    stored = store.read(key)
+    try:
+        return None if stored is None else Manifest.from_json(key, stored.body)
+    except StoredObjectDamaged:
+        return None
+
+
+def list_manifests(store: ObjectStore, tenant: PartnerTenant) -> list[Manifest]:
+    """Every snapshot's manifest, newest first."""
+    manifests = (
+        read_manifest(store, tenant, key.rsplit("/", 1)[1].partition(".")[0])
+        for key in store.list_keys(snapshots_prefix(tenant))
+        if key.endswith(".manifest.json")
+    )
+    return sorted((m for m in manifests if m is not None), key=lambda m: m.created_at, reverse=True)
+
+
+def keep_snapshot(
+    store: ObjectStore, tenant: PartnerTenant, file: IO[bytes], digest: FileDigest, manifest: Manifest
+) -> bool:
+    """Store the snapshot and its manifest unless they are there; returns whether bytes were uploaded."""
+    key = snapshot_key(tenant, digest.sha256)
+    is_new = not store.holds(key, digest)
+    if is_new:
+        store.upload(key, file, digest)
+    if read_manifest(store, tenant, digest.sha256) is None:
+        store.overwrite(manifest_key(tenant, digest.sha256), manifest.to_json())
+    return is_new
+
+
+def publish(
+    store: ObjectStore, tenant: PartnerTenant, school_years: Iterable[int], digest: FileDigest
+) -> tuple[str, ...]:
+    """Copy the snapshot onto each year's stable key that does not hold it already; returns the keys written."""
+    written = []
+    for school_year in school_years:
+        key = stable_key(tenant, school_year)
+        if not store.holds(key, digest):
+            store.copy_object(snapshot_key(tenant, digest.sha256), key)
+            written.append(key)
+    return tuple(written)
+
+
+def point(store: ObjectStore, tenant: PartnerTenant, pointer: Pointer, replacing: StoredDocument | None) -> None:
+    """Move the tenant's pointer, last; raises `PublicationRaced` when it is not what it was under the lock."""
+    store.write(pointer_key(tenant), pointer.to_json(), replacing=replacing)

@@ -1,0 +1,156 @@
+"""The rules that a roster is held to: pure. One function a rule, one verdict each.
+
+A blocking rule that fails leaves what is published untouched; a warning is shown and publishes all the same.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from runway_pipelines.rosters.encoding import CONSUMER_CONTRACT, ROWS_OF_TENANT
+from runway_pipelines.rosters.manifest import Manifest
+
+NOT_EMPTY = "not_empty"
+COLLIDING_CODES = "colliding_codes"
+ID_TYPE_COVERAGE = "id_type_coverage"
+STUDENTS_LOST = "students_lost"
+
+# What the consumer's run fails on in a descriptor (contract, section 3).
+_UNSAFE_DESCRIPTOR = re.compile(r"[,'\"]|#$")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check's name, whether it blocks the publication, and what it says to a person."""
+
+    name: str
+    blocking: bool
+    description: str
+
+
+RULES = (
+    Rule(ROWS_OF_TENANT, True, "Every row that the warehouse gave is of the tenant that was asked for."),
+    Rule(NOT_EMPTY, True, "The roster has students: consumers refuse an empty file, and a district has students."),
+    Rule(CONSUMER_CONTRACT, True, "Every id system is one that the consumer's run can read."),
+    Rule(COLLIDING_CODES, False, "No code is held by two students; those that are were dropped for all of them."),
+    Rule(ID_TYPE_COVERAGE, False, "Enough students have an ID code, and no ID type fell since the last snapshot."),
+    Rule(STUDENTS_LOST, False, "No more students vanished since the last snapshot than merged records explain."),
+)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Shares between 0 and 1 at which a warning is raised."""
+
+    students_with_codes: float = 0.5
+    coverage_drop: float = 0.1
+    students_lost: float = 0.01
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule says of one roster; ``numbers`` are safe to show."""
+
+    rule: Rule
+    passed: bool
+    reason: str
+    numbers: Mapping[str, int | float] = field(default_factory=dict)
+
+    @property
+    def blocks(self) -> bool:
+        """Whether this verdict keeps the roster from being published."""
+        return self.rule.blocking and not self.passed
+
+
+def judge(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> tuple[Verdict, ...]:
+    """Every rule's verdict on a snapshot, in the order of `RULES`."""
+    return (
+        Verdict(_rule(ROWS_OF_TENANT), True, "every row was compared", {"records": manifest.records}),
+        _not_empty(manifest),
+        _consumer_contract(manifest),
+        _colliding_codes(manifest),
+        _id_type_coverage(manifest, previous, thresholds),
+        _students_lost(manifest, previous, thresholds),
+    )
+
+
+def refused(check: str, reason: str) -> Verdict:
+    """The verdict on an answer of the warehouse that was refused while it was read."""
+    return Verdict(_rule(check), False, reason)
+
+
+def blocking(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
+    """Those that keep the roster from being published."""
+    return tuple(verdict for verdict in verdicts if verdict.blocks)
+
+
+def _rule(name: str) -> Rule:
+    return next(rule for rule in RULES if rule.name == name)
+
+
+def _not_empty(manifest: Manifest) -> Verdict:
+    return Verdict(
+        _rule(NOT_EMPTY),
+        manifest.students > 0,
+        f"{manifest.students} students"
+        if manifest.students
+        else "the warehouse has no student of this tenant; what was published stays",
+        {"students": manifest.students, "rows_without_identity": manifest.rows_without_identity},
+    )
+
+
+def _consumer_contract(manifest: Manifest) -> Verdict:
+    unsafe = sum(1 for system in manifest.students_by_id_system if _UNSAFE_DESCRIPTOR.search(system))
+    return Verdict(
+        _rule(CONSUMER_CONTRACT),
+        unsafe == 0,
+        "every id system is readable"
+        if not unsafe
+        else f"{unsafe} id systems contain a comma, a quote or a trailing #: correct id_system in the warehouse",
+        {"id_systems": len(manifest.students_by_id_system), "unreadable_id_systems": unsafe},
+    )
+
+
+def _colliding_codes(manifest: Manifest) -> Verdict:
+    return Verdict(
+        _rule(COLLIDING_CODES),
+        manifest.colliding_codes == 0,
+        f"{manifest.colliding_codes} codes are shared by two or more students and were left out for all of them",
+        {"colliding_codes": manifest.colliding_codes},
+    )
+
+
+def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> Verdict:
+    covered = 1 - _share(manifest.students_without_codes, manifest.students)
+    fallen = sorted(
+        system
+        for system, students in (previous.students_by_id_system.items() if previous else ())
+        if _share(students, previous.students if previous else 0)
+        - _share(manifest.students_by_id_system.get(system, 0), manifest.students)
+        > thresholds.coverage_drop
+    )
+    reasons = [f"{covered:.0%} of students have an ID code"]
+    if fallen:
+        reasons.append(f"{', '.join(fallen)} fell by more than {thresholds.coverage_drop:.0%} of students")
+    return Verdict(
+        _rule(ID_TYPE_COVERAGE),
+        covered >= thresholds.students_with_codes and not fallen,
+        "; ".join(reasons),
+        {"students_with_codes_share": round(covered, 4), "id_types_fallen": len(fallen)},
+    )
+
+
+def _students_lost(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> Verdict:
+    if previous is None or manifest.students_removed is None:
+        return Verdict(_rule(STUDENTS_LOST), True, "there is no snapshot to compare with")
+    share = _share(manifest.students_removed, previous.students)
+    return Verdict(
+        _rule(STUDENTS_LOST),
+        share <= thresholds.students_lost,
+        f"{manifest.students_removed} of {previous.students} students are not in the warehouse any more",
+        {"students_removed": manifest.students_removed, "students_removed_share": round(share, 4)},
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,302 @@
+"""One tenant's roster from the warehouse to its readers, and a partner's tenants over a few sessions.
+
+`refresh_tenant` is the only way a roster is published, whichever route a run came by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import IO, Any, Protocol
+
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from runway_pipelines.credentials.sessions import PartnerSessions
+from runway_pipelines.errors import Held, RunwayError, StoredObjectDamaged, Transient
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.resources.object_store import FileDigest, ObjectStore, StoredDocument
+from runway_pipelines.resources.postgres import ApplicationDatabase
+from runway_pipelines.resources.snowflake import EduSession
+from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
+from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
+from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, snapshot_key, snapshots_prefix
+from runway_pipelines.rosters.publication import Published, keep_snapshot, parse_published, point, publish
+from runway_pipelines.rosters.quality import Thresholds, Verdict, blocking, judge, refused
+from runway_pipelines.rosters.query import ROSTER_SQL
+
+ATTEMPTS = 3
+
+
+class Log(Protocol):
+    """What of Dagster's logger is used."""
+
+    def info(self, message: str) -> Any: ...
+    def warning(self, message: str) -> Any: ...
+    def error(self, message: str) -> Any: ...
+
+
+class Status(StrEnum):
+    """How a tenant's refresh ended."""
+
+    NEW = "new"
+    UNCHANGED = "unchanged"
+    SUPERSEDED = "superseded"
+    HELD = "held"
+    FAILED = "failed"
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the tenant's published roster is right as of this run."""
+        return self in (Status.NEW, Status.UNCHANGED, Status.SUPERSEDED)
+
+
+@dataclass(frozen=True)
+class TenantOutcome:
+    """What happened to one tenant. ``reason`` says why, for a person, and holds no student identifier."""
+
+    tenant: PartnerTenant
+    status: Status
+    reason: str
+    seconds: float
+    manifest: Manifest | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    school_years: tuple[int, ...] = ()
+    keys_written: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RefreshContext:
+    """What a run's refreshes share."""
+
+    store: ObjectStore
+    database: ApplicationDatabase
+    run_id: str
+    thresholds: Thresholds
+    lock_wait_seconds: int
+    log: Log
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class Extract:
+    """A roster taken from the warehouse, in a private file."""
+
+    digest: FileDigest
+    counts: RosterCounts
+    query_id: str
+    query_started_at: datetime
+    query_seconds: float
+    secret_version_id: str
+
+
+def refresh_tenants(
+    context: RefreshContext,
+    sessions: PartnerSessions,
+    tenants: Sequence[PartnerTenant],
+    school_years: tuple[int, ...],
+    *,
+    threads: int,
+) -> Iterator[TenantOutcome]:
+    """Refresh a partner's tenants over at most ``threads`` sessions; yields each outcome as it is there.
+
+    One tenant's failure is its outcome and stops nobody else.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, min(threads, len(tenants))), thread_name_prefix="roster") as executor:
+        futures = [executor.submit(_outcome, context, sessions, tenant, school_years) for tenant in tenants]
+        lines = 0
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                outcome = future.result()
+                lines += outcome.manifest.lines if outcome.manifest else 0
+                message = (
+                    f"{outcome.tenant}: {outcome.status}, {outcome.seconds * 1000:.0f} ms: {outcome.reason} "
+                    f"[{done} of {len(tenants)} tenants, {lines} lines so far]"
+                )
+                (context.log.info if outcome.status.is_success else context.log.error)(message)
+                yield outcome
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _outcome(
+    context: RefreshContext, sessions: PartnerSessions, tenant: PartnerTenant, school_years: tuple[int, ...]
+) -> TenantOutcome:
+    """`refresh_tenant` with transient failures tried again and the rest turned into an outcome."""
+    started = time.monotonic()
+    attempt = retry(
+        retry=retry_if_exception_type(Transient),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.5, max=10),
+        reraise=True,
+    )(refresh_tenant)
+    try:
+        return attempt(context, sessions, tenant, school_years)
+    except Held as held:
+        verdict = refused(held.check, str(held))
+        return TenantOutcome(tenant, Status.HELD, str(held), time.monotonic() - started, verdicts=(verdict,))
+    except RunwayError as error:
+        return TenantOutcome(tenant, Status.FAILED, str(error), time.monotonic() - started)
+    except Exception as error:  # noqa: BLE001 - the tenants beside it go on; the run fails, naming this one
+        # A defect of ours, or a library's error that nobody mapped: its place is shown, its text may quote a row.
+        context.log.error(f"{tenant}: {type(error).__name__} at\n{''.join(traceback.format_tb(error.__traceback__))}")
+        reason = f"an unexpected {type(error).__name__}: report it, with the run's log"
+        return TenantOutcome(tenant, Status.FAILED, reason, time.monotonic() - started)
+
+
+def refresh_tenant(
+    context: RefreshContext, sessions: PartnerSessions, tenant: PartnerTenant, school_years: tuple[int, ...]
+) -> TenantOutcome:
+    """Take the tenant's roster, check it, keep it, publish it to each school year.
+
+    The query runs without the lock; checks, upload, copies and pointer under it. Raises our errors; nothing that is
+    published changed when it does, or it changed to the new roster.
+    """
+    started = time.monotonic()
+    # TemporaryFile has no name (O_TMPFILE): nobody else can open it, and SIGKILL leaves nothing behind.
+    with tempfile.TemporaryFile() as file:
+        with sessions.session() as session:
+            extract = extract_roster(session, tenant, file)
+        with context.database.advisory_lock(f"runway_pipelines/roster/{tenant}", context.lock_wait_seconds):
+            return _publish_extract(context, tenant, school_years, file, extract, started)
+
+
+def extract_roster(session: EduSession, tenant: PartnerTenant, file: IO[bytes]) -> Extract:
+    """Run the roster statement and write the encoded lines to ``file``, hashing them on the way."""
+    started = time.monotonic()
+    selection = session.select(ROSTER_SQL, {"tenant_code": tenant.tenant_code})
+    counts = RosterCounts()
+    sha256, crc32, size = hashlib.sha256(), 0, 0
+    for piece in encode_roster(selection.batches, tenant.tenant_code, counts):
+        sha256.update(piece)
+        crc32 = zlib.crc32(piece, crc32)
+        size += file.write(piece)
+    file.flush()
+    return Extract(
+        digest=FileDigest(sha256=sha256.hexdigest(), crc32=crc32, size=size),
+        counts=counts,
+        query_id=selection.query_id,
+        query_started_at=selection.started_at,
+        query_seconds=round(time.monotonic() - started, 3),
+        secret_version_id=session.secret_version_id,
+    )
+
+
+def _publish_extract(
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    school_years: tuple[int, ...],
+    file: IO[bytes],
+    extract: Extract,
+    started: float,
+) -> TenantOutcome:
+    stored = context.store.read(pointer_key(tenant))
+    published = _published(context, tenant, stored)
+    if published is not None and published.pointer.is_newer_than(extract.query_started_at):
+        reason = f"run {published.pointer.run_id} published a roster of a later query: this one is discarded"
+        return TenantOutcome(tenant, Status.SUPERSEDED, reason, time.monotonic() - started, published.manifest)
+
+    context.store.abort_pending_uploads(snapshots_prefix(tenant))
+    manifest = _manifest(context, tenant, file, extract, published)
+    verdicts = judge(manifest, published.manifest if published else None, context.thresholds)
+    if blocks := blocking(verdicts):
+        reason = "; ".join(verdict.reason for verdict in blocks)
+        return TenantOutcome(tenant, Status.HELD, reason, time.monotonic() - started, verdicts=verdicts)
+
+    keep_snapshot(context.store, tenant, file, extract.digest, manifest)
+    keys_written = publish(context.store, tenant, school_years, extract.digest)
+    pointer = Pointer(
+        sha256=manifest.sha256,
+        verified_at=context.now().isoformat(),
+        query_started_at=extract.query_started_at.isoformat(),
+        secret_version_id=extract.secret_version_id,
+        run_id=context.run_id,
+    )
+    point(context.store, tenant, pointer, replacing=stored)
+
+    unchanged = published is not None and published.pointer.sha256 == manifest.sha256
+    return TenantOutcome(
+        tenant,
+        Status.UNCHANGED if unchanged else Status.NEW,
+        _publication_reason(school_years, keys_written),
+        time.monotonic() - started,
+        manifest=published.manifest if unchanged and published and published.manifest else manifest,
+        verdicts=verdicts,
+        school_years=school_years,
+        keys_written=keys_written,
+    )
+
+
+def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDocument | None) -> Published | None:
+    """What is published; a pointer that cannot be read is replaced by this run's and must not stop it."""
+    try:
+        return parse_published(context.store, tenant, stored)
+    except StoredObjectDamaged as error:
+        context.log.warning(f"{tenant}: taken as a first snapshot: {error}")
+        return None
+
+
+def _publication_reason(school_years: Sequence[int], keys_written: Sequence[str]) -> str:
+    if not school_years:
+        return "the partner has no enabled school year that does without the ODS: published to no key"
+    return f"published to {len(school_years)} school years, {len(keys_written)} of them written"
+
+
+def _manifest(
+    context: RefreshContext, tenant: PartnerTenant, file: IO[bytes], extract: Extract, published: Published | None
+) -> Manifest:
+    counts = extract.counts
+    changes = _changes(context, tenant, file, extract, published)
+    return Manifest(
+        partner_id=tenant.partner_id,
+        tenant_code=tenant.tenant_code,
+        sha256=extract.digest.sha256,
+        bytes=extract.digest.size,
+        rows=counts.rows,
+        records=counts.records,
+        lines=counts.lines,
+        students=counts.students,
+        students_without_codes=counts.students_without_codes,
+        colliding_codes=counts.colliding_codes,
+        rows_without_identity=counts.rows_without_identity,
+        students_by_id_system=dict(sorted(counts.students_by_id_system.items())),
+        students_by_school_year={str(year): n for year, n in sorted(counts.students_by_school_year.items())},
+        query_id=extract.query_id,
+        query_started_at=extract.query_started_at.isoformat(),
+        query_seconds=extract.query_seconds,
+        secret_version_id=extract.secret_version_id,
+        run_id=context.run_id,
+        created_at=context.now().isoformat(),
+        previous_sha256=published.pointer.sha256 if published else None,
+        students_added=changes.added if changes else None,
+        students_removed=changes.removed if changes else None,
+        students_changed=changes.changed if changes else None,
+    )
+
+
+def _changes(
+    context: RefreshContext, tenant: PartnerTenant, file: IO[bytes], extract: Extract, published: Published | None
+) -> RosterChanges | None:
+    """What changed since the published snapshot; None for a first one, or when the old one cannot be read."""
+    if published is None:
+        return None
+    if published.pointer.sha256 == extract.digest.sha256:
+        return RosterChanges(0, 0, 0)
+    file.seek(0)
+    try:
+        return compare_rosters(context.store.lines(snapshot_key(tenant, published.pointer.sha256)), _lines(file))
+    except RunwayError as error:
+        context.log.warning(f"{tenant}: not compared with the previous snapshot: {error}")
+        return None
+
+
+def _lines(file: IO[bytes]) -> Iterable[bytes]:
+    return iter(file.readline, b"")

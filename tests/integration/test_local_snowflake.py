@@ -1,0 +1,214 @@
+"""The local Snowflake refuses what the real one refuses, and a failed statement is an error, not an endless retry."""
+
+import base64
+import concurrent.futures
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import snowflake.connector
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from snowflake.connector.errors import DatabaseError, ProgrammingError
+
+from runway_pipelines.local.stack import EmbeddedStack
+
+ACCOUNT, USER = "TESTACME", "LOADER"
+
+
+class KeyPair:
+    def __init__(self) -> None:
+        self._private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+    @property
+    def der(self) -> bytes:
+        return self._private_bytes(serialization.Encoding.DER)
+
+    @property
+    def base64_pem(self) -> str:
+        return base64.b64encode(self._private_bytes(serialization.Encoding.PEM)).decode()
+
+    @property
+    def public_pem(self) -> str:
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return self._private.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+    def _private_bytes(self, encoding: serialization.Encoding) -> bytes:
+        return self._private.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+
+
+@pytest.fixture(scope="module")
+def keys(stack: EmbeddedStack) -> tuple[KeyPair, KeyPair]:
+    """Two registered keys of TESTACME.LOADER, and a table of three rows in ANALYTICS.PROD."""
+    pair = (KeyPair(), KeyPair())
+    register(stack, *pair)
+    folder = stack.warehouse_dir / ACCOUNT / "ANALYTICS" / "PROD"
+    folder.mkdir(parents=True)
+    table = pa.table({"id": pa.array([1, 2, 3], pa.int32()), "name": ["b", "a", "a"], "note": ["x", None, "é"]})
+    pq.write_table(table, folder / "students.parquet")
+    return pair
+
+
+def register(stack: EmbeddedStack, *keys: KeyPair) -> None:
+    registered = json.loads(stack.public_keys_file.read_text())
+    registered[f"{ACCOUNT}.{USER}"] = [key.public_pem for key in keys]
+    stack.public_keys_file.write_text(json.dumps(registered))
+
+
+def connect(stack: EmbeddedStack, key: KeyPair, **changes: Any) -> snowflake.connector.SnowflakeConnection:
+    options = {
+        "account": ACCOUNT.lower(),
+        "user": USER.lower(),
+        "private_key": key.der,
+        "database": "analytics",
+        "schema": "prod",
+        "host": stack.snowflake_host,
+        "port": stack.snowflake_port,
+        "protocol": "http",
+        "login_timeout": 20,
+        "network_timeout": 30,
+        "session_parameters": {"QUERY_TAG": "runway"},
+    }
+    return snowflake.connector.connect(**{**options, **changes})
+
+
+@pytest.fixture
+def session(stack: EmbeddedStack, keys: tuple[KeyPair, KeyPair]) -> Iterator[snowflake.connector.SnowflakeConnection]:
+    with connect(stack, keys[0]) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_either_of_a_users_two_registered_keys_logs_in(stack, keys, which):
+    with connect(stack, keys[which]) as connection:
+        assert connection.cursor().execute("select 1").fetchall() == [(1,)]
+
+
+def test_another_key_is_refused_and_works_once_it_is_registered(stack, keys):
+    other = KeyPair()
+    with pytest.raises(DatabaseError) as refused:
+        connect(stack, other)
+    assert refused.value.errno == 390144
+    register(stack, keys[1], other)
+    try:
+        connect(stack, other).close()
+        with pytest.raises(DatabaseError):
+            connect(stack, keys[0])
+    finally:
+        register(stack, *keys)
+
+
+@pytest.mark.parametrize("change", [{"account": "other"}, {"user": "somebody"}])
+def test_a_key_is_good_for_its_own_account_and_user_only(stack, keys, change):
+    with pytest.raises(DatabaseError) as refused:
+        connect(stack, keys[0], **change)
+    assert refused.value.errno == 390144
+
+
+def test_a_password_is_no_way_in(stack, keys):
+    with pytest.raises(DatabaseError) as refused:
+        connect(stack, keys[0], private_key=None, password="guess")
+    assert refused.value.errno == 390100
+
+
+def test_dagsters_resource_connects(stack, keys):
+    from dagster_snowflake import SnowflakeResource
+
+    endpoint = {"host": stack.snowflake_host, "port": stack.snowflake_port, "protocol": "http"}
+    resource = SnowflakeResource(
+        account=ACCOUNT,
+        user=USER,
+        private_key=keys[0].base64_pem,
+        database="analytics",
+        schema="prod",
+        additional_snowflake_connection_args=endpoint,
+    )
+    with resource.get_connection() as connection:
+        assert connection.cursor().execute("select count(*) from students").fetchall() == [(3,)]
+
+
+def test_columns_have_snowflakes_names_and_types(session):
+    cursor = session.cursor().execute("select * from students order by id")
+    assert [(column.name, column.type_code) for column in cursor.description] == [("ID", 0), ("NAME", 2), ("NOTE", 2)]
+    assert cursor.fetchall() == [(1, "b", "x"), (2, "a", None), (3, "a", "é")]
+    listed = session.cursor().execute(
+        "select column_name, data_type from information_schema.columns where table_name = 'STUDENTS' order by 1"
+    )
+    assert listed.fetchall() == [("ID", "NUMBER"), ("NAME", "TEXT"), ("NOTE", "TEXT")]
+
+
+def test_values_bind_on_the_client_and_on_the_server(stack, keys, session, monkeypatch):
+    text = "select id from students where name = {} and id > {} order by id"
+    client_side = session.cursor().execute(text.format("%(name)s", "%(id)s"), {"name": "a", "id": 2}).fetchall()
+    with connect(stack, keys[0], paramstyle="qmark") as connection:
+        server_side = connection.cursor().execute(text.format("?", "?"), ("a", 2)).fetchall()
+    assert client_side == server_side == [(3,)]
+
+
+def test_the_sql_of_a_roster_runs(session):
+    latest = session.cursor().execute(
+        "select s.id, t.note from students s left join students t on t.id = s.id + 1 "
+        "qualify row_number() over (partition by s.name order by s.id desc) = 1 order by s.id"
+    )
+    assert latest.fetchall() == [(1, None), (3, None)]
+
+
+@pytest.mark.parametrize(("change", "errno"), [({"database": "nowhere"}, 90105), ({"schema": "nowhere"}, 90106)])
+def test_an_unknown_database_or_schema_fails_when_it_is_queried(stack, keys, change, errno):
+    with connect(stack, keys[0], **change) as connection, pytest.raises(ProgrammingError) as failed:
+        connection.cursor().execute("select * from students")
+    assert failed.value.errno == errno
+
+
+@pytest.mark.parametrize(
+    ("statement", "errno"),
+    [
+        ("select * from nowhere", 2003),
+        ("select nothing from students", 2043),
+        ("selec 1", 1003),
+        ("select cast('S0604921' as int)", 100035),
+        ("select parse_json('{604921')", 261000),
+    ],
+)
+def test_a_failing_statement_is_an_error_at_once_and_names_no_value(session, statement, errno):
+    started = time.monotonic()
+    with pytest.raises(ProgrammingError) as failed:
+        session.cursor().execute(statement)
+    assert failed.value.errno == errno
+    assert "604921" not in str(failed.value)
+    assert time.monotonic() - started < 5
+
+
+def test_a_closed_session_is_gone(stack, session):
+    assert session.cursor().execute("select 1").fetchall() == [(1,)]
+    token = session.rest.token
+    session.close()
+    answer = httpx.post(
+        f"http://{stack.snowflake_host}:{stack.snowflake_port}/queries/v1/query-request",
+        headers={"Authorization": f'Snowflake Token="{token}"'},
+        json={"sqlText": "select 1"},
+        trust_env=False,
+    )
+    assert (answer.status_code, answer.json()["code"]) == (200, "390111")
+
+
+def test_sessions_at_work_together_get_their_own_rows(stack, keys):
+    def ask(number: int) -> bool:
+        with connect(stack, keys[0]) as connection:
+            return all(connection.cursor().execute(f"select {number}").fetchall() == [(number,)] for _ in range(20))
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(ask, range(8)))
+
+
+def test_a_changed_table_is_seen_by_the_next_session(stack, keys):
+    path = stack.warehouse_dir / ACCOUNT / "ANALYTICS" / "PROD" / "changing.parquet"
+    for count in (1, 2):
+        pq.write_table(pa.table({"id": list(range(count))}), path)
+        with connect(stack, keys[0]) as connection:
+            assert connection.cursor().execute("select count(*) from changing").fetchall() == [(count,)]
