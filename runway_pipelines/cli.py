@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +18,7 @@ from runway_pipelines.errors import RunwayError
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
-    from runway_pipelines.rosters.assets import RosterServices
+    from runway_pipelines.rosters.services import RosterServices
 
 STATE_DIR = click.option(
     "--state",
@@ -93,17 +90,14 @@ def dev(state: Path, port: int) -> None:
     with _local_services(state) as services:
         import dagster as dg
 
-        from runway_pipelines.local.session import CHECKOUT
+        from runway_pipelines.local.dagster_services import dagster_services
         from runway_pipelines.partner_tenants.partitions import sync_partitions
 
         with dg.DagsterInstance.get() as instance:
             sync_partitions(instance, services.registry())
-        ui_port = _free_port_from(port)
-        console.print(f"Dagster UI: [bold]http://127.0.0.1:{ui_port}[/]   (Ctrl-C ends everything)")
-        command = [sys.executable, "-m", "dagster", "dev", "--host", "127.0.0.1", "--port", str(ui_port)]
-        command += ["--workspace", str(CHECKOUT / "workspace.yaml")]
-        with _process_group(command) as process:
-            sys.exit(process.wait())
+        with dagster_services(state, _free_port_from(port)) as running:
+            console.print(f"Dagster UI: [bold]{running.url}[/]   (logs in {state / 'logs'}; Ctrl-C ends everything)")
+            running.wait()
 
 
 @main.group()
@@ -193,22 +187,6 @@ def _free_port_from(first: int) -> int:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
     raise click.ClickException(f"Ports {first} to {first + 99} are all taken: say another one with --port.")
-
-
-@contextmanager
-def _process_group(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A child and all of its children, ended with us."""
-    process = subprocess.Popen(command, start_new_session=True)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def report_planned(context: dg.AssetExecutionContext, asset_keys: Iterable[dg.As
                 context.op_execution_context.get_step_execution_context().step.key,
                 AssetMaterializationPlannedData(asset_key, partition=key, partitions_subset=None),
             ),
-            context.run_id,
+            context.run.run_id,
             logging.DEBUG,
             batch_metadata=DagsterEventBatchMetadata(batch_id, number == len(events)),
         )

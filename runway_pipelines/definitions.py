@@ -8,8 +8,9 @@ from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.resources.postgres import ApplicationDatabase
 from runway_pipelines.resources.secrets_manager import PartnerSecrets
 from runway_pipelines.resources.snowflake import EduSnowflake
-from runway_pipelines.rosters.assets import RosterPolicy, RosterServices, partner_roster_index, tenant_rosters
+from runway_pipelines.rosters.assets import partner_roster_index, tenant_rosters
 from runway_pipelines.rosters.automation import build_daily_schedule, partner_rosters_job
+from runway_pipelines.rosters.services import RosterPolicy, RosterServices
 from runway_pipelines.settings import Settings, load_settings
 
 

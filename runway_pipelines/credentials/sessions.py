@@ -94,6 +94,11 @@ class PartnerSessions:
                 raise self._refusal
             if self._secret is refused:
                 self._secret = self._read_secret()
+                try:
+                    return self._open(self._secret)
+                except Permanent as refusal:
+                    self._refusal = refusal
+                    raise
         return self._open(self._current_secret())
 
     def _open(self, secret: SecretVersion) -> EduSession:

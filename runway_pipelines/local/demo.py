@@ -15,10 +15,10 @@ from runway_pipelines.definitions import defs
 from runway_pipelines.local.partners import Partner, synthetic_partners
 from runway_pipelines.partner_tenants.partitions import sync_partitions
 from runway_pipelines.partner_tenants.registry import RosterPartner
-from runway_pipelines.rosters.assets import RosterServices
 from runway_pipelines.rosters.automation import PARTNER_TAG, partner_rosters_job
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.refresh import Status
+from runway_pipelines.rosters.services import RosterServices
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -123,7 +123,10 @@ class Child:
         return "\n".join([f"End of {self.log}:", *(f"  {line}" for line in lines or ["(empty)"])])
 
     def stop(self, grace: float = 10.0) -> None:
-        """Ask the child to end, kill it after grace seconds. Does nothing when it has ended."""
+        """Ask the child to end, kill it after grace seconds; whatever it had started itself ends with it."""
+        descendants: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            descendants = psutil.Process(self.pid).children(recursive=True)
         if self.is_running():
             self._process.send_signal(self._stop_signal)
             try:
@@ -131,6 +134,9 @@ class Child:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        _, survivors = psutil.wait_procs(descendants, timeout=1)
+        for survivor in survivors:
+            terminate(survivor, grace)
         self._pid_file.unlink(missing_ok=True)
 
 
@@ -141,12 +147,14 @@ def start_child(
     *,
     run_as: RunAs | None = None,
     stop_signal: int = signal.SIGTERM,
+    environment: Mapping[str, str] | None = None,
 ) -> Child:
     """Start command with its output in `<state_dir>/logs/<name>.log` (the previous run's is kept as `.log.1`).
 
     On Linux the kernel sends stop_signal to the child when **the thread that called this** ends, so that a killed owner
     leaves nothing behind: call it from a thread that lives as long as the child should. A session of its own keeps
-    Ctrl-C in a terminal for the owner alone, which then stops its children in order.
+    Ctrl-C in a terminal for the owner alone, which then stops its children in order. environment replaces
+    `child_environment`.
     """
     arguments = [os.fspath(part) for part in command]
     wrapper = [sys.executable, "-I", "-S", str(Path(__file__).with_name("child_exec.py"))]
@@ -159,7 +167,7 @@ def start_child(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=child_environment(),
+            env=child_environment() if environment is None else environment,
             start_new_session=True,
         )
     pid_file.write_text(f"{process.pid}\n")

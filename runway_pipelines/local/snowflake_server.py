@@ -36,6 +36,7 @@ from runway_pipelines.local.snowflake_statements import Session, answer_statemen
 
 _SERVER_VERSION = "9.0.0"
 _IDLE_SECONDS = 4 * 3600  # Snowflake's own limit for a session without heartbeat
+_NODE_DRIVER = "JavaScript"  # how Runway's own driver calls itself at login
 _AUTHORIZATION_PREFIX = 'Snowflake Token="'
 _SESSION_GONE = failure("390111", "Session no longer exists. New login required to access the service.")
 
@@ -80,7 +81,7 @@ class SnowflakeServer:
             return failure("390189", "The local Snowflake cannot load this account's tables; its log says which.")
         self._forget_idle_sessions()
         token = secrets.token_urlsafe(32)
-        self._sessions[token] = Session(connection)
+        self._sessions[token] = Session(connection, rows_in_json=data.get("CLIENT_APP_ID") == _NODE_DRIVER)
         return {"data": self._login_answer(token, autocommit, connection), "success": True}
 
     def _login_answer(self, token: str, autocommit: bool, connection: FakeSnowflakeConnection) -> dict[str, Any]:

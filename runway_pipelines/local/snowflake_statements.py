@@ -1,4 +1,4 @@
-"""Runs one statement of the Snowflake protocol on fakesnow and answers as Snowflake does: rows in arrow, or an error.
+"""Runs one statement of the Snowflake protocol on fakesnow and answers as Snowflake does: rows, or an error.
 
 Upstream's own route answers a failure it does not know with HTTP 500, which the connector retries for ever, and logs
 bind values. Here every failure is an answer, and nothing is logged.
@@ -12,8 +12,10 @@ import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
 import snowflake.connector.errors
 from fakesnow.arrow import to_ipc, to_sf
 from fakesnow.converter import from_binding
@@ -22,7 +24,6 @@ from fakesnow.dialect import parse_one
 from fakesnow.fakes import FakeSnowflakeConnection
 from fakesnow.rowtype import describe_as_rowtype
 from fakesnow.statement_type import DML_TYPE_IDS, statement_type_id
-from sqlglot import Expr
 
 UNSUPPORTED = "261000"
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\d{3,}")
@@ -30,9 +31,13 @@ _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\d{3,}")
 
 @dataclass
 class Session:
-    """A logged-in session. Its statements run one at a time: two threads on one duckdb connection mix their rows."""
+    """A logged-in session. Its statements run one at a time: two threads on one duckdb connection mix their rows.
+
+    ``rows_in_json``: the client reads no arrow, as the Node.js driver.
+    """
 
     connection: FakeSnowflakeConnection
+    rows_in_json: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
     last_used: float = field(default_factory=time.monotonic)
 
@@ -46,7 +51,7 @@ def answer_statement(session: Session, request: Mapping[str, Any]) -> dict[str, 
     with session.lock:
         session.last_used = time.monotonic()
         try:
-            return _success(session.connection, _run(session.connection, request))
+            return _success(session.connection, _run(session, request))
         except snowflake.connector.errors.Error as error:
             return failure(_code(error), _message(error), sql_state=error.sqlstate)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must get an answer that it does not retry
@@ -80,16 +85,15 @@ def _first_line(message: str | None) -> str:
     return (message or "").strip().split("\n")[0]
 
 
-def _run(connection: FakeSnowflakeConnection, request: Mapping[str, Any]) -> dict[str, Any]:
+def _run(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
     text = request["sqlText"]
     expression = parse_one(text)
     type_id = statement_type_id(expression)
-    cursor = connection.cursor()
+    cursor = session.connection.cursor()
     if request.get("describeOnly") and (described := cursor._describe_only(text)) is not None:
-        return {"rowtype": describe_as_rowtype(described), "total": 0, "returned": 0, **_rows_in_arrow(b"")} | {
-            "queryId": cursor.sfqid,
-            "statementTypeId": type_id,
-        }
+        ids = {"queryId": cursor.sfqid, "statementTypeId": type_id}
+        rowtype = describe_as_rowtype(described)
+        return {"rowtype": rowtype, "total": 0, "returned": 0, **ids, **_rows(None, rowtype, session.rows_in_json)}
     rows_of_binds = _binds(request.get("bindings") or {})
     affected = 0
     for binds in rows_of_binds:
@@ -97,27 +101,55 @@ def _run(connection: FakeSnowflakeConnection, request: Mapping[str, Any]) -> dic
         affected += cursor.rowcount or 0
     if cursor._last_transformed is not None and cursor._last_transformed.args.get("put_stage_data"):
         raise NotImplementedError("PUT")
-    return _result(cursor, expression, type_id, affected if len(rows_of_binds) > 1 else None)
+    return _result(cursor, type_id, affected if len(rows_of_binds) > 1 else None, session.rows_in_json)
 
 
-def _result(cursor: FakeSnowflakeCursor, expression: Expr, type_id: int, batch_rows: int | None) -> dict[str, Any]:
+def _result(cursor: FakeSnowflakeCursor, type_id: int, batch_rows: int | None, rows_in_json: bool) -> dict[str, Any]:
     rowtype = describe_as_rowtype(cursor._describe_last_sql())
     table = cursor._arrow_table
     if type_id in DML_TYPE_IDS and table is not None:
         # DML answers in JSON: clients read the numbers of affected rows from it
-        columns = [column.to_pylist() for column in table.columns]
-        rows = [[None if v is None else str(v) for v in row] for row in zip(*columns, strict=True)]
-        rows = rows if batch_rows is None else [[str(batch_rows)]]
+        rows = _row_set(table) if batch_rows is None else [[str(batch_rows)]]
         result: dict[str, Any] = {"queryResultFormat": "json", "rowset": rows}
     else:
-        result = _rows_in_arrow(to_ipc(to_sf(table, rowtype)) if table else b"")
+        result = _rows(table, rowtype, rows_in_json)
     total = table.num_rows if table is not None else 0
     ids = {"queryId": cursor.sfqid, "statementTypeId": type_id}
     return {"rowtype": rowtype, "total": total, "returned": total, **ids, **result}
 
 
-def _rows_in_arrow(stream: Any) -> dict[str, Any]:
+def _rows(table: pa.Table | None, rowtype: Any, in_json: bool) -> dict[str, Any]:
+    if in_json:
+        return {"queryResultFormat": "json", "rowset": _row_set(table) if table else []}
+    stream = to_ipc(to_sf(table, rowtype)) if table else b""
     return {"queryResultFormat": "arrow", "rowsetBase64": b64encode(stream).decode("ascii")}
+
+
+def _row_set(table: pa.Table) -> list[list[str | None]]:
+    """The rows of a JSON answer, in which every value is a text or null."""
+    return [list(row) for row in zip(*map(_cells, table.columns), strict=True)]
+
+
+def _cells(column: pa.ChunkedArray) -> list[str | None]:
+    """A column as Snowflake writes it into JSON: booleans as 0 and 1, dates as days, times and timestamps as seconds.
+
+    Whatever else there is (numbers, texts, variants) is the text that arrow makes of it; bytes are hexadecimal.
+    """
+    kind = column.type
+    if pa.types.is_binary(kind):
+        return [None if value is None else value.hex().upper() for value in column.to_pylist()]
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.int8())
+    elif pa.types.is_date(kind):
+        column = column.cast(pa.date32()).cast(pa.int32())
+    elif pa.types.is_time(kind) or pa.types.is_timestamp(kind):
+        # 1440: the offset of UTC, which Snowflake shifts by a day so that it is never negative
+        zone = " 1440" if pa.types.is_timestamp(kind) and kind.tz else ""
+        in_micros = pa.time64("us") if pa.types.is_time(kind) else pa.timestamp("us", kind.tz)
+        micros = column.cast(in_micros).cast(pa.int64()).to_pylist()
+        return [None if value is None else f"{Decimal(value).scaleb(-6):.9f}{zone}" for value in micros]
+    cells: list[str | None] = column.cast(pa.string()).to_pylist()
+    return cells
 
 
 def _binds(bindings: Mapping[str, Any]) -> list[Any]:

@@ -13,55 +13,23 @@ from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.dagster_events import partitions_done_before, report_planned
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
-from runway_pipelines.partner_tenants.registry import Registry, read_registry
-from runway_pipelines.resources.object_store import ObjectStore
-from runway_pipelines.resources.postgres import ApplicationDatabase
-from runway_pipelines.resources.secrets_manager import PartnerSecrets
-from runway_pipelines.resources.snowflake import EduSnowflake
-from runway_pipelines.rosters.events import CHECK_SPECS, CROSS_YEAR_ROSTER, PUBLISHED_ROSTER, events_of, index_metadata
+from runway_pipelines.partner_tenants.registry import Registry
+from runway_pipelines.rosters.events import (
+    CHECK_SPECS,
+    CROSS_YEAR_ROSTER,
+    PUBLISHED_ROSTER,
+    ROSTER_COLUMNS,
+    events_of,
+    index_metadata,
+)
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import index_key
-from runway_pipelines.rosters.quality import Thresholds
 from runway_pipelines.rosters.refresh import RefreshContext, TenantOutcome, refresh_tenants
+from runway_pipelines.rosters.services import RosterServices
 
 PARTNER_ROSTER_INDEX = dg.AssetKey(["rosters", "partner_roster_index"])
 OWNERS = ["team:runway-data"]
 GROUP = "rosters"
-
-
-class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The settings that rosters are taken by."""
-
-    sessions_per_partner: int = 4
-    lock_wait_seconds: int = 600
-    include_switched_off: bool = False
-    least_students_with_codes: float = 0.5
-    most_coverage_drop: float = 0.1
-    most_students_lost: float = 0.01
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """Where warnings begin."""
-        return Thresholds(
-            students_with_codes=self.least_students_with_codes,
-            coverage_drop=self.most_coverage_drop,
-            students_lost=self.most_students_lost,
-        )
-
-
-class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Everything that taking and publishing rosters speaks to."""
-
-    database: dg.ResourceDependency[ApplicationDatabase]
-    secrets: dg.ResourceDependency[PartnerSecrets]
-    snowflake: dg.ResourceDependency[EduSnowflake]
-    store: dg.ResourceDependency[ObjectStore]
-    policy: dg.ResourceDependency[RosterPolicy]
-
-    def registry(self) -> Registry:
-        """Who has a roster, now."""
-        with self.database.connection() as connection:
-            return read_registry(connection, include_switched_off=self.policy.include_switched_off)
 
 
 @dg.multi_asset(
@@ -74,6 +42,7 @@ class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
             group_name=GROUP,
             owners=OWNERS,
             kinds={"snowflake", "s3"},
+            metadata={"dagster/column_schema": ROSTER_COLUMNS},
             skippable=True,
         ),
         dg.AssetSpec(
@@ -121,10 +90,14 @@ def partner_roster_index(context: dg.AssetExecutionContext, rosters: RosterServi
     report_planned(context, [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER], [tenant.key for tenant in tenants])
     outcomes: list[TenantOutcome] = []
     yield from _refresh(context, rosters, registry, partner.partner_id, tenants, outcomes)
-    index = PartnerIndex.read(rosters.store, partner).updated(outcomes, context.run_id)
+    index = PartnerIndex.read(rosters.store, partner).updated(outcomes, context.run.run_id)
     rosters.store.overwrite(index_key(partner.partner_id), index.to_json())
-    fail_if_any_failed(outcomes)
-    yield dg.MaterializeResult(metadata=index_metadata(index, rosters.store))
+    metadata = index_metadata(index, rosters.store)
+    if any(not outcome.status.is_success for outcome in outcomes):
+        # A failed run materializes nothing here; the table with the reasons is what its reader needs.
+        yield dg.AssetObservation(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
+        fail_if_any_failed(outcomes)
+    yield dg.MaterializeResult(metadata=metadata)
 
 
 def _refresh(
@@ -142,12 +115,12 @@ def _refresh(
         rosters.secrets,
         rosters.snowflake,
         size=rosters.policy.sessions_per_partner,
-        query_tag=f"runway_pipelines partner={partner_id} run={context.run_id}",
+        query_tag=f"runway_pipelines partner={partner_id} run={context.run.run_id}",
     )
     refresh = RefreshContext(
         store=rosters.store,
         database=rosters.database,
-        run_id=context.run_id,
+        run_id=context.run.run_id,
         thresholds=rosters.policy.thresholds,
         lock_wait_seconds=rosters.policy.lock_wait_seconds,
         log=context.log,

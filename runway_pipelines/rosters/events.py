@@ -22,7 +22,7 @@ CHECK_SPECS = [
         rule.name,
         asset=CROSS_YEAR_ROSTER,
         description=rule.description + (" Failing it keeps the roster from being published." if rule.blocking else ""),
-        metadata={"blocks publication": rule.blocking},
+        blocking=rule.blocking,
         partitions_def=PARTNER_TENANTS,
     )
     for rule in RULES
@@ -50,6 +50,7 @@ def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: Objec
             check_name=verdict.rule.name,
             passed=verdict.passed,
             severity=dg.AssetCheckSeverity.ERROR if verdict.rule.blocking else dg.AssetCheckSeverity.WARN,
+            blocking=verdict.rule.blocking,
             description=verdict.reason,
             metadata=dict(verdict.numbers),
             partition=partition,
@@ -69,7 +70,6 @@ def roster_metadata(
     return {
         "dagster/row_count": manifest.lines,
         "dagster/uri": store.uri(snapshot_key(tenant, manifest.sha256)),
-        "dagster/column_schema": dg.TableSchemaMetadataValue(ROSTER_COLUMNS),
         "students": manifest.students,
         "records": manifest.records,
         "bytes": manifest.bytes,

@@ -4,10 +4,11 @@ import base64
 import concurrent.futures
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import jwt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from snowflake.connector.errors import DatabaseError, ProgrammingError
 
+from runway_pipelines.local.snowflake_login import fingerprint
 from runway_pipelines.local.stack import EmbeddedStack
 
 ACCOUNT, USER = "TESTACME", "LOADER"
@@ -31,7 +33,15 @@ class KeyPair:
 
     @property
     def base64_pem(self) -> str:
-        return base64.b64encode(self._private_bytes(serialization.Encoding.PEM)).decode()
+        return base64.b64encode(self.pem).decode()
+
+    @property
+    def pem(self) -> bytes:
+        return self._private_bytes(serialization.Encoding.PEM)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self._private.public_key())
 
     @property
     def public_pem(self) -> str:
@@ -75,6 +85,28 @@ def connect(stack: EmbeddedStack, key: KeyPair, **changes: Any) -> snowflake.con
         "session_parameters": {"QUERY_TAG": "runway"},
     }
     return snowflake.connector.connect(**{**options, **changes})
+
+
+def post_as_node_driver(stack: EmbeddedStack, key: KeyPair) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Log in as Runway's own driver does, and return what posts a statement in that session."""
+    url = f"http://{stack.snowflake_host}:{stack.snowflake_port}"
+    claims = {"iss": f"{ACCOUNT}.{USER}.{key.fingerprint}", "sub": f"{ACCOUNT}.{USER}", "exp": int(time.time()) + 60}
+    login = {
+        "CLIENT_APP_ID": "JavaScript",
+        "ACCOUNT_NAME": ACCOUNT,
+        "LOGIN_NAME": USER,
+        "AUTHENTICATOR": "SNOWFLAKE_JWT",
+        "TOKEN": jwt.encode(claims, key.pem, algorithm="RS256"),
+    }
+    names = {"databaseName": "ANALYTICS", "schemaName": "PROD"}
+    answer = httpx.post(f"{url}/session/v1/login-request", params=names, json={"data": login}, trust_env=False).json()
+    headers = {"Authorization": f'Snowflake Token="{answer["data"]["token"]}"'}
+
+    def post(statement: dict[str, Any]) -> dict[str, Any]:
+        route = f"{url}/queries/v1/query-request"
+        return dict(httpx.post(route, headers=headers, json=statement, trust_env=False).json())
+
+    return post
 
 
 @pytest.fixture
@@ -195,6 +227,37 @@ def test_a_closed_session_is_gone(stack, session):
         trust_env=False,
     )
     assert (answer.status_code, answer.json()["code"]) == (200, "390111")
+
+
+def test_a_session_of_the_node_driver_gets_its_rows_in_json(stack, keys):
+    post = post_as_node_driver(stack, keys[0])
+    answer = post(
+        {
+            "sqlText": "select * from students where id <> ? order by id",
+            "bindings": {"1": {"type": "FIXED", "value": "2"}},
+        }
+    )
+    assert answer["success"]
+    data = answer["data"]
+    assert [column["name"] for column in data["rowtype"]] == ["ID", "NAME", "NOTE"]
+    assert (data["queryResultFormat"], data["returned"], data["total"]) == ("json", 2, 2)
+    assert data["rowset"] == [["1", "b", "x"], ["3", "a", "é"]]
+    assert "rowsetBase64" not in data
+    nothing = post({"sqlText": "select * from students where id > 3"})["data"]
+    assert (nothing["queryResultFormat"], nothing["rowset"], nothing["total"]) == ("json", [], 0)
+
+
+def test_every_value_of_a_json_row_is_text_or_null(stack, keys):
+    answer = post_as_node_driver(stack, keys[0])(
+        {
+            "sqlText": "select 1.50::number(10, 2), 0.25::float, true, null, '0012', '2026-01-02'::date, "
+            "'1969-12-31 23:59:59.5'::timestamp_ntz, '2026-01-02 03:04:05'::timestamp_tz, '00:00:01.5'::time"
+        }
+    )
+    numbers, rest = answer["data"]["rowset"][0][:2], answer["data"]["rowset"][0][2:]
+    assert numbers == ["1.50", "0.25"]
+    assert rest[:4] == ["1", None, "0012", "20455"]
+    assert rest[4:] == ["-0.500000000", "1767323045.000000000 1440", "1.500000000"]
 
 
 def test_sessions_at_work_together_get_their_own_rows(stack, keys):

@@ -1,0 +1,62 @@
+"""``python -m benchmarks [NAME ...] [--json FILE]``: run them all, or those that are named.
+
+Nothing here fails for being slow; the exit code is 1 when contenders disagree about the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.console import Console
+
+from benchmarks import comparison, encoding, end_to_end, partner
+from benchmarks.measure import Report
+
+BENCHMARKS: dict[str, Callable[[], Iterator[Report]]] = {
+    "encoding": encoding.run,
+    "end_to_end": end_to_end.run,
+    "partner": partner.run,
+    "comparison": comparison.run,
+}
+
+
+def main() -> int:
+    """Run, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all of them unless told")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(BENCHMARKS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}: choose of {', '.join(BENCHMARKS)}")
+    # Loopback servers and their clients must not be sent through a proxy.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+    os.environ["PYTHONWARNINGS"] = "ignore"
+
+    console = Console()
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+    load = os.getloadavg()[0]
+    console.print(f"{machine['cores']} cores, Python {machine['python']}, load {load:.1f} at the start\n")
+    document: dict[str, Any] = {"machine": {**machine, "load_before": load}, "benchmarks": {}}
+    wrong: list[str] = []
+    for name in options.names or BENCHMARKS:
+        started = time.perf_counter()
+        for report in BENCHMARKS[name]():
+            report.show(console)
+            wrong += report.wrong
+            document["benchmarks"][report.name] = {**report.numbers, "wrong": report.wrong}
+        console.print(f"[dim]{name} took {time.perf_counter() - started:.0f} s[/]\n")
+    if options.json:
+        options.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+// A roster as Runway itself takes it: the driver's stream of rows, a record for each student and ed-org,
+// JSON.stringify, a file. Started by end_to_end.py with one argument, a JSON document; prints one as its last line.
+'use strict';
+
+const fs = require('node:fs');
+const { createRequire } = require('node:module');
+const path = require('node:path');
+const { Transform } = require('node:stream');
+const { pipeline } = require('node:stream/promises');
+
+const options = JSON.parse(process.argv[2]);
+const installed = createRequire(path.join(options.modules, 'package.json'));
+
+// The driver writes the JWT's times in milliseconds; the local server wants seconds, as RFC 7519 has them.
+const jwt = installed('jsonwebtoken');
+const sign = jwt.sign;
+jwt.sign = (claims, ...rest) =>
+  sign({ ...claims, iat: Math.floor(claims.iat / 1000), exp: Math.floor(claims.exp / 1000) }, ...rest);
+
+const snowflake = installed('snowflake-sdk');
+snowflake.configure({ logLevel: 'OFF' });
+
+function entry(row) {
+  return { studentIdentificationSystemDescriptor: row.ID_SYSTEM, identificationCode: row.ID_CODE };
+}
+
+// Rows in, lines out; a record's further codes of one system make one line more each.
+class Lines extends Transform {
+  constructor() {
+    super({ writableObjectMode: true });
+    this.rows = [];
+  }
+
+  _transform(row, _encoding, done) {
+    const last = this.rows[0];
+    let lines;
+    if (last && (last.STUDENT_UNIQUE_ID !== row.STUDENT_UNIQUE_ID || last.ED_ORG_ID !== row.ED_ORG_ID)) {
+      lines = this.record();
+      this.rows = [];
+    }
+    this.rows.push(row);
+    done(null, lines);
+  }
+
+  _flush(done) {
+    done(null, this.rows.length ? this.record() : undefined);
+  }
+
+  record() {
+    const [row] = this.rows;
+    const references = {
+      educationOrganizationReference: {
+        educationOrganizationId: row.ED_ORG_ID,
+        link: { rel: row.ED_ORG_TYPE || 'LocalEducationAgency' },
+      },
+      studentReference: { studentUniqueId: row.STUDENT_UNIQUE_ID },
+    };
+    const firsts = [];
+    const further = [];
+    for (const each of this.rows) {
+      if (!each.ID_SYSTEM || !each.ID_CODE || each.COLLISION_RANK) continue;
+      const isFirst = !firsts.length || firsts[firsts.length - 1].studentIdentificationSystemDescriptor !== each.ID_SYSTEM;
+      if (isFirst) firsts.push(entry(each));
+      else further.push([firsts.length - 1, entry(each)]);
+    }
+    let lines = JSON.stringify({ ...references, studentIdentificationCodes: firsts }) + '\n';
+    for (const [place, code] of further) {
+      const codes = [code, ...firsts.filter((_, position) => position !== place)];
+      lines += JSON.stringify({ ...references, studentIdentificationCodes: codes }) + '\n';
+    }
+    return lines;
+  }
+}
+
+function connected() {
+  const connection = snowflake.createConnection({
+    accessUrl: options.url,
+    account: options.account,
+    username: options.user,
+    database: options.database,
+    schema: options.schema,
+    authenticator: 'SNOWFLAKE_JWT',
+    privateKey: fs.readFileSync(options.keyFile, 'utf8'),
+  });
+  return new Promise((resolve, reject) => connection.connect((error) => (error ? reject(error) : resolve(connection))));
+}
+
+function answered(connection) {
+  return new Promise((resolve, reject) =>
+    connection.execute({
+      sqlText: options.statement,
+      binds: options.binds,
+      streamResult: true,
+      complete: (error, statement) => (error ? reject(error) : resolve(statement)),
+    }),
+  );
+}
+
+function peakMemory() {
+  try {
+    return Number(/VmHWM:\s+(\d+)/.exec(fs.readFileSync('/proc/self/status', 'utf8'))[1]) * 1024;
+  } catch {
+    return process.resourceUsage().maxRSS * 1024;
+  }
+}
+
+async function main() {
+  const connection = await connected();
+  const seconds = [];
+  const answer = [];
+  for (let run = 0; run <= options.repeats; run += 1) {
+    const started = performance.now();
+    const statement = await answered(connection);
+    const answeredAt = performance.now();
+    await pipeline(statement.streamRows(), new Lines(), fs.createWriteStream(options.file));
+    if (run) {
+      seconds.push((performance.now() - started) / 1000);
+      answer.push((answeredAt - started) / 1000);
+    }
+  }
+  await new Promise((resolve) => connection.destroy(resolve));
+  const version = installed('snowflake-sdk/package.json').version;
+  console.log(JSON.stringify({ seconds, answer, peak_memory: peakMemory(), version, node: process.version }));
+}
+
+main().then(
+  () => process.exit(0),
+  (error) => {
+    console.error(error.message);
+    process.exit(1);
+  },
+);

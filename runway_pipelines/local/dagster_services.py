@@ -1,0 +1,86 @@
+"""Dagster's own processes on this machine, as production runs them: a code server, the webserver and the daemon."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from runway_pipelines.local.processes import Child, LocalServerError, free_port, start_child, stop_stale
+
+_HOST = "127.0.0.1"
+_CODE_SERVER_SECONDS = 120.0
+_WEBSERVER_SECONDS = 60.0
+_WORKSPACE = """\
+load_from:
+  - grpc_server: {{host: {host}, port: {port}, location_name: runway_pipelines}}
+"""
+
+
+@dataclass(frozen=True)
+class RunningDagster:
+    """The processes, and where the UI is."""
+
+    url: str
+    children: tuple[Child, ...]
+
+    def wait(self) -> None:
+        """Wait until one of them ends, which none should; raises LocalServerError with the end of its log."""
+        while all(child.is_running() for child in self.children):
+            time.sleep(0.5)
+        ended = next(child for child in self.children if not child.is_running())
+        raise LocalServerError(f"{ended.name} ended.\n{ended.log_tail()}")
+
+
+@contextmanager
+def dagster_services(state_dir: Path, ui_port: int) -> Iterator[RunningDagster]:
+    """Start all three with this process's environment (DAGSTER_HOME in it), and end them, their runs with them."""
+    state_dir = state_dir.resolve()
+    with ExitStack() as undo:
+        code_port = free_port()
+        code_server = _start(
+            "dagster_code_server",
+            [
+                "dagster",
+                "code-server",
+                "start",
+                "-h",
+                _HOST,
+                "-p",
+                str(code_port),
+                "-m",
+                "runway_pipelines.definitions",
+            ],
+            state_dir,
+            undo,
+        )
+        code_server.wait_until(lambda: _accepts(code_port), _CODE_SERVER_SECONDS)
+        workspace = state_dir / "dagster_home" / "workspace.yaml"
+        workspace.write_text(_WORKSPACE.format(host=_HOST, port=code_port))
+        daemon = _start("dagster_daemon", ["dagster._daemon", "run", "-w", str(workspace)], state_dir, undo)
+        webserver = _start(
+            "dagster_webserver",
+            ["dagster_webserver", "-h", _HOST, "-p", str(ui_port), "-w", str(workspace)],
+            state_dir,
+            undo,
+        )
+        webserver.wait_until(lambda: _accepts(ui_port), _WEBSERVER_SECONDS)
+        yield RunningDagster(f"http://{_HOST}:{ui_port}", (code_server, daemon, webserver))
+
+
+def _start(name: str, module_and_arguments: list[str], state_dir: Path, undo: ExitStack) -> Child:
+    stop_stale(name, state_dir)
+    command = [sys.executable, "-m", *module_and_arguments]
+    child = start_child(name, command, state_dir, environment=dict(os.environ))
+    undo.callback(child.stop)
+    return child
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((_HOST, port)) == 0

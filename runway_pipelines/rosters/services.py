@@ -1,0 +1,45 @@
+"""What taking and publishing rosters speaks to, and the policy it follows: the one resource of the roster assets."""
+
+import dagster as dg
+
+from runway_pipelines.partner_tenants.registry import Registry, read_registry
+from runway_pipelines.resources.object_store import ObjectStore
+from runway_pipelines.resources.postgres import ApplicationDatabase
+from runway_pipelines.resources.secrets_manager import PartnerSecrets
+from runway_pipelines.resources.snowflake import EduSnowflake
+from runway_pipelines.rosters.quality import Thresholds
+
+
+class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The settings that rosters are taken by."""
+
+    sessions_per_partner: int = 4
+    lock_wait_seconds: int = 600
+    include_switched_off: bool = False
+    least_students_with_codes: float = 0.5
+    most_coverage_drop: float = 0.1
+    most_students_lost: float = 0.01
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Where warnings begin."""
+        return Thresholds(
+            students_with_codes=self.least_students_with_codes,
+            coverage_drop=self.most_coverage_drop,
+            students_lost=self.most_students_lost,
+        )
+
+
+class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Everything that taking and publishing rosters speaks to."""
+
+    database: dg.ResourceDependency[ApplicationDatabase]
+    secrets: dg.ResourceDependency[PartnerSecrets]
+    snowflake: dg.ResourceDependency[EduSnowflake]
+    store: dg.ResourceDependency[ObjectStore]
+    policy: dg.ResourceDependency[RosterPolicy]
+
+    def registry(self) -> Registry:
+        """Who has a roster, now."""
+        with self.database.connection() as connection:
+            return read_registry(connection, include_switched_off=self.policy.include_switched_off)

@@ -1,0 +1,80 @@
+"""An HTTP proxy in front of a real server that answers wrongly, or not at all, when a test says so."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.parse import urlsplit
+
+# What a fault does with a request (method, path and query): None lets it through, a status answers it with that and
+# an empty body, "cut" drops the connection.
+Fault = Callable[[str, str], int | str | None]
+
+
+class FaultProxy:
+    """Where the proxy listens, and what it does; `fault` may be replaced at any time."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.fault: Fault = lambda method, path: None
+        self.seen: list[tuple[str, str]] = []
+
+
+@contextmanager
+def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
+    """A proxy for ``upstream`` (a base URL)."""
+    target = urlsplit(upstream)
+    proxy = FaultProxy("")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            proxy.seen.append((self.command, self.path))
+            body = self._body()
+            verdict = proxy.fault(self.command, self.path)
+            if verdict == "cut":
+                self.close_connection = True
+                self.connection.close()
+                return
+            if isinstance(verdict, int):
+                self.send_response(verdict)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            connection = http.client.HTTPConnection(target.hostname or "", target.port)
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            connection.request(self.command, self.path, body=body, headers=headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("transfer-encoding", "connection", "content-length", "date", "server"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", answer.getheader("Content-Length") or str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+            connection.close()
+
+        def _body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                raise AssertionError("the clients of the tests send no chunked bodies")
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    proxy.url = f"http://127.0.0.1:{server.server_port}"
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,335 @@
+"""Whatever breaks: a clear error, nothing lost, and what is published stays as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from runway_pipelines.local.big_tenant import big_tenant_tables
+from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES
+from runway_pipelines.rosters import refresh
+from runway_pipelines.rosters.manifest import pointer_key
+from runway_pipelines.rosters.query import ROSTER_SQL
+from tests.integration.fault_proxy import fault_proxy
+from tests.integration.world import (
+    TestPartner,
+    Warehouse,
+    World,
+    failed_checks,
+    run_partner,
+    run_tenants,
+)
+
+Route = Callable[[dg.DagsterInstance, TestPartner], dg.ExecuteInProcessResult]
+ROUTES = {"partner_rosters_job": run_partner, "direct": lambda i, p: run_tenants(i, p, "north")}
+
+
+def reasons(result: dg.ExecuteInProcessResult) -> str:
+    """What the failed step says."""
+    (event,) = (event for event in result.all_events if event.is_step_failure)
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None
+    return str({key: value.value for key, value in failure.metadata.items()})
+
+
+@pytest.fixture
+def partner(world: World, instance: dg.DagsterInstance) -> TestPartner:
+    """A partner whose roster was published once."""
+    warehouse = Warehouse()
+    warehouse.students("north", 20)
+    partner = world.partner(warehouse, ["north"])
+    assert run_partner(instance, partner).success
+    return partner
+
+
+def empty_the_tenant(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
+    partner.warehouse.associations = [row | {"tenant_code": "elsewhere"} for row in partner.warehouse.associations]
+    partner.write_tables()
+
+
+def spoil_a_descriptor(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
+    partner.warehouse.student("north", "spoiled", ("Local, old", "1"))
+    partner.write_tables()
+
+
+def answer_with_another_tenants_rows(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
+    partner.warehouse.students("other", 5, prefix="O")
+    partner.write_tables()
+    monkeypatch.setattr(refresh, "ROSTER_SQL", ROSTER_SQL.replace("%(tenant_code)s", "'other'"))
+
+
+def swap_systems_and_codes(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
+    partner.warehouse.codes = [
+        row | {"id_system": row["id_code"], "id_code": row["id_system"]} for row in partner.warehouse.codes
+    ]
+    partner.warehouse.students("north", 60, prefix="T")
+    for row in partner.warehouse.codes[-60:]:
+        row["id_system"], row["id_code"] = row["id_code"], f"{row['id_system']}{row['id_code']}"
+    partner.write_tables()
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(
+    ("spoil", "check"),
+    [
+        (empty_the_tenant, "not_empty"),
+        (spoil_a_descriptor, "consumer_contract"),
+        (swap_systems_and_codes, "consumer_contract"),
+        (answer_with_another_tenants_rows, "rows_of_tenant"),
+    ],
+)
+def test_a_blocking_check_leaves_every_stable_key_untouched(
+    partner: TestPartner,
+    instance: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    spoil: Callable[[TestPartner, pytest.MonkeyPatch], None],
+    check: str,
+    route: str,
+) -> None:
+    etag, pointer, keys = partner.etag("north"), partner.pointer("north"), partner.object_keys()
+    spoil(partner, monkeypatch)
+    result = ROUTES[route](instance, partner)
+    assert not result.success
+    assert failed_checks(result) == {(partner.tenant("north").key, check)}
+    assert (partner.etag("north"), partner.pointer("north")) == (etag, pointer)
+    assert [key for key in partner.object_keys() if not key.endswith("index.json")] == [
+        key for key in keys if not key.endswith("index.json")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (lambda p: p.delete_secret(), "no secret of that name"),
+        (lambda p: p.put_secret("{not json"), "not JSON"),
+        (lambda p: p.rotate(privateKey=None), "the field privateKey"),
+        (lambda p: p.rotate(privateKey="bm90IGEga2V5"), "the field privateKey as base64 of the PEM text"),
+        (lambda p: p.rotate(register_key=False), "a refused login (error 390144)"),
+        (lambda p: p.rotate(database="NOWHERE"), "correct database and schema in the secret"),
+        (lambda p: p.rotate(schema="NOWHERE"), "Snowflake's error"),
+    ],
+    ids=["missing", "malformed", "no key", "bad key", "wrong key", "unknown database", "unknown schema"],
+)
+def test_credentials_that_do_not_work_name_the_reason_and_change_nothing(
+    partner: TestPartner, instance: dg.DagsterInstance, spoil: Callable[[TestPartner], object], expected: str
+) -> None:
+    before = partner.etag("north"), partner.pointer("north")
+    spoil(partner)
+    result = run_partner(instance, partner)
+    assert not result.success
+    assert expected in reasons(result)
+    assert (partner.etag("north"), partner.pointer("north")) == before
+
+
+def test_a_refused_key_costs_a_few_logins_and_not_one_for_each_tenant(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    codes = [f"t{number}" for number in range(15)]
+    partner = world.partner(Warehouse(), codes)
+    partner.rotate(register_key=False)
+    result = run_partner(instance, partner)
+    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake sessions" in e.user_message)
+    connects = int(line.split("over ")[1].split()[0])
+    assert connects <= 5, line  # four in parallel, and one more with the secret read again
+
+
+def test_a_missing_table_is_one_partners_trouble_and_found_once_a_session(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    codes = [f"t{number}" for number in range(15)]
+    partner = world.partner(Warehouse(), codes)
+    partner.drop_table(IDENTIFICATION_CODES)
+    result = run_partner(instance, partner)
+    assert not result.success
+    assert "error 2003" in reasons(result)
+    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake sessions" in e.user_message)
+    assert int(line.split("over ")[1].split()[0]) <= 4, line
+
+
+def test_an_unreachable_warehouse_is_said_to_be_that(
+    partner: TestPartner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = partner.etag("north")
+    monkeypatch.setenv("RUNWAY_SNOWFLAKE_PORT", "1")
+    monkeypatch.setenv("RUNWAY_SNOWFLAKE_LOGIN_TIMEOUT", "1")
+    monkeypatch.setattr(refresh, "ATTEMPTS", 1)
+    result = run_partner(instance, partner)
+    assert "no session after" in reasons(result)
+    assert partner.etag("north") == before
+
+
+def test_the_registrys_database_down_fails_the_run_with_its_address_and_nothing_else(
+    partner: TestPartner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = partner.etag("north"), partner.pointer("north")
+    from tests.integration.world import definitions
+
+    monkeypatch.setenv("RUNWAY_APP_DB_PORT", "1")
+    job = definitions().resolve_job_def("partner_rosters_job")
+    result = job.execute_in_process(instance=instance, partition_key=partner.partner_id, raise_on_error=False)
+    (event,) = (event for event in result.all_events if event.is_step_failure)
+    text = event.step_failure_data.error_display_string
+    assert "the database runway at 127.0.0.1:1" in text
+    assert os.environ["RUNWAY_APP_DB_PASSWORD"] not in text
+    assert (partner.etag("north"), partner.pointer("north")) == before
+
+
+def test_a_wrong_database_password_is_named_at_once(
+    partner: TestPartner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.integration.world import definitions
+
+    monkeypatch.setenv("RUNWAY_APP_DB_PASSWORD", "wrong-canary")
+    job = definitions().resolve_job_def("partner_rosters_job")
+    result = job.execute_in_process(instance=instance, partition_key=partner.partner_id, raise_on_error=False)
+    (event,) = (event for event in result.all_events if event.is_step_failure)
+    text = event.step_failure_data.error_display_string
+    assert "a refused login" in text
+    assert "wrong-canary" not in text
+
+
+def big_partner(world: World, students: int = 60_000) -> TestPartner:
+    """A tenant whose roster takes several upload parts (about 20 MB)."""
+    from tests.integration.world import write_parquet
+
+    partner = world.partner(Warehouse(), ["big"])
+    import pyarrow as pa
+
+    pairs = list(big_tenant_tables(students))
+    folder = world.stack.warehouse_dir / partner.account / "EDU" / "PROD"
+    for name, side in zip((ASSOCIATIONS, IDENTIFICATION_CODES), zip(*pairs, strict=True), strict=True):
+        write_parquet(folder / f"{name}.parquet", pa.Table.from_batches(side))
+    return partner
+
+
+@pytest.mark.parametrize("verdict", [403, "cut"], ids=["refused", "cut"])
+def test_s3_failing_in_the_middle_of_an_upload_leaves_no_part_behind(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, verdict: int | str
+) -> None:
+    partner = big_partner(world)
+    monkeypatch.setattr(refresh, "ATTEMPTS", 1)
+    with fault_proxy(world.stack.aws_endpoint_url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        proxy.fault = lambda method, path: verdict if method == "PUT" and "partNumber=2" in path else None
+        result = run_partner(instance, partner)
+        assert any("partNumber=2" in path for _, path in proxy.seen)
+        assert not result.success
+        assert partner.pending_uploads() == []
+        assert [key for key in partner.object_keys() if not key.endswith("index.json")] == []
+
+        proxy.fault = lambda method, path: None
+        assert run_partner(instance, partner).success
+    assert partner.published("big") is not None
+    assert partner.pending_uploads() == []
+
+
+def test_a_transient_fault_is_tried_again_within_the_run(
+    partner: TestPartner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    partner.warehouse.students("north", 3, prefix="N")
+    partner.write_tables()
+    failures = iter([503] * 7)  # more than one call's own retries
+    with fault_proxy(world.stack.aws_endpoint_url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        proxy.fault = lambda method, path: next(failures, None) if path.endswith("current.json") else None
+        assert run_partner(instance, partner).success
+    assert partner.published("north") == b"".join(partner.warehouse.reference("north").lines)
+
+
+@pytest.mark.parametrize("moment", ["partNumber=2", "manifest.json", "/2026/", "current.json"])
+def test_a_run_killed_at_any_moment_and_run_again_ends_as_if_nothing_had_happened(
+    world: World, instance: dg.DagsterInstance, tmp_path: Path, moment: str
+) -> None:
+    """SIGKILL when the first request to write ``moment`` arrives, before it does anything."""
+    partner = big_partner(world)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    with fault_proxy(world.stack.aws_endpoint_url) as proxy:
+        environment = os.environ | {"AWS_ENDPOINT_URL": proxy.url, "TMPDIR": str(temporary)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.run_partner", partner.partner_id], env=environment
+        )
+
+        def kill(method: str, path: str) -> str | None:
+            if method == "PUT" and moment in path:
+                process.send_signal(signal.SIGKILL)
+                return "cut"
+            return None
+
+        proxy.fault = kill
+        assert process.wait(120) == -signal.SIGKILL
+    assert partner.pointer("big") is None
+    assert (partner.published("big") is not None) is (moment == "current.json")
+    left_behind = [path for path in temporary.rglob("*") if path.is_file()]
+    assert [path for path in left_behind if b"studentUniqueId" in path.read_bytes()] == []
+
+    assert run_partner(instance, partner).success
+    untouched = big_partner(world)
+    assert run_partner(instance, untouched).success
+    assert partner.published("big") == untouched.published("big")
+    assert partner.pending_uploads() == []
+
+    def names(of: TestPartner) -> list[str]:
+        return [key.replace(of.partner_id, "") for key in of.object_keys()]
+
+    assert names(partner) == names(untouched)
+
+
+def test_an_older_query_is_discarded_when_a_newer_one_was_published(
+    partner: TestPartner, instance: dg.DagsterInstance, world: World
+) -> None:
+    pointer = partner.pointer("north")
+    assert pointer is not None
+    later = json.loads(pointer.to_json()) | {"query_started_at": "2999-01-01T00:00:00+00:00"}
+    key = pointer_key(partner.tenant("north"))
+    world.s3.put_object(Bucket="runway-local", Key=key, Body=json.dumps(later).encode())
+    partner.warehouse.students("north", 5, prefix="L")
+    partner.write_tables()
+    before = partner.etag("north")
+    result = run_partner(instance, partner)
+    assert result.success
+    assert partner.etag("north") == before
+    assert any("superseded" in entry.user_message for entry in instance.all_logs(result.run_id))
+
+
+def test_a_run_waits_for_the_tenants_lock_and_says_when_it_waited_too_long(
+    partner: TestPartner, instance: dg.DagsterInstance, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNWAY_LOCK_WAIT_SECONDS", "1")
+    monkeypatch.setattr(refresh, "ATTEMPTS", 1)
+    name = f"runway_pipelines/roster/{partner.tenant('north')}"
+    with world.connect() as connection:
+        connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [name])
+        started = time.monotonic()
+        result = run_partner(instance, partner)
+        assert "another run that still holds it" in reasons(result)
+        assert time.monotonic() - started >= 1
+    assert run_partner(instance, partner).success
+
+
+def test_a_damaged_pointer_is_replaced_and_stops_nothing(
+    partner: TestPartner, instance: dg.DagsterInstance, world: World
+) -> None:
+    key = pointer_key(partner.tenant("north"))
+    world.s3.put_object(Bucket="runway-local", Key=key, Body=b"{")
+    assert run_partner(instance, partner).success
+    assert partner.pointer("north") is not None
+
+
+def test_ids_that_cannot_be_a_key_are_skipped_and_fatal_to_nobody(world: World, instance: dg.DagsterInstance) -> None:
+    warehouse = Warehouse()
+    warehouse.students("fine", 3)
+    bad = ["..", "a/b", "with space", "x" * 300]
+    partner = world.partner(warehouse, ["fine", *bad])
+    assert run_partner(instance, partner).success
+    keys = instance.get_dynamic_partitions("partner_tenants")
+    assert [key for key in keys if key.startswith(partner.partner_id)] == [f"{partner.partner_id}/fine"]

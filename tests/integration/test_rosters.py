@@ -1,0 +1,223 @@
+"""A roster reaches its readers: the whole way, through Dagster, Snowflake's protocol, S3 and Postgres."""
+
+from datetime import datetime
+
+import dagster as dg
+import pytest
+
+from tests.integration.world import (
+    Warehouse,
+    World,
+    failed_checks,
+    materialized,
+    reexecute,
+    run_partner,
+    run_tenants,
+)
+
+
+@pytest.fixture
+def warehouse() -> Warehouse:
+    one = Warehouse()
+    for tenant in ("north", "south"):
+        one.students(tenant, 30)
+        one.student(
+            tenant, "0604921", ("Local", "0012"), ("Local", "12"), ("State", "9"), ed_org_id=7, ed_org_type=None
+        )
+        one.student(tenant, "0604921", ("Local", "old"), year=2024)
+        one.student(tenant, "no-code")
+        one.student(tenant, "ü'\"\\", ("Local", None), ("", "x"), (None, "y"), ("Local", " 7 "))
+        one.student(tenant, "twin-1", ("Local", "same"))
+        one.student(tenant, "twin-2", ("Local", "same"), ("State", "own"))
+    return one
+
+
+def test_every_enabled_year_without_an_ods_gets_the_reference_bytes(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north", "south"], years={2024: False, 2025: True, 2026: False})
+    result = run_partner(instance, partner)
+    assert result.success
+    for code in partner.tenant_codes:
+        expected = b"".join(warehouse.reference(code).lines)
+        assert partner.published(code, 2024) == expected
+        assert partner.published(code, 2026) == expected
+        assert partner.published(code, 2025) is None
+    assert materialized(result, "cross_year_roster") == [partner.tenant(c).key for c in ("north", "south")]
+    assert materialized(result, "published_roster") == [partner.tenant(c).key for c in ("north", "south")]
+    assert materialized(result, "partner_roster_index") == [partner.partner_id]
+
+
+def test_the_manifest_counts_what_is_in_the_roster(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north"])
+    version_id = partner.rotate()
+    result = run_partner(instance, partner)
+    manifest, reference = partner.manifest("north"), warehouse.reference("north")
+    assert (manifest.records, manifest.students, manifest.lines) == (
+        reference.records,
+        reference.students,
+        len(reference.lines),
+    )
+    assert manifest.bytes == len(b"".join(reference.lines))
+    assert manifest.colliding_codes == reference.colliding_codes == 1
+    assert manifest.students_by_id_system == {"Local": 32, "State": 2}
+    assert manifest.students_without_codes == 2
+    assert manifest.students_by_school_year == {"2026": 35}
+    assert (manifest.run_id, manifest.secret_version_id) == (result.run_id, version_id)
+    assert manifest.query_id
+    assert manifest.previous_sha256 is None
+    assert manifest.students_added is None
+
+
+def test_unchanged_content_moves_nothing_but_the_time_of_verification(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north"])
+    run_partner(instance, partner)
+    keys, etag, before = partner.object_keys(), partner.etag("north"), partner.pointer("north")
+    result = run_partner(instance, partner)
+    assert result.success
+    after = partner.pointer("north")
+    assert before is not None
+    assert after is not None
+    assert (partner.object_keys(), partner.etag("north")) == (keys, etag)
+    assert after.sha256 == before.sha256
+    assert datetime.fromisoformat(after.verified_at) > datetime.fromisoformat(before.verified_at)
+    assert after.run_id == result.run_id
+
+
+def test_changed_content_is_a_new_snapshot_that_counts_its_changes(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north"])
+    run_partner(instance, partner)
+    first = partner.pointer("north")
+    warehouse.student("north", "new-1", ("Local", "n1"))
+    warehouse.student("north", "new-2")
+    warehouse.student("north", "S00001", ("State", "more"))
+    warehouse.associations = [row for row in warehouse.associations if row["student_unique_id"] != "S00002"]
+    partner.write_tables()
+    assert run_partner(instance, partner).success
+    manifest = partner.manifest("north")
+    assert first is not None
+    assert manifest.previous_sha256 == first.sha256 != manifest.sha256
+    assert (manifest.students_added, manifest.students_removed, manifest.students_changed) == (2, 1, 1)
+    assert partner.published("north") == b"".join(warehouse.reference("north").lines)
+
+
+def test_a_year_that_was_enabled_since_gets_its_copy_of_unchanged_bytes(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north"])
+    run_partner(instance, partner)
+    etag = partner.etag("north")
+    partner.enable_year(2025)
+    assert run_partner(instance, partner).success
+    assert partner.published("north", 2025) == partner.published("north", 2026)
+    assert partner.etag("north") == etag
+
+
+def test_a_stable_key_that_somebody_overwrote_is_healed(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north"])
+    run_partner(instance, partner)
+    (key,) = (key for key in partner.object_keys() if key.startswith("__rosters/"))
+    world.s3.put_object(Bucket="runway-local", Key=key, Body=b"something else")
+    assert run_partner(instance, partner).success
+    assert partner.published("north") == b"".join(warehouse.reference("north").lines)
+
+
+def test_a_partner_without_a_year_to_publish_to_says_so_and_keeps_its_snapshots(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north"], years={2026: True})
+    result = run_partner(instance, partner)
+    assert result.success
+    assert partner.published("north") is None
+    assert partner.pointer("north") is not None
+    (publication,) = (
+        event.materialization
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey(["rosters", "published_roster"])
+    )
+    assert publication.metadata["keys"].value == 0
+    assert "no enabled school year" in str(publication.metadata["reason"].value)
+
+
+def test_a_direct_materialization_records_both_assets_and_the_checks(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north", "south"])
+    result = run_tenants(instance, partner, "north", "south")
+    assert result.success
+    both = [partner.tenant(code).key for code in ("north", "south")]
+    assert materialized(result, "cross_year_roster") == both
+    assert materialized(result, "published_roster") == both
+    assert {(e.partition, e.check_name) for e in result.get_asset_check_evaluations()} == {
+        (key, name)
+        for key in both
+        for name in (
+            "rows_of_tenant",
+            "not_empty",
+            "consumer_contract",
+            "colliding_codes",
+            "id_type_coverage",
+            "students_lost",
+        )
+    }
+    assert partner.published("south") == b"".join(warehouse.reference("south").lines)
+
+
+def test_at_most_the_set_number_of_sessions_is_opened_and_none_for_nobody(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNWAY_SESSIONS_PER_PARTNER", "3")
+    warehouse = Warehouse()
+    codes = [f"t{number}" for number in range(12)]
+    for code in codes:
+        warehouse.students(code, 3)
+    partner = world.partner(warehouse, codes)
+    result = run_partner(instance, partner)
+    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake sessions" in e.user_message)
+    assert line == f"{partner.partner_id}: 12 tenants over 3 Snowflake sessions"
+    single = world.partner(warehouse, codes[:1])
+    result = run_partner(instance, single)
+    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake sessions" in e.user_message)
+    assert line.endswith("1 tenants over 1 Snowflake sessions")
+
+
+def test_one_tenants_failure_is_red_stops_nobody_and_is_alone_redone(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north", "empty", "south"])
+    result = run_partner(instance, partner)
+    assert not result.success
+    empty = partner.tenant("empty").key
+    assert failed_checks(result) == {(empty, "not_empty")}
+    for code in ("north", "south"):
+        assert partner.published(code) == b"".join(warehouse.reference(code).lines)
+    for asset in ("cross_year_roster", "published_roster"):
+        statuses = instance.get_status_by_partition(
+            dg.AssetKey(["rosters", asset]),
+            [partner.tenant(code).key for code in partner.tenant_codes],
+            dg.DynamicPartitionsDefinition(name="partner_tenants"),
+        )
+        assert statuses is not None
+        assert {key.split("/")[1]: status.name for key, status in statuses.items() if status} == {
+            "north": "MATERIALIZED",
+            "south": "MATERIALIZED",
+            "empty": "FAILED",
+        }
+
+    warehouse.students("empty", 2)
+    partner.write_tables()
+    before = partner.pointer("north")
+    with reexecute(instance, result.run_id) as again:
+        assert again.success
+        assert materialized(again, "published_roster") == [empty]
+        assert materialized(again, "partner_roster_index") == [partner.partner_id]
+    assert partner.published("empty") == b"".join(warehouse.reference("empty").lines)
+    assert partner.pointer("north") == before

@@ -1,0 +1,75 @@
+"""Fixtures of the unit tests: a clean environment, and the AWS API by moto on loopback."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+from dagster_aws.s3 import S3Resource
+from dagster_aws.secretsmanager import SecretsManagerResource
+from moto.server import ThreadedMotoServer
+
+from runway_pipelines.resources.object_store import ObjectStore
+from runway_pipelines.resources.secrets_manager import PartnerSecrets
+from runway_pipelines.settings import load_settings
+
+REGION = "us-west-2"
+CREDENTIALS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """No variable that the settings read, and settings that are read anew."""
+    for name in list(os.environ):
+        if name.upper().startswith(("RUNWAY_", "EDU_SNOWFLAKE_", "AWS_REGION", "AWS_DEFAULT_REGION", "ENVLABEL")):
+            monkeypatch.delenv(name)
+    load_settings.cache_clear()
+    yield monkeypatch
+    load_settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def aws_endpoint() -> Iterator[str]:
+    """The AWS API. Tests share it: use buckets and partners of your own."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def new_store(aws_endpoint: str) -> Callable[..., ObjectStore]:
+    """Makes stores, each with a client of its own, that try once (a retry would wait)."""
+
+    def make(bucket: str | None, endpoint: str = aws_endpoint, attempts: int = 1) -> ObjectStore:
+        s3 = S3Resource(region_name=REGION, endpoint_url=endpoint, max_attempts=attempts, **CREDENTIALS)
+        return ObjectStore(s3=s3, bucket=bucket)
+
+    return make
+
+
+@pytest.fixture
+def store(new_store: Callable[..., ObjectStore]) -> ObjectStore:
+    """A store over an empty bucket."""
+    store = new_store(f"runway-test-{next(_numbers)}")
+    store.client.create_bucket(Bucket=store.bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    return store
+
+
+@pytest.fixture
+def partner_id() -> str:
+    """A partner of this test's own."""
+    return f"partner-{next(_numbers)}"
+
+
+@pytest.fixture
+def secrets(aws_endpoint: str, clean_environment: pytest.MonkeyPatch) -> PartnerSecrets:
+    """Partners' secrets of the environment stg, none there yet."""
+    return PartnerSecrets(
+        secrets_manager=SecretsManagerResource(
+            region_name=REGION, endpoint_url=aws_endpoint, max_attempts=1, **CREDENTIALS
+        ),
+        envlabel="stg",
+    )

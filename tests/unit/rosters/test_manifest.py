@@ -1,0 +1,157 @@
+"""Keys are the contract's to the letter; documents are read back as written, and a damaged one is called that."""
+
+import json
+from dataclasses import asdict, fields
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runway_pipelines.errors import InvalidKey, StoredObjectDamaged
+from runway_pipelines.rosters.manifest import (
+    Manifest,
+    Pointer,
+    index_key,
+    manifest_key,
+    pointer_key,
+    snapshot_key,
+    snapshots_prefix,
+    stable_key,
+)
+from tests.factories import TENANT, manifest, pointer
+
+HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+KEY = "a/key"
+
+
+def test_keys_are_those_of_the_contract() -> None:
+    assert stable_key(TENANT, 2026) == "__rosters/acme/district-12/2026/studentEducationOrganizationAssociations.jsonl"
+    assert snapshots_prefix(TENANT) == "__roster_snapshots/acme/district-12/"
+    assert snapshot_key(TENANT, HASH) == f"__roster_snapshots/acme/district-12/{HASH}.jsonl"
+    assert manifest_key(TENANT, HASH) == f"__roster_snapshots/acme/district-12/{HASH}.manifest.json"
+    assert pointer_key(TENANT) == "__roster_snapshots/acme/district-12/current.json"
+    assert index_key("acme") == "__roster_snapshots/acme/index.json"
+
+
+@pytest.mark.parametrize("partner_id", ["..", "a/b", "", "a\n"])
+def test_an_index_has_no_key_for_an_unusable_partner(partner_id: str) -> None:
+    with pytest.raises(InvalidKey):
+        index_key(partner_id)
+
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+counts = st.integers(0, 2**53)
+numbers_by_name = st.dictionaries(texts, counts, max_size=4)
+seconds = st.floats(0, 1e6, allow_nan=False)
+maybe_counts = st.none() | counts
+OF_TYPE = {
+    "str": texts,
+    "int": counts,
+    "float": seconds,
+    "Mapping[str, int]": numbers_by_name,
+    "str | None": st.none() | texts,
+    "int | None": maybe_counts,
+}
+manifests = st.builds(Manifest, **{field.name: OF_TYPE[str(field.type)] for field in fields(Manifest)})
+pointers = st.builds(Pointer, **{field.name: OF_TYPE[str(field.type)] for field in fields(Pointer)})
+
+
+@given(manifests)
+def test_a_manifest_is_read_back_as_it_was_written(written: Manifest) -> None:
+    assert Manifest.from_json(KEY, written.to_json()) == written
+
+
+@given(pointers)
+def test_a_pointer_is_read_back_as_it_was_written(written: Pointer) -> None:
+    assert Pointer.from_json(KEY, written.to_json()) == written
+
+
+@pytest.mark.parametrize("document", [manifest(), pointer()], ids=["manifest", "pointer"])
+def test_a_document_is_json_for_a_person(document: Manifest | Pointer) -> None:
+    text = document.to_json().decode()
+    assert json.loads(text) == asdict(document)
+    assert text.count("\n") > len(fields(document))
+    assert text.endswith("}\n")
+
+
+def test_the_manifest_has_the_numbers_of_the_contract_and_the_pointer_its_members() -> None:
+    assert {field.name for field in fields(Pointer)} >= {"sha256", "verified_at", "secret_version_id", "run_id"}
+    assert {field.name for field in fields(Manifest)} >= {
+        *("partner_id", "tenant_code", "rows", "students", "lines", "bytes", "sha256", "students_by_id_system"),
+        *("colliding_codes", "students_by_school_year", "query_id", "secret_version_id", "run_id", "created_at"),
+        *("previous_sha256", "students_added", "students_removed", "students_changed"),
+    }
+
+
+@pytest.mark.parametrize("document", [manifest(), pointer()], ids=["manifest", "pointer"])
+def test_members_of_a_later_version_are_ignored(document: Manifest | Pointer) -> None:
+    later = asdict(document) | {"members_of_tomorrow": [1], "schema_version": 2}
+    assert type(document).from_json(KEY, json.dumps(later).encode()) == document
+
+
+def test_a_manifest_of_a_first_snapshot_may_lack_what_is_counted_against_a_previous_one() -> None:
+    members = asdict(manifest())
+    for name in ("previous_sha256", "students_added", "students_removed", "students_changed"):
+        del members[name]
+    assert Manifest.from_json(KEY, json.dumps(members).encode()) == manifest()
+
+
+NOT_DOCUMENTS = [b"", b"null", b"7", b"[]", b'["sha256"]', b'"sha256"', b"{", b"{}", b"\xff", b'{"sha256": "x"}']
+
+
+@pytest.mark.parametrize("kind", [Manifest, Pointer])
+@pytest.mark.parametrize("body", [*NOT_DOCUMENTS, pointer().to_json()[:-20], manifest().to_json()[:100]])
+def test_a_damaged_document_is_called_that_by_its_key(kind: type[Manifest] | type[Pointer], body: bytes) -> None:
+    with pytest.raises(StoredObjectDamaged, match=f"a {kind.__name__.lower()} in {KEY}; got {len(body)} bytes"):
+        kind.from_json(KEY, body)
+
+
+@pytest.mark.parametrize("missing", [field.name for field in fields(Pointer)])
+def test_a_pointer_without_one_of_its_members_is_damaged(missing: str) -> None:
+    members = asdict(pointer())
+    del members[missing]
+    with pytest.raises(StoredObjectDamaged):
+        Pointer.from_json(KEY, json.dumps(members).encode())
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="members' types are not looked at: a pointer with query_started_at that is no time of a day with an offset "
+    "is read, and is_newer_than then raises ValueError or TypeError in every later run of the tenant",
+)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"query_started_at": "yesterday"},
+        {"query_started_at": "2026-01-15T02:00:00"},
+        {"query_started_at": None},
+        {"sha256": None},
+    ],
+    ids=str,
+)
+def test_a_pointer_with_a_member_that_cannot_be_used_is_damaged(wrong: dict[str, Any]) -> None:
+    with pytest.raises(StoredObjectDamaged):
+        Pointer.from_json(KEY, json.dumps(asdict(pointer()) | wrong).encode())
+
+
+@pytest.mark.xfail(strict=True, reason="members' types are not looked at: the checks then fail on the previous manifest")
+@pytest.mark.parametrize("wrong", [{"students_by_id_system": None}, {"students": "100"}], ids=str)
+def test_a_manifest_with_a_member_that_cannot_be_used_is_damaged(wrong: dict[str, Any]) -> None:
+    with pytest.raises(StoredObjectDamaged):
+        Manifest.from_json(KEY, json.dumps(asdict(manifest()) | wrong).encode())
+
+
+moments = st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+
+
+@given(moments, moments, offsets)
+def test_a_pointer_is_newer_than_a_query_that_started_strictly_before_its_own(
+    published: datetime, ours: datetime, offset: timezone
+) -> None:
+    there = pointer(query_started_at=published.astimezone(offset).isoformat())
+    assert there.is_newer_than(ours) == (published > ours)
+    assert not there.is_newer_than(published)
+    assert there.is_newer_than(published - timedelta(microseconds=1))

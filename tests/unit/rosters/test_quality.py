@@ -1,0 +1,228 @@
+"""Each rule passes what it should, fails what it should, and says so in numbers that are safe to show."""
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runway_pipelines.rosters.encoding import CONSUMER_CONTRACT, ROWS_OF_TENANT
+from runway_pipelines.rosters.manifest import Manifest
+from runway_pipelines.rosters.quality import (
+    COLLIDING_CODES,
+    ID_TYPE_COVERAGE,
+    NOT_EMPTY,
+    RULES,
+    STUDENTS_LOST,
+    Thresholds,
+    Verdict,
+    blocking,
+    judge,
+    refused,
+)
+from tests.factories import manifest
+
+THRESHOLDS = Thresholds()
+counts = st.integers(0, 500)
+
+
+def verdict(name: str, new: Manifest, previous: Manifest | None = None, thresholds: Thresholds = THRESHOLDS) -> Verdict:
+    (found,) = (each for each in judge(new, previous, thresholds) if each.rule.name == name)
+    return found
+
+
+def with_students(students: int, **by_system: int) -> Manifest:
+    return manifest(students=students, students_without_codes=0, students_by_id_system=by_system)
+
+
+@given(
+    counts,
+    counts,
+    counts,
+    st.dictionaries(st.text(max_size=3), counts, max_size=3),
+    st.none() | st.builds(with_students, counts),
+)
+def test_any_manifest_gets_every_rules_verdict_once_in_order(
+    students: int, without: int, colliding: int, systems: dict[str, int], previous: Manifest | None
+) -> None:
+    new = manifest(
+        students=students,
+        students_without_codes=min(without, students),
+        colliding_codes=colliding,
+        students_by_id_system=systems,
+        students_removed=0,
+    )
+    verdicts = judge(new, previous, THRESHOLDS)
+    assert tuple(each.rule for each in verdicts) == RULES
+    assert all(each.reason for each in verdicts)
+    assert blocking(verdicts) == tuple(each for each in verdicts if each.rule.blocking and not each.passed)
+
+
+def test_a_good_roster_passes_every_rule() -> None:
+    good = manifest(students_removed=0)
+    assert [each.rule.name for each in judge(good, manifest(), THRESHOLDS) if not each.passed] == []
+
+
+def test_what_blocks_is_a_foreign_row_an_empty_roster_and_a_descriptor_that_stops_the_consumer() -> None:
+    assert {rule.name for rule in RULES if rule.blocking} == {ROWS_OF_TENANT, NOT_EMPTY, CONSUMER_CONTRACT}
+
+
+def test_only_failed_rules_that_block_keep_a_roster_back() -> None:
+    bad = manifest(students=0, students_without_codes=0, colliding_codes=3, students_by_id_system={"a,b": 1})
+    verdicts = judge(bad, None, THRESHOLDS)
+    assert {each.rule.name for each in blocking(verdicts)} == {NOT_EMPTY, CONSUMER_CONTRACT}
+    assert not verdict(COLLIDING_CODES, bad).passed
+    assert not verdict(COLLIDING_CODES, bad).blocks
+    assert not verdict(ROWS_OF_TENANT, bad).blocks
+
+
+@pytest.mark.parametrize("check", [ROWS_OF_TENANT, CONSUMER_CONTRACT])
+def test_an_answer_refused_while_it_was_read_blocks_with_its_reason(check: str) -> None:
+    found = refused(check, "3 rows of another tenant")
+    assert blocking([found]) == (found,)
+    assert (found.rule.name, found.reason) == (check, "3 rows of another tenant")
+
+
+def test_an_empty_roster_is_held_and_says_how_many_rows_named_nobody() -> None:
+    found = verdict(NOT_EMPTY, manifest(students=0, rows_without_identity=7))
+    assert found.blocks
+    assert "what was published stays" in found.reason
+    assert found.numbers == {"students": 0, "rows_without_identity": 7}
+
+
+def test_one_student_is_a_roster() -> None:
+    assert verdict(NOT_EMPTY, manifest(students=1)).passed
+
+
+@pytest.mark.parametrize(
+    "descriptor",
+    [
+        "Local",
+        "uri://ed-fi.org/StudentIdentificationSystemDescriptor#Local",
+        "#Local",
+        "##x",
+        "# ",
+        "a#b#c",
+        "State ID (old); new",
+        "é",
+        "a\\b",
+        "",
+    ],
+)
+def test_a_descriptor_that_is_bare_or_a_uri_is_readable(descriptor: str) -> None:
+    assert verdict(CONSUMER_CONTRACT, with_students(10, **{descriptor: 1})).passed
+
+
+@pytest.mark.parametrize(
+    "descriptor", ["a,b", ",", "a'b", "'", 'a"b', '"', "Local#", "#", "uri://x#Local#", "uri://x#State's", "Local#\n"]
+)
+def test_a_comma_a_quote_and_a_trailing_hash_hold_the_roster(descriptor: str) -> None:
+    found = verdict(CONSUMER_CONTRACT, with_students(10, Local=9, **{descriptor: 1}))
+    assert found.blocks
+    assert found.numbers == {"id_systems": 2, "unreadable_id_systems": 1}
+    assert "1 id systems contain a comma, a quote or a trailing #" in found.reason
+
+
+@given(st.sets(st.text(max_size=6), max_size=6))
+def test_the_unreadable_descriptors_are_counted_and_not_named(descriptors: set[str]) -> None:
+    new = manifest(students_by_id_system=dict.fromkeys(descriptors, 1))
+    unreadable = {d for d in descriptors if set(d) & set(",'\"") or re.search(r"#\n?\Z", d)}
+    found = verdict(CONSUMER_CONTRACT, new)
+    assert found.numbers["unreadable_id_systems"] == len(unreadable)
+    assert found.passed == (not unreadable)
+    assert found.reason == verdict(CONSUMER_CONTRACT, manifest(students_by_id_system=numbered(unreadable))).reason
+
+
+def numbered(descriptors: set[str]) -> dict[str, int]:
+    return {f"{number}," : 1 for number in range(len(descriptors))}
+
+
+@pytest.mark.parametrize(("colliding", "passed"), [(0, True), (1, False)])
+def test_one_code_that_two_students_share_is_a_warning(colliding: int, passed: bool) -> None:
+    found = verdict(COLLIDING_CODES, manifest(colliding_codes=colliding))
+    assert (found.passed, found.blocks) == (passed, False)
+    assert found.numbers == {"colliding_codes": colliding}
+
+
+@pytest.mark.parametrize(
+    ("students", "without", "threshold", "passed"),
+    [
+        (100, 50, 0.5, True),
+        (100, 51, 0.5, False),
+        (1000, 100, 0.9, True),
+        (1000, 101, 0.9, False),
+        (10, 10, 0.0, True),
+        (10, 0, 1.0, True),
+        (10, 1, 1.0, False),
+    ],
+)
+def test_too_few_students_with_a_code_is_a_warning_from_the_threshold_on(
+    students: int, without: int, threshold: float, passed: bool
+) -> None:
+    new = manifest(students=students, students_without_codes=without, students_by_id_system={})
+    found = verdict(ID_TYPE_COVERAGE, new, thresholds=Thresholds(students_with_codes=threshold))
+    assert (found.passed, found.blocks) == (passed, False)
+    assert found.numbers["students_with_codes_share"] == 1 - without / students
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "passed"),
+    [
+        (with_students(100, Local=50), with_students(100, Local=40), True),
+        (with_students(100, Local=50), with_students(100, Local=39), False),
+        (with_students(100, Local=5), with_students(100), True),
+        (with_students(100, Local=11), with_students(100), False),
+        (with_students(100, Local=50), with_students(200, Local=100), True),  # a share, not a number
+        (with_students(100, Local=50), with_students(200, Local=50), False),
+        (with_students(100, Local=50), with_students(100, Local=100, State=1), True),
+        (with_students(0), with_students(100, Local=1), True),
+        (with_students(100, Local=100), with_students(0), False),
+    ],
+)
+def test_an_id_type_that_fell_by_more_than_the_threshold_since_the_last_snapshot_is_a_warning(
+    before: Manifest, after: Manifest, passed: bool
+) -> None:
+    found = verdict(ID_TYPE_COVERAGE, after, before, Thresholds(students_with_codes=0, coverage_drop=0.1))
+    assert (found.passed, found.blocks) == (passed, False)
+    assert found.numbers["id_types_fallen"] == (not passed)
+    assert ("Local fell by more than 10% of students" in found.reason) == (not passed)
+
+
+def only_on_binary_fractions(before: int, after: int) -> Any:
+    reason = f"{before / 100} - {after / 100} is more than 0.1 in floating point: a fall of just the threshold warns"
+    return pytest.param(before, after, marks=pytest.mark.xfail(strict=True, reason=reason))
+
+
+@pytest.mark.parametrize(("before", "after"), [(50, 40), (90, 80), only_on_binary_fractions(80, 70)])
+def test_a_fall_of_just_the_threshold_is_no_warning(before: int, after: int) -> None:
+    new, old = with_students(100, Local=after), with_students(100, Local=before)
+    assert verdict(ID_TYPE_COVERAGE, new, old, Thresholds(coverage_drop=0.1)).passed
+
+
+@pytest.mark.parametrize(
+    ("removed", "threshold", "passed"),
+    [(1, 0.01, True), (2, 0.01, False), (0, 0.0, True), (1, 0.0, False), (100, 1.0, True)],
+)
+def test_more_students_lost_than_the_threshold_is_a_warning(removed: int, threshold: float, passed: bool) -> None:
+    thresholds = Thresholds(students_lost=threshold)
+    found = verdict(STUDENTS_LOST, manifest(students_removed=removed), manifest(), thresholds)
+    assert (found.passed, found.blocks) == (passed, False)
+    assert found.numbers == {"students_removed": removed, "students_removed_share": removed / 100}
+    assert found.reason.startswith(f"{removed} of 100 students")
+
+
+def test_the_share_that_was_lost_is_of_the_previous_snapshots_students() -> None:
+    new, previous = manifest(students=1000, students_removed=2), manifest(students=100)
+    assert not verdict(STUDENTS_LOST, new, previous).passed
+
+
+@pytest.mark.parametrize(("previous", "removed"), [(None, None), (None, 90), (manifest(), None)])
+def test_without_a_comparison_nobody_was_lost(previous: Manifest | None, removed: int | None) -> None:
+    found = verdict(STUDENTS_LOST, manifest(students_removed=removed), previous)
+    assert found.passed
+    assert found.reason == "there is no snapshot to compare with"
+
+
+def test_a_first_snapshot_has_no_id_type_that_fell() -> None:
+    assert verdict(ID_TYPE_COVERAGE, manifest(students_by_id_system={})).passed

@@ -1,0 +1,203 @@
+"""The environment, read once: every variable arrives, a wrong one is named, no value is shown."""
+
+import traceback
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from runway_pipelines.errors import ConfigurationError
+from runway_pipelines.settings import Settings, load_settings
+
+CANARY = "c4n4ry"
+
+VARIABLES = {
+    "env": ("RUNWAY_ENV", "development", "development"),
+    "envlabel": ("ENVLABEL", "stg", "stg"),
+    "aws_region": ("AWS_REGION", "eu-central-1", "eu-central-1"),
+    "bucket": ("RUNWAY_BUCKET", "runway-stg", "runway-stg"),
+    "app_db_host": ("RUNWAY_APP_DB_HOST", "db.internal", "db.internal"),
+    "app_db_port": ("RUNWAY_APP_DB_PORT", "6432", 6432),
+    "app_db_name": ("RUNWAY_APP_DB_NAME", "app", "app"),
+    "app_db_user": ("RUNWAY_APP_DB_USER", "reader", "reader"),
+    "app_db_password": ("RUNWAY_APP_DB_PASSWORD", CANARY, SecretStr(CANARY)),
+    "app_db_sslmode": ("RUNWAY_APP_DB_SSLMODE", "verify-full", "verify-full"),
+    "snowflake_host": ("RUNWAY_SNOWFLAKE_HOST", "127.0.0.1", "127.0.0.1"),
+    "snowflake_port": ("RUNWAY_SNOWFLAKE_PORT", "8084", 8084),
+    "snowflake_protocol": ("RUNWAY_SNOWFLAKE_PROTOCOL", "http", "http"),
+    "snowflake_login_timeout": ("RUNWAY_SNOWFLAKE_LOGIN_TIMEOUT", "30", 30),
+    "snowflake_network_timeout": ("RUNWAY_SNOWFLAKE_NETWORK_TIMEOUT", "60", 60),
+    "sessions_per_partner": ("RUNWAY_SESSIONS_PER_PARTNER", "20", 20),
+    "rosters_cron": ("RUNWAY_ROSTERS_CRON", "30 4 * * *", "30 4 * * *"),
+    "rosters_timezone": ("RUNWAY_ROSTERS_TIMEZONE", "UTC", "UTC"),
+    "rosters_without_toggle": ("RUNWAY_ROSTERS_WITHOUT_TOGGLE", "true", True),
+    "lock_wait_seconds": ("RUNWAY_LOCK_WAIT_SECONDS", "5", 5),
+    "least_students_with_codes": ("RUNWAY_LEAST_STUDENTS_WITH_CODES", "0.75", 0.75),
+    "most_coverage_drop": ("RUNWAY_MOST_COVERAGE_DROP", "0", 0.0),
+    "most_students_lost": ("RUNWAY_MOST_STUDENTS_LOST", "1", 1.0),
+    "edu_snowflake_username": ("EDU_SNOWFLAKE_USERNAME", "me", "me"),
+    "edu_snowflake_account": ("EDU_SNOWFLAKE_ACCOUNT", "xy1", "xy1"),
+    "edu_snowflake_database": ("EDU_SNOWFLAKE_DATABASE", "db", "db"),
+    "edu_snowflake_schema": ("EDU_SNOWFLAKE_SCHEMA", "s", "s"),
+    "edu_snowflake_private_key": ("EDU_SNOWFLAKE_PRIVATE_KEY", CANARY, SecretStr(CANARY)),
+    "edu_snowflake_warehouse": ("EDU_SNOWFLAKE_WAREHOUSE", "wh", "wh"),
+    "edu_snowflake_role": ("EDU_SNOWFLAKE_ROLE", "r", "r"),
+}
+
+# A wrong value for every variable that can have one.
+WRONG = {
+    "env": CANARY,
+    "envlabel": f"{CANARY} /",
+    "app_db_port": CANARY,
+    "app_db_sslmode": CANARY,
+    "snowflake_port": "65536",
+    "snowflake_protocol": CANARY,
+    "snowflake_login_timeout": "0",
+    "snowflake_network_timeout": "-1",
+    "sessions_per_partner": "21",
+    "rosters_without_toggle": CANARY,
+    "lock_wait_seconds": "0",
+    "least_students_with_codes": "1.01",
+    "most_coverage_drop": "-0.01",
+    "most_students_lost": CANARY,
+}
+
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
+
+def refusal(field: str, value: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv(VARIABLES[field][0], value)
+    monkeypatch.setenv("RUNWAY_APP_DB_PASSWORD", CANARY)
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings()
+    return "".join(traceback.format_exception(refused.value)) + repr(refused.value.__context__)
+
+
+def test_with_an_empty_environment_it_is_production_with_nothing_to_reach() -> None:
+    assert load_settings().model_dump() == {
+        "env": "production",
+        "envlabel": None,
+        "aws_region": "us-west-2",
+        "bucket": None,
+        "app_db_host": "localhost",
+        "app_db_port": 5432,
+        "app_db_name": "runway",
+        "app_db_user": "runway_pipelines",
+        "app_db_password": None,
+        "app_db_sslmode": "prefer",
+        "snowflake_host": None,
+        "snowflake_port": 443,
+        "snowflake_protocol": "https",
+        "snowflake_login_timeout": 60,
+        "snowflake_network_timeout": 600,
+        "sessions_per_partner": 4,
+        "rosters_cron": "0 2 * * *",
+        "rosters_timezone": "America/Los_Angeles",
+        "rosters_without_toggle": False,
+        "lock_wait_seconds": 600,
+        "least_students_with_codes": 0.5,
+        "most_coverage_drop": 0.1,
+        "most_students_lost": 0.01,
+    } | {name: None for name in VARIABLES if name.startswith("edu_snowflake_")}
+
+
+def test_every_setting_has_its_variable_in_the_table_of_these_tests() -> None:
+    assert set(VARIABLES) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("field", VARIABLES)
+def test_each_variable_is_read_into_its_field_and_no_other(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = load_settings().model_dump()
+    load_settings.cache_clear()
+    variable, text, value = VARIABLES[field]
+    monkeypatch.setenv(variable, text)
+    assert load_settings().model_dump() == defaults | {field: value}
+    assert defaults[field] != value
+
+
+def test_the_region_is_aws_own_variable_and_the_older_one_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-2")
+    assert load_settings().aws_region == "us-east-2"
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    load_settings.cache_clear()
+    assert load_settings().aws_region == "us-east-1"
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_a_wrong_value_is_refused_without_being_shown(field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = refusal(field, WRONG[field], monkeypatch)
+    assert field in said.lower()
+    assert CANARY not in said
+
+
+@pytest.mark.xfail(strict=True, reason="the message has the field's name (app_db_port), not its variable's")
+def test_a_wrong_value_is_refused_by_its_variables_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for field, value in WRONG.items():
+        with monkeypatch.context() as patch:
+            assert VARIABLES[field][0] in refusal(field, value, patch)
+
+
+def test_every_wrong_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNWAY_SNOWFLAKE_PORT", "0")
+    said = refusal("app_db_port", CANARY, monkeypatch).lower()
+    assert "app_db_port" in said
+    assert "snowflake_port" in said
+
+
+def test_settings_do_not_change_and_do_not_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNWAY_APP_DB_PASSWORD", CANARY)
+    monkeypatch.setenv("EDU_SNOWFLAKE_PRIVATE_KEY", CANARY)
+    settings = load_settings()
+    with pytest.raises(ValidationError):
+        settings.bucket = "another"  # type: ignore[misc]
+    assert CANARY not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_the_environment_is_read_once_for_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_settings()
+    monkeypatch.setenv("RUNWAY_BUCKET", "later")
+    assert load_settings() is first
+
+
+def test_a_variable_that_is_not_ours_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNWAY_UNKNOWN", CANARY)
+    load_settings()
+
+
+EDU_VARIABLES = {
+    "EDU_SNOWFLAKE_USERNAME": "username",
+    "EDU_SNOWFLAKE_ACCOUNT": "account",
+    "EDU_SNOWFLAKE_DATABASE": "database",
+    "EDU_SNOWFLAKE_SCHEMA": "schema",
+    "EDU_SNOWFLAKE_PRIVATE_KEY": "privateKey",
+    "EDU_SNOWFLAKE_WAREHOUSE": "warehouse",
+    "EDU_SNOWFLAKE_ROLE": "role",
+}
+
+
+def test_in_development_the_variables_make_a_secret_with_the_contracts_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNWAY_ENV", "development")
+    for variable, member in EDU_VARIABLES.items():
+        monkeypatch.setenv(variable, f"my {member}")
+    assert load_settings().development_secret() == {member: f"my {member}" for member in EDU_VARIABLES.values()}
+
+
+@pytest.mark.parametrize("variable", EDU_VARIABLES)
+def test_a_member_that_is_not_set_is_left_out(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNWAY_ENV", "development")
+    monkeypatch.setenv(variable, "set")
+    assert load_settings().development_secret() == {EDU_VARIABLES[variable]: "set"}
+
+
+@pytest.mark.parametrize("env", [None, "production"])
+def test_outside_development_there_is_no_such_secret(env: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if env is not None:
+        monkeypatch.setenv("RUNWAY_ENV", env)
+    for variable in EDU_VARIABLES:
+        monkeypatch.setenv(variable, "set")
+    assert load_settings().development_secret() is None
+
+
+def test_in_development_without_the_variables_there_is_none_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNWAY_ENV", "development")
+    monkeypatch.setenv("EDU_SNOWFLAKE_USERNAME", "")
+    assert load_settings().development_secret() is None
