@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.measure import MEGABYTE, Report, in_own_process, median, on_one_core, reset_peak_memory, spread, timed
+from benchmarks.measure import (
+    MEGABYTE,
+    Report,
+    in_own_process,
+    median,
+    on_one_core,
+    peak_memory,
+    reset_peak_memory,
+    spread,
+    timed,
+)
 from benchmarks.peers import lines_with_json, lines_with_orjson
 from runway_pipelines.local.big_tenant import big_tenant
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
@@ -102,14 +113,12 @@ def speed() -> dict[str, Any]:
         for piece in lines():
             digest.update(piece)
         result["sha256"][name] = digest.hexdigest()
-        result["seconds"][name] = timed(lambda lines=lines: deque(lines(), maxlen=0), repeats)
+        result["seconds"][name] = timed(lambda lines=lines: deque(lines(), maxlen=0), repeats)["seconds"]
     return {**result, "rows": batches.num_rows, "lines": counts.lines}
 
 
 def memory(students: int, *, encode: bool) -> dict[str, Any]:
     """How far the peak is above what was in memory before the first row. Runs in a process of its own."""
-    import time
-
     on_one_core()
     deque(encode_roster(big_tenant(1_000, tenant_code=TENANT), TENANT, RosterCounts()), maxlen=0)
     before, started = reset_peak_memory(), time.perf_counter()
@@ -122,6 +131,4 @@ def memory(students: int, *, encode: bool) -> dict[str, Any]:
             raise ValueError(f"{students} students in, {counts.students} out")
     else:
         deque(rows, maxlen=0)
-    from benchmarks.measure import peak_memory
-
     return {"growth": peak_memory() - before, "seconds": time.perf_counter() - started}

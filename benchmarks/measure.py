@@ -58,16 +58,19 @@ class ContenderFailed(RuntimeError):
     """A contender's process ended otherwise than it should; the message holds the end of what it wrote."""
 
 
-def timed(work: Callable[[], Any], repeats: int, *, before: Callable[[], Any] | None = None) -> list[float]:
-    """Seconds of each run after one warm-up; ``before`` runs before each and is not counted."""
-    seconds = []
-    for _ in range(repeats + 1):
+def timed(
+    work: Callable[[], Any], repeats: int, *, before: Callable[[], Any] | None = None, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """``seconds`` and ``cpu_seconds`` (this process's) of each run after a warm-up; ``before`` is not counted."""
+    seconds, cpu_seconds = [], []
+    for _ in range(repeats + warm_up):
         if before is not None:
             before()
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         work()
         seconds.append(time.perf_counter() - started)
-    return seconds[1:]
+        cpu_seconds.append(time.process_time() - cpu_started)
+    return {"seconds": seconds[warm_up:], "cpu_seconds": cpu_seconds[warm_up:]}
 
 
 def median(values: list[float]) -> float:

@@ -32,9 +32,10 @@ def lines_with_json(batches: Iterable[pa.RecordBatch]) -> Iterator[bytes]:
 def _records(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
     rows = (row for batch in batches for row in zip(*(column.to_pylist() for column in batch.columns), strict=True))
     for (student, ed_org), of_record in groupby(rows, key=_STUDENT_AND_ED_ORG):
-        ed_org_type = None
+        rows_of_record = list(of_record)
+        ed_org_type = rows_of_record[0][3]
         codes_by_system: dict[str, list[str]] = {}
-        for _, _, _, ed_org_type, _, _, system, code, collision_rank in of_record:
+        for *_, system, code, collision_rank in rows_of_record:
             if system and code and not collision_rank:
                 codes_by_system.setdefault(system, []).append(code)
         references = {

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,16 +19,44 @@ from runway_pipelines.errors import RunwayError
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
+    from runway_pipelines.rosters.manifest import Manifest
     from runway_pipelines.rosters.services import RosterServices
 
-STATE_DIR = click.option(
-    "--state",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".runway"),
-    show_default=True,
-    help="The embedded stack's folder.",
-)
 console = Console()
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a command works on: the systems that the environment names, or the embedded stack of a folder."""
+
+    is_local: bool
+    state: Path
+
+    @contextmanager
+    def services(self) -> Iterator[RosterServices]:
+        """The services, ready to use."""
+        if self.is_local:
+            with self.stack() as services:
+                yield services
+        else:
+            with _services() as services:
+                yield services
+
+    @contextmanager
+    def stack(self) -> Iterator[RosterServices]:
+        """The embedded stack, started with its data (or joined, where it runs already); SIGTERM ends it in order."""
+        try:
+            from runway_pipelines.local.processes import LocalServerError, exit_on_termination
+            from runway_pipelines.local.session import local_session
+        except ImportError as error:
+            raise click.ClickException(
+                f"The embedded stack is not installed ({error.name}): install the extra runway-pipelines[local]."
+            ) from None
+        try:
+            with exit_on_termination(), local_session(self.state), _services() as services:
+                yield services
+        except LocalServerError as error:
+            raise click.ClickException(str(error)) from None
 
 
 class TenantArgument(click.ParamType[PartnerTenant]):
@@ -55,21 +84,31 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands)
-def main() -> None:
+@click.option("--local", is_flag=True, help="Use the embedded stack instead of the systems that the environment names.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".runway"),
+    show_default=True,
+    help="The embedded stack's folder.",
+)
+@click.pass_context
+def main(context: click.Context, local: bool, state: Path) -> None:
     """Cross-year rosters: from each partner's Snowflake to where Runway reads them."""
+    context.obj = Target(local, state)
 
 
 @main.command()
-@STATE_DIR
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here too."
 )
-def demo(state: Path, json_file: Path | None) -> None:
+@click.pass_obj
+def demo(target: Target, json_file: Path | None) -> None:
     """Start the embedded stack, take and publish every roster, show the results.
 
     Exit code 1 when a tenant ended otherwise than the data set means it to.
     """
-    with _local_services(state) as services:
+    with target.stack() as services:
         from runway_pipelines.local.demo import print_results, results_document, run_demo
 
         results = list(run_demo(services, console))
@@ -77,17 +116,16 @@ def demo(state: Path, json_file: Path | None) -> None:
     document = results_document(results)
     if json_file:
         json_file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    published = state / "aws" / "s3"
-    console.print(f"Published files are under [bold]{published}[/]. To look at the runs: [bold]make dev[/].")
+    console.print(f"Published files: [bold]{target.state / 'aws' / 's3'}[/]. The runs: [bold]make dev[/].")
     sys.exit(0 if document["is_success"] else 1)
 
 
 @main.command()
-@STATE_DIR
 @click.option("--port", default=3000, show_default=True, help="First port to try for the Dagster UI.")
-def dev(state: Path, port: int) -> None:
+@click.pass_obj
+def dev(target: Target, port: int) -> None:
     """Keep the embedded stack running with the Dagster UI and daemon, until Ctrl-C."""
-    with _local_services(state) as services:
+    with target.stack() as services:
         import dagster as dg
 
         from runway_pipelines.local.dagster_services import dagster_services
@@ -95,9 +133,44 @@ def dev(state: Path, port: int) -> None:
 
         with dg.DagsterInstance.get() as instance:
             sync_partitions(instance, services.registry())
-        with dagster_services(state, _free_port_from(port)) as running:
-            console.print(f"Dagster UI: [bold]{running.url}[/]   (logs in {state / 'logs'}; Ctrl-C ends everything)")
+        with dagster_services(target.state, _free_port_from(port)) as running:
+            console.print(f"Dagster UI: [bold]{running.url}[/]  (Ctrl-C ends everything)")
+            console.print(f"Logs: {target.state / 'logs'}")
             running.wait()
+
+
+@main.command()
+def settings() -> None:
+    """Every setting as a Markdown table, as docs/configuration.md has it."""
+    from runway_pipelines.settings import settings_markdown
+
+    click.echo(settings_markdown(), nl=False)
+
+
+@main.group()
+def partitions() -> None:
+    """Partition keys of partners and tenants."""
+
+
+@partitions.command()
+@click.option("--allow-mass-removal", is_flag=True, help="Remove more than a quarter of the keys at once.")
+@click.pass_obj
+def sync(target: Target, allow_mass_removal: bool) -> None:
+    """Add and remove partition keys so that they match the application's database. Exit code 1 when it refuses."""
+    import dagster as dg
+
+    from runway_pipelines.partner_tenants.partitions import sync_partitions
+
+    with target.services() as services, dg.DagsterInstance.get() as instance:
+        registry = services.registry()
+        plan = sync_partitions(instance, registry, allow_mass_removal=allow_mass_removal)
+    for skipped in registry.skipped:
+        console.print(f"Skipped {skipped}: it cannot be a partition key.", markup=False)
+    for name, changes in plan.items():
+        console.print(f"{name}: {len(changes.add)} added, {len(changes.remove)} removed.")
+        if changes.refused:
+            console.print(f"{name}: refused to remove {len(changes.refused)}: {changes.reason}.")
+    sys.exit(1 if any(changes.refused for changes in plan.values()) else 0)
 
 
 @main.group()
@@ -107,24 +180,66 @@ def rosters() -> None:
 
 @rosters.command()
 @click.argument("tenant", type=TenantArgument())
-def show(tenant: PartnerTenant) -> None:
+@click.pass_obj
+def show(target: Target, tenant: PartnerTenant) -> None:
     """What is published for PARTNER/TENANT: its manifest, and the snapshots before it."""
     from runway_pipelines.rosters.publication import list_manifests, read_published
 
-    with _services() as services:
-        store = services.store
-        published = read_published(store, tenant)
-        manifests = list_manifests(store, tenant)
+    with target.services() as services:
+        published = read_published(services.store, tenant)
+        manifests = list_manifests(services.store, tenant)
     if published is None:
-        raise click.ClickException(f"Nothing was ever published for {tenant} in {store.bucket_name}.")
+        raise click.ClickException(f"Nothing was ever published for {tenant}.")
     if published.manifest is not None:
         console.print_json(published.manifest.to_json().decode())
     console.print_json(published.pointer.to_json().decode())
+    console.print(_history(manifests, published.pointer.sha256))
+
+
+@rosters.command()
+@click.argument("tenant", type=TenantArgument())
+@click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
+@click.option("--sha256", help="A snapshot of the history instead of the published one.")
+@click.pass_obj
+def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) -> None:
+    """Write PARTNER/TENANT's roster to a file: .parquet or .csv as a table of codes, anything else as it is stored.
+
+    The file holds student identifiers: it is readable for you alone.
+    """
+    from runway_pipelines.rosters.frames import save_roster
+
+    with target.services() as services:
+        students = save_roster(services.store, tenant, file, sha256)
+    console.print(f"{students:,} students of {tenant} in {file}")
+
+
+@rosters.command()
+@click.argument("partner_id", metavar="PARTNER")
+@click.option("--with-snapshots", is_flag=True, help="Delete the snapshots, manifests and the index too.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def purge(target: Target, partner_id: str, with_snapshots: bool, yes: bool) -> None:
+    """Delete what is published for PARTNER, which stays when its toggle goes off."""
+    from runway_pipelines.rosters.publication import partner_keys
+
+    with target.services() as services:
+        if partner_id in services.registry().partners:
+            raise click.ClickException(
+                f"{partner_id} still has cross-year matching: the next run would publish again. Switch it off first."
+            )
+        keys = list(partner_keys(services.store, partner_id, with_snapshots=with_snapshots))
+        if keys and not yes:
+            click.confirm(f"Delete {len(keys)} objects of {partner_id}?", abort=True)
+        services.store.delete(keys)
+    console.print(f"{len(keys)} objects of {partner_id} deleted.")
+
+
+def _history(manifests: list[Manifest], published_sha256: str) -> Table:
     history = Table(title="Snapshots, newest first", title_justify="left")
     for name in ("created", "sha256", "students", "rows", "added", "removed", "changed"):
         history.add_column(name)
     for manifest in manifests:
-        mark = " (published)" if manifest.sha256 == published.pointer.sha256 else ""
+        mark = " (published)" if manifest.sha256 == published_sha256 else ""
         changes = (manifest.students_added, manifest.students_removed, manifest.students_changed)
         history.add_row(
             manifest.created_at,
@@ -133,42 +248,7 @@ def show(tenant: PartnerTenant) -> None:
             str(manifest.lines),
             *("-" if count is None else str(count) for count in changes),
         )
-    console.print(history)
-
-
-@rosters.command()
-@click.argument("tenant", type=TenantArgument())
-@click.option(
-    "--to", "target", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write."
-)
-@click.option("--sha256", help="A snapshot of the history instead of the published one.")
-def load(tenant: PartnerTenant, target: Path, sha256: str | None) -> None:
-    """Write PARTNER/TENANT's roster to a file: .parquet or .csv as a table of codes, anything else as it is stored.
-
-    The file holds student identifiers: it is readable for you alone.
-    """
-    from runway_pipelines.rosters.frames import save_roster
-
-    with _services() as services:
-        students = save_roster(services.store, tenant, target, sha256)
-    console.print(f"{students:,} students of {tenant} in {target}")
-
-
-@contextmanager
-def _local_services(state: Path) -> Iterator[RosterServices]:
-    """The embedded stack with its data, and the services wired to it; SIGTERM ends both in order."""
-    try:
-        from runway_pipelines.local.processes import LocalServerError, exit_on_termination
-        from runway_pipelines.local.session import local_session
-    except ImportError as error:
-        raise click.ClickException(
-            f"The embedded stack is not installed ({error.name}): install the extra runway-pipelines[local]."
-        ) from None
-    try:
-        with exit_on_termination(), local_session(state), _services() as services:
-            yield services
-    except LocalServerError as error:
-        raise click.ClickException(str(error)) from None
+    return history
 
 
 @contextmanager

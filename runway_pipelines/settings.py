@@ -96,6 +96,23 @@ class Settings(BaseSettings):
         return present if self.env == "development" and present else None
 
 
+def settings_markdown() -> str:
+    """docs/configuration.md: every setting with its variable, default and meaning."""
+    rows = [
+        f"| `{_variable(name)}` | {'' if field.default is None else f'`{field.default}`'} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    head = ["# Configuration", "", "Made by `runway-pipelines settings`.", ""]
+    return "\n".join([*head, "| variable | default | meaning |", "| --- | --- | --- |", *rows, ""])
+
+
+def _variable(name: str) -> str:
+    alias = Settings.model_fields[name].validation_alias
+    if isinstance(alias, AliasChoices):
+        return str(alias.choices[0])
+    return str(alias or f"RUNWAY_{name.upper()}")
+
+
 @cache
 def load_settings() -> Settings:
     """Read the environment, once for a process; raises `ConfigurationError` that names every wrong variable."""

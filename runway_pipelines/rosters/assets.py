@@ -11,9 +11,10 @@ import dagster as dg
 
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.dagster_events import partitions_done_before, report_planned
+from runway_pipelines.errors import Permanent
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
-from runway_pipelines.partner_tenants.registry import Registry
+from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
 from runway_pipelines.rosters.events import (
     CHECK_SPECS,
     CROSS_YEAR_ROSTER,
@@ -24,6 +25,7 @@ from runway_pipelines.rosters.events import (
 )
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import index_key
+from runway_pipelines.rosters.publication import partner_keys
 from runway_pipelines.rosters.refresh import RefreshContext, TenantOutcome, refresh_tenants
 from runway_pipelines.rosters.services import RosterServices
 
@@ -84,7 +86,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
 def partner_roster_index(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
     """Refresh all of a partner's tenants, record each, and write the index."""
     registry = rosters.registry()
-    partner = registry.partner(context.partition_key)
+    partner = _partner(context, rosters, registry, context.partition_key)
     done = partitions_done_before(context, PUBLISHED_ROSTER)
     tenants = [tenant for tenant in partner.tenants if tenant.key not in done]
     report_planned(context, [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER], [tenant.key for tenant in tenants])
@@ -98,6 +100,21 @@ def partner_roster_index(context: dg.AssetExecutionContext, rosters: RosterServi
         yield dg.AssetObservation(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
         fail_if_any_failed(outcomes)
     yield dg.MaterializeResult(metadata=metadata)
+
+
+def _partner(
+    context: dg.AssetExecutionContext, rosters: RosterServices, registry: Registry, partner_id: str
+) -> RosterPartner:
+    """The partner; one that has no rosters any more fails, and its run says what of it is still published."""
+    try:
+        return registry.partner(partner_id)
+    except Permanent:
+        published = sum(1 for _ in partner_keys(rosters.store, partner_id, with_snapshots=False))
+        context.log.warning(
+            f"{partner_id}: {published} files are still published; they stay until somebody says "
+            f"runway-pipelines rosters purge {partner_id}"
+        )
+        raise
 
 
 def _refresh(

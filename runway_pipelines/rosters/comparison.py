@@ -63,7 +63,12 @@ def _student_of(line: bytes) -> bytes:
     if start < 0 or end < 0:
         raise _not_a_roster("a line of another form")
     text = line[start + len(_STUDENT_STARTS) : end]
-    return orjson.loads(b'"' + text + b'"').encode() if b"\\" in text else text  # type: ignore[no-any-return]
+    if b"\\" not in text:
+        return text
+    try:
+        return str(orjson.loads(b'"' + text + b'"')).encode()
+    except orjson.JSONDecodeError:
+        raise _not_a_roster("a damaged escape") from None
 
 
 def _not_a_roster(came: str) -> RowsUnreadable:

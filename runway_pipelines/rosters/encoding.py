@@ -91,22 +91,39 @@ def _with_schema(batch: pa.RecordBatch) -> pa.RecordBatch:
             came=f"a result without {', '.join(missing)}",
             remedy="compare the statement with the warehouse's tables",
         )
-    try:
-        columns = [batch.column(positions[column.name]).cast(column.type) for column in ROW_SCHEMA]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        types = {name: str(batch.schema.types[positions[name]]) for name in ROW_SCHEMA.names}
-        raise RowsUnreadable(
-            expected=f"columns of the types {dict(zip(ROW_SCHEMA.names, map(str, ROW_SCHEMA.types), strict=True))}",
-            came=str(types),
-            remedy="compare the warehouse's tables with the contract",
-        ) from None
+    columns = [_with_type(column, batch.column(positions[column.name])) for column in ROW_SCHEMA]
     return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
+
+
+def _with_type(column: pa.Field, values: pa.Array) -> pa.Array:
+    """Text stays text and whole numbers whole numbers: an id that comes as a number has lost its leading zeros."""
+    found = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    fits = _is_text_type if pa.types.is_string(column.type) else _is_whole_number
+    try:
+        if fits(found) or pa.types.is_null(found):
+            return values.cast(column.type)
+    except pa.ArrowInvalid:
+        pass
+    raise RowsUnreadable(
+        expected=f"{column.name} as {column.type}",
+        came=f"values of type {values.type} that are not that",
+        remedy="compare the warehouse's tables with the contract",
+    )
+
+
+def _is_text_type(found: pa.DataType) -> bool:
+    return bool(pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found))
+
+
+def _is_whole_number(found: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(found) or (pa.types.is_decimal(found) and found.scale == 0))
 
 
 def _check_tenant(rows: pa.RecordBatch, tenant_code: str) -> None:
     """Every row must be of the tenant that was asked for: in the association, and in the code where there is one."""
     foreign = _count_true(pc.not_equal(rows["tenant_code"], tenant_code)) + rows["tenant_code"].null_count
-    foreign += _count_true(pc.not_equal(rows["code_tenant_code"], tenant_code))
+    code_of_tenant = pc.fill_null(pc.equal(rows["code_tenant_code"], tenant_code), False)
+    foreign += _count_true(pc.and_(pc.is_valid(rows["id_code"]), pc.invert(code_of_tenant)))
     if foreign:
         raise Held(
             check=ROWS_OF_TENANT,
@@ -123,19 +140,33 @@ def _whole_students(slices: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch
         if not rows.num_rows:
             continue
         joined = rows if held_back is None else pa.concat_batches([held_back, rows])
+        _check_order(joined)
         ids = joined["student_unique_id"]
-        if _count_true(pc.less(ids[1:], ids[:-1])):
-            raise RowsUnreadable(
-                expected="rows sorted by student_unique_id in the order of their UTF-8 bytes",
-                came="rows out of that order",
-                remedy="give the warehouse's columns a binary collation",
-            )
         last_start = pc.index(ids, ids[-1]).as_py()
         if last_start:
             yield joined.slice(0, last_start)
         held_back = joined.slice(last_start)
     if held_back is not None:
         yield held_back
+
+
+def _check_order(rows: pa.RecordBatch) -> None:
+    """Rows must come strictly ascending in student, ed org, system and code, text in the order of its UTF-8 bytes.
+
+    The encoder groups neighbours: out of order, a student would be in the file twice and differently.
+    """
+    before, after = rows.slice(0, rows.num_rows - 1), rows.slice(1)
+    out_of_order = 0
+    same = pa.scalar(True)
+    for name in ("student_unique_id", "ed_org_id", "id_system", "id_code"):
+        out_of_order += _count_true(pc.and_(same, pc.less(after[name], before[name])))
+        same = pc.and_(same, pc.equal(after[name], before[name]))
+    if out_of_order or _count_true(same):
+        raise RowsUnreadable(
+            expected="rows sorted by student, ed org, id system and code in the order of their UTF-8 bytes, each once",
+            came="rows out of that order",
+            remedy="give the warehouse's columns a binary collation",
+        )
 
 
 def _encode_students(rows: pa.RecordBatch, counts: RosterCounts) -> memoryview:

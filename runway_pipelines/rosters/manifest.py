@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from runway_pipelines.errors import StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant, checked_part
@@ -119,15 +120,14 @@ class Pointer:
         return datetime.fromisoformat(self.query_started_at) > query_started_at
 
 
-def _dump(document: Any) -> bytes:
+def _dump(document: Manifest | Pointer) -> Document:
     return orjson.dumps(asdict(document), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
 def _load(cls: type[T], key: str, document: Document) -> T:
     try:
-        members = orjson.loads(document)
-        return cls(**{field.name: members[field.name] for field in fields(cls) if field.name in members})
-    except (orjson.JSONDecodeError, TypeError):
+        return TypeAdapter(cls).validate_json(document)
+    except ValidationError:
         raise StoredObjectDamaged(
             expected=f"a {cls.__name__.lower()} in {key}",
             came=f"{len(document)} bytes of something else",

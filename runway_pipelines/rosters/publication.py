@@ -6,14 +6,16 @@ the process died is found done by the next one, and a reader sees the old file o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
 from runway_pipelines.errors import StoredObjectDamaged
-from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.partner_tenants.keys import PartnerTenant, checked_part
 from runway_pipelines.resources.object_store import FileDigest, ObjectStore, StoredDocument
 from runway_pipelines.rosters.manifest import (
+    ROSTERS_PREFIX,
+    SNAPSHOTS_PREFIX,
     Manifest,
     Pointer,
     manifest_key,
@@ -63,6 +65,13 @@ def list_manifests(store: ObjectStore, tenant: PartnerTenant) -> list[Manifest]:
         if key.endswith(".manifest.json")
     )
     return sorted((m for m in manifests if m is not None), key=lambda m: m.created_at, reverse=True)
+
+
+def partner_keys(store: ObjectStore, partner_id: str, *, with_snapshots: bool) -> Iterator[str]:
+    """Every key that is published for a partner; with its snapshots, manifests and index where asked for."""
+    part = checked_part("partner_id", partner_id)
+    for prefix in (ROSTERS_PREFIX, SNAPSHOTS_PREFIX) if with_snapshots else (ROSTERS_PREFIX,):
+        yield from store.list_keys(f"{prefix}/{part}/")
 
 
 def keep_snapshot(

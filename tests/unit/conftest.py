@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from dagster_aws.s3 import S3Resource
@@ -39,22 +40,43 @@ def aws_endpoint() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_store(aws_endpoint: str) -> Callable[..., ObjectStore]:
-    """Makes stores, each with a client of its own, that try once (a retry would wait)."""
+    """Makes stores, each with a client of its own (half a second), that try once (a retry would wait)."""
 
-    def make(bucket: str | None, endpoint: str = aws_endpoint, attempts: int = 1) -> ObjectStore:
-        s3 = S3Resource(region_name=REGION, endpoint_url=endpoint, max_attempts=attempts, **CREDENTIALS)
+    def make(bucket: str | None, endpoint: str = aws_endpoint) -> ObjectStore:
+        s3 = S3Resource(region_name=REGION, endpoint_url=endpoint, max_attempts=1, **CREDENTIALS)
         return ObjectStore(s3=s3, bucket=bucket)
 
     return make
 
 
+@pytest.fixture(scope="session")
+def s3_client(new_store: Callable[..., ObjectStore]) -> Any:
+    """The client of all tests' `store`: whoever registers a hook with it takes it off again (`intercept`)."""
+    return new_store(None).client
+
+
 @pytest.fixture
-def store(new_store: Callable[..., ObjectStore]) -> ObjectStore:
+def intercept(s3_client: Any) -> Iterator[Callable[[str, Callable[..., object]], None]]:
+    """Registers a hook for one of botocore's events (``before-send.s3.PutObject``), for the time of the test."""
+    registered = []
+
+    def register(event: str, hook: Callable[..., object]) -> None:
+        s3_client.meta.events.register(event, hook)
+        registered.append((event, hook))
+
+    yield register
+    for event, hook in registered:
+        s3_client.meta.events.unregister(event, hook)
+
+
+@pytest.fixture
+def store(new_store: Callable[..., ObjectStore], s3_client: Any) -> ObjectStore:
     """A store over an empty bucket."""
     store = new_store(f"runway-test-{next(_numbers)}")
-    store.client.create_bucket(Bucket=store.bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    store._client = s3_client
+    s3_client.create_bucket(Bucket=store.bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
     return store
 
 

@@ -132,7 +132,8 @@ create table school_year_config (partner_id varchar, school_year_id varchar, is_
 insert into partner values ('acme', 'Acme', true, null), ('off', 'Off', false, null),
                            ('gone', 'Gone', true, '2025-01-01');
 insert into tenant values ('b', 'acme', false, null), ('a', 'acme', false, null), ('global', 'acme', true, null),
-                          ('closed', 'acme', false, '2025-01-01'), ('a', 'off', false, null), ('a', 'gone', false, null);
+                          ('closed', 'acme', false, '2025-01-01'), ('a', 'off', false, null),
+                          ('a', 'gone', false, null);
 insert into school_year values ('2425', 2024, 2025), ('2526', 2025, 2026), ('2627', 2026, 2027), ('2728', 2027, 2028);
 insert into school_year_config values ('acme', '2627', true, false), ('acme', '2526', true, false),
                                       ('acme', '2425', true, true), ('acme', '2728', false, false),

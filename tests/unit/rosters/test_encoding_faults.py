@@ -85,7 +85,7 @@ def test_a_roster_is_taken_only_if_each_of_its_rows_is_the_tenants(tenants: list
 
 @pytest.mark.xfail(
     strict=True,
-    reason="a code whose code_tenant_code is null counts as no code at all in the comparison, and as a code in the file",
+    reason="a code whose code_tenant_code is null is not compared, and goes into the file",
 )
 def test_a_code_of_no_tenant_holds_the_roster() -> None:
     refusal([roster_rows(roster_row("1", "Local", CANARY, code_tenant_code=None))], Held)
@@ -128,7 +128,7 @@ def test_a_column_of_a_type_that_does_not_fit_is_refused_with_the_types_that_cam
 
 @pytest.mark.xfail(
     strict=True,
-    reason="any type that Arrow can cast to text is taken: a number's leading zeros and a float's form are lost silently",
+    reason="any type that Arrow can cast to text is taken: a number has lost its leading zeros, a float its form",
 )
 @pytest.mark.parametrize("column", ["student_unique_id", "id_code"])
 @pytest.mark.parametrize("type_", [pa.int64(), pa.float64(), pa.decimal128(38, 0)], ids=str)
@@ -158,7 +158,7 @@ def test_rows_out_of_order_are_refused_without_naming_the_students() -> None:
 @pytest.mark.xfail(
     strict=True,
     reason="only students are compared with the order that was asked for. Ed orgs or codes of a student out of order "
-    "(a collation on id_system) give duplicate records, or two codes of one system on a line, of which consumers use one",
+    "(a collation on id_system) give a record twice, or two codes of a system on a line, of which consumers use one",
 )
 @pytest.mark.parametrize(
     "rows",
@@ -212,7 +212,9 @@ def test_integers_may_come_in_any_width_and_in_another_one_in_each_batch(
     assert counts.colliding_codes == 1
 
 
-@pytest.mark.parametrize("type_", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+@pytest.mark.parametrize(
+    "type_", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str
+)
 def test_text_may_come_in_any_of_arrows_forms(type_: pa.DataType) -> None:
     table = GOOD
     for column in ("tenant_code", "student_unique_id", "id_system", "id_code"):

@@ -89,7 +89,7 @@ def test_a_tenant_without_a_roster_is_named_with_what_to_materialize(store: Obje
 
 def test_a_damaged_pointer_is_named(published: ObjectStore) -> None:
     published.overwrite(pointer_key(TENANT), b"{")
-    with pytest.raises(StoredObjectDamaged, match="current.json"):
+    with pytest.raises(StoredObjectDamaged, match=r"current\.json"):
         load_roster(published, TENANT)
 
 

@@ -136,7 +136,9 @@ def test_a_pointer_with_a_member_that_cannot_be_used_is_damaged(wrong: dict[str,
         Pointer.from_json(KEY, json.dumps(asdict(pointer()) | wrong).encode())
 
 
-@pytest.mark.xfail(strict=True, reason="members' types are not looked at: the checks then fail on the previous manifest")
+@pytest.mark.xfail(
+    strict=True, reason="members' types are not looked at: the checks then fail on the previous manifest"
+)
 @pytest.mark.parametrize("wrong", [{"students_by_id_system": None}, {"students": "100"}], ids=str)
 def test_a_manifest_with_a_member_that_cannot_be_used_is_damaged(wrong: dict[str, Any]) -> None:
     with pytest.raises(StoredObjectDamaged):

@@ -135,7 +135,7 @@ def test_the_unreadable_descriptors_are_counted_and_not_named(descriptors: set[s
 
 
 def numbered(descriptors: set[str]) -> dict[str, int]:
-    return {f"{number}," : 1 for number in range(len(descriptors))}
+    return {f"{number},": 1 for number in range(len(descriptors))}
 
 
 @pytest.mark.parametrize(("colliding", "passed"), [(0, True), (1, False)])
