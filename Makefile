@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 SETUP  := $(VENV)/.set-up
 export DAGSTER_DISABLE_TELEMETRY := yes
 
-.PHONY: help setup run dev test lint types contracts validate check bench lock clean
+.PHONY: help setup run dev test test-browser lint types contracts validate check bench lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ dev: setup ## Keep the embedded stack running with the Dagster UI and daemon
 
 test: setup ## Run the tests, with coverage
 	$(BIN)/python -m pytest
+
+test-browser: setup ## Look at the UI in headless Chromium (needs Debian's package chromium)
+	$(BIN)/python -m pytest -n 0 --no-cov --timeout 600 tests/browser
 
 lint: setup ## Check style and formatting
 	$(BIN)/ruff check .

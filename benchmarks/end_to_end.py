@@ -19,6 +19,7 @@ import orjson
 import pyarrow.parquet as pq
 
 from benchmarks.local_partner import (
+    CHECKOUT,
     SCHOOL_YEAR,
     forget_rosters,
     key_file,
@@ -42,7 +43,6 @@ from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.local.big_tenant import big_tenant_tables
 from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, SCHEMAS
 from runway_pipelines.local.partners import Tenant
-from runway_pipelines.local.session import CHECKOUT
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.resources.snowflake import EduSession, Selection
@@ -140,7 +140,7 @@ def _report(results: dict[str, dict[str, Any]], engine: dict[str, Any]) -> Repor
     statement = median(engine["seconds"])
     share = statement / middles[EXTRACT]
     report.notes.append(
-        f"* From the request until the driver has the whole answer: the local server sends it in one piece (Snowflake: in "
+        "* From the request until the driver has the whole answer: the local server sends it in one piece (Snowflake: in "
         f"chunks). The statement alone takes {statement:.2f} s in its engine: {share:.0%} of our extract."
     )
     report.numbers = {"students": STUDENTS, "statement_alone": engine, "contenders": results}

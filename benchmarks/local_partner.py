@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,11 @@ import psycopg
 from runway_pipelines.definitions import build_services
 from runway_pipelines.local.partners import Partner, Tenant
 from runway_pipelines.local.seed import partner_keys, seed_application_database, seed_secrets
-from runway_pipelines.local.session import dagster_home
 from runway_pipelines.local.stack import APP_DATABASE, EmbeddedStack
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.settings import load_settings
 
+CHECKOUT = Path(__file__).parents[1]
 SCHOOL_YEAR = 2026
 
 
@@ -49,7 +50,7 @@ def stack_with(partner: Partner) -> Iterator[EmbeddedStack]:
         try:
             with EmbeddedStack(Path(folder)) as stack:
                 os.environ.update(stack.environment())
-                os.environ["DAGSTER_HOME"] = str(dagster_home(stack.state_dir))
+                os.environ["DAGSTER_HOME"] = str(_dagster_home(stack))
                 _register(stack, partner)
                 yield stack
         finally:
@@ -80,6 +81,13 @@ def roster_services() -> Iterator[RosterServices]:
 def forget_rosters(services: RosterServices) -> None:
     """Empty the bucket, so that the next snapshot is a first one."""
     services.store.delete(list(services.store.list_keys("__roster")))
+
+
+def _dagster_home(stack: EmbeddedStack) -> Path:
+    home = stack.state_dir / "dagster_home"
+    home.mkdir(mode=0o700)
+    shutil.copyfile(CHECKOUT / "dagster.yaml", home / "dagster.yaml")
+    return home
 
 
 def _register(stack: EmbeddedStack, partner: Partner) -> None:

@@ -92,7 +92,7 @@ def _report(results: dict[str, dict[str, Any]]) -> Report:
     in_processes = median(results[PROCESS_EACH]["cpu_seconds"])
     report.notes.append(
         f"CPU for a tenant: {in_one_run / TENANTS:.2f} s in one run, {in_runs / TENANTS:.2f} s in runs of one process, "
-        f"{in_processes / TENANTS:.1f} s in a process each ({in_processes / in_one_run:.0f} times as much as in one run)."
+        f"{in_processes / TENANTS:.1f} s in a process each ({in_processes / in_one_run:.0f} times that of one run)."
     )
     report.numbers = {"tenants": TENANTS, "students_of_each": STUDENTS_OF_EACH, "contenders": results}
     return report

@@ -147,15 +147,19 @@ def roster_lines(students: Iterable[tuple[str, int, Codes]]) -> list[bytes]:
     return reference_lines(TENANT.tenant_code, associations, codes)
 
 
-def everything_said_by(error: BaseException) -> str:
-    """All that a log, an event log or an error tracker could show of an exception: each of its chain, in every way."""
+def everything_said_by(error: BaseException, *, with_suppressed: bool = False) -> str:
+    """All that a log or Dagster's event log could show of an exception: each of its chain, in every way.
+
+    ``with_suppressed`` follows the chain also where ``from None`` ended it for tracebacks.
+    """
     shown = traceback.format_exception(error)
-    for each in _chain(error):
+    for each in _chain(error, with_suppressed):
         shown += [str(each), repr(each), repr(each.args), repr(vars(each))]
     return "\n".join(shown)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _chain(error: BaseException | None, with_suppressed: bool) -> Iterator[BaseException]:
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        context = error.__context__ if with_suppressed or not error.__suppress_context__ else None
+        error = error.__cause__ or context

@@ -4,7 +4,7 @@ The partner is the unit of execution (a session costs 20 s, a run 4 CPU-seconds)
 docs/decisions/0001-partitions.md. Both routes go through `refresh.refresh_tenant`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import groupby
 
 import dagster as dg
@@ -14,7 +14,7 @@ from runway_pipelines.dagster_events import partitions_done_before, report_plann
 from runway_pipelines.errors import Permanent
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
-from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
+from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.events import (
     CHECK_SPECS,
     CROSS_YEAR_ROSTER,
@@ -23,10 +23,9 @@ from runway_pipelines.rosters.events import (
     events_of,
     index_metadata,
 )
-from runway_pipelines.rosters.index import PartnerIndex
-from runway_pipelines.rosters.manifest import index_key
+from runway_pipelines.rosters.index import PartnerIndex, record_outcomes
 from runway_pipelines.rosters.publication import partner_keys
-from runway_pipelines.rosters.refresh import RefreshContext, TenantOutcome, refresh_tenants
+from runway_pipelines.rosters.refresh import RefreshContext, Status, TenantOutcome, refresh_tenants
 from runway_pipelines.rosters.services import RosterServices
 
 PARTNER_ROSTER_INDEX = dg.AssetKey(["rosters", "partner_roster_index"])
@@ -70,7 +69,12 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
     report_planned(context, sorted(unplanned), [tenant.key for tenant in tenants])
     outcomes: list[TenantOutcome] = []
     for partner_id, of_partner in groupby(tenants, key=lambda tenant: tenant.partner_id):
-        yield from _refresh(context, rosters, registry, partner_id, list(of_partner), outcomes)
+        selected = list(of_partner)
+        partner = registry.partners.get(partner_id)
+        registered = [tenant for tenant in selected if partner and tenant.tenant_code in partner.tenant_codes]
+        outcomes += [_unregistered(context, tenant) for tenant in selected if tenant not in registered]
+        if partner and registered:
+            yield from _refresh(context, rosters, partner, registered, outcomes)
     fail_if_any_failed(outcomes)
 
 
@@ -85,15 +89,12 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
 )
 def partner_roster_index(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
     """Refresh all of a partner's tenants, record each, and write the index."""
-    registry = rosters.registry()
-    partner = _partner(context, rosters, registry, context.partition_key)
+    partner = _registered_partner(context, rosters)
     done = partitions_done_before(context, PUBLISHED_ROSTER)
     tenants = [tenant for tenant in partner.tenants if tenant.key not in done]
     report_planned(context, [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER], [tenant.key for tenant in tenants])
     outcomes: list[TenantOutcome] = []
-    yield from _refresh(context, rosters, registry, partner.partner_id, tenants, outcomes)
-    index = PartnerIndex.read(rosters.store, partner).updated(outcomes, context.run.run_id)
-    rosters.store.overwrite(index_key(partner.partner_id), index.to_json())
+    index = yield from _refresh(context, rosters, partner, tenants, outcomes)
     metadata = index_metadata(index, rosters.store)
     if any(not outcome.status.is_success for outcome in outcomes):
         # A failed run materializes nothing here; the table with the reasons is what its reader needs.
@@ -102,12 +103,11 @@ def partner_roster_index(context: dg.AssetExecutionContext, rosters: RosterServi
     yield dg.MaterializeResult(metadata=metadata)
 
 
-def _partner(
-    context: dg.AssetExecutionContext, rosters: RosterServices, registry: Registry, partner_id: str
-) -> RosterPartner:
-    """The partner; one that has no rosters any more fails, and its run says what of it is still published."""
+def _registered_partner(context: dg.AssetExecutionContext, rosters: RosterServices) -> RosterPartner:
+    """The run's partner; one that has no rosters any more fails, and its run says what of it is still published."""
+    partner_id = context.partition_key
     try:
-        return registry.partner(partner_id)
+        return rosters.registry().partner(partner_id)
     except Permanent:
         published = sum(1 for _ in partner_keys(rosters.store, partner_id, with_snapshots=False))
         context.log.warning(
@@ -117,40 +117,48 @@ def _partner(
         raise
 
 
+def _unregistered(context: dg.AssetExecutionContext, tenant: PartnerTenant) -> TenantOutcome:
+    reason = "the application's database has no roster for it (deleted, global or switched off): nothing was touched"
+    context.log.error(f"{tenant}: {reason}")
+    return TenantOutcome(tenant, Status.FAILED, reason, 0.0)
+
+
 def _refresh(
     context: dg.AssetExecutionContext,
     rosters: RosterServices,
-    registry: Registry,
-    partner_id: str,
+    partner: RosterPartner,
     tenants: list[PartnerTenant],
     outcomes: list[TenantOutcome],
-) -> Iterator[object]:
-    """Refresh tenants of one partner; yields Dagster's events as each is done, and adds to ``outcomes``."""
-    partner = registry.partner(partner_id)
+) -> Generator[object, None, PartnerIndex]:
+    """Refresh tenants of one partner: yields events as each is done, adds to ``outcomes``, returns the index."""
+    run_id = context.run.run_id
     sessions = PartnerSessions(
-        partner_id,
+        partner.partner_id,
         rosters.secrets,
         rosters.snowflake,
         size=rosters.policy.sessions_per_partner,
-        query_tag=f"runway_pipelines partner={partner_id} run={context.run.run_id}",
+        query_tag=f"runway_pipelines partner={partner.partner_id} run={run_id}",
     )
     refresh = RefreshContext(
         store=rosters.store,
         database=rosters.database,
-        run_id=context.run.run_id,
+        run_id=run_id,
         thresholds=rosters.policy.thresholds,
         lock_wait_seconds=rosters.policy.lock_wait_seconds,
         log=context.log,
     )
+    own: list[TenantOutcome] = []
     try:
         for outcome in refresh_tenants(
             refresh, sessions, tenants, partner.published_years, threads=rosters.policy.sessions_per_partner
         ):
-            outcomes.append(outcome)
+            own.append(outcome)
             yield from events_of(context.instance, outcome, rosters.store)
     finally:
         sessions.close()
-    context.log.info(f"{partner_id}: {len(tenants)} tenants over {sessions.connects} Snowflake sessions")
+        outcomes += own
+    context.log.info(f"{partner.partner_id}: {len(tenants)} tenants over {sessions.connects} Snowflake sessions")
+    return record_outcomes(rosters.store, partner, own, run_id)
 
 
 def fail_if_any_failed(outcomes: list[TenantOutcome]) -> None:

@@ -8,14 +8,16 @@ from datetime import UTC, datetime
 from typing import Self
 
 import orjson
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from runway_pipelines.errors import StoredObjectDamaged
+from runway_pipelines.errors import PublicationRaced
 from runway_pipelines.partner_tenants.registry import RosterPartner
-from runway_pipelines.resources.object_store import ObjectStore
+from runway_pipelines.resources.object_store import ObjectStore, StoredDocument
 from runway_pipelines.rosters.manifest import index_key
 from runway_pipelines.rosters.refresh import TenantOutcome
 
 NEVER = "never refreshed"
+WRITE_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,14 @@ class PartnerIndex:
     @classmethod
     def read(cls, store: ObjectStore, partner: RosterPartner) -> Self:
         """The stored index, with the tenants that the partner has today; a damaged one starts anew."""
-        key = index_key(partner.partner_id)
-        stored = store.read(key)
+        return cls.parse(store.read(index_key(partner.partner_id)), partner)
+
+    @classmethod
+    def parse(cls, stored: StoredDocument | None, partner: RosterPartner) -> Self:
+        """`read` of a document that was read already."""
         try:
-            known = _entries(key, stored.body) if stored else {}
-        except StoredObjectDamaged:
+            known = _entries(stored.body) if stored else {}
+        except (orjson.JSONDecodeError, KeyError, TypeError):
             known = {}
         return cls(
             partner.partner_id,
@@ -78,6 +83,23 @@ class PartnerIndex:
         return orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
+@retry(
+    retry=retry_if_exception_type(PublicationRaced),
+    stop=stop_after_attempt(WRITE_ATTEMPTS),
+    wait=wait_random_exponential(multiplier=0.1, max=2),
+    reraise=True,
+)
+def record_outcomes(
+    store: ObjectStore, partner: RosterPartner, outcomes: Iterable[TenantOutcome], run_id: str
+) -> PartnerIndex:
+    """Bring the stored index up to a run's outcomes; when another run wrote it meanwhile, read and write again."""
+    key = index_key(partner.partner_id)
+    stored = store.read(key)
+    index = PartnerIndex.parse(stored, partner).updated(outcomes, run_id)
+    store.write(key, index.to_json(), replacing=stored)
+    return index
+
+
 def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
     if not outcome.status.is_success or outcome.manifest is None:
         return IndexEntry(**{**asdict(entry), "status": outcome.status.value, "reason": outcome.reason})
@@ -92,11 +114,6 @@ def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
     )
 
 
-def _entries(key: str, document: bytes) -> dict[str, IndexEntry]:
-    try:
-        entries = (IndexEntry(**member) for member in orjson.loads(document)["tenants"])
-        return {entry.tenant_code: entry for entry in entries}
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        raise StoredObjectDamaged(
-            expected=f"an index of rosters in {key}", came="something else", remedy="the next run writes it anew"
-        ) from None
+def _entries(document: bytes) -> dict[str, IndexEntry]:
+    entries = (IndexEntry(**member) for member in orjson.loads(document)["tenants"])
+    return {entry.tenant_code: entry for entry in entries}

@@ -33,6 +33,8 @@ from runway_pipelines.rosters.quality import Thresholds, Verdict, blocking, judg
 from runway_pipelines.rosters.query import ROSTER_SQL
 
 ATTEMPTS = 3
+# A tenant with more lines than this says how far it is, this often.
+REPORT_LINES = 500_000
 
 
 class Log(Protocol):
@@ -116,9 +118,10 @@ def refresh_tenants(
             for done, future in enumerate(as_completed(futures), start=1):
                 outcome = future.result()
                 lines += outcome.manifest.lines if outcome.manifest else 0
+                own_lines = outcome.manifest.lines if outcome.manifest else 0
                 message = (
-                    f"{outcome.tenant}: {outcome.status}, {outcome.seconds * 1000:.0f} ms: {outcome.reason} "
-                    f"[{done} of {len(tenants)} tenants, {lines} lines so far]"
+                    f"{outcome.tenant}: {outcome.status}, {own_lines} lines, {outcome.seconds * 1000:.0f} ms: "
+                    f"{outcome.reason} [{done} of {len(tenants)} tenants, {lines} lines so far]"
                 )
                 (context.log.info if outcome.status.is_success else context.log.error)(message)
                 yield outcome
@@ -164,21 +167,26 @@ def refresh_tenant(
     # TemporaryFile has no name (O_TMPFILE): nobody else can open it, and SIGKILL leaves nothing behind.
     with tempfile.TemporaryFile() as file:
         with sessions.session() as session:
-            extract = extract_roster(session, tenant, file)
+            extract = extract_roster(session, tenant, file, run_id=context.run_id, log=context.log)
         with context.database.advisory_lock(f"runway_pipelines/roster/{tenant}", context.lock_wait_seconds):
             return _publish_extract(context, tenant, school_years, file, extract, started)
 
 
-def extract_roster(session: EduSession, tenant: PartnerTenant, file: IO[bytes]) -> Extract:
+def extract_roster(session: EduSession, tenant: PartnerTenant, file: IO[bytes], *, run_id: str, log: Log) -> Extract:
     """Run the roster statement and write the encoded lines to ``file``, hashing them on the way."""
     started = time.monotonic()
-    selection = session.select(ROSTER_SQL, {"tenant_code": tenant.tenant_code})
+    selection = session.select(
+        ROSTER_SQL, {"tenant_code": tenant.tenant_code}, query_tag=f"runway_pipelines tenant={tenant} run={run_id}"
+    )
     counts = RosterCounts()
-    sha256, crc32, size = hashlib.sha256(), 0, 0
+    sha256, crc32, size, next_report = hashlib.sha256(), 0, 0, REPORT_LINES
     for piece in encode_roster(selection.batches, tenant.tenant_code, counts):
         sha256.update(piece)
         crc32 = zlib.crc32(piece, crc32)
         size += file.write(piece)
+        if counts.lines >= next_report:
+            log.info(f"{tenant}: {counts.lines} lines so far")
+            next_report += REPORT_LINES
     file.flush()
     return Extract(
         digest=FileDigest(sha256=sha256.hexdigest(), crc32=crc32, size=size),

@@ -1,13 +1,17 @@
 """A roster reaches its readers: the whole way, through Dagster, Snowflake's protocol, S3 and Postgres."""
 
+import json
 from datetime import datetime
 
 import dagster as dg
 import pytest
 
+from runway_pipelines.local.stack import BUCKET
+from runway_pipelines.rosters.manifest import index_key
 from tests.integration.world import (
     Warehouse,
     World,
+    bring_in_line,
     failed_checks,
     materialized,
     reexecute,
@@ -221,3 +225,42 @@ def test_one_tenants_failure_is_red_stops_nobody_and_is_alone_redone(
         assert materialized(again, "partner_roster_index") == [partner.partner_id]
     assert partner.published("empty") == b"".join(warehouse.reference("empty").lines)
     assert partner.pointer("north") == before
+
+
+def test_a_selected_tenant_that_has_no_roster_any_more_fails_alone(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north", "south"])
+    bring_in_line(instance)
+    with world.connect() as connection:
+        connection.execute(
+            "update tenant set deleted_on = now() where partner_id = %s and code = 'north'", [partner.partner_id]
+        )
+    result = run_tenants(instance, partner, "north", "south", bring_partitions_in_line=False)
+    assert not result.success
+    assert partner.published("north") is None
+    assert partner.published("south") == b"".join(warehouse.reference("south").lines)
+
+
+def test_a_partner_that_was_switched_off_says_what_is_still_published(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north"])
+    assert run_partner(instance, partner).success
+    with world.connect() as connection:
+        connection.execute("update partner set cross_year_matching_enabled = false where id = %s", [partner.partner_id])
+    result = run_partner(instance, partner, bring_partitions_in_line=False)
+    assert not result.success
+    assert any("1 files are still published" in entry.user_message for entry in instance.all_logs(result.run_id))
+    assert partner.published("north") is not None
+
+
+def test_the_index_knows_every_tenant_whichever_route_refreshed_it(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north", "south", "empty"])
+    run_partner(instance, partner)
+    run_tenants(instance, partner, "north", "north")
+    document = world.s3.get_object(Bucket=BUCKET, Key=index_key(partner.partner_id))["Body"].read()
+    statuses = {entry["tenant_code"]: entry["status"] for entry in json.loads(document)["tenants"]}
+    assert statuses == {"north": "unchanged", "south": "new", "empty": "held"}

@@ -248,11 +248,14 @@ def bring_in_line(instance: dg.DagsterInstance) -> None:
         sync_partitions(instance, rosters.registry(), allow_mass_removal=True)
 
 
-def run_partner(instance: dg.DagsterInstance, partner: TestPartner, **options: Any) -> dg.ExecuteInProcessResult:
+def run_partner(
+    instance: dg.DagsterInstance, partner: TestPartner, *, bring_partitions_in_line: bool = True
+) -> dg.ExecuteInProcessResult:
     """`partner_rosters_job` for the partner, in this process."""
-    bring_in_line(instance)
+    if bring_partitions_in_line:
+        bring_in_line(instance)
     job = definitions().resolve_job_def("partner_rosters_job")
-    return job.execute_in_process(instance=instance, partition_key=partner.partner_id, raise_on_error=False, **options)
+    return job.execute_in_process(instance=instance, partition_key=partner.partner_id, raise_on_error=False)
 
 
 def partner_rosters() -> dg.JobDefinition:
@@ -273,9 +276,12 @@ def reexecute(instance: dg.DagsterInstance, run_id: str) -> dg.JobExecutionResul
     )
 
 
-def run_tenants(instance: dg.DagsterInstance, partner: TestPartner, *codes: str) -> dg.ExecuteInProcessResult:
+def run_tenants(
+    instance: dg.DagsterInstance, partner: TestPartner, *codes: str, bring_partitions_in_line: bool = True
+) -> dg.ExecuteInProcessResult:
     """`rosters/cross_year_roster` materialized directly, for the range from the first to the last code."""
-    bring_in_line(instance)
+    if bring_partitions_in_line:
+        bring_in_line(instance)
     job = definitions().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance,

@@ -1,0 +1,98 @@
+"""What a person sees: the Dagster UI on the embedded stack, in a real browser.
+
+Needs Debian's package chromium. Screenshots are left in ``.runway-browser/screenshots``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+STATE = Path(".runway-browser")
+SCREENSHOTS = STATE / "screenshots"
+SECONDS = 1000
+
+
+@pytest.fixture(scope="module")
+def ui() -> Iterator[str]:
+    """The address of the UI, after the main job ran once on a fresh stack."""
+    shutil.rmtree(STATE, ignore_errors=True)
+    command = [sys.executable, "-m", "runway_pipelines.cli", "--state", str(STATE)]
+    subprocess.run([*command, "demo", "--json", str(STATE.parent / ".runway-browser.json")], check=True)
+    assert json.loads(Path(".runway-browser.json").read_text())["is_success"]
+    process = subprocess.Popen([*command, "dev", "--port", "3100"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if "Dagster UI" in line)
+        address = re.search(r"http://[0-9.:]+", line)
+        assert address is not None
+        yield address.group()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def page(ui: str) -> Iterator[Page]:
+    """A page in headless Chromium."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.fail("make test-browser needs Debian's package chromium: apt-get install chromium")
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
+        page = browser.new_page(base_url=ui, viewport={"width": 1500, "height": 1000})
+        page.set_default_timeout(60 * SECONDS)
+        yield page
+        browser.close()
+
+
+def test_every_district_is_a_partition_and_the_one_without_students_failed(page: Page) -> None:
+    page.goto("/assets/rosters/cross_year_roster?view=partitions")
+    expect(page.get_by_text("acme/ashford").first).to_be_visible()
+    expect(page.get_by_text("Failed (3)")).to_be_visible()
+    expect(page.get_by_text("Materialized (51)")).to_be_visible()
+    page.get_by_text("acme/kestrel").first.click()
+    expect(page.get_by_text(re.compile("failed, and did not materialize this asset"))).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "failed-district.png")
+
+
+def test_a_districts_roster_shows_its_numbers(page: Page) -> None:
+    page.goto("/assets/rosters/cross_year_roster?view=partitions&partition=acme%2Fashford")
+    expect(page.get_by_text("dagster/row_count").first).to_be_visible()
+    expect(page.get_by_text("6437").first).to_be_visible()
+    expect(page.get_by_text("id type coverage").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "roster.png")
+
+
+def test_the_checks_say_which_of_them_keep_a_roster_from_being_published(page: Page) -> None:
+    page.goto("/assets/rosters/cross_year_roster?view=checks&checkDetail=not_empty")
+    expect(page.get_by_text("This is a")).to_contain_text("blocking")
+    page.screenshot(path=SCREENSHOTS / "checks.png")
+
+
+def test_one_partners_districts_are_filtered_selected_and_materialized(page: Page) -> None:
+    page.goto("/assets/rosters/cross_year_roster")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_text("Select a partition or create one").click()
+    page.get_by_placeholder("Filter partitions").fill("cascade/")
+    page.get_by_text("Select all (4)").click()
+    page.screenshot(path=SCREENSHOTS / "selection.png")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Launch backfill").click()
+    page.goto("/runs?show_runs_within_backfills=true")
+    run = (
+        page.get_by_role("row").filter(has_text="__ASSET_JOB").or_(page.get_by_role("row").filter(has_text="cascade/"))
+    )
+    expect(run.first.get_by_text("Success")).to_be_visible(timeout=180 * SECONDS)
+    page.screenshot(path=SCREENSHOTS / "runs.png")
