@@ -1,0 +1,93 @@
+"""What `dagster_events` takes from Dagster's internals does what we rely on, on the storage that production uses."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from tests.integration.world import (
+    TestPartner,
+    Warehouse,
+    World,
+    materialized,
+    reexecute,
+    run_partner,
+    run_tenants,
+)
+
+ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
+PUBLISHED = dg.AssetKey(["rosters", "published_roster"])
+TENANTS = dg.DynamicPartitionsDefinition(name="partner_tenants")
+
+
+@pytest.fixture
+def postgres_instance(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """Dagster as the checkout's dagster.yaml configures it."""
+    shutil.copy(Path(__file__).parents[2] / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+def statuses(instance: dg.DagsterInstance, asset: dg.AssetKey, partner: TestPartner) -> dict[str, str]:
+    keys = [partner.tenant(code).key for code in partner.tenant_codes]
+    found = instance.get_status_by_partition(asset, keys, TENANTS) or {}
+    return {key.split("/")[1]: status.name for key, status in found.items() if status is not None}
+
+
+def test_planned_tenants_without_a_materialization_show_as_failed_and_the_rest_as_done(
+    world: World, postgres_instance: dg.DagsterInstance
+) -> None:
+    warehouse = Warehouse()
+    warehouse.students("full", 3)
+    partner = world.partner(warehouse, ["full", "empty"])
+    result = run_partner(postgres_instance, partner)
+    expected = {"full": "MATERIALIZED", "empty": "FAILED"}
+    assert statuses(postgres_instance, ROSTER, partner) == expected
+    assert statuses(postgres_instance, PUBLISHED, partner) == expected
+
+    warehouse.students("empty", 3)
+    partner.write_tables()
+    with reexecute(postgres_instance, result.run_id) as again:
+        assert materialized(again, "cross_year_roster") == [partner.tenant("empty").key]
+    assert set(statuses(postgres_instance, PUBLISHED, partner).values()) == {"MATERIALIZED"}
+
+
+def test_a_direct_run_marks_the_asset_that_was_not_selected_too(
+    world: World, postgres_instance: dg.DagsterInstance
+) -> None:
+    warehouse = Warehouse()
+    warehouse.students("a", 3)
+    partner = world.partner(warehouse, ["a", "b"])
+    run_tenants(postgres_instance, partner, "a", "b")
+    assert statuses(postgres_instance, PUBLISHED, partner) == {"a": "MATERIALIZED", "b": "FAILED"}
+    assert statuses(postgres_instance, ROSTER, partner) == {"a": "MATERIALIZED", "b": "FAILED"}
+
+
+def test_checks_are_tied_to_the_materialization_that_they_judged(
+    world: World, postgres_instance: dg.DagsterInstance
+) -> None:
+    warehouse = Warehouse()
+    warehouse.students("a", 3)
+    partner = world.partner(warehouse, ["a"])
+    for _ in range(2):
+        result = run_partner(postgres_instance, partner)
+        newest = postgres_instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=ROSTER, asset_partitions=[partner.tenant("a").key]), limit=1
+        ).records[0]
+        assert newest.run_id == result.run_id
+        targets = {e.target_materialization_data.storage_id for e in result.get_asset_check_evaluations()}
+        assert targets == {newest.storage_id}
+
+
+def test_the_queue_runs_one_run_at_a_time_for_each_partner(postgres_instance: dg.DagsterInstance) -> None:
+    limits = postgres_instance.get_concurrency_config().run_queue_config
+    assert limits is not None
+    assert {
+        "key": "runway/partner",
+        "value": {"applyLimitPerUniqueValue": True},
+        "limit": 1,
+    } in limits.tag_concurrency_limits
+    assert postgres_instance.run_monitoring_enabled
