@@ -19,6 +19,7 @@ from rich.console import Console
 
 from benchmarks import comparison, encoding, end_to_end, partner
 from benchmarks.measure import Report
+from runway_pipelines.local.processes import exit_on_termination
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Report]]] = {
     "encoding": encoding.run,
@@ -26,6 +27,9 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Report]]] = {
     "partner": partner.run,
     "comparison": comparison.run,
 }
+
+
+_WIDTH = 150  # of a file or a pipe
 
 
 def main() -> int:
@@ -40,7 +44,7 @@ def main() -> int:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
     os.environ["PYTHONWARNINGS"] = "ignore"
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDTH)
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
     load = os.getloadavg()[0]
     console.print(f"{machine['cores']} cores, Python {machine['python']}, load {load:.1f} at the start\n")
@@ -59,4 +63,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with exit_on_termination():  # so that the servers end with us
+        sys.exit(main())

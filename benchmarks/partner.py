@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import psycopg
 
 from benchmarks.local_partner import forget_rosters, partner_with, roster_services, stack_with
 from benchmarks.measure import Report, in_own_process, median, server_cpu, server_processes, spread, timed
 from runway_pipelines.local.partners import Tenant
 from runway_pipelines.local.seed import write_warehouse
-from runway_pipelines.local.stack import DAGSTER_DATABASE
+from runway_pipelines.local.stack import APP_DATABASE, DAGSTER_DATABASE
+from runway_pipelines.resources.snowflake import EduSession, EduSnowflake
 
 TENANTS = 40
 STUDENTS_OF_EACH = 1_000
-REPEATS = 3
+REPEATS = 2
 # Measured on the real Snowflake; the local one takes milliseconds.
 SECONDS_OF_A_CONNECT = 20
 PARTNER = partner_with(tuple(Tenant(f"district-{number:02d}", STUDENTS_OF_EACH) for number in range(1, TENANTS + 1)))
@@ -40,36 +42,42 @@ def run() -> Iterator[Report]:
     """The table, and the projection."""
     with stack_with(PARTNER) as stack:
         write_warehouse(stack.warehouse_dir, partners=[PARTNER])
-        servers = server_processes(stack.state_dir)
-        results: dict[str, dict[str, Any]] = {}
-        for name, work, arguments in (
-            (FLOOR, tenants_alone, {}),
-            (ONE_RUN, partner_runs, {"unchanged": False}),
-            (ONE_RUN_UNCHANGED, partner_runs, {"unchanged": True}),
-            (RUN_EACH, tenant_runs, {}),
-            (PROCESS_EACH, tenant_process, {}),
-        ):
-            with server_cpu(servers) as spent:
-                results[name] = in_own_process(
-                    work, servers={name: each.pid for name, each in servers.items()}, **arguments
-                )
-            results[name]["servers_with_warm_up"] = spent
-    process = results[PROCESS_EACH]
-    process["connects"] *= TENANTS
-    process["measured"] = {key: process[key] for key in ("process_seconds", "process_cpu_seconds", "events")}
-    process["seconds"] = [process["process_seconds"] * TENANTS]
-    process["cpu_seconds"] = [process["process_cpu_seconds"] * TENANTS]
-    process["events"] *= TENANTS
-    process["servers"] = {name: seconds * TENANTS for name, seconds in process["servers"].items()}
+        servers = {name: process.pid for name, process in server_processes(stack.state_dir).items()}
+        results: dict[str, dict[str, Any]] = {FLOOR: in_own_process(tenants_alone, servers=servers)}
+        results |= in_own_process(partner_runs, servers=servers)["runs"]
+        results[RUN_EACH] = in_own_process(tenant_runs, servers=servers)
+        results[PROCESS_EACH] = _projected_process(in_own_process(tenant_process, servers=servers))
     yield _report(results)
     yield _projection(results)
+
+
+def _projected_process(one: dict[str, Any]) -> dict[str, Any]:
+    """Forty times what one process with a run of one tenant has cost."""
+    return {
+        "measured": one,
+        "seconds": [one["process_seconds"] * TENANTS],
+        "cpu_seconds": [one["process_cpu_seconds"] * TENANTS],
+        "servers": {name: seconds * TENANTS for name, seconds in one["servers"].items()},
+        **{counted: one[counted] * TENANTS for counted in ("connects", "events", "postgres_sessions")},
+        "published": one["published"] * TENANTS,
+        "expected": one["expected"] * TENANTS,
+    }
 
 
 def _report(results: dict[str, dict[str, Any]]) -> Report:
     report = Report(
         "partner",
         f"partner: {TENANTS} tenants of {STUDENTS_OF_EACH:,} students",
-        ("", "seconds", "CPU s", "servers' CPU s: Postgres, S3, Snowflake", "connects", "rows in event log", "x ours"),
+        (
+            "",
+            "seconds",
+            "CPU s",
+            "servers' CPU s: Postgres, S3, Snowflake",
+            "connects to Snowflake",
+            "to Dagster's Postgres",
+            "Dagster's events",
+            "times ours",
+        ),
     )
     ours = median(results[ONE_RUN]["seconds"])
     for name, result in results.items():
@@ -81,6 +89,7 @@ def _report(results: dict[str, dict[str, Any]]) -> Report:
                 f"{median(result['cpu_seconds']):.1f}",
                 f"{servers['postgres']:.1f}, {servers['aws']:.1f}, {servers['snowflake']:.1f}",
                 str(result["connects"]),
+                f"{result['postgres_sessions']:,}",
                 f"{result['events']:,}",
                 f"{median(result['seconds']) / ours:.1f}",
             )
@@ -156,17 +165,21 @@ def tenants_alone(servers: dict[str, int]) -> dict[str, Any]:
             if not all(outcome.status.is_success for outcome in outcomes):
                 raise ValueError([outcome.reason for outcome in outcomes if not outcome.status.is_success])
 
-        return _measured(servers, work, REPEATS, before=lambda: forget_rosters(services)) | _published(TENANTS)
+        work()
+        runs = []
+        for _ in range(REPEATS):
+            forget_rosters(services)
+            runs.append(_measured(servers, work) | _published(TENANTS))
+        return _together(runs)
 
 
-def partner_runs(servers: dict[str, int], *, unchanged: bool) -> dict[str, Any]:
-    """Runs of `partner_rosters_job`, as the demo makes them."""
+def partner_runs(servers: dict[str, int]) -> dict[str, Any]:
+    """Runs of `partner_rosters_job`, as the demo makes them: first snapshots and runs without a change, in turn."""
     from runway_pipelines.definitions import defs
     from runway_pipelines.rosters.automation import PARTNER_TAG, partner_rosters_job
 
     job = defs.resolve_job_def(partner_rosters_job.name)
     with _instance() as instance, roster_services() as services:
-        forget_rosters(services)
 
         def work() -> None:
             job.execute_in_process(
@@ -176,8 +189,13 @@ def partner_runs(servers: dict[str, int], *, unchanged: bool) -> dict[str, Any]:
                 tags={PARTNER_TAG: PARTNER.partner_id},
             )
 
-        before = None if unchanged else lambda: forget_rosters(services)
-        return _measured(servers, work, REPEATS, before=before) | _published(TENANTS)
+        work()
+        runs: dict[str, list[dict[str, Any]]] = {ONE_RUN: [], ONE_RUN_UNCHANGED: []}
+        for _ in range(REPEATS):
+            forget_rosters(services)
+            for of_kind in runs.values():
+                of_kind.append(_measured(servers, work) | _published(TENANTS))
+    return {"runs": {name: _together(of_kind) for name, of_kind in runs.items()}}
 
 
 def tenant_runs(servers: dict[str, int]) -> dict[str, Any]:
@@ -191,7 +209,7 @@ def tenant_runs(servers: dict[str, int]) -> dict[str, Any]:
             for tenant in PARTNER.tenants:
                 refresh(tenant)
 
-        return _measured(servers, work, 1, warm_up=False) | _published(TENANTS)
+        return _measured(servers, work) | _published(TENANTS)
 
 
 def tenant_process(servers: dict[str, int]) -> dict[str, Any]:
@@ -199,7 +217,7 @@ def tenant_process(servers: dict[str, int]) -> dict[str, Any]:
     with _instance() as instance, roster_services() as services:
         forget_rosters(services)
         refresh = _run_of_a_tenant(instance)
-        return _measured(servers, lambda: refresh(PARTNER.tenants[0]), 1, warm_up=False) | _published(1)
+        return _measured(servers, lambda: refresh(PARTNER.tenants[0])) | _published(1)
 
 
 def _run_of_a_tenant(instance: Any) -> Callable[[Tenant], None]:
@@ -232,38 +250,25 @@ def _instance() -> Iterator[Any]:
         yield instance
 
 
-def _measured(
-    servers: dict[str, int],
-    work: Callable[[], None],
-    repeats: int,
-    *,
-    before: Callable[[], None] | None = None,
-    warm_up: bool = True,
-) -> dict[str, Any]:
-    """Time the work; connects, servers' CPU and rows in Dagster's event log are those of the last run."""
-    import psutil
-
-    connects = _count_connects()
+def _measured(servers: dict[str, int], work: Callable[[], None]) -> dict[str, Any]:
+    """Run the work once: seconds, CPU seconds of this process and of the servers, sessions opened, events written."""
     processes = {name: psutil.Process(pid) for name, pid in servers.items()}
-    last: dict[str, Any] = {}
+    connects = _count_connects()
+    connected, events, sessions = next(connects), _dagster_events(), _postgres_sessions()
+    with server_cpu(processes) as spent:
+        runs = timed(work, 1, warm_up=False)
+    return {
+        **runs,
+        "servers": spent,
+        "connects": next(connects) - connected,
+        "postgres_sessions": _postgres_sessions() - sessions,
+        "events": _dagster_events() - events,
+    }
 
-    def counted() -> None:
-        events, connected = _event_log_rows(), len(connects)
-        with server_cpu(processes) as spent:
-            started, cpu_started = time.perf_counter(), time.process_time()
-            work()
-            last.update(seconds=time.perf_counter() - started, cpu=time.process_time() - cpu_started)
-        last.update(servers=spent, events=_event_log_rows() - events, connects=len(connects) - connected)
 
-    runs: dict[str, list[float]] = {"seconds": [], "cpu_seconds": []}
-    timed(
-        lambda: (counted(), runs["seconds"].append(last["seconds"]), runs["cpu_seconds"].append(last["cpu"])),
-        repeats,
-        before=before,
-        warm_up=warm_up,
-    )
-    kept = {key: values[warm_up:] for key, values in runs.items()}
-    return {**kept, "servers": last["servers"], "events": last["events"], "connects": last["connects"]}
+def _together(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The seconds of all runs, and whatever else the last one has counted."""
+    return runs[-1] | {key: [value for each in runs for value in each[key]] for key in ("seconds", "cpu_seconds")}
 
 
 def _published(expected: int) -> dict[str, int]:
@@ -272,31 +277,42 @@ def _published(expected: int) -> dict[str, int]:
     return {"published": len(keys), "expected": expected}
 
 
-def _count_connects() -> list[None]:
-    """Have every session that is opened add to the list that is returned."""
-    from runway_pipelines.resources.snowflake import EduSnowflake
-
-    connects: list[None] = []
+def _count_connects() -> Iterator[int]:
+    """How many sessions this process has opened since the first ``next``."""
+    opened: list[EduSession] = []
     open_session = EduSnowflake.open_session
 
-    def counted(self: EduSnowflake, *arguments: Any, **named: Any) -> Any:
-        connects.append(None)
-        return open_session(self, *arguments, **named)
+    def counted(self: EduSnowflake, *arguments: Any, **named: Any) -> EduSession:
+        opened.append(open_session(self, *arguments, **named))
+        return opened[-1]
 
     EduSnowflake.open_session = counted  # type: ignore[method-assign]
-    return connects
+    while True:
+        yield len(opened)
 
 
-def _event_log_rows() -> int:
-    with psycopg.connect(
+def _dagster_events() -> int:
+    with _postgres(DAGSTER_DATABASE) as connection:
+        if connection.execute("select to_regclass('event_logs')").fetchone() == (None,):
+            return 0
+        (count,) = connection.execute("select count(*) from event_logs").fetchone() or (0,)
+    return int(count)
+
+
+def _postgres_sessions() -> int:
+    """How many connections have been made to Dagster's database; asked over another one, which does not count."""
+    time.sleep(0.5)  # a session is counted when it ends
+    with _postgres(APP_DATABASE) as connection:
+        counted = connection.execute("select sessions from pg_stat_database where datname = %s", [DAGSTER_DATABASE])
+        (count,) = counted.fetchone() or (0,)
+    return int(count)
+
+
+def _postgres(database: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(
         host=os.environ["DAGSTER_PG_HOST"],
         port=os.environ["DAGSTER_PG_PORT"],
-        dbname=DAGSTER_DATABASE,
+        dbname=database,
         user=os.environ["DAGSTER_PG_USERNAME"],
         password=os.environ["DAGSTER_PG_PASSWORD"],
-    ) as connection:
-        row = connection.execute("select to_regclass('event_logs') is not null").fetchone()
-        if row is None or not row[0]:
-            return 0
-        counted = connection.execute("select count(*) from event_logs").fetchone()
-        return int(counted[0]) if counted else 0
+    )

@@ -107,20 +107,24 @@ function peakMemory() {
 async function main() {
   const connection = await connected();
   const seconds = [];
+  const cpuSeconds = [];
   const answer = [];
   for (let run = 0; run <= options.repeats; run += 1) {
     const started = performance.now();
+    const cpu = process.cpuUsage();
     const statement = await answered(connection);
     const answeredAt = performance.now();
     await pipeline(statement.streamRows(), new Lines(), fs.createWriteStream(options.file));
     if (run) {
+      const { user, system } = process.cpuUsage(cpu);
+      cpuSeconds.push((user + system) / 1e6);
       seconds.push((performance.now() - started) / 1000);
       answer.push((answeredAt - started) / 1000);
     }
   }
   await new Promise((resolve) => connection.destroy(resolve));
   const version = installed('snowflake-sdk/package.json').version;
-  console.log(JSON.stringify({ seconds, answer, peak_memory: peakMemory(), version, node: process.version }));
+  console.log(JSON.stringify({ seconds, cpu_seconds: cpuSeconds, answer, peak_memory: peakMemory(), version, node: process.version }));
 }
 
 main().then(

@@ -107,6 +107,9 @@ def settings_markdown() -> str:
 
 
 def _variable(name: str) -> str:
+    """The variable of a field (or ``name`` itself, which pydantic gives where a field has an alias)."""
+    if name not in Settings.model_fields:
+        return name
     alias = Settings.model_fields[name].validation_alias
     if isinstance(alias, AliasChoices):
         return str(alias.choices[0])
@@ -119,7 +122,7 @@ def load_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+        wrong = "; ".join(f"{_variable(str(e['loc'][0]))}: {e['msg']}" for e in error.errors(include_input=False))
     raise ConfigurationError(
         expected="settings as docs/configuration.md lists them", came=wrong, remedy="correct the environment"
     )

@@ -13,6 +13,7 @@ from runway_pipelines.errors import CredentialsMalformed
 
 REQUIRED = ("username", "account", "database", "schema", "privateKey")
 OPTIONAL = ("warehouse", "role")
+_NOT_JSON = object()
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,13 @@ def secret_name(envlabel: str, partner_id: str) -> str:
 
 
 def _fields(name: str, text: str) -> dict[str, object]:
+    # Raised outside of the except blocks: the decoders' errors keep the whole document, and a context can be walked.
     try:
         values = json.loads(text)
-    except ValueError:
-        # Not "from" the decoder's error, which keeps the whole document.
-        raise _malformed(name, "a JSON object", "text that is not JSON") from None
+    except (ValueError, RecursionError):
+        values = _NOT_JSON
+    if values is _NOT_JSON:
+        raise _malformed(name, "a JSON object", "text that is not JSON")
     if not isinstance(values, dict):
         raise _malformed(name, "a JSON object", f"a JSON {type(values).__name__}")
     return values
@@ -79,14 +82,19 @@ def _check_private_key(name: str, encoded: str) -> None:
     try:
         pem = base64.b64decode("".join(encoded.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise _malformed(name, expected, "text that is not base64") from None
+        pem = None
+    if pem is None:
+        raise _malformed(name, expected, "text that is not base64")
     if b"-----BEGIN PRIVATE KEY-----" not in pem:
         came = "an encrypted key" if b"BEGIN ENCRYPTED PRIVATE KEY" in pem else "base64 of something else"
         raise _malformed(name, expected, came)
     try:
         load_pem_private_key(pem, password=None)
+        parses = True
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise _malformed(name, expected, "a PEM text whose key does not parse") from None
+        parses = False
+    if not parses:
+        raise _malformed(name, expected, "a PEM text whose key does not parse")
 
 
 def _malformed(name: str, expected: str, came: str) -> CredentialsMalformed:

@@ -2,11 +2,27 @@
 
 from typing import NoReturn
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 
-from runway_pipelines.errors import Permanent, Unavailable
+from runway_pipelines.errors import ConfigurationError, Permanent, Unavailable
 
+_MISCONFIGURED = (
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
 _TRANSIENT_CODES = {
+    "BadDigest",
     "InternalError",
     "InternalFailure",
     "InternalServiceError",
@@ -20,6 +36,7 @@ _TRANSIENT_CODES = {
     "TooManyRequestsException",
 }
 _REMEDIES = {
+    "403": "grant the role the action, as the IAM policy under deploy/ does",
     "AccessDenied": "grant the role the action, as the IAM policy under deploy/ does",
     "AccessDeniedException": "grant the role the action, as the IAM policy under deploy/ does",
     "InvalidRequestException": "see whether the secret is pending deletion; restore it or create it anew",
@@ -47,6 +64,12 @@ def raise_mapped(action: str, error: Exception) -> NoReturn:
             came=f"the refusal {code} (HTTP {status})",
             remedy=_REMEDIES.get(code, "look the code up in the service's documentation"),
             code=code,
+        ) from None
+    if isinstance(error, _MISCONFIGURED):
+        raise ConfigurationError(
+            expected=f"to {action}",
+            came=type(error).__name__,
+            remedy="give the process AWS credentials and a region, and the settings usable names",
         ) from None
     if isinstance(error, BotoCoreError):
         raise _unavailable(action, type(error).__name__) from None

@@ -117,19 +117,22 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise_mapped(f"write {self.uri(key)}", error)
 
     def holds(self, key: str, digest: FileDigest) -> bool:
-        """Whether the object has this size and carries this sha256 (as `upload` and `copy` leave it)."""
-        head = self._head(key)
+        """Whether the object carries this sha256, as `upload` and `copy_object` leave it, and is of the same bytes as
+        far as the server can tell without reading it: by size, and by checksum where it keeps one.
+        """
+        head = self._head(key, ChecksumMode="ENABLED")
         return (
             head is not None
             and head["ContentLength"] == digest.size
             and head["Metadata"].get(SHA256_METADATA) == digest.sha256
+            and _full_crc32(head) in (None, digest.crc32_base64)
         )
 
     def upload(self, key: str, file: IO[bytes], digest: FileDigest) -> None:
         """Upload a file in parts and verify what arrived; a failed upload is aborted, so that no part is left.
 
         S3 compares the parts' checksums on arrival and the whole object's at the end. Raises `StoredObjectDamaged`
-        when what can be read back is not what was sent.
+        when what can be read back is not what was sent; then it is deleted, for its metadata say that it is.
         """
         file.seek(0)
         try:
@@ -155,7 +158,11 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise Unavailable(
                 expected=f"to upload {self.uri(key)}", came=type(error).__name__, remedy="try again"
             ) from None
-        self._verify(key, digest)
+        try:
+            self.verify(key, digest)
+        except StoredObjectDamaged:
+            self.delete([key])
+            raise
 
     def copy_object(self, source: str, target: str) -> None:
         """Copy an object within S3, its metadata with it; a reader of ``target`` sees the old or the new one, whole."""
@@ -222,14 +229,17 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise_mapped(f"abort pending uploads under {self.uri(prefix)}", error)
         return aborted
 
-    def _verify(self, key: str, digest: FileDigest) -> None:
-        """Compare size and checksum of what is stored; read it back only where the server keeps no checksum."""
+    def verify(self, key: str, digest: FileDigest) -> None:
+        """Compare size and checksum of what is stored; read it back only where the server keeps no checksum.
+
+        Raises `StoredObjectDamaged`.
+        """
         head = self._head(key, ChecksumMode="ENABLED")
         if head is None or head["ContentLength"] != digest.size:
             raise self._damaged(key, f"{digest.size} bytes", f"{head and head['ContentLength']} bytes")
-        if "ChecksumCRC32" in head and head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
-            if head["ChecksumCRC32"] != digest.crc32_base64:
-                raise self._damaged(key, f"CRC32 {digest.crc32_base64}", head["ChecksumCRC32"])
+        if (crc32 := _full_crc32(head)) is not None:
+            if crc32 != digest.crc32_base64:
+                raise self._damaged(key, f"CRC32 {digest.crc32_base64}", crc32)
             return
         read_back = hashlib.sha256()
         for chunk in self._chunks(key):
@@ -258,3 +268,9 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
             yield from body.iter_chunks(1024 * 1024)
         except (ClientError, BotoCoreError) as error:
             raise_mapped(f"read {self.uri(key)}", error)
+
+
+def _full_crc32(head: dict[str, Any]) -> str | None:
+    """The checksum of the whole object, where the server keeps one (of parts only is of no use here)."""
+    is_full = head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+    return head.get("ChecksumCRC32") if is_full else None

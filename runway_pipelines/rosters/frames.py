@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,14 +57,19 @@ def save_roster(store: ObjectStore, tenant: PartnerTenant, target: Path, sha256:
     """
     sha256 = sha256 or _published_sha256(store, tenant)
     frame = load_roster(store, tenant, sha256)
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        if target.suffix == ".parquet":
-            frame.to_parquet(file, index=False)
-        elif target.suffix == ".csv":
-            frame.to_csv(file, index=False)
-        else:
-            store.download(snapshot_key(tenant, sha256), file)
+    # Beside the target and then in its place: whoever finds the target finds it whole. Only its owner may read it.
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        try:
+            if target.suffix == ".parquet":
+                frame.to_parquet(file, index=False)
+            elif target.suffix == ".csv":
+                frame.to_csv(file, index=False)
+            else:
+                store.download(snapshot_key(tenant, sha256), file)
+            Path(file.name).replace(target)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
     return int(frame["student_unique_id"].nunique())
 
 

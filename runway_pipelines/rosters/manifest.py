@@ -113,7 +113,14 @@ class Pointer:
     @classmethod
     def from_json(cls, key: str, document: Document) -> Pointer:
         """Read the stored pointer; raises `StoredObjectDamaged`."""
-        return _load(cls, key, document)
+        pointer = _load(cls, key, document)
+        try:
+            is_moment = datetime.fromisoformat(pointer.query_started_at).tzinfo is not None
+        except ValueError:
+            is_moment = False
+        if not is_moment:
+            raise _damaged(cls, key, document)
+        return pointer
 
     def is_newer_than(self, query_started_at: datetime) -> bool:
         """Whether the published snapshot's query started after ``query_started_at`` (aware)."""
@@ -128,8 +135,12 @@ def _load(cls: type[T], key: str, document: Document) -> T:
     try:
         return TypeAdapter(cls).validate_json(document)
     except ValidationError:
-        raise StoredObjectDamaged(
-            expected=f"a {cls.__name__.lower()} in {key}",
-            came=f"{len(document)} bytes of something else",
-            remedy="look at the object; the tenant's next run writes it anew",
-        ) from None
+        raise _damaged(cls, key, document) from None
+
+
+def _damaged(cls: type[T], key: str, document: Document) -> StoredObjectDamaged:
+    return StoredObjectDamaged(
+        expected=f"a {cls.__name__.lower()} in {key}",
+        came=f"{len(document)} bytes of something else",
+        remedy="look at the object; the tenant's next run writes it anew",
+    )

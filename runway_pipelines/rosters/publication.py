@@ -77,12 +77,18 @@ def partner_keys(store: ObjectStore, partner_id: str, *, with_snapshots: bool) -
 def keep_snapshot(
     store: ObjectStore, tenant: PartnerTenant, file: IO[bytes], digest: FileDigest, manifest: Manifest
 ) -> bool:
-    """Store the snapshot and its manifest unless they are there; returns whether bytes were uploaded."""
+    """Store the snapshot and its manifest unless they are there; returns whether bytes were uploaded.
+
+    A manifest is written after its snapshot was verified: one without a manifest is of a run that was killed between,
+    and is verified now.
+    """
     key = snapshot_key(tenant, digest.sha256)
     is_new = not store.holds(key, digest)
     if is_new:
         store.upload(key, file, digest)
     if read_manifest(store, tenant, digest.sha256) is None:
+        if not is_new:
+            store.verify(key, digest)
         store.overwrite(manifest_key(tenant, digest.sha256), manifest.to_json())
     return is_new
 

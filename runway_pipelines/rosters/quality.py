@@ -125,8 +125,11 @@ def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds:
     fallen = sorted(
         system
         for system, students in (previous.students_by_id_system.items() if previous else ())
-        if _share(students, previous.students if previous else 0)
-        - _share(manifest.students_by_id_system.get(system, 0), manifest.students)
+        if round(
+            _share(students, previous.students if previous else 0)
+            - _share(manifest.students_by_id_system.get(system, 0), manifest.students),
+            9,
+        )
         > thresholds.coverage_drop
     )
     reasons = [f"{covered:.0%} of students have an ID code"]

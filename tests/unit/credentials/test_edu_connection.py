@@ -111,19 +111,11 @@ def test_a_text_that_is_not_json_is_refused_and_not_shown(document: str) -> None
     assert CANARY not in said
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the decoder's errors hold the whole document (.doc) or key (.object) and stay reachable as __context__ "
-    "(`from None` hides them from tracebacks and from Dagster, not from a tool that walks on): raise after the except",
-)
 @pytest.mark.parametrize("text", [CANARY, secret_text(privateKey=f"{CANARY}é")], ids=["not JSON", "not ASCII"])
 def test_a_value_is_not_kept_in_a_refusals_suppressed_context(text: str) -> None:
     assert CANARY not in refusal(text, with_suppressed=True)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RecursionError, reason="the decoder's RecursionError is not mapped: it is no ValueError"
-)
 def test_a_document_nested_too_deep_is_refused_like_any_other() -> None:
     assert "text that is not JSON" in refusal("[" * 60_000)
 

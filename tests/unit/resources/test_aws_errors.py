@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from botocore import exceptions
 from botocore.exceptions import BotoCoreError, ClientError
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runway_pipelines.errors import Permanent, RunwayError, Transient, Unavailable
@@ -54,6 +54,7 @@ def test_trouble_on_the_services_side_may_pass_whatever_the_status(code: str) ->
     assert str(error).startswith(f"Expected to read secret x; got {code}.")
 
 
+@example(429, "Whatever")
 @given(st.integers(400, 599), st.sampled_from(["500", "429", "503", "404", "Whatever"]))
 def test_an_unknown_code_is_transient_for_a_status_of_the_servers_and_for_too_many_requests(
     status: int, code: str
@@ -99,11 +100,6 @@ def test_a_connection_that_fails_is_unavailable_and_named_by_its_type(error: Exc
     assert found.came == found.code == type(error).__name__
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="every BotoCoreError counts as transient: without credentials, or with an unusable bucket name, it is tried "
-    "again three times and the remedy points to the service's status",
-)
 @pytest.mark.parametrize(
     "error",
     [

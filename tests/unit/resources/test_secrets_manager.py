@@ -106,11 +106,6 @@ def test_a_partners_own_secret_wins_over_the_variables(
     assert secrets.read(partner_id).text == "not even JSON"  # type: ignore[union-attr]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="a secret without a version at the stage answers ResourceNotFoundException too: in development the "
-    "variables then stand in for the AWSPREVIOUS of a secret that exists",
-)
 def test_the_variables_do_not_stand_in_for_a_stage_of_a_secret_that_exists(
     secrets: PartnerSecrets, client: Any, partner_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ from runway_pipelines.errors import Held, RowsUnreadable
 from runway_pipelines.rosters import encoding
 from runway_pipelines.rosters.encoding import (
     CONSUMER_CONTRACT,
-    MOST_ID_SYSTEMS,
     ROWS_OF_TENANT,
     RosterCounts,
     encode_roster,
@@ -98,7 +97,7 @@ UNUSABLE_TYPES = [
     ("ed_org_id", pa.array([9.5, 9.0, 9.0])),
     ("ed_org_id", pa.array([[9], [9], [9]])),
     ("ed_org_id", pa.array([9, 9, 2**63], pa.uint64())),
-    ("ed_org_id", pa.array(["9.5", "9.0", "9.0"]).cast(pa.decimal128(38, 1))),
+    ("ed_org_id", pa.array(["9.0", "9.0", "9.0"]).cast(pa.decimal128(38, 1))),
     ("collision_rank", pa.array([{"x": 1}] * 3)),
     ("api_year", pa.array([b"\xff"] * 3)),
     ("student_unique_id", pa.array([[CANARY]] * 3)),
@@ -163,14 +162,14 @@ def with_systems(systems: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("batch_rows", [1, 1000])
 def test_more_id_systems_than_any_state_has_hold_the_roster_and_are_not_named(batch_rows: int) -> None:
-    table = roster_rows(*with_systems(MOST_ID_SYSTEMS + 1))
+    table = roster_rows(*with_systems(51))
     held = refusal([pa.table(batch) for batch in table.to_batches(max_chunksize=batch_rows)], Held)
     assert held.check == CONSUMER_CONTRACT
-    assert held.came == f"at least {MOST_ID_SYSTEMS + 1}"
+    assert held.came == "at least 51"
 
 
 def test_as_many_id_systems_as_a_state_may_have_are_taken() -> None:
-    assert encoded(roster_rows(*with_systems(MOST_ID_SYSTEMS))).count(b"\n") == MOST_ID_SYSTEMS
+    assert encoded(roster_rows(*with_systems(50))).count(b"\n") == 50
 
 
 @given(st.lists(st.tuples(*(st.sampled_from(SENT_AS) for _ in INTEGER_COLUMNS)), min_size=3, max_size=3))

@@ -133,3 +133,18 @@ def test_only_the_owner_can_read_the_file_even_one_that_was_there(
         target.chmod(before)
     save_roster(published, TENANT, target)
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
+
+
+def test_a_new_file_is_never_anybody_elses_to_read_not_even_for_a_moment(
+    published: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+    replace = Path.replace
+
+    def spy(file: Path, target: Path) -> Path:
+        modes.append(stat.S_IMODE(file.stat().st_mode))
+        return replace(file, target)
+
+    monkeypatch.setattr(Path, "replace", spy)
+    save_roster(published, TENANT, tmp_path / "roster.jsonl")
+    assert modes == [0o600]
