@@ -10,7 +10,7 @@ from itertools import groupby
 import dagster as dg
 
 from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.dagster_events import partitions_done_before, report_planned
+from runway_pipelines.dagster_events import keep_storage_connections, partitions_done_before, report_planned
 from runway_pipelines.errors import Permanent
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
@@ -63,6 +63,7 @@ GROUP = "rosters"
 )
 def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
     """Refresh any selection of tenants; which of the two assets was selected makes no difference."""
+    keep_storage_connections(context.instance)
     registry = rosters.registry()
     tenants = sorted(PartnerTenant.parse(key) for key in context.partition_keys)
     unplanned = {CROSS_YEAR_ROSTER, PUBLISHED_ROSTER} - context.selected_asset_keys
@@ -89,6 +90,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
 )
 def partner_roster_index(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
     """Refresh all of a partner's tenants, record each, and write the index."""
+    keep_storage_connections(context.instance)
     partner = _registered_partner(context, rosters)
     done = partitions_done_before(context, PUBLISHED_ROSTER)
     tenants = [tenant for tenant in partner.tenants if tenant.key not in done]

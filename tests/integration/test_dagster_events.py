@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import psycopg
 import pytest
 
+from runway_pipelines.local.stack import DAGSTER_DATABASE
 from tests.integration.world import (
     TestPartner,
     Warehouse,
@@ -80,6 +82,26 @@ def test_checks_are_tied_to_the_materialization_that_they_judged(
         assert newest.run_id == result.run_id
         targets = {e.target_materialization_data.storage_id for e in result.get_asset_check_evaluations()}
         assert targets == {newest.storage_id}
+
+
+def test_a_run_keeps_its_connections_to_dagsters_storage(world: World, postgres_instance: dg.DagsterInstance) -> None:
+    warehouse = Warehouse()
+    codes = [f"t{number}" for number in range(8)]
+    for code in codes:
+        warehouse.students(code, 2)
+    partner = world.partner(warehouse, codes)
+    before = sessions_so_far(world)
+    assert run_partner(postgres_instance, partner).success
+    assert sessions_so_far(world) - before < 60  # 294 without
+
+
+def sessions_so_far(world: World) -> int:
+    """How many connections to Dagster's database there have been."""
+    with psycopg.connect(world.stack.postgres.dsn(DAGSTER_DATABASE), autocommit=True) as connection:
+        connection.execute("select pg_stat_force_next_flush()")
+        row = connection.execute("select sessions from pg_stat_database where datname = current_database()").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def test_the_queue_runs_one_run_at_a_time_for_each_partner(postgres_instance: dg.DagsterInstance) -> None:
