@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ from rich.table import Table
 MEGABYTE = 1_000_000
 _STATUS = Path("/proc/self/status")
 _RESULT = "RESULT "
+
+Runs = dict[str, list[float]]  # "seconds" and "cpu_seconds" (this process's) of each run
 
 
 @dataclass
@@ -58,19 +60,23 @@ class ContenderFailed(RuntimeError):
     """A contender's process ended otherwise than it should; the message holds the end of what it wrote."""
 
 
-def timed(
-    work: Callable[[], Any], repeats: int, *, before: Callable[[], Any] | None = None, warm_up: bool = True
-) -> dict[str, list[float]]:
-    """``seconds`` and ``cpu_seconds`` (this process's) of each run after a warm-up; ``before`` is not counted."""
-    seconds, cpu_seconds = [], []
-    for _ in range(repeats + warm_up):
-        if before is not None:
-            before()
-        started, cpu_started = time.perf_counter(), time.process_time()
-        work()
-        seconds.append(time.perf_counter() - started)
-        cpu_seconds.append(time.process_time() - cpu_started)
-    return {"seconds": seconds[warm_up:], "cpu_seconds": cpu_seconds[warm_up:]}
+def timed(work: Callable[[], Any], repeats: int, *, warm_up: bool = True) -> Runs:
+    """Each run after a warm-up."""
+    return timed_in_turn({"": work}, repeats, warm_up=warm_up)[""]
+
+
+def timed_in_turn(works: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: bool = True) -> dict[str, Runs]:
+    """Each round runs all of them, so that what else the machine does falls on all; the first round is no result."""
+    runs: dict[str, Runs] = {name: {"seconds": [], "cpu_seconds": []} for name in works}
+    for number in range(repeats + warm_up):
+        for name, work in works.items():
+            started, cpu_started = time.perf_counter(), time.process_time()
+            work()
+            seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+            if number >= warm_up:
+                runs[name]["seconds"].append(seconds)
+                runs[name]["cpu_seconds"].append(cpu_seconds)
+    return runs
 
 
 def median(values: list[float]) -> float:
@@ -80,7 +86,8 @@ def median(values: list[float]) -> float:
 
 def spread(values: list[float]) -> str:
     """The median, and the least and the greatest beside it."""
-    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+    between = f" ({min(values):.2f}-{max(values):.2f})" if len(values) > 1 else ""
+    return f"{median(values):.2f}{between}"
 
 
 def on_one_core() -> None:
