@@ -214,24 +214,26 @@ def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) 
 
 
 @rosters.command()
-@click.argument("partner_id", metavar="PARTNER")
-@click.option("--with-snapshots", is_flag=True, help="Delete the snapshots, manifests and the index too.")
+@click.argument("what", metavar="PARTNER[/TENANT]")
+@click.option("--with-snapshots", is_flag=True, help="Delete the snapshots and manifests too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def purge(target: Target, partner_id: str, with_snapshots: bool, yes: bool) -> None:
-    """Delete what is published for PARTNER, which stays when its toggle goes off."""
-    from runway_pipelines.rosters.publication import partner_keys
+def purge(target: Target, what: str, with_snapshots: bool, yes: bool) -> None:
+    """Delete what is published for a PARTNER whose toggle went off, or for a TENANT that left: it stays until then."""
+    from runway_pipelines.rosters.publication import published_keys
 
+    of = PartnerTenant.parse(what) if "/" in what else what
     with target.services() as services:
-        if partner_id in services.registry().partners:
+        registry = services.registry()
+        if what in registry.partner_keys | registry.tenant_keys:
             raise click.ClickException(
-                f"{partner_id} still has cross-year matching: the next run would publish again. Switch it off first."
+                f"{what} still has cross-year matching: the next run would publish again. Switch it off first."
             )
-        keys = list(partner_keys(services.store, partner_id, with_snapshots=with_snapshots))
+        keys = list(published_keys(services.store, of, with_snapshots=with_snapshots))
         if keys and not yes:
-            click.confirm(f"Delete {len(keys)} objects of {partner_id}?", abort=True)
+            click.confirm(f"Delete {len(keys)} objects of {what}?", abort=True)
         services.store.delete(keys)
-    console.print(f"{len(keys)} objects of {partner_id} deleted.")
+    console.print(f"{len(keys)} objects of {what} deleted.")
 
 
 def _history(manifests: list[Manifest], published_sha256: str) -> Table:

@@ -18,6 +18,7 @@ from dagster._core.events import (
     DagsterEventBatchMetadata,
     generate_event_batch_id,
 )
+from dagster._core.storage.tags import RESUME_RETRY_TAG
 
 _keeping_connections: WeakSet[dg.DagsterInstance] = WeakSet()
 
@@ -69,8 +70,13 @@ def target_of_newest(
 
 
 def partitions_done_before(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> frozenset[str]:
-    """Partitions of the asset that this run's ancestors materialized: what a re-execution need not do again."""
+    """Partitions of the asset that this run's ancestors materialized: what a re-execution from failure need not do.
+
+    "Re-execute all" means all: then it is none.
+    """
     done: set[str] = set()
+    if context.run.tags.get(RESUME_RETRY_TAG) != "true":
+        return frozenset()
     run: dg.DagsterRun | None = context.run
     while run is not None and run.parent_run_id is not None:
         cursor, has_more = None, True

@@ -51,9 +51,16 @@ class Settings(BaseSettings):
     snowflake_network_timeout: int = Field(
         600, ge=1, description="Seconds before the driver gives up on an answer; without it, it retries for ever."
     )
-    sessions_per_partner: int = Field(4, ge=1, le=20, description="Sessions opened at most for one partner in a run.")
+    sessions_per_partner: int = Field(
+        4,
+        ge=1,
+        le=8,
+        description="Sessions opened at most for one partner in a run; each takes a lock too.",
+    )
 
-    rosters_cron: str = Field("0 2 * * *", description="When every partner's rosters are refreshed.")
+    rosters_cron: str = Field(
+        "0 2 * * *", description="When every partner's rosters are refreshed: once a day at most."
+    )
     rosters_timezone: str = Field("America/Los_Angeles", description="Time zone of `RUNWAY_ROSTERS_CRON`.")
     rosters_without_toggle: bool = Field(
         False, description="Take rosters also for partners whose cross-year toggle is off (older Runways read them)."

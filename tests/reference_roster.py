@@ -34,11 +34,20 @@ def reference_lines(tenant_code: str, associations_rows: Iterable[Row], codes_ro
 
 def reference_roster(tenant_code: str, associations_rows: Iterable[Row], codes_rows: Iterable[Row]) -> ReferenceRoster:
     """The tenant's roster, from rows of the two source tables as dicts by column name, in any order, of any tenants."""
-    # A row that names no student or no ed-org is left out before anything is asked of it, its year included.
+    # A row that names no student, no ed-org or no year is left out before anything is asked of it.
     associations = [
         row
         for row in associations_rows
-        if row["tenant_code"] == tenant_code and row["student_unique_id"] and row["ed_org_id"] is not None
+        if row["tenant_code"] == tenant_code
+        and row["student_unique_id"]
+        and row["ed_org_id"] is not None
+        and row["api_year"] is not None
+    ]
+
+    # A student without a key across years is known by the student_unique_id.
+    associations = [
+        row | {"k_student_xyear": row["student_unique_id"]} if row["k_student_xyear"] is None else row
+        for row in associations
     ]
 
     latest_year: dict[str, int] = {}
@@ -59,7 +68,9 @@ def reference_roster(tenant_code: str, associations_rows: Iterable[Row], codes_r
 
     codes_of_key: dict[str, set[tuple[str, str]]] = defaultdict(set)
     for row in codes_rows:
-        if row["tenant_code"] != tenant_code or row["api_year"] != latest_year.get(row["k_student_xyear"]):
+        if row["tenant_code"] != tenant_code or row["k_student_xyear"] is None:
+            continue
+        if row["api_year"] is None or row["api_year"] != latest_year.get(row["k_student_xyear"]):
             continue
         if row["id_system"] and row["id_code"]:
             codes_of_key[row["k_student_xyear"]].add((row["id_system"], row["id_code"]))

@@ -11,7 +11,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from runway_pipelines.credentials.edu_connection import EduConnection
-from runway_pipelines.errors import AuthenticationRefused, CredentialsMissing, Permanent, QueryFailed, Unavailable
+from runway_pipelines.errors import (
+    AuthenticationRefused,
+    CredentialsMissing,
+    Permanent,
+    QueryFailed,
+    RunwayError,
+    Unavailable,
+)
 from runway_pipelines.resources.snowflake import EduSession, EduSnowflake
 
 if TYPE_CHECKING:
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
 
 ACQUIRE_TIMEOUT_SECONDS = 60
 # No warehouse, object missing or not granted, no current database, column missing: the same for every tenant.
-PARTNER_WIDE_QUERY_ERRORS = frozenset({"606", "904", "2003", "2043", "3001", "90105"})
+PARTNER_WIDE_QUERY_ERRORS = frozenset({"606", "904", "2003", "2043", "3001", "90105", "90106"})
 
 
 class PartnerSessions:
@@ -38,7 +45,9 @@ class PartnerSessions:
         self._snowflake = snowflake
         self._query_tag = query_tag
         self._secret: SecretVersion | None = None
-        self._refusal: Permanent | None = None
+        self._refusal: RunwayError | None = None
+        self._size = size
+        self._failed_opens = 0
         self._reading = Lock()
         self._retrying = Lock()
         self.connects = 0
@@ -91,6 +100,13 @@ class PartnerSessions:
         except Permanent as refusal:
             self._refusal = refusal
             raise
+        except Unavailable as unavailable:
+            # Each of the sessions in flight may find it out once; the other tenants need not wait for it again.
+            with self._reading:
+                self._failed_opens += 1
+                if self._failed_opens > self._size:
+                    self._refusal = unavailable
+            raise
 
     def _open_with_fresh_secret(self, refused: SecretVersion) -> EduSession:
         """Read the secret once more and try once again: we may have started with the old key.
@@ -111,7 +127,8 @@ class PartnerSessions:
         return self._open(self._current_secret())
 
     def _open(self, secret: SecretVersion) -> EduSession:
-        self.connects += 1
+        with self._reading:
+            self.connects += 1
         return self._snowflake.open_session(
             EduConnection.parse(secret.name, secret.text),
             secret_version_id=secret.version_id,

@@ -35,7 +35,7 @@ PUBLISHED_YEARS_SQL = """
 select config.partner_id, year.end_year
 from school_year_config as config
 join school_year as year on year.id = config.school_year_id
-where config.is_enabled and not config.send_to_ods
+where config.is_enabled and not config.send_to_ods and year.end_year is not null
 order by config.partner_id, year.end_year
 """
 

@@ -24,6 +24,7 @@ _MISCONFIGURED = (
 _TRANSIENT_CODES = {
     "BadDigest",
     "InternalError",
+    "NoSuchUpload",  # a completion that was retried after it had arrived
     "InternalFailure",
     "InternalServiceError",
     "OperationAborted",
@@ -36,9 +37,9 @@ _TRANSIENT_CODES = {
     "TooManyRequestsException",
 }
 _REMEDIES = {
-    "403": "grant the role the action, as the IAM policy under deploy/ does",
-    "AccessDenied": "grant the role the action, as the IAM policy under deploy/ does",
-    "AccessDeniedException": "grant the role the action, as the IAM policy under deploy/ does",
+    "403": "grant the role the actions that docs/operations.md lists",
+    "AccessDenied": "grant the role the actions that docs/operations.md lists",
+    "AccessDeniedException": "grant the role the actions that docs/operations.md lists",
     "InvalidRequestException": "see whether the secret is pending deletion; restore it or create it anew",
     "NoSuchBucket": "set RUNWAY_BUCKET to the application's bucket",
 }

@@ -23,7 +23,7 @@ from runway_pipelines.resources.aws_errors import error_code, raise_mapped
 
 PART_BYTES = 8 * 1024 * 1024
 # Parts in flight for one upload; several tenants upload at once, and each part in flight is held in memory.
-PARTS_IN_FLIGHT = 4
+PARTS_IN_FLIGHT = 2
 SHA256_METADATA = "sha256"
 JSON_LINES = "application/x-ndjson"
 

@@ -16,7 +16,21 @@ from runway_pipelines.errors import AuthenticationRefused, LockTimeout, Permanen
 POOL_SIZE = 10
 IDLE_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 10
-SESSION_OPTIONS = "-c default_transaction_read_only=on -c idle_in_transaction_session_timeout=30000"
+# A lock's connection stands idle while a roster is uploaded, so no timeout of the role may end it; and a host that
+# vanished must be noticed within a minute (the system's default is two hours), for its locks go with its connection.
+SESSION_OPTIONS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "default_transaction_read_only=on",
+        "idle_in_transaction_session_timeout=30000",
+        "idle_session_timeout=0",
+        "statement_timeout=0",
+        "tcp_keepalives_idle=30",
+        "tcp_keepalives_interval=10",
+        "tcp_keepalives_count=3",
+    )
+)
+KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
 class ApplicationDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -105,6 +119,7 @@ class ApplicationDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "options": SESSION_OPTIONS,
             "application_name": "runway_pipelines",
+            **KEEPALIVES,
         }
 
     def _mapped(self, error: Exception) -> RunwayError:

@@ -26,23 +26,30 @@ if TYPE_CHECKING:
 
 # Snowflake's error numbers for a login that trying again does not mend: user, password, key (JWT), disabled user,
 # network policy, role or account.
-_REFUSED_LOGIN = {390100, 390101, 390144, 390186, 390189, 390190, 390201, 390422}
+_REFUSED_LOGIN = {390100, 390101, 390102, 390144, 390186, 390189, 390190, 390201, 390422}
 _ROLE_OR_OBJECT = {
     2003: "grant the role USAGE and SELECT on the database, the schema and the stg_ef3 tables, or correct the secret",
     2043: "grant the role USAGE and SELECT on the database, the schema and the stg_ef3 tables, or correct the secret",
     3001: "grant the secret's role SELECT on the stg_ef3 tables",
     606: "put a warehouse into the secret, or give the user a default one",
     90105: "correct database and schema in the secret",
+    90106: "correct database and schema in the secret",
     904: "compare the columns of the stg_ef3 tables with the contract",
 }
 
 
 @dataclass(frozen=True)
 class Selection:
-    """A statement's answer: its query id, when it started (UTC), and its rows as Arrow tables, fetched as consumed."""
+    """A statement's answer: its query id, when it started (UTC), how many rows the server says it has, and those rows
+    as Arrow tables, fetched as consumed.
+
+    Whoever consumes them must count: the driver compares the rows of a chunk with what was promised only when it is
+    asked for rows one by one, not for Arrow tables.
+    """
 
     query_id: str
     started_at: datetime
+    row_count: int
     batches: Iterator[pa.Table]
 
 
@@ -67,7 +74,7 @@ class EduSession:
             cursor.execute(statement, dict(parameters), _statement_params={"QUERY_TAG": query_tag})
         except errors.Error as error:
             raise mapped_query_error(error) from None
-        return Selection(query_id=cursor.sfqid or "", started_at=started_at, batches=_batches(cursor))
+        return Selection(cursor.sfqid or "", started_at, cursor.rowcount or 0, _batches(cursor))
 
     def close(self) -> None:
         """End the session; a server that is gone does not matter any more."""

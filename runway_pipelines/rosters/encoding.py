@@ -34,7 +34,7 @@ class RosterCounts:
 
     ``rows`` came from the warehouse; a *record* is one (ed org, student); a *line* one line of the file;
     ``colliding_codes`` counts distinct (system, code) pairs; ``rows_without_identity`` rows left out because they name
-    no student or no ed org; ``students_by_id_system`` how many students have a usable code of each system.
+    no student, no ed org or no year; ``students_by_id_system`` how many students have a usable code of each system.
     """
 
     rows: int = 0
@@ -74,6 +74,7 @@ def _slices(
             _check_tenant(rows, tenant_code)
             counts.rows += rows.num_rows
             identified = pc.and_(pc.is_valid(rows["student_unique_id"]), pc.is_valid(rows["ed_org_id"]))
+            identified = pc.and_(identified, pc.is_valid(rows["api_year"]))
             kept = identified.true_count
             if kept < rows.num_rows:
                 counts.rows_without_identity += rows.num_rows - kept

@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import orjson
 
-from runway_pipelines.errors import Permanent
+from runway_pipelines.errors import Permanent, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.rosters.manifest import snapshot_key
@@ -65,12 +65,20 @@ def save_roster(store: ObjectStore, tenant: PartnerTenant, target: Path, sha256:
             elif target.suffix == ".csv":
                 frame.to_csv(file, index=False)
             else:
-                store.download(snapshot_key(tenant, sha256), file)
+                _download(store, snapshot_key(tenant, sha256), sha256, file)
             Path(file.name).replace(target)
         except BaseException:
             Path(file.name).unlink()
             raise
     return int(frame["student_unique_id"].nunique())
+
+
+def _download(store: ObjectStore, key: str, sha256: str, file: IO[bytes]) -> None:
+    found = store.download(key, file)
+    if found != sha256:
+        raise StoredObjectDamaged(
+            expected=f"sha256 {sha256} in {store.uri(key)}", came=found, remedy="publish the tenant's roster anew"
+        )
 
 
 def _published_sha256(store: ObjectStore, tenant: PartnerTenant) -> str:

@@ -56,13 +56,16 @@ class PartnerIndex:
     def parse(cls, stored: StoredDocument | None, partner: RosterPartner) -> Self:
         """`read` of a document that was read already."""
         try:
-            known = _entries(stored.body) if stored else {}
+            document = orjson.loads(stored.body) if stored else {"tenants": []}
+            known = {member["tenant_code"]: IndexEntry(**member) for member in document["tenants"]}
+            run_id = document.get("run_id")
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            known = {}
+            known, run_id = {}, None
         return cls(
             partner.partner_id,
             partner.published_years,
             tuple(known.get(code, IndexEntry(code, NEVER, "")) for code in partner.tenant_codes),
+            run_id,
         )
 
     def updated(self, outcomes: Iterable[TenantOutcome], run_id: str) -> PartnerIndex:
@@ -112,8 +115,3 @@ def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
         lines=outcome.manifest.lines,
         students=outcome.manifest.students,
     )
-
-
-def _entries(document: bytes) -> dict[str, IndexEntry]:
-    entries = (IndexEntry(**member) for member in orjson.loads(document)["tenants"])
-    return {entry.tenant_code: entry for entry in entries}

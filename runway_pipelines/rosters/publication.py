@@ -67,11 +67,11 @@ def list_manifests(store: ObjectStore, tenant: PartnerTenant) -> list[Manifest]:
     return sorted((m for m in manifests if m is not None), key=lambda m: m.created_at, reverse=True)
 
 
-def partner_keys(store: ObjectStore, partner_id: str, *, with_snapshots: bool) -> Iterator[str]:
-    """Every key that is published for a partner; with its snapshots, manifests and index where asked for."""
-    part = checked_part("partner_id", partner_id)
+def published_keys(store: ObjectStore, of: str | PartnerTenant, *, with_snapshots: bool) -> Iterator[str]:
+    """Every key that is published for a partner or a tenant; with snapshots, manifests and index where asked for."""
+    folder = f"{of.partner_id}/{of.tenant_code}" if isinstance(of, PartnerTenant) else checked_part("partner_id", of)
     for prefix in (ROSTERS_PREFIX, SNAPSHOTS_PREFIX) if with_snapshots else (ROSTERS_PREFIX,):
-        yield from store.list_keys(f"{prefix}/{part}/")
+        yield from store.list_keys(f"{prefix}/{folder}/")
 
 
 def keep_snapshot(

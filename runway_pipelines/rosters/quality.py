@@ -144,8 +144,10 @@ def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds:
 
 
 def _students_lost(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> Verdict:
-    if previous is None or manifest.students_removed is None:
+    if manifest.previous_sha256 is None:
         return Verdict(_rule(STUDENTS_LOST), True, "there is no snapshot to compare with")
+    if previous is None or manifest.students_removed is None:
+        return Verdict(_rule(STUDENTS_LOST), False, "the previous snapshot could not be read: nobody knows who is lost")
     share = _share(manifest.students_removed, previous.students)
     return Verdict(
         _rule(STUDENTS_LOST),

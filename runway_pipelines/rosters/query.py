@@ -4,7 +4,8 @@ The warehouse does the work: it filters, takes each student's latest year, finds
 is relational (Snowflake's connectors return OBJECT and ARRAY as text, with SQL nulls as ``undefined``), one row for
 each code of each record, so that it can be encoded in bounded memory as it arrives.
 
-``tenant_code`` is bound, never formatted in, and selected back from both tables so that every row can be compared.
+``tenant_code`` is a parameter, which the connector quotes, and is selected back from both tables so that every row can
+be compared.
 """
 
 import pyarrow as pa
@@ -15,20 +16,21 @@ CODES_TABLE = "stg_ef3__stu_ed_org__identification_codes"
 # Notes on the statement:
 # - "latest": each k_student_xyear in its latest api_year; codes of earlier years are not the district's any more.
 # - A student is a student_unique_id: two k_student_xyear with one id are one student, their codes united.
-# - A row without a student or an ed org never decides which year is a student's latest. They come as they
+# - A student without a k_student_xyear is taken by the student_unique_id.
+# - A row without a student, an ed org or a year never decides which year is a student's latest. They come as they
 #   are, so that what is left out is counted and not lost in a where clause.
 # - collision_rank: 0 for a code that one student of the tenant holds, else the holder's number, from 1; the number 1
 #   lets the pairs be counted without remembering them.
 ROSTER_SQL = f"""
 with association as (
-    select tenant_code, api_year, k_student_xyear, ed_org_id,
+    select tenant_code, api_year, coalesce(k_student_xyear, student_unique_id) as k_student_xyear, ed_org_id,
            nullif(student_unique_id, '') as student_unique_id, nullif(ed_org_type, '') as ed_org_type
     from {ASSOCIATIONS_TABLE}
     where tenant_code = %(tenant_code)s
 ), identified as (
     select *, max(api_year) over (partition by k_student_xyear) as latest_year
     from association
-    where student_unique_id is not null and ed_org_id is not null
+    where student_unique_id is not null and ed_org_id is not null and api_year is not null
 ), latest as (
     select tenant_code, api_year, k_student_xyear, student_unique_id, ed_org_id, ed_org_type
     from identified
@@ -60,7 +62,7 @@ left join marked_code on marked_code.student_unique_id = record.student_unique_i
 union all
 select tenant_code, student_unique_id, ed_org_id, ed_org_type, api_year, null, null, null, 0
 from association
-where student_unique_id is null or ed_org_id is null
+where student_unique_id is null or ed_org_id is null or api_year is null
 order by student_unique_id, ed_org_id, id_system, id_code
 """
 

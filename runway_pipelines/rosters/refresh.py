@@ -17,10 +17,24 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import IO, Any, Protocol
 
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    retry,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
 
 from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.errors import Held, RunwayError, StoredObjectDamaged, Transient
+from runway_pipelines.errors import (
+    Held,
+    LockTimeout,
+    Permanent,
+    RunwayError,
+    StoredObjectDamaged,
+    Transient,
+    Unavailable,
+)
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.resources.object_store import FileDigest, ObjectStore, StoredDocument
 from runway_pipelines.resources.postgres import ApplicationDatabase
@@ -136,7 +150,8 @@ def _outcome(
     """`refresh_tenant` with transient failures tried again and the rest turned into an outcome."""
     started = time.monotonic()
     attempt = retry(
-        retry=retry_if_exception_type(Transient),
+        # Not a lock that was waited for already: the warehouse would be asked again for another wait.
+        retry=retry_if_exception_type(Transient) & retry_if_not_exception_type(LockTimeout),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.5, max=10),
         reraise=True,
@@ -188,6 +203,12 @@ def extract_roster(session: EduSession, tenant: PartnerTenant, file: IO[bytes], 
             log.info(f"{tenant}: {counts.lines} lines so far")
             next_report += REPORT_LINES
     file.flush()
+    if counts.rows != selection.row_count:
+        raise Unavailable(
+            expected=f"the {selection.row_count} rows of query {selection.query_id}",
+            came=f"{counts.rows} rows",
+            remedy="run again: a part of the answer did not arrive, and nothing of it was kept",
+        )
     return Extract(
         digest=FileDigest(sha256=sha256.hexdigest(), crc32=crc32, size=size),
         counts=counts,
@@ -236,7 +257,7 @@ def _publish_extract(
         Status.UNCHANGED if unchanged else Status.NEW,
         _publication_reason(school_years, keys_written),
         time.monotonic() - started,
-        manifest=published.manifest if unchanged and published and published.manifest else manifest,
+        manifest=manifest,
         verdicts=verdicts,
         school_years=school_years,
         keys_written=keys_written,
@@ -301,7 +322,7 @@ def _changes(
     file.seek(0)
     try:
         return compare_rosters(context.store.lines(snapshot_key(tenant, published.pointer.sha256)), _lines(file))
-    except RunwayError as error:
+    except Permanent as error:
         context.log.warning(f"{tenant}: not compared with the previous snapshot: {error}")
         return None
 

@@ -64,3 +64,53 @@ def test_without_settings_the_error_names_the_variable(monkeypatch: pytest.Monke
     result = CliRunner().invoke(main, ["rosters", "show", "acme/north"])
     assert result.exit_code == 1
     assert "RUNWAY_BUCKET" in result.output
+
+
+def test_purge_is_refused_while_the_partner_has_rosters_and_deletes_when_it_left(
+    partner: TestPartner, world: World
+) -> None:
+    arguments = ["rosters", "purge", partner.partner_id, "--yes"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert partner.published("north") is not None
+    with world.connect() as connection:
+        connection.execute("update partner set cross_year_matching_enabled = false where id = %s", [partner.partner_id])
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert partner.published("north") is None
+    assert partner.pointer("north") is not None
+    assert CliRunner().invoke(main, [*arguments, "--with-snapshots"]).exit_code == 0
+    assert partner.object_keys() == []
+
+
+def test_purge_of_one_tenant_leaves_the_others(world: World, instance: dg.DagsterInstance) -> None:
+    warehouse = Warehouse()
+    warehouse.students("gone", 2)
+    warehouse.students("gone-2", 2)
+    partner = world.partner(warehouse, ["gone", "gone-2"])
+    assert run_partner(instance, partner).success
+    with world.connect() as connection:
+        connection.execute(
+            "update tenant set deleted_on = now() where partner_id = %s and code = 'gone'", [partner.partner_id]
+        )
+    result = CliRunner().invoke(main, ["rosters", "purge", f"{partner.partner_id}/gone", "--yes"])
+    assert result.exit_code == 0, result.output
+    assert partner.published("gone") is None
+    assert partner.published("gone-2") is not None
+
+
+def test_sync_brings_partitions_in_line_and_says_what_it_refuses(
+    partner: TestPartner, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    assert CliRunner().invoke(main, ["partitions", "sync"]).exit_code == 0
+    with dg.DagsterInstance.get() as instance:
+        wanted = set(instance.get_dynamic_partitions("partner_tenants"))
+        assert f"{partner.partner_id}/north" in wanted
+        instance.add_dynamic_partitions("partner_tenants", [f"old/{n}" for n in range(len(wanted) + 3)])
+        result = CliRunner().invoke(main, ["partitions", "sync"])
+        assert result.exit_code == 1
+        assert "refused to remove" in result.output
+        assert CliRunner().invoke(main, ["partitions", "sync", "--allow-mass-removal"]).exit_code == 0
+        assert set(instance.get_dynamic_partitions("partner_tenants")) == wanted

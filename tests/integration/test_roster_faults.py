@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -9,13 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from runway_pipelines.local.big_tenant import big_tenant_tables
 from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES
+from runway_pipelines.resources.snowflake import EduSession, Selection
 from runway_pipelines.rosters import refresh
 from runway_pipelines.rosters.manifest import pointer_key
 from runway_pipelines.rosters.query import ROSTER_SQL
@@ -24,7 +29,10 @@ from tests.integration.world import (
     TestPartner,
     Warehouse,
     World,
+    bring_in_line,
     failed_checks,
+    materialized,
+    reexecute,
     run_partner,
     run_tenants,
 )
@@ -333,3 +341,60 @@ def test_ids_that_cannot_be_a_key_are_skipped_and_fatal_to_nobody(world: World, 
     assert run_partner(instance, partner).success
     keys = instance.get_dynamic_partitions("partner_tenants")
     assert [key for key in keys if key.startswith(partner.partner_id)] == [f"{partner.partner_id}/fine"]
+
+
+def test_an_answer_that_comes_short_is_not_published(
+    partner: TestPartner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver does not count the rows of Arrow chunks: one that is lost on the way would be children lost."""
+    before = partner.etag("north"), partner.pointer("north")
+    select = EduSession.select
+
+    def short(self: EduSession, *arguments: Any, **options: Any) -> Selection:
+        selection = select(self, *arguments, **options)
+        return dataclasses.replace(
+            selection, batches=(batch.slice(0, batch.num_rows - 1) for batch in selection.batches)
+        )
+
+    monkeypatch.setattr(refresh, "ATTEMPTS", 1)
+    monkeypatch.setattr(EduSession, "select", short)
+    result = run_partner(instance, partner)
+    assert "a part of the answer did not arrive" in reasons(result)
+    assert (partner.etag("north"), partner.pointer("north")) == before
+
+
+def test_two_runs_at_once_on_one_tenant_leave_one_whole_roster(
+    partner: TestPartner, instance: dg.DagsterInstance
+) -> None:
+    partner.warehouse.students("north", 7, prefix="Q")
+    partner.write_tables()
+    with ThreadPoolExecutor(2) as executor, dg.instance_for_test() as other:
+        bring_in_line(instance)
+        bring_in_line(other)
+        scheduled = executor.submit(run_partner, instance, partner, bring_partitions_in_line=False)
+        direct = executor.submit(run_tenants, other, partner, "north", bring_partitions_in_line=False)
+        assert scheduled.result().success
+        assert direct.result().success
+    expected = b"".join(partner.warehouse.reference("north").lines)
+    assert partner.published("north") == expected
+    pointer = partner.pointer("north")
+    assert pointer is not None
+    assert pointer.sha256 == hashlib.sha256(expected).hexdigest()
+
+
+def test_re_executing_all_of_a_run_takes_every_roster_again(partner: TestPartner, instance: dg.DagsterInstance) -> None:
+    first = run_partner(instance, partner)
+    with reexecute(instance, first.run_id, from_failure=False) as again:
+        assert materialized(again, "published_roster") == [partner.tenant("north").key]
+
+
+def test_an_unreachable_warehouse_is_not_waited_for_by_every_tenant(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNWAY_SNOWFLAKE_PORT", "1")
+    monkeypatch.setenv("RUNWAY_SNOWFLAKE_LOGIN_TIMEOUT", "1")
+    partner = world.partner(Warehouse(), [f"t{number}" for number in range(15)])
+    result = run_partner(instance, partner)
+    assert not result.success
+    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake sessions" in e.user_message)
+    assert int(line.split("over ")[1].split()[0]) <= 8, line

@@ -263,15 +263,17 @@ def partner_rosters() -> dg.JobDefinition:
     return definitions().resolve_job_def("partner_rosters_job")
 
 
-def reexecute(instance: dg.DagsterInstance, run_id: str) -> dg.JobExecutionResult:
-    """The run again from its failure, as the UI's button does."""
-    options = dg.ReexecutionOptions.from_failure(run_id, instance)
+def reexecute(instance: dg.DagsterInstance, run_id: str, *, from_failure: bool = True) -> dg.JobExecutionResult:
+    """The run again, from its failure or all of it, as the UI's two buttons do."""
+    parent_only = dg.ReexecutionOptions(parent_run_id=run_id)
+    options = dg.ReexecutionOptions.from_failure(run_id, instance) if from_failure else parent_only
     parent = instance.get_run_by_id(run_id)
     assert parent is not None
     return dg.execute_job(
         dg.reconstructable(partner_rosters),
         instance=instance,
-        tags={"dagster/partition": parent.tags["dagster/partition"]},
+        tags={"dagster/partition": parent.tags["dagster/partition"]}
+        | ({"dagster/is_resume_retry": "true"} if from_failure else {}),
         reexecution_options=options,
     )
 

@@ -1,5 +1,6 @@
 """A snapshot as a table for analysts: every code of every record once, as text, in a file of its owner's."""
 
+import hashlib
 import stat
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from runway_pipelines.errors import Permanent, StoredObjectDamaged
 from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.rosters.frames import COLUMNS, load_roster, roster_frame, save_roster
 from runway_pipelines.rosters.manifest import pointer_key, snapshot_key
-from tests.factories import OTHER_SHA256, SHA256, TENANT, pointer, roster_lines
+from tests.factories import TENANT, pointer, roster_lines
 
 STUDENTS = [
     ("0001", 9, [("Local", "0012"), ("Local", "0013"), ("State", "007")]),
@@ -21,6 +22,8 @@ STUDENTS = [
     ("é,\n\"'\\", 9, [("uri://x#Local", "NA")]),
 ]
 LINES = roster_lines(STUDENTS)
+SHA256 = hashlib.sha256(b"".join(LINES)).hexdigest()
+OTHER_SHA256 = hashlib.sha256(b"".join(LINES[-1:])).hexdigest()
 ROWS = [
     *(("0001", ed_org, "School", *code) for ed_org in ("9", "10") for code in STUDENTS[0][2]),
     ("2", "9", "School", None, None),
@@ -35,7 +38,7 @@ def rows_of(frame: pd.DataFrame) -> list[tuple[str | None, ...]]:
 @pytest.fixture
 def published(store: ObjectStore) -> ObjectStore:
     """A store with a published roster, and another snapshot of it."""
-    store.overwrite(pointer_key(TENANT), pointer().to_json())
+    store.overwrite(pointer_key(TENANT), pointer(sha256=SHA256).to_json())
     store.overwrite(snapshot_key(TENANT, SHA256), b"".join(LINES))
     store.overwrite(snapshot_key(TENANT, OTHER_SHA256), b"".join(LINES[-1:]))
     return store

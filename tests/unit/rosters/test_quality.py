@@ -200,22 +200,27 @@ def test_a_fall_of_just_the_threshold_is_no_warning(before: int, after: int) -> 
 )
 def test_more_students_lost_than_the_threshold_is_a_warning(removed: int, threshold: float, passed: bool) -> None:
     thresholds = Thresholds(students_lost=threshold)
-    found = verdict(STUDENTS_LOST, manifest(students_removed=removed), manifest(), thresholds)
+    found = verdict(STUDENTS_LOST, manifest(students_removed=removed, previous_sha256="p"), manifest(), thresholds)
     assert (found.passed, found.blocks) == (passed, False)
     assert found.numbers == {"students_removed": removed, "students_removed_share": removed / 100}
     assert found.reason.startswith(f"{removed} of 100 students")
 
 
 def test_the_share_that_was_lost_is_of_the_previous_snapshots_students() -> None:
-    new, previous = manifest(students=1000, students_removed=2), manifest(students=100)
+    new, previous = manifest(students=1000, students_removed=2, previous_sha256="p"), manifest(students=100)
     assert not verdict(STUDENTS_LOST, new, previous).passed
 
 
-@pytest.mark.parametrize(("previous", "removed"), [(None, None), (None, 90), (manifest(), None)])
-def test_without_a_comparison_nobody_was_lost(previous: Manifest | None, removed: int | None) -> None:
-    found = verdict(STUDENTS_LOST, manifest(students_removed=removed), previous)
+def test_of_a_first_snapshot_nobody_was_lost() -> None:
+    found = verdict(STUDENTS_LOST, manifest(students_removed=None, previous_sha256=None), None)
     assert found.passed
     assert found.reason == "there is no snapshot to compare with"
+
+
+@pytest.mark.parametrize(("previous", "removed"), [(None, None), (None, 90), (manifest(), None)])
+def test_a_previous_snapshot_that_cannot_be_read_is_a_warning(previous: Manifest | None, removed: int | None) -> None:
+    found = verdict(STUDENTS_LOST, manifest(students_removed=removed, previous_sha256="p"), previous)
+    assert (found.passed, found.blocks) == (False, False)
 
 
 def test_a_first_snapshot_has_no_id_type_that_fell() -> None:

@@ -23,8 +23,8 @@ CONNECTION = duckdb.connect()
 
 # Few values, so that everything meets everything; among them what JSON escapes, and what sorts differently by locale.
 tenant_codes = st.sampled_from([TENANT, TENANT, TENANT, "district-1"])
-years = st.sampled_from([2023, 2024, 2025])
-student_keys = st.sampled_from(["x1", "x2", "x3", "x4"])
+years = st.sampled_from([2023, 2024, 2025, 2025, None])
+student_keys = st.sampled_from(["x1", "x2", "x3", "x4", None])
 student_ids = st.sampled_from(["0604921", "604921", "é'1", 'a"b\\', "Z", "a", " 7 ", "", None, "\x01"])
 ed_orgs = st.sampled_from([370001, 9, 10, None])
 ed_org_types = st.sampled_from(["School", "LocalEducationAgency", "", None])
