@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import psycopg
 import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -15,6 +16,7 @@ from moto import mock_aws
 
 from runway_pipelines.local import dataset, seed
 from runway_pipelines.local.partners import Partner, Tenant, synthetic_partners
+from runway_pipelines.local.stack import EmbeddedStack
 
 PARTNERS = {partner.partner_id: partner for partner in synthetic_partners()}
 WITH_SECRET = ("acme", "borealis", "cascade", "eventide", "foxglove")
@@ -160,9 +162,9 @@ def test_the_rows_of_the_application_say_what_the_partners_say() -> None:
     assert {(row[1], row[2]) for row in rows["job"]} == {(row[1], row[0]) for row in rows["tenant"]}
 
 
-@pytest.mark.skip(reason="needs the `stack` fixture of tests/integration/conftest.py: its Postgres connection")
-def test_seeding_the_application_database_twice_changes_nothing(stack: Any) -> None:
-    with stack.application_connection() as conn:
+def test_seeding_the_application_database_twice_changes_nothing(stack: EmbeddedStack) -> None:
+    stack.postgres.create_database("seeded")
+    with psycopg.connect(stack.postgres.dsn("seeded")) as conn:
         rows = seed.application_rows(synthetic_partners())
         assert seed.seed_application_database(conn) == sum(map(len, rows.values()))
         assert seed.seed_application_database(conn) == 0
