@@ -57,7 +57,6 @@ class PartnerSessions:
             pool_size=size,
             max_overflow=0,
             timeout=ACQUIRE_TIMEOUT_SECONDS,
-            use_lifo=True,  # a session that stands idle before a new one that takes 20 s to open
             reset_on_return=None,
         )
 
