@@ -44,7 +44,8 @@ contracts: setup ## Check the layering rules
 	$(BIN)/lint-imports
 
 validate: setup ## Load the code location as Dagster does
-	$(BIN)/dagster definitions validate -m runway_pipelines.definitions
+	@mkdir -p $(VENV)/dagster_home # an empty one: the checkout's dagster.yaml names a database that need not be there
+	DAGSTER_HOME=$(CURDIR)/$(VENV)/dagster_home $(BIN)/dagster definitions validate -m runway_pipelines.definitions
 
 check: lint types contracts validate test ## All of the above
 

@@ -220,6 +220,8 @@ def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) 
 @click.pass_obj
 def purge(target: Target, what: str, with_snapshots: bool, yes: bool) -> None:
     """Delete what is published for a PARTNER whose toggle went off, or for a TENANT that left: it stays until then."""
+    from runway_pipelines.rosters.index import forget_tenant
+    from runway_pipelines.rosters.manifest import index_key
     from runway_pipelines.rosters.publication import published_keys
 
     of = PartnerTenant.parse(what) if "/" in what else what
@@ -233,6 +235,10 @@ def purge(target: Target, what: str, with_snapshots: bool, yes: bool) -> None:
         if keys and not yes:
             click.confirm(f"Delete {len(keys)} objects of {what}?", abort=True)
         services.store.delete(keys)
+        if isinstance(of, PartnerTenant):
+            forget_tenant(services.store, of)
+        else:
+            services.store.delete([index_key(of)])
     console.print(f"{len(keys)} objects of {what} deleted.")
 
 

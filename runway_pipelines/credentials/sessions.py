@@ -14,8 +14,10 @@ from runway_pipelines.credentials.edu_connection import EduConnection
 from runway_pipelines.errors import (
     AuthenticationRefused,
     CredentialsMissing,
+    Held,
     Permanent,
     QueryFailed,
+    RowsUnreadable,
     RunwayError,
     Unavailable,
 )
@@ -77,6 +79,9 @@ class PartnerSessions:
             ) from None
         try:
             yield borrowed.dbapi_connection  # type: ignore[misc]
+        except (Held, RowsUnreadable):
+            # The data was refused, not the session; the next tenant's rows are compared just as well.
+            raise
         except BaseException as error:
             borrowed.invalidate()
             if isinstance(error, QueryFailed) and error.code in PARTNER_WIDE_QUERY_ERRORS:

@@ -115,6 +115,7 @@ def _registered_partner(context: dg.AssetExecutionContext, rosters: RosterServic
     try:
         return registry.partner(partner_id)
     except Permanent:
+        record_outcomes(rosters.store, RosterPartner(partner_id, partner_id, (), ()), (), context.run.run_id)
         published = sum(1 for _ in published_keys(rosters.store, partner_id, with_snapshots=False))
         context.log.warning(
             f"{partner_id}: {published} files are still published; they stay until somebody says "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Self
 
@@ -11,12 +11,15 @@ import orjson
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from runway_pipelines.errors import PublicationRaced
+from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.resources.object_store import ObjectStore, StoredDocument
 from runway_pipelines.rosters.manifest import index_key
 from runway_pipelines.rosters.refresh import TenantOutcome
 
 NEVER = "never refreshed"
+DEPARTED = "not in the registry"
+STILL_PUBLISHED = "what was published stays until somebody says runway-pipelines rosters purge"
 WRITE_ATTEMPTS = 8
 
 
@@ -54,7 +57,10 @@ class PartnerIndex:
 
     @classmethod
     def parse(cls, stored: StoredDocument | None, partner: RosterPartner) -> Self:
-        """`read` of a document that was read already."""
+        """`read` of a document that was read already.
+
+        A tenant that left the registry stays in the index for as long as its roster is published.
+        """
         try:
             document = orjson.loads(stored.body) if stored else {"tenants": []}
             known = {member["tenant_code"]: IndexEntry(**member) for member in document["tenants"]}
@@ -64,7 +70,17 @@ class PartnerIndex:
         return cls(
             partner.partner_id,
             partner.published_years,
-            tuple(known.get(code, IndexEntry(code, NEVER, "")) for code in partner.tenant_codes),
+            tuple(
+                sorted(
+                    [known.get(code, IndexEntry(code, NEVER, "")) for code in partner.tenant_codes]
+                    + [
+                        replace(entry, status=DEPARTED, reason=STILL_PUBLISHED)
+                        for code, entry in known.items()
+                        if code not in partner.tenant_codes and entry.is_published
+                    ],
+                    key=lambda entry: entry.tenant_code,
+                )
+            ),
             run_id,
         )
 
@@ -101,6 +117,16 @@ def record_outcomes(
     index = PartnerIndex.parse(stored, partner).updated(outcomes, run_id)
     store.write(key, index.to_json(), replacing=stored)
     return index
+
+
+def forget_tenant(store: ObjectStore, tenant: PartnerTenant) -> None:
+    """Take a purged tenant out of its partner's index."""
+    key = index_key(tenant.partner_id)
+    stored = store.read(key)
+    if stored is not None:
+        document = orjson.loads(stored.body)
+        document["tenants"] = [entry for entry in document["tenants"] if entry["tenant_code"] != tenant.tenant_code]
+        store.write(key, orjson.dumps(document, option=orjson.OPT_INDENT_2), replacing=stored)
 
 
 def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:

@@ -1,5 +1,6 @@
 """The command line against the running stack."""
 
+import json
 from pathlib import Path
 
 import dagster as dg
@@ -8,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from runway_pipelines.cli import main
+from runway_pipelines.local.stack import BUCKET
+from runway_pipelines.rosters.manifest import index_key
 from tests.integration.world import TestPartner, Warehouse, World, run_partner
 
 
@@ -97,6 +100,9 @@ def test_purge_of_one_tenant_leaves_the_others(world: World, instance: dg.Dagste
     assert result.exit_code == 0, result.output
     assert partner.published("gone") is None
     assert partner.published("gone-2") is not None
+    assert run_partner(instance, partner).success
+    document = world.s3.get_object(Bucket=BUCKET, Key=index_key(partner.partner_id))["Body"].read()
+    assert [entry["tenant_code"] for entry in json.loads(document)["tenants"]] == ["gone-2"]
 
 
 def test_sync_brings_partitions_in_line_and_says_what_it_refuses(

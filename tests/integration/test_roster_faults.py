@@ -388,6 +388,18 @@ def test_re_executing_all_of_a_run_takes_every_roster_again(partner: TestPartner
         assert materialized(again, "published_roster") == [partner.tenant("north").key]
 
 
+def test_tenants_whose_data_is_refused_cost_no_further_sessions(world: World, instance: dg.DagsterInstance) -> None:
+    warehouse = Warehouse()
+    codes = [f"t{number}" for number in range(12)]
+    for code in codes:
+        warehouse.student(code, "one", ("Local, old", "1"))
+    partner = world.partner(warehouse, codes)
+    result = run_partner(instance, partner)
+    assert len(failed_checks(result)) == 12
+    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake sessions" in e.user_message)
+    assert int(line.split("over ")[1].split()[0]) <= 4, line
+
+
 def test_an_unreachable_warehouse_is_not_waited_for_by_every_tenant(
     world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -252,6 +252,10 @@ def test_a_partner_that_was_switched_off_says_what_is_still_published(
     result = run_partner(instance, partner, bring_partitions_in_line=False)
     assert not result.success
     assert any("1 files are still published" in entry.user_message for entry in instance.all_logs(result.run_id))
+    document = world.s3.get_object(Bucket=BUCKET, Key=index_key(partner.partner_id))["Body"].read()
+    (entry,) = json.loads(document)["tenants"]
+    assert (entry["tenant_code"], entry["status"]) == ("north", "not in the registry")
+    assert "purge" in entry["reason"]
     assert partner.published("north") is not None
 
 

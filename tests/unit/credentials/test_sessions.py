@@ -19,6 +19,7 @@ from runway_pipelines.errors import (
     CredentialsMissing,
     Held,
     QueryFailed,
+    RowsUnreadable,
     Unavailable,
 )
 from runway_pipelines.resources.secrets_manager import SecretVersion
@@ -151,6 +152,21 @@ def test_no_session_is_opened_before_there_is_a_tenant_for_it(
     assert len(snowflake.logins) == 1
 
 
+def test_data_that_is_refused_costs_no_session(
+    snowflake: CountedSnowflake, partner_sessions: Callable[..., PartnerSessions]
+) -> None:
+    sessions = partner_sessions(CountedSecrets(version("v1")), size=1)
+    refusals = [
+        Held(check="rows_of_tenant", expected="own rows", came="another's", remedy="look"),
+        RowsUnreadable(expected="an order", came="another", remedy="look"),
+    ]
+    for refusal in refusals:
+        with pytest.raises(type(refusal)), sessions.session():
+            raise refusal
+    borrow(sessions)
+    assert len(snowflake.logins) == 1
+
+
 def test_a_session_is_never_handed_out_after_it_saw_an_error(
     snowflake: CountedSnowflake, partner_sessions: Callable[..., PartnerSessions]
 ) -> None:
@@ -158,7 +174,6 @@ def test_a_session_is_never_handed_out_after_it_saw_an_error(
     errors: list[BaseException] = [
         query_failed("1234"),
         Unavailable(expected="an answer", came="none", remedy="again"),
-        Held(check="rows_of_tenant", expected="own rows", came="another's", remedy="look"),
         KeyboardInterrupt(),
     ]
     for error in errors:
