@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ class FaultProxy:
         self.url = url
         self.fault: Fault = lambda method, path: None
         self.seen: list[tuple[str, str]] = []
+        self.bodies: list[bytes] = []
 
 
 @contextmanager
@@ -35,6 +37,7 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
         def handle_any(self) -> None:
             proxy.seen.append((self.command, self.path))
             body = self._body()
+            proxy.bodies.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
             verdict = proxy.fault(self.command, self.path)
             if verdict == "cut":
                 self.close_connection = True

@@ -292,6 +292,36 @@ def test_a_run_killed_at_any_moment_and_run_again_ends_as_if_nothing_had_happene
     assert names(partner) == names(untouched)
 
 
+@pytest.mark.parametrize("moment", [".jsonl", "/2025/", "/2026/", "current.json"])
+def test_a_run_killed_over_a_published_roster_leaves_the_old_or_the_new_one_whole(
+    partner: TestPartner, world: World, instance: dg.DagsterInstance, moment: str
+) -> None:
+    partner.enable_year(2025)
+    assert run_partner(instance, partner).success
+    old = partner.published("north")
+    partner.warehouse.students("north", 9, prefix="K")
+    partner.write_tables()
+    new = b"".join(partner.warehouse.reference("north").lines)
+    with fault_proxy(world.stack.aws_endpoint_url) as proxy:
+        environment = os.environ | {"AWS_ENDPOINT_URL": proxy.url}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.run_partner", partner.partner_id], env=environment
+        )
+
+        def kill(method: str, path: str) -> str | None:
+            if method == "PUT" and moment in path:
+                process.send_signal(signal.SIGKILL)
+                return "cut"
+            return None
+
+        proxy.fault = kill
+        assert process.wait(120) == -signal.SIGKILL
+    assert {partner.published("north", 2025), partner.published("north", 2026)} <= {old, new}
+    assert run_partner(instance, partner).success
+    assert {partner.published("north", 2025), partner.published("north", 2026)} == {new}
+    assert partner.manifest("north").students_added in (9, 0)
+
+
 def test_an_older_query_is_discarded_when_a_newer_one_was_published(
     partner: TestPartner, instance: dg.DagsterInstance, world: World
 ) -> None:

@@ -1,6 +1,8 @@
 """A roster reaches its readers: the whole way, through Dagster, Snowflake's protocol, S3 and Postgres."""
 
 import json
+import logging
+import re
 from datetime import datetime
 
 import dagster as dg
@@ -8,6 +10,7 @@ import pytest
 
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.rosters.manifest import index_key
+from tests.integration.fault_proxy import fault_proxy
 from tests.integration.world import (
     Warehouse,
     World,
@@ -268,3 +271,31 @@ def test_the_index_knows_every_tenant_whichever_route_refreshed_it(
     document = world.s3.get_object(Bucket=BUCKET, Key=index_key(partner.partner_id))["Body"].read()
     statuses = {entry["tenant_code"]: entry["status"] for entry in json.loads(document)["tenants"]}
     assert statuses == {"north": "unchanged", "south": "new", "empty": "held"}
+
+
+def test_statements_carry_the_partner_the_tenant_and_the_run_in_their_query_tags(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partner = world.partner(warehouse, ["north"])
+    with fault_proxy(f"http://127.0.0.1:{world.stack.snowflake_port}") as proxy:
+        monkeypatch.setenv("RUNWAY_SNOWFLAKE_PORT", proxy.url.rsplit(":", 1)[1])
+        result = run_partner(instance, partner)
+    assert result.success
+    sent = b"".join(proxy.bodies).decode()
+    assert f"runway_pipelines partner={partner.partner_id} run={result.run_id}" in sent
+    assert f"runway_pipelines tenant={partner.tenant('north')} run={result.run_id}" in sent
+
+
+def test_the_log_has_a_line_for_each_tenant_with_rows_time_and_how_far_the_run_is(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north", "south"])
+    result = run_partner(instance, partner)
+    messages = [entry.user_message for entry in instance.all_logs(result.run_id) if " ms: " in entry.user_message]
+    assert len(messages) == 2
+    rows = len(warehouse.reference("north").lines)
+    for number, message in enumerate(messages, start=1):
+        start = rf"{partner.partner_id}/(north|south): new, {rows} lines, [0-9]+ ms: published to 1 school years"
+        assert re.match(start, message)
+        assert message.endswith(f"[{number} of 2 tenants, {rows * number} lines so far]")
+    assert logging.getLogger("snowflake").level == logging.WARNING
