@@ -253,18 +253,14 @@ def test_a_transient_fault_is_tried_again_within_the_run(
     assert partner.published("north") == b"".join(partner.warehouse.reference("north").lines)
 
 
-@pytest.mark.parametrize("moment", ["partNumber=2", "manifest.json", "/2026/", "current.json"])
-def test_a_run_killed_at_any_moment_and_run_again_ends_as_if_nothing_had_happened(
-    world: World, instance: dg.DagsterInstance, tmp_path: Path, moment: str
-) -> None:
-    """SIGKILL when the first request to write ``moment`` arrives, before it does anything."""
-    partner = big_partner(world)
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
+def run_until_killed(world: World, partner: TestPartner, moment: str, **environment: str) -> None:
+    """Run the partner in a process that gets SIGKILL when its first request to write ``moment`` arrives, before that
+    does anything.
+    """
     with fault_proxy(world.stack.aws_endpoint_url) as proxy:
-        environment = os.environ | {"AWS_ENDPOINT_URL": proxy.url, "TMPDIR": str(temporary)}
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.run_partner", partner.partner_id], env=environment
+            [sys.executable, "-m", "tests.integration.run_partner", partner.partner_id],
+            env=os.environ | {"AWS_ENDPOINT_URL": proxy.url} | environment,
         )
 
         def kill(method: str, path: str) -> str | None:
@@ -275,6 +271,17 @@ def test_a_run_killed_at_any_moment_and_run_again_ends_as_if_nothing_had_happene
 
         proxy.fault = kill
         assert process.wait(120) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", ["partNumber=2", "manifest.json", "/2026/", "current.json"])
+def test_a_run_killed_at_any_moment_and_run_again_ends_as_if_nothing_had_happened(
+    world: World, instance: dg.DagsterInstance, tmp_path: Path, moment: str
+) -> None:
+    """SIGKILL when the first request to write ``moment`` arrives, before it does anything."""
+    partner = big_partner(world)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    run_until_killed(world, partner, moment, TMPDIR=str(temporary))
     assert partner.pointer("big") is None
     assert (partner.published("big") is not None) is (moment == "current.json")
     left_behind = [path for path in temporary.rglob("*") if path.is_file()]
@@ -302,20 +309,7 @@ def test_a_run_killed_over_a_published_roster_leaves_the_old_or_the_new_one_whol
     partner.warehouse.students("north", 9, prefix="K")
     partner.write_tables()
     new = b"".join(partner.warehouse.reference("north").lines)
-    with fault_proxy(world.stack.aws_endpoint_url) as proxy:
-        environment = os.environ | {"AWS_ENDPOINT_URL": proxy.url}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.run_partner", partner.partner_id], env=environment
-        )
-
-        def kill(method: str, path: str) -> str | None:
-            if method == "PUT" and moment in path:
-                process.send_signal(signal.SIGKILL)
-                return "cut"
-            return None
-
-        proxy.fault = kill
-        assert process.wait(120) == -signal.SIGKILL
+    run_until_killed(world, partner, moment)
     assert {partner.published("north", 2025), partner.published("north", 2026)} <= {old, new}
     assert run_partner(instance, partner).success
     assert {partner.published("north", 2025), partner.published("north", 2026)} == {new}
