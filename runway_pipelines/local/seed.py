@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from runway_pipelines.credentials.edu_connection import secret_name
 from runway_pipelines.local import dataset, draws
 from runway_pipelines.local.partners import Partner, synthetic_partners
 
@@ -151,11 +152,6 @@ def seed_application_database(conn: psycopg.Connection[Any], *, partners: Sequen
                 cursor.executemany(_UPSERTS[table], rows)
                 changed += cursor.rowcount
     return changed
-
-
-def secret_name(envlabel: str, partner_id: str) -> str:
-    """The name of a partner's secret. Source: the credentials contract, section 1."""
-    return f"{envlabel}-edu-connection-info-{partner_id}"
 
 
 def connection_secret(partner: Partner, private_key: str) -> str:
