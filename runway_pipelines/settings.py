@@ -78,6 +78,21 @@ class Settings(BaseSettings):
         0.01, ge=0, le=1, description="Warn when a larger share of students vanished since the last snapshot."
     )
 
+    sensor_interval_seconds: int = Field(60, ge=1, description="Seconds between two ticks of a sensor.")
+    credentials_retry_seconds: int = Field(
+        900, ge=1, description="Seconds until credentials that failed are tried again; doubled after each attempt."
+    )
+    credentials_retry_most_seconds: int = Field(
+        21_600, ge=1, description="The longest wait between two attempts with credentials that failed."
+    )
+    key_age_warning_days: int = Field(90, ge=1, description="Warn when a partner's current key is older than this.")
+    event_bus: str | None = Field(
+        None, description="EventBridge bus that operators' events go to; without it they are only logged."
+    )
+    dagster_url: str | None = Field(
+        None, pattern=r"^https?://", description="Where people open the Dagster UI; events link to runs there."
+    )
+
     edu_snowflake_username: str | None = Field(None, validation_alias="EDU_SNOWFLAKE_USERNAME", description=_DEV)
     edu_snowflake_account: str | None = Field(None, validation_alias="EDU_SNOWFLAKE_ACCOUNT", description=_DEV)
     edu_snowflake_database: str | None = Field(None, validation_alias="EDU_SNOWFLAKE_DATABASE", description=_DEV)

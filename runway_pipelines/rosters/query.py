@@ -66,6 +66,15 @@ where student_unique_id is null or ed_org_id is null or api_year is null
 order by student_unique_id, ed_org_id, id_system, id_code
 """
 
+# Proves, without reading a row, that a session sees both tables and every column that the roster is made of.
+READABLE_SQL = f"""
+select (select count(*) from (
+            select tenant_code, api_year, k_student_xyear, student_unique_id, ed_org_id, ed_org_type
+            from {ASSOCIATIONS_TABLE} limit 0) as association),
+       (select count(*) from (
+            select tenant_code, api_year, k_student_xyear, id_system, id_code from {CODES_TABLE} limit 0) as code)
+"""
+
 ROW_SCHEMA = pa.schema(
     [
         ("tenant_code", pa.string()),
