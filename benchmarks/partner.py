@@ -178,7 +178,8 @@ def tenants_alone(servers: dict[str, int]) -> dict[str, Any]:
 def partner_runs(servers: dict[str, int]) -> dict[str, Any]:
     """Runs of `partner_rosters_job`, as the demo makes them: first snapshots and runs without a change, in turn."""
     from runway_pipelines.definitions import defs
-    from runway_pipelines.rosters.automation import PARTNER_TAG, partner_rosters_job
+    from runway_pipelines.partner_tenants.runs import PARTNER_TAG
+    from runway_pipelines.rosters.automation import partner_rosters_job
 
     job = defs.resolve_job_def(partner_rosters_job.name)
     with _instance() as instance, roster_services() as services:

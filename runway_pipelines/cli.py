@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from runway_pipelines.errors import RunwayError
+from runway_pipelines.errors import ConfigurationError, RunwayError
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
+    from runway_pipelines.doctor import Finding
     from runway_pipelines.rosters.manifest import Manifest
     from runway_pipelines.rosters.services import RosterServices
 
@@ -147,6 +150,29 @@ def settings() -> None:
     click.echo(settings_markdown(), nl=False)
 
 
+@main.command()
+@click.option("--partner", "partner_id", metavar="PARTNER", help="Examine this partner alone.")
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@click.pass_obj
+def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
+    """Try everything that the pipeline depends on, and say what to do about what does not work.
+
+    Exit code 1 when something failed.
+    """
+    from runway_pipelines.doctor import diagnose, document, is_healthy
+
+    findings = []
+    with Console(stderr=True).status("Examining ...") as status:
+        for finding in diagnose(lambda: _services_or_error(target), partner_id):
+            findings.append(finding)
+            status.update(f"Examining ... {escape(finding.subject)}: {finding.check} {finding.status}")
+    if is_json:
+        click.echo(orjson.dumps(document(findings), option=orjson.OPT_INDENT_2).decode())
+    else:
+        console.print(_findings_table(findings))
+    sys.exit(0 if is_healthy(findings) else 1)
+
+
 @main.group()
 def partitions() -> None:
     """Partition keys of partners and tenants."""
@@ -160,6 +186,7 @@ def sync(target: Target, allow_mass_removal: bool) -> None:
     import dagster as dg
 
     from runway_pipelines.partner_tenants.partitions import sync_partitions
+    from runway_pipelines.partner_tenants.reconciliation import approval_of
 
     with target.services() as services, dg.DagsterInstance.get() as instance:
         registry = services.registry()
@@ -167,9 +194,9 @@ def sync(target: Target, allow_mass_removal: bool) -> None:
     for skipped in registry.skipped:
         console.print(f"Skipped {skipped}: it cannot be a partition key.", markup=False)
     for name, changes in plan.items():
-        console.print(f"{name}: {len(changes.add)} added, {len(changes.remove)} removed.")
-        if changes.refused:
-            console.print(f"{name}: refused to remove {len(changes.refused)}: {changes.reason}.")
+        console.print(f"{name}: {changes.summary}.")
+    if approval_of(plan) is not None:
+        console.print("Nothing was removed. If it is meant, say --allow-mass-removal.")
     sys.exit(1 if any(changes.refused for changes in plan.values()) else 0)
 
 
@@ -240,6 +267,37 @@ def purge(target: Target, what: str, with_snapshots: bool, yes: bool) -> None:
         else:
             services.store.delete([index_key(of)])
     console.print(f"{len(keys)} objects of {what} deleted.")
+
+
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
+
+
+def _findings_table(findings: Iterable[Finding]) -> Table:
+    table = Table(title="What the pipeline depends on", title_justify="left")
+    for name in ("what", "result", "detail"):
+        table.add_column(name, overflow="fold")
+    for finding in findings:
+        detail = Text(finding.detail)
+        if finding.fix:
+            detail.append(f"\nTo do: {finding.fix}.", style="bold")
+        style = _STYLES[finding.status]
+        table.add_row(Text(f"{finding.subject}: {finding.check}"), Text(finding.status, style=style), detail)
+    return table
+
+
+@contextmanager
+def _services_or_error(target: Target) -> Iterator[RosterServices]:
+    """The services; that the embedded stack does not start is an error of ours, for the doctor to report."""
+    try:
+        with target.services() as services:
+            yield services
+    except click.ClickException as error:
+        # The lines after the first are a server's log.
+        raise ConfigurationError(
+            expected="the embedded stack to start",
+            came=error.message.splitlines()[0].rstrip("."),
+            remedy=f"look into {target.state / 'logs'}",
+        ) from None
 
 
 def _history(manifests: list[Manifest], published_sha256: str) -> Table:

@@ -6,6 +6,7 @@ partition, and none for what a run is about to do to partitions that are not its
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from weakref import WeakSet
 
 import dagster as dg
@@ -18,7 +19,20 @@ from dagster._core.events import (
     DagsterEventBatchMetadata,
     generate_event_batch_id,
 )
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.tags import RESUME_RETRY_TAG
+
+
+@dataclass(frozen=True)
+class CheckState:
+    """A check's newest execution for a partition: whether it passed, and the run that it is of.
+
+    One that did not pass failed, or was not evaluated yet (and never will be where the run is over).
+    """
+
+    has_passed: bool
+    run_id: str | None
+
 
 _keeping_connections: WeakSet[dg.DagsterInstance] = WeakSet()
 
@@ -67,6 +81,19 @@ def target_of_newest(
     return AssetCheckEvaluationTargetMaterializationData(
         storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
     )
+
+
+def newest_checks(
+    instance: dg.DagsterInstance, check: dg.AssetCheckKey, partitions: Iterable[str]
+) -> dict[str, CheckState]:
+    """The newest execution of a check for each of the partitions that has one: two statements for all of them."""
+    infos = instance.event_log_storage.get_asset_check_partition_info([check], partition_keys=list(partitions))
+    return {
+        str(info.partition_key): CheckState(
+            info.latest_execution_status is AssetCheckExecutionRecordStatus.SUCCEEDED, info.latest_planned_run_id
+        )
+        for info in infos
+    }
 
 
 def partitions_done_before(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> frozenset[str]:

@@ -1,16 +1,24 @@
 """The composition root, and the table of contents: everything that Dagster loads is listed here."""
 
+from datetime import timedelta
+
 import dagster as dg
 from dagster_aws.s3 import S3Resource
 from dagster_aws.secretsmanager import SecretsManagerResource
 
+from runway_pipelines.credentials.connection_asset import CAN_CONNECT
+from runway_pipelines.credentials.rotation import Pacing
+from runway_pipelines.credentials.rotation_sensor import build_rotated_sensor
+from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
+from runway_pipelines.resources.events import OperatorEvents
 from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.resources.postgres import ApplicationDatabase
 from runway_pipelines.resources.secrets_manager import PartnerSecrets
 from runway_pipelines.resources.snowflake import EduSnowflake
-from runway_pipelines.rosters.assets import partner_roster_index, tenant_rosters
+from runway_pipelines.rosters.assets import partner_rosters, tenant_rosters
 from runway_pipelines.rosters.automation import build_daily_schedule, partner_rosters_job
 from runway_pipelines.rosters.services import RosterPolicy, RosterServices
+from runway_pipelines.run_outcomes.sensor import build_run_outcome_sensor
 from runway_pipelines.settings import Settings, load_settings
 
 
@@ -40,6 +48,7 @@ def build_services(settings: Settings) -> RosterServices:
             sessions_per_partner=settings.sessions_per_partner,
             lock_wait_seconds=settings.lock_wait_seconds,
             include_switched_off=settings.rosters_without_toggle,
+            key_age_warning_days=settings.key_age_warning_days,
             least_students_with_codes=settings.least_students_with_codes,
             most_coverage_drop=settings.most_coverage_drop,
             most_students_lost=settings.most_students_lost,
@@ -47,14 +56,47 @@ def build_services(settings: Settings) -> RosterServices:
     )
 
 
+def build_operators(settings: Settings) -> OperatorEvents:
+    """Where operators hear of failures."""
+    return OperatorEvents(
+        event_bus=settings.event_bus,
+        envlabel=settings.envlabel,
+        region_name=settings.aws_region,
+        dagster_url=settings.dagster_url,
+    )
+
+
 def build_definitions(settings: Settings) -> dg.Definitions:
     """The code location for these settings."""
     services = build_services(settings)
+    interval = settings.sensor_interval_seconds
     return dg.Definitions(
-        assets=[tenant_rosters, partner_roster_index],
+        assets=[tenant_rosters, partner_rosters],
         jobs=[partner_rosters_job],
         schedules=[build_daily_schedule(settings.rosters_cron, settings.rosters_timezone)],
-        resources={"rosters": services},
+        sensors=[
+            build_sync_sensor(include_switched_off=settings.rosters_without_toggle, interval_seconds=interval),
+            build_rotated_sensor(
+                job_name=partner_rosters_job.name,
+                pacing=Pacing(
+                    first=timedelta(seconds=settings.credentials_retry_seconds),
+                    longest=timedelta(seconds=settings.credentials_retry_most_seconds),
+                ),
+                interval_seconds=interval,
+            ),
+            build_run_outcome_sensor(
+                partner_job=partner_rosters_job.name,
+                identity_jobs=frozenset(),
+                can_connect=CAN_CONNECT,
+                interval_seconds=interval,
+            ),
+        ],
+        resources={
+            "rosters": services,
+            "database": services.database,
+            "secrets": services.secrets,
+            "operators": build_operators(settings),
+        },
         # Ten steps cost 5 CPU-seconds in one process and 53 with a process each.
         executor=dg.in_process_executor,
     )

@@ -93,6 +93,10 @@ class Settings(BaseSettings):
         None, pattern=r"^https?://", description="Where people open the Dagster UI; events link to runs there."
     )
 
+    dagster_home: str | None = Field(
+        None, validation_alias="DAGSTER_HOME", description="Dagster's own: the folder of its dagster.yaml."
+    )
+
     edu_snowflake_username: str | None = Field(None, validation_alias="EDU_SNOWFLAKE_USERNAME", description=_DEV)
     edu_snowflake_account: str | None = Field(None, validation_alias="EDU_SNOWFLAKE_ACCOUNT", description=_DEV)
     edu_snowflake_database: str | None = Field(None, validation_alias="EDU_SNOWFLAKE_DATABASE", description=_DEV)

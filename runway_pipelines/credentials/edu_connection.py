@@ -2,17 +2,19 @@
 
 import base64
 import binascii
+import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from runway_pipelines.errors import CredentialsMalformed
 
 REQUIRED = ("username", "account", "database", "schema", "privateKey")
 OPTIONAL = ("warehouse", "role")
+LONGEST_NAME = 255  # Snowflake's own limit for an identifier
 _NOT_JSON = object()
 
 
@@ -44,6 +46,13 @@ class EduConnection:
         _check_private_key(secret_name, connection.private_key)
         return connection
 
+    @property
+    def fingerprint(self) -> str:
+        """The key's public half as ``DESC USER`` shows it in ``RSA_PUBLIC_KEY_FP``: ``SHA256:`` and a base64 digest."""
+        key = load_pem_private_key(base64.b64decode("".join(self.private_key.split())), password=None)
+        der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return "SHA256:" + base64.b64encode(hashlib.sha256(der).digest()).decode()
+
 
 def secret_name(envlabel: str, partner_id: str) -> str:
     """The name of a partner's secret."""
@@ -68,6 +77,10 @@ def _required(name: str, values: dict[str, object], key: str) -> str:
     if not isinstance(value, str) or not value:
         came = "no such field" if key not in values else "an empty string" if value == "" else type(value).__name__
         raise _malformed(name, f"the field {key} as a string that is not empty", came)
+    if key != "privateKey" and (len(value) > LONGEST_NAME or value.splitlines() != [value]):
+        # Names are shown in errors and metadata: a key that was pasted into the wrong field must not be.
+        expected = f"the field {key} as one line of at most {LONGEST_NAME} characters"
+        raise _malformed(name, expected, f"{len(value)} characters on {len(value.splitlines())} lines")
     return value
 
 

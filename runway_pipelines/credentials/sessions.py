@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from runway_pipelines.credentials.edu_connection import EduConnection
 from runway_pipelines.errors import (
     AuthenticationRefused,
-    CredentialsMissing,
     Held,
     Permanent,
     QueryFailed,
     RowsUnreadable,
     RunwayError,
+    Transient,
     Unavailable,
 )
 from runway_pipelines.resources.snowflake import EduSession, EduSnowflake
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from runway_pipelines.resources.secrets_manager import PartnerSecrets, SecretVersion
 
 ACQUIRE_TIMEOUT_SECONDS = 60
+PROOF_ATTEMPTS = 3
 # No warehouse, object missing or not granted, no current database, column missing: the same for every tenant.
 PARTNER_WIDE_QUERY_ERRORS = frozenset({"606", "904", "2003", "2043", "3001", "90105", "90106"})
 
@@ -34,7 +36,8 @@ PARTNER_WIDE_QUERY_ERRORS = frozenset({"606", "904", "2003", "2043", "3001", "90
 class PartnerSessions:
     """Sessions for one partner and run, for up to ``size`` threads, each session used by one thread at a time.
 
-    A session that saw an error is closed and never handed out again. Once the partner as a whole is refused (no
+    A session that saw an error is closed and never handed out again. ``secret`` is what they are opened with (None: not
+    read yet). Once the partner as a whole is refused (no
     secret, a bad one, a refused login, tables that are not there), nobody tries again: every further caller gets the
     same error, and 40 tenants do not open 40 sessions to learn the same.
     """
@@ -46,7 +49,7 @@ class PartnerSessions:
         self._secrets = secrets
         self._snowflake = snowflake
         self._query_tag = query_tag
-        self._secret: SecretVersion | None = None
+        self.secret: SecretVersion | None = None
         self._refusal: RunwayError | None = None
         self._size = size
         self._failed_opens = 0
@@ -90,6 +93,41 @@ class PartnerSessions:
         finally:
             borrowed.close()
 
+    @property
+    def refusal(self) -> RunwayError | None:
+        """Why the partner as a whole is refused, where it is: trying again in this run gives the same."""
+        return self._refusal
+
+    def prove(self, statement: str) -> None:
+        """Open the first session and run a statement on it, which stays open for the first tenant.
+
+        What fails here refuses the partner as a whole: no tenant is tried with credentials that do not work. An
+        outside system that does not answer is asked three times. Raises what `session` and `EduSession.select` raise.
+        """
+        try:
+            retry(
+                retry=retry_if_exception_type(Transient),
+                stop=stop_after_attempt(PROOF_ATTEMPTS),
+                wait=wait_random_exponential(multiplier=0.5, max=10),
+                reraise=True,
+            )(self._run)(statement)
+        except RunwayError as refusal:
+            self._refusal = refusal
+            raise
+        except Exception as error:  # noqa: BLE001
+            # A library's error that nobody mapped: its text may quote the secret.
+            self._refusal = Permanent(
+                expected=f"a session of partner {self._partner_id}",
+                came=f"an unexpected {type(error).__name__}",
+                remedy="report it, with the run's log",
+            )
+            raise self._refusal from None
+
+    def _run(self, statement: str) -> None:
+        with self.session() as session:
+            for _ in session.select(statement, {}, query_tag=self._query_tag).batches:
+                pass
+
     def close(self) -> None:
         """End every session."""
         self._pool.dispose()
@@ -99,8 +137,8 @@ class PartnerSessions:
             secret = self._current_secret()
             try:
                 return self._open(secret)
-            except AuthenticationRefused:
-                return self._open_with_fresh_secret(secret)
+            except AuthenticationRefused as error:
+                return self._open_with_fresh_secret(secret, error)
         except Permanent as refusal:
             self._refusal = refusal
             raise
@@ -112,8 +150,8 @@ class PartnerSessions:
                     self._refusal = unavailable
             raise
 
-    def _open_with_fresh_secret(self, refused: SecretVersion) -> EduSession:
-        """Read the secret once more and try once again: we may have started with the old key.
+    def _open_with_fresh_secret(self, refused: SecretVersion, error: AuthenticationRefused) -> EduSession:
+        """Read the secret once more and, if its version moved, try once again: we may have started with the old key.
 
         One thread tries; the others then use its answer, so that a bad key costs one login more and not one each
         (Snowflake locks a user out after a few).
@@ -121,10 +159,13 @@ class PartnerSessions:
         with self._retrying:
             if self._refusal is not None:
                 raise self._refusal
-            if self._secret is refused:
-                self._secret = self._read_secret()
+            if self.secret is refused:
                 try:
-                    return self._open(self._secret)
+                    fresh = self._secrets.require(self._partner_id)
+                    if fresh.version_id == refused.version_id:
+                        raise error
+                    self.secret = fresh
+                    return self._open(fresh)
                 except Permanent as refusal:
                     self._refusal = refusal
                     raise
@@ -144,16 +185,6 @@ class PartnerSessions:
         with self._reading:
             if self._refusal is not None:
                 raise self._refusal
-            if self._secret is None:
-                self._secret = self._read_secret()
-            return self._secret
-
-    def _read_secret(self) -> SecretVersion:
-        secret = self._secrets.read(self._partner_id)
-        if secret is None:
-            raise CredentialsMissing(
-                expected=f"the secret {self._secrets.name(self._partner_id)}",
-                came="no secret of that name",
-                remedy="create it as docs/operations.md says, or switch the partner's cross-year matching off",
-            )
-        return secret
+            if self.secret is None:
+                self.secret = self._secrets.require(self._partner_id)
+            return self.secret

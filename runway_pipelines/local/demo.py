@@ -15,7 +15,8 @@ from runway_pipelines.definitions import defs
 from runway_pipelines.local.partners import Partner, synthetic_partners
 from runway_pipelines.partner_tenants.partitions import sync_partitions
 from runway_pipelines.partner_tenants.registry import RosterPartner
-from runway_pipelines.rosters.automation import PARTNER_TAG, partner_rosters_job
+from runway_pipelines.partner_tenants.runs import PARTNER_TAG, TRIGGER_TAG
+from runway_pipelines.rosters.automation import partner_rosters_job
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.refresh import Status
 from runway_pipelines.rosters.services import RosterServices
@@ -61,7 +62,7 @@ def run_demo(services: RosterServices, console: Console) -> Iterator[PartnerResu
                 partition_key=partner.partner_id,
                 # The demo tells the story; the event log has every word of it.
                 run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                tags={PARTNER_TAG: partner.partner_id, "runway/trigger": "demo"},
+                tags={PARTNER_TAG: partner.partner_id, TRIGGER_TAG: "demo"},
                 raise_on_error=False,
             )
             seconds = round(time.monotonic() - started, 2)

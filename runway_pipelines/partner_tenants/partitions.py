@@ -4,9 +4,11 @@ A partner is the unit of execution, a tenant the unit of record: one composite k
 nearly all of whose cells would not exist (docs/decisions/0001-partitions.md).
 """
 
+from collections.abc import Mapping
+
 import dagster as dg
 
-from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, reconcile
+from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, reconcile_all
 from runway_pipelines.partner_tenants.registry import Registry
 
 PARTNERS_NAME = "partners"
@@ -14,16 +16,35 @@ PARTNER_TENANTS_NAME = "partner_tenants"
 PARTNERS = dg.DynamicPartitionsDefinition(name=PARTNERS_NAME)
 PARTNER_TENANTS = dg.DynamicPartitionsDefinition(name=PARTNER_TENANTS_NAME)
 
+PartitionRequest = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
+
 
 def plan_partitions(
-    instance: dg.DagsterInstance, registry: Registry, *, allow_mass_removal: bool = False
+    instance: dg.DagsterInstance,
+    registry: Registry,
+    *,
+    allow_mass_removal: bool = False,
+    approval: str | None = None,
 ) -> dict[str, PartitionChanges]:
-    """What would change, by the name of the partitions definition."""
-    wanted = {PARTNERS_NAME: registry.partner_keys, PARTNER_TENANTS_NAME: registry.tenant_keys}
-    return {
-        name: reconcile(frozenset(instance.get_dynamic_partitions(name)), want, allow_mass_removal=allow_mass_removal)
-        for name, want in wanted.items()
-    }
+    """What would change, by the name of the partitions definition; for the options see `reconcile_all`."""
+    want = {PARTNERS_NAME: registry.partner_keys, PARTNER_TENANTS_NAME: registry.tenant_keys}
+    have = {name: frozenset(instance.get_dynamic_partitions(name)) for name in want}
+    return reconcile_all(have, want, allow_mass_removal=allow_mass_removal, approval=approval)
+
+
+def partition_requests(plan: Mapping[str, PartitionChanges]) -> list[PartitionRequest]:
+    """The plan as Dagster's requests, in an order in which no partner ever stands without its tenants.
+
+    Whoever sees a partner may run it at once, and its run records its tenants.
+    """
+    partners, tenants = plan[PARTNERS_NAME], plan[PARTNER_TENANTS_NAME]
+    requests: list[PartitionRequest] = [
+        PARTNER_TENANTS.build_add_request(list(tenants.add)),
+        PARTNERS.build_add_request(list(partners.add)),
+        PARTNERS.build_delete_request(list(partners.remove)),
+        PARTNER_TENANTS.build_delete_request(list(tenants.remove)),
+    ]
+    return [request for request in requests if request.partition_keys]
 
 
 def sync_partitions(
@@ -31,9 +52,10 @@ def sync_partitions(
 ) -> dict[str, PartitionChanges]:
     """Add and remove partition keys so that they match the registry; returns what was done, and what was refused."""
     plan = plan_partitions(instance, registry, allow_mass_removal=allow_mass_removal)
-    for name, changes in plan.items():
-        if changes.add:
-            instance.add_dynamic_partitions(name, list(changes.add))
-        for key in changes.remove:
-            instance.delete_dynamic_partition(name, key)
+    for request in partition_requests(plan):
+        if isinstance(request, dg.AddDynamicPartitionsRequest):
+            instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)
+        else:
+            for key in request.partition_keys:
+                instance.delete_dynamic_partition(request.partitions_def_name, key)
     return plan

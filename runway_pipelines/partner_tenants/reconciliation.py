@@ -1,11 +1,14 @@
-"""What to add to and remove from a partitions definition, and when to refuse: pure.
+"""What to add to and remove from the partitions definitions, and when to refuse: pure.
 
 A wrong read of the registry must not delete anybody's history: removing more than a quarter and more than two keys at
-once needs somebody's word, and an empty registry removes nothing at all.
+once needs somebody's word, and an empty registry removes nothing at all. Nor may it stop a partner's schedule: while
+one definition's removals are refused, the other's wait with them.
 """
 
-from collections.abc import Set
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from hashlib import sha256
 
 LARGEST_REMOVAL_SHARE = 0.25
 ALWAYS_REMOVABLE = 2
@@ -13,33 +16,82 @@ ALWAYS_REMOVABLE = 2
 
 @dataclass(frozen=True)
 class PartitionChanges:
-    """Keys to add and remove, sorted; ``refused`` are the removals that were not allowed, with the ``reason``."""
+    """Keys to add to and remove from the ``had`` keys of a definition, sorted.
 
+    ``refused`` are the removals that were not allowed, with the ``reason``; ``is_final`` says that no word allows them.
+    """
+
+    had: int = 0
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     reason: str | None = None
+    is_final: bool = False
 
     @property
     def is_empty(self) -> bool:
-        """Nothing to do."""
-        return not (self.add or self.remove)
+        """Nothing to do, and nothing refused."""
+        return not (self.add or self.remove or self.refused)
+
+    @property
+    def summary(self) -> str:
+        """The changes in numbers, without a full stop."""
+        done = f"{len(self.add)} added, {len(self.remove)} removed"
+        if not self.refused:
+            return done
+        return f"{done}, refused to remove {len(self.refused)} of {self.had} keys: {self.reason}"
 
 
 def reconcile(have: Set[str], want: Set[str], *, allow_mass_removal: bool = False) -> PartitionChanges:
-    """Bring ``have`` in line with ``want``.
+    """Bring one definition's keys ``have`` in line with ``want``.
 
     ``allow_mass_removal`` lifts the limit on removals; it never makes an empty ``want`` remove anything.
     """
-    add = tuple(sorted(want - have))
     gone = tuple(sorted(have - want))
+    changes = PartitionChanges(had=len(have), add=tuple(sorted(want - have)))
     if gone and not want:
-        return PartitionChanges(refused=gone, reason="the registry came back empty: nothing is removed")
+        return replace(changes, refused=gone, reason="the registry came back empty", is_final=True)
     too_many = len(gone) > ALWAYS_REMOVABLE and len(gone) > LARGEST_REMOVAL_SHARE * len(have)
     if too_many and not allow_mass_removal:
-        return PartitionChanges(
-            add=add,
-            refused=gone,
-            reason=f"{len(gone)} of {len(have)} keys would go at once, more than a quarter: say that it is meant",
-        )
-    return PartitionChanges(add=add, remove=gone)
+        return replace(changes, refused=gone, reason="more than a quarter at once")
+    return replace(changes, remove=gone)
+
+
+def reconcile_all(
+    have: Mapping[str, Set[str]],
+    want: Mapping[str, Set[str]],
+    *,
+    allow_mass_removal: bool = False,
+    approval: str | None = None,
+) -> dict[str, PartitionChanges]:
+    """Bring the definitions of these names in line: what is refused for one of them is removed from none.
+
+    ``allow_mass_removal`` lifts the limit for any keys, ``approval`` for exactly those that it was made of
+    (`approval_of`).
+    """
+    plan = _all_or_nothing(
+        {name: reconcile(have[name], want[name], allow_mass_removal=allow_mass_removal) for name in want}
+    )
+    if approval is not None and approval.strip() == approval_of(plan):
+        return reconcile_all(have, want, allow_mass_removal=True)
+    return plan
+
+
+def approval_of(plan: Mapping[str, PartitionChanges]) -> str | None:
+    """The text that approves the plan's refused removals and no others; None when none are, or when none would help."""
+    refused = [(name, key) for name, changes in sorted(plan.items()) for key in changes.refused]
+    if not refused or any(changes.is_final for changes in plan.values()):
+        return None
+    return f"remove-{sha256(json.dumps(refused).encode()).hexdigest()[:8]}"
+
+
+def _all_or_nothing(plan: dict[str, PartitionChanges]) -> dict[str, PartitionChanges]:
+    refusing = " and ".join(name for name, changes in plan.items() if changes.refused)
+    if not refusing:
+        return plan
+    return {
+        name: replace(changes, remove=(), refused=changes.remove, reason=f"they wait for those of {refusing}")
+        if changes.remove
+        else changes
+        for name, changes in plan.items()
+    }

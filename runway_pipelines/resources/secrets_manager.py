@@ -1,20 +1,25 @@
 """Partners' secrets in AWS Secrets Manager, read fresh each time (credentials contract, section 1)."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import dagster as dg
 import orjson
 from botocore.exceptions import BotoCoreError, ClientError
 from dagster_aws.secretsmanager import SecretsManagerResource
+from pydantic import PrivateAttr
 
 from runway_pipelines.credentials.edu_connection import secret_name
-from runway_pipelines.errors import ConfigurationError, CredentialsMalformed
+from runway_pipelines.credentials.rotation import Current, Gone, Observation, Unreadable
+from runway_pipelines.errors import ConfigurationError, CredentialsMalformed, CredentialsMissing, RunwayError
 from runway_pipelines.partner_tenants.keys import checked_part
 from runway_pipelines.resources.aws_errors import error_code, raise_mapped
 from runway_pipelines.settings import load_settings
 
 DEVELOPMENT_VERSION = "development"
+LIST_PAGE = 100  # the most that ListSecrets gives
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class SecretVersion:
     name: str
     version_id: str
     text: str = field(repr=False)
+    created_at: datetime | None = None
 
 
 class PartnerSecrets(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -31,6 +37,7 @@ class PartnerSecrets(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     secrets_manager: dg.ResourceDependency[SecretsManagerResource]
     envlabel: str | None = None
+    _opened: Any = PrivateAttr(default=None)
 
     def read(self, partner_id: str, stage: str = "AWSCURRENT") -> SecretVersion | None:
         """The partner's secret at a stage, or None when there is no such secret.
@@ -40,7 +47,7 @@ class PartnerSecrets(dg.ConfigurableResource):  # type: ignore[type-arg]
         pending deletion, `Unavailable` when the service cannot be reached.
         """
         name = self.name(partner_id)
-        client: Any = self.secrets_manager.get_client()
+        client = self._client()
         try:
             answer = client.get_secret_value(SecretId=name, VersionStage=stage)
         except ClientError as error:
@@ -53,17 +60,107 @@ class PartnerSecrets(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise CredentialsMalformed(
                 expected=f"a text in secret {name}", came="a binary value", remedy=f"put the JSON into secret {name}"
             )
-        return SecretVersion(name=name, version_id=answer["VersionId"], text=answer["SecretString"])
+        return SecretVersion(name, answer["VersionId"], answer["SecretString"], answer.get("CreatedDate"))
+
+    def require(self, partner_id: str) -> SecretVersion:
+        """The current version; raises `CredentialsMissing` where there is no secret, and what `read` raises."""
+        secret = self.read(partner_id)
+        if secret is None:
+            raise CredentialsMissing(
+                expected=f"the secret {self.name(partner_id)}",
+                came="no secret of that name",
+                remedy="create it as docs/operations.md says, or switch the partner's cross-year matching off",
+            )
+        return secret
+
+    def observe(self, partner_ids: Iterable[str]) -> dict[str, Observation]:
+        """Which version of each partner's secret is current, by list calls alone (100 secrets a call, no values).
+
+        Where a page cannot be read, whoever was not seen by then is `Unreadable`, nobody is `Gone`. Raises
+        `ConfigurationError` without ENVLABEL.
+        """
+        prefix = secret_name(self._label(), "")
+        listed: dict[str, Observation] = {}
+        absent = self._absent()
+        pages = (
+            self._client()
+            .get_paginator("list_secrets")
+            .paginate(
+                Filters=[{"Key": "name", "Values": [prefix]}],
+                IncludePlannedDeletion=True,  # hidden by default, and then they look deleted
+                PaginationConfig={"PageSize": LIST_PAGE},
+            )
+        )
+        try:
+            for page in pages:
+                for entry in page["SecretList"]:
+                    listed[entry.get("Name", "").removeprefix(prefix)] = _observation(entry)
+        except (ClientError, BotoCoreError) as error:
+            absent = Unreadable(_reason(f"list the secrets {prefix}*", error))
+        return {partner_id: listed.get(partner_id, absent) for partner_id in partner_ids}
+
+    def look(self, partner_id: str) -> Observation:
+        """The same for one partner, asked directly: what a listing says may be older."""
+        name = self.name(partner_id)
+        try:
+            return _observation(self._client().describe_secret(SecretId=name))
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and error_code(error) == "ResourceNotFoundException":
+                return self._absent()
+            return Unreadable(_reason(f"describe secret {name}", error))
+
+    def gone(self, partner_ids: Iterable[str]) -> dict[str, str]:
+        """The partners that have no secret to be read, with the reason; each was asked for directly."""
+        return {
+            partner_id: looked.reason
+            for partner_id, observed in self.observe(partner_ids).items()
+            if isinstance(observed, Gone) and isinstance(looked := self.look(partner_id), Gone)
+        }
+
+    def _absent(self) -> Observation:
+        """What a secret is that does not exist."""
+        if load_settings().development_secret() is not None:
+            return Current(DEVELOPMENT_VERSION)
+        return Gone("there is no such secret")
 
     def name(self, partner_id: str) -> str:
         """The secret's name; raises `ConfigurationError` when ENVLABEL is not set."""
+        return secret_name(self._label(), checked_part("partner_id", partner_id))
+
+    def _label(self) -> str:
         if not self.envlabel:
             raise ConfigurationError(
                 expected="the variable ENVLABEL (dev, stg or prod)",
                 came="no value",
                 remedy="set ENVLABEL: it keeps environments apart in one AWS account",
             )
-        return secret_name(self.envlabel, checked_part("partner_id", partner_id))
+        return self.envlabel
+
+    def _client(self) -> Any:
+        if self._opened is None:
+            try:
+                self._opened = self.secrets_manager.get_client()
+            except BotoCoreError as error:
+                raise_mapped("speak to Secrets Manager", error)
+        return self._opened
+
+
+def _observation(entry: Mapping[str, Any]) -> Observation:
+    """An entry of a listing, or a description: the version that carries AWSCURRENT."""
+    if entry.get("DeletedDate"):
+        return Gone("it is pending deletion")
+    stages = entry.get("SecretVersionsToStages") or entry.get("VersionIdsToStages") or {}
+    current = [version_id for version_id, names in stages.items() if "AWSCURRENT" in names]
+    if len(current) == 1:
+        return Current(current[0])
+    return Unreadable(f"{len(current)} of its {len(stages)} versions carry AWSCURRENT")
+
+
+def _reason(action: str, error: Exception) -> str:
+    try:
+        raise_mapped(action, error)
+    except RunwayError as mapped:
+        return str(mapped)
 
 
 def _development_secret(missing_name: str) -> SecretVersion | None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Snowflake's error numbers for a login that trying again does not mend: user, password, key (JWT), disabled user,
 # network policy, role or account.
 _REFUSED_LOGIN = {390100, 390101, 390102, 390144, 390186, 390189, 390190, 390201, 390422}
+# The session or its token has ended: another one can be opened, with the credentials as they are by then.
+_SESSION_ENDED = {390111, 390112, 390114, 390195}
 _ROLE_OR_OBJECT = {
     2003: "grant the role USAGE and SELECT on the database, the schema and the stg_ef3 tables, or correct the secret",
     2043: "grant the role USAGE and SELECT on the database, the schema and the stg_ef3 tables, or correct the secret",
@@ -163,15 +165,18 @@ def mapped_query_error(error: Error) -> RunwayError:
     from snowflake.connector import errors
 
     number = error.errno or -1
-    if isinstance(error, errors.ProgrammingError | errors.NotSupportedError | errors.IntegrityError | errors.DataError):
+    refused = isinstance(
+        error, errors.ProgrammingError | errors.NotSupportedError | errors.IntegrityError | errors.DataError
+    )
+    if refused and number not in _SESSION_ENDED:
         return QueryFailed(
-            expected="the roster statement to run",
+            expected="the statement to run",
             came=f"Snowflake's error {number} (SQLSTATE {error.sqlstate}, query {error.sfqid})",
             remedy=_ROLE_OR_OBJECT.get(number, "look the query id up in Snowflake's query history"),
             code=str(number),
         )
     return Unavailable(
-        expected="the roster statement's answer",
+        expected="the statement's answer",
         came=f"{type(error).__name__}, error {number}",
         remedy="try again; if it stays, look at Snowflake's status page",
         code=str(number),

@@ -1,14 +1,23 @@
-"""What Dagster sees of rosters: a tenant's roster and its publication, and the partner's index, which is what runs.
+"""What Dagster sees of rosters: a tenant's roster and its publication, and the partner's index, which is what runs
+(after the partner's credentials were tried).
 
 The partner is the unit of execution (a session costs 20 s, a run 4 CPU-seconds), the tenant the unit of record: see
 docs/decisions/0001-partitions.md. Both routes go through `refresh.refresh_tenant`.
 """
 
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from itertools import groupby
 
 import dagster as dg
 
+from runway_pipelines.credentials.connection_asset import (
+    CONNECTION_CHECK_SPECS,
+    EDU_CONNECTION,
+    EDU_CONNECTION_SPEC,
+    events_of_trial,
+)
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.dagster_events import keep_storage_connections, partitions_done_before, report_planned
 from runway_pipelines.errors import Permanent, RunwayError
@@ -76,37 +85,73 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
         outcomes += [_unregistered(context, tenant) for tenant in selected if tenant not in registered]
         if partner and registered:
             try:
-                yield from _refresh(context, rosters, partner, registered, outcomes)
+                with closing(_sessions(context, rosters, partner_id)) as sessions:
+                    yield from _refresh(context, rosters, partner, registered, outcomes, sessions)
             except RunwayError as error:
                 # The rosters are published and recorded; what could not be written is the partner's index.
                 context.log.error(f"{partner_id}: the index is not up to date: {error}")
     fail_if_any_failed(outcomes, "materialize these again")
 
 
-@dg.asset(
-    key=PARTNER_ROSTER_INDEX,
+@dg.multi_asset(
+    name="partner_rosters",
+    specs=[
+        EDU_CONNECTION_SPEC,
+        dg.AssetSpec(
+            PARTNER_ROSTER_INDEX,
+            deps=[EDU_CONNECTION],
+            description="The partner's index of rosters. Materializing it tries the partner's credentials, then "
+            "refreshes and publishes every tenant's roster over a few Snowflake sessions; re-executing a failed run "
+            "does only what failed.",
+            group_name=GROUP,
+            owners=OWNERS,
+            kinds={"snowflake", "s3"},
+            skippable=True,
+        ),
+    ],
+    check_specs=CONNECTION_CHECK_SPECS,
     partitions_def=PARTNERS,
-    description="The partner's index of rosters. Materializing it refreshes and publishes every tenant's roster over "
-    "a few Snowflake sessions; re-executing a failed run does only what failed.",
-    group_name=GROUP,
-    owners=OWNERS,
-    kinds={"snowflake", "s3"},
+    can_subset=True,
 )
-def partner_roster_index(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
-    """Refresh all of a partner's tenants, record each, and write the index."""
+def partner_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
+    """Try the partner's credentials; with those that work refresh all of its tenants, record each, write the index."""
     keep_storage_connections(context.instance)
     partner = _registered_partner(context, rosters)
+    report_planned(context, {EDU_CONNECTION} - context.selected_asset_keys, [partner.partner_id])
+    with closing(_sessions(context, rosters, partner.partner_id)) as sessions:
+        trial = rosters.try_credentials(partner.partner_id, sessions)
+        yield from events_of_trial(context.instance, trial, rosters.policy.key_age_warning_days)
+        if PARTNER_ROSTER_INDEX in context.selected_asset_keys:
+            yield from _refresh_partner(context, rosters, partner, sessions)
+    if trial.error is not None:
+        raise dg.Failure(description=str(trial.error), allow_retries=False)
+
+
+def _refresh_partner(
+    context: dg.AssetExecutionContext, rosters: RosterServices, partner: RosterPartner, sessions: PartnerSessions
+) -> Iterator[object]:
+    """All of a partner's tenants; where the credentials are refused, each fails with that reason, at once."""
     done = partitions_done_before(context, PUBLISHED_ROSTER)
     tenants = [tenant for tenant in partner.tenants if tenant.key not in done]
     report_planned(context, [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER], [tenant.key for tenant in tenants])
     outcomes: list[TenantOutcome] = []
-    index = yield from _refresh(context, rosters, partner, tenants, outcomes)
-    metadata = index_metadata(index, rosters.store)
+    index = yield from _refresh(context, rosters, partner, tenants, outcomes, sessions)
+    metadata = {**index_metadata(index, rosters.store), **counts_of(outcomes)}
     if any(not outcome.status.is_success for outcome in outcomes):
         # A failed run materializes nothing here; the table with the reasons is what its reader needs.
         yield dg.AssetObservation(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
         fail_if_any_failed(outcomes, "re-execute this run from failure, it does only these")
-    yield dg.MaterializeResult(metadata=metadata)
+    yield dg.MaterializeResult(asset_key=PARTNER_ROSTER_INDEX, metadata=metadata)
+
+
+def _sessions(context: dg.AssetExecutionContext, rosters: RosterServices, partner_id: str) -> PartnerSessions:
+    return PartnerSessions(
+        partner_id,
+        rosters.secrets,
+        rosters.snowflake,
+        size=rosters.policy.sessions_per_partner,
+        query_tag=f"runway_pipelines partner={partner_id} run={context.run.run_id}",
+    )
 
 
 def _registered_partner(context: dg.AssetExecutionContext, rosters: RosterServices) -> RosterPartner:
@@ -136,16 +181,10 @@ def _refresh(
     partner: RosterPartner,
     tenants: list[PartnerTenant],
     outcomes: list[TenantOutcome],
+    sessions: PartnerSessions,
 ) -> Generator[object, None, PartnerIndex]:
     """Refresh tenants of one partner: yields events as each is done, adds to ``outcomes``, returns the index."""
     run_id = context.run.run_id
-    sessions = PartnerSessions(
-        partner.partner_id,
-        rosters.secrets,
-        rosters.snowflake,
-        size=rosters.policy.sessions_per_partner,
-        query_tag=f"runway_pipelines partner={partner.partner_id} run={run_id}",
-    )
     refresh = RefreshContext(
         store=rosters.store,
         database=rosters.database,
@@ -162,7 +201,6 @@ def _refresh(
             own.append(outcome)
             yield from events_of(context.instance, outcome, rosters.store)
     finally:
-        sessions.close()
         outcomes += own
     context.log.info(f"{partner.partner_id}: {len(tenants)} tenants over {sessions.connects} Snowflake sessions")
     return record_outcomes(rosters.store, partner, own, run_id)
@@ -175,6 +213,12 @@ def fail_if_any_failed(outcomes: list[TenantOutcome], remedy: str) -> None:
         raise dg.Failure(
             description=f"{len(failed)} of {len(outcomes)} tenants failed: {', '.join(sorted(failed))}. What they had "
             f"published before is untouched. When the reasons are mended: {remedy}.",
-            metadata={key: dg.MetadataValue.text(reason) for key, reason in sorted(failed.items())},
+            metadata=counts_of(outcomes)
+            | {key: dg.MetadataValue.text(reason) for key, reason in sorted(failed.items())},
             allow_retries=False,
         )
+
+
+def counts_of(outcomes: Iterable[TenantOutcome]) -> dict[str, dg.MetadataValue]:
+    """How many tenants ended how."""
+    return {"outcomes": dg.MetadataValue.json(dict(Counter(outcome.status.value for outcome in outcomes)))}

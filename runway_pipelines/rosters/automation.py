@@ -1,27 +1,22 @@
 """When rosters are refreshed: the job, and the schedule that asks for one run a partner."""
 
+from logging import Logger
+
 import dagster as dg
 
+from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
+from runway_pipelines.errors import RunwayError
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
+from runway_pipelines.partner_tenants.runs import partner_run
+from runway_pipelines.resources.secrets_manager import PartnerSecrets
 from runway_pipelines.rosters.assets import PARTNER_ROSTER_INDEX
-
-PARTNER_TAG = "runway/partner"
 
 partner_rosters_job = dg.define_asset_job(
     "partner_rosters_job",
-    selection=dg.AssetSelection.assets(PARTNER_ROSTER_INDEX),
-    description="Refresh and publish all rosters of one partner.",
+    selection=dg.AssetSelection.assets(EDU_CONNECTION, PARTNER_ROSTER_INDEX),
+    description="Try a partner's credentials, then refresh and publish all of its rosters.",
     executor_def=dg.in_process_executor,
 )
-
-
-def partner_run(partner_id: str, run_key: str, trigger: str) -> dg.RunRequest:
-    """The request for a partner's run; the tag lets the queue run one at a time for each partner."""
-    return dg.RunRequest(
-        run_key=run_key,
-        partition_key=partner_id,
-        tags={PARTNER_TAG: partner_id, "runway/trigger": trigger},
-    )
 
 
 def build_daily_schedule(cron_schedule: str, timezone: str) -> dg.ScheduleDefinition:
@@ -35,11 +30,34 @@ def build_daily_schedule(cron_schedule: str, timezone: str) -> dg.ScheduleDefini
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description="One run for each partner, keyed by day: a tick that is repeated asks for nothing new.",
     )
-    def partner_rosters_daily_schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
+    def partner_rosters_daily_schedule(
+        context: dg.ScheduleEvaluationContext, secrets: PartnerSecrets
+    ) -> list[dg.RunRequest] | dg.SkipReason:
         day = context.scheduled_execution_time.date().isoformat()
         partners = sorted(context.instance.get_dynamic_partitions(PARTNERS_NAME))
         if not partners:
             return dg.SkipReason("no partner has rosters yet: bring the partitions in line with the registry")
-        return [partner_run(partner_id, f"daily:{day}:{partner_id}", "schedule") for partner_id in partners]
+        gone = _without_secret(secrets, partners, context.log)
+        if len(gone) == len(partners):
+            return dg.SkipReason(f"none of the {len(gone)} partners has a secret")
+        return [
+            partner_run(partner_id, f"daily:{day}:{partner_id}", "schedule")
+            for partner_id in partners
+            if partner_id not in gone
+        ]
 
     return partner_rosters_daily_schedule
+
+
+def _without_secret(secrets: PartnerSecrets, partners: list[str], log: Logger) -> dict[str, str]:
+    """The partners that cannot be refreshed, with the reason; none where Secrets Manager does not answer: a run that
+    fails says more than one that was never asked for.
+    """
+    try:
+        gone = secrets.gone(partners)
+    except RunwayError as error:
+        log.warning(f"every partner is asked for, whether it has a secret or not: {error}")
+        return {}
+    for partner_id, reason in gone.items():
+        log.warning(f"{partner_id} is out of the schedule: of its secret, {reason}")
+    return gone

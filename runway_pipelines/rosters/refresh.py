@@ -19,6 +19,7 @@ from typing import IO, Any, Protocol
 
 from tenacity import (
     retry,
+    retry_if_exception,
     retry_if_exception_type,
     retry_if_not_exception_type,
     stop_after_attempt,
@@ -150,8 +151,11 @@ def _outcome(
     """`refresh_tenant` with transient failures tried again and the rest turned into an outcome."""
     started = time.monotonic()
     attempt = retry(
-        # Not a lock that was waited for already: the warehouse would be asked again for another wait.
-        retry=retry_if_exception_type(Transient) & retry_if_not_exception_type(LockTimeout),
+        # Not a lock that was waited for already (the warehouse would be asked again for another wait), and not a
+        # partner that is refused as a whole.
+        retry=retry_if_exception_type(Transient)
+        & retry_if_not_exception_type(LockTimeout)
+        & retry_if_exception(lambda error: error is not sessions.refusal),
         stop=stop_after_attempt(ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.5, max=10),
         reraise=True,

@@ -1,13 +1,18 @@
 """What taking and publishing rosters speaks to, and the policy it follows: the one resource of the roster assets."""
 
+from datetime import UTC, datetime
+
 import dagster as dg
 
+from runway_pipelines.credentials.sessions import PartnerSessions
+from runway_pipelines.credentials.trial import Trial, try_credentials
 from runway_pipelines.partner_tenants.registry import Registry, read_registry
 from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.resources.postgres import ApplicationDatabase
 from runway_pipelines.resources.secrets_manager import PartnerSecrets
 from runway_pipelines.resources.snowflake import EduSnowflake
 from runway_pipelines.rosters.quality import Thresholds
+from runway_pipelines.rosters.query import READABLE_SQL
 
 
 class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -16,6 +21,7 @@ class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
     sessions_per_partner: int = 4
     lock_wait_seconds: int = 600
     include_switched_off: bool = False
+    key_age_warning_days: int = 90
     least_students_with_codes: float = 0.5
     most_coverage_drop: float = 0.1
     most_students_lost: float = 0.01
@@ -43,3 +49,9 @@ class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Who has a roster, now."""
         with self.database.connection() as connection:
             return read_registry(connection, include_switched_off=self.policy.include_switched_off)
+
+    def try_credentials(self, partner_id: str, sessions: PartnerSessions) -> Trial:
+        """Connect and prove the source tables readable, over ``sessions``."""
+        return try_credentials(
+            partner_id, sessions, self.secrets, self.snowflake, statement=READABLE_SQL, now=datetime.now(UTC)
+        )

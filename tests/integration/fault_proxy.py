@@ -11,8 +11,8 @@ from threading import Thread
 from urllib.parse import urlsplit
 
 # What a fault does with a request (method, path and query): None lets it through, a status answers it with that and
-# an empty body, "cut" drops the connection.
-Fault = Callable[[str, str], int | str | None]
+# an empty body, a pair with that status and body, "cut" drops the connection.
+Fault = Callable[[str, str], int | str | tuple[int, bytes] | None]
 
 
 class FaultProxy:
@@ -23,6 +23,9 @@ class FaultProxy:
         self.fault: Fault = lambda method, path: None
         self.seen: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
+        self.answers: list[bytes] = []
+        # AWS's JSON services have one path: which of their actions was asked for, by request.
+        self.actions: list[str] = []
 
 
 @contextmanager
@@ -36,6 +39,7 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
 
         def handle_any(self) -> None:
             proxy.seen.append((self.command, self.path))
+            proxy.actions.append(self.headers.get("X-Amz-Target", "").rpartition(".")[2])
             body = self._body()
             proxy.bodies.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
             verdict = proxy.fault(self.command, self.path)
@@ -43,16 +47,19 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
                 self.close_connection = True
                 self.connection.close()
                 return
-            if isinstance(verdict, int):
-                self.send_response(verdict)
-                self.send_header("Content-Length", "0")
+            if isinstance(verdict, int | tuple):
+                status, content = verdict if isinstance(verdict, tuple) else (verdict, b"")
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
+                self.wfile.write(content)
                 return
             connection = http.client.HTTPConnection(target.hostname or "", target.port)
             headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
             connection.request(self.command, self.path, body=body, headers=headers)
             answer = connection.getresponse()
             content = answer.read()
+            proxy.answers.append(content)
             self.send_response(answer.status)
             for name, value in answer.getheaders():
                 if name.lower() not in ("transfer-encoding", "connection", "content-length", "date", "server"):

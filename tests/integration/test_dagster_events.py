@@ -80,7 +80,8 @@ def test_checks_are_tied_to_the_materialization_that_they_judged(
             dg.AssetRecordsFilter(asset_key=ROSTER, asset_partitions=[partner.tenant("a").key]), limit=1
         ).records[0]
         assert newest.run_id == result.run_id
-        targets = {e.target_materialization_data.storage_id for e in result.get_asset_check_evaluations()}
+        evaluations = [e for e in result.get_asset_check_evaluations() if e.asset_key == ROSTER]
+        targets = {e.target_materialization_data.storage_id for e in evaluations}
         assert targets == {newest.storage_id}
 
 

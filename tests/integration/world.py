@@ -172,10 +172,19 @@ class TestPartner:
             public = private.public_key().public_bytes(
                 serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
             )
-            registered = json.loads(self.world.stack.public_keys_file.read_text())
-            registered[f"{self.account}.ROSTER"] = [public.decode()]
-            replace(self.world.stack.public_keys_file, json.dumps(registered).encode())
+            self.register_keys([public.decode()])
         return self.put_secret(json.dumps(secret))
+
+    def registered_keys(self) -> list[str]:
+        """The public keys that the account knows for the user."""
+        registered = json.loads(self.world.stack.public_keys_file.read_text())
+        return list(registered[f"{self.account}.ROSTER"])
+
+    def register_keys(self, pems: list[str]) -> None:
+        """Replace them, as ``ALTER USER ... SET RSA_PUBLIC_KEY`` does."""
+        registered = json.loads(self.world.stack.public_keys_file.read_text())
+        registered[f"{self.account}.ROSTER"] = pems
+        replace(self.world.stack.public_keys_file, json.dumps(registered).encode())
 
     def put_secret(self, text: str) -> str:
         """A new current version of the partner's secret."""

@@ -23,7 +23,7 @@ _numbers = itertools.count()
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """No variable that the settings read, and settings that are read anew."""
     for name in list(os.environ):
-        if name.upper().startswith(("RUNWAY_", "EDU_SNOWFLAKE_", "AWS_REGION", "AWS_DEFAULT_REGION", "ENVLABEL")):
+        if name.upper().startswith(("RUNWAY_", "EDU_SNOWFLAKE_", "AWS_", "ENVLABEL", "DAGSTER_HOME")):
             monkeypatch.delenv(name)
     load_settings.cache_clear()
     yield monkeypatch

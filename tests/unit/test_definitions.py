@@ -6,27 +6,33 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
-from runway_pipelines.definitions import build_definitions, defs
+from runway_pipelines.definitions import build_definitions, build_services, defs
 from runway_pipelines.settings import Settings
 
-ASSETS = {"cross_year_roster", "published_roster", "partner_roster_index"}
+ASSETS = {
+    "cross_year_roster": "rosters",
+    "published_roster": "rosters",
+    "partner_roster_index": "rosters",
+    "edu_connection": "credentials",
+}
+SENSORS = {"partner_tenants_sync_sensor", "edu_credentials_rotated_sensor", "run_outcome_event_sensor"}
 
 
 def test_every_schedule_and_sensor_runs_from_the_start() -> None:
     repository = defs.get_repository_def()
     assert repository.schedule_defs
+    assert {sensor.name for sensor in repository.sensor_defs} == SENSORS
     assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in repository.schedule_defs)
     assert all(s.default_status is dg.DefaultSensorStatus.RUNNING for s in repository.sensor_defs)
 
 
 def test_every_asset_says_what_it_is_and_whom_to_call() -> None:
     specs = {spec.key.path[-1]: spec for spec in defs.resolve_all_asset_specs()}
-    assert set(specs) == ASSETS
+    assert {name: spec.group_name for name, spec in specs.items()} == ASSETS
     for spec in specs.values():
         assert spec.description
         assert spec.owners
         assert spec.kinds
-        assert spec.group_name == "rosters"
 
 
 def test_a_password_reaches_no_resource_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,6 +52,7 @@ def test_the_schedule_asks_for_one_run_a_partner_keyed_by_day() -> None:
                 instance,
                 scheduled_execution_time=_at("2026-11-21T02:00:00"),
                 repository_def=defs.get_repository_def(),
+                resources={"secrets": build_services(Settings()).secrets},
             ) as context:
                 return list(schedule.evaluate_tick(context).run_requests or [])
 

@@ -16,7 +16,7 @@ NAME = "stg-edu-connection-info-acme"
 CANARY = "c4n4ry"
 NOT_STRINGS: list[Any] = [None, 7, 1.5, True, [CANARY], {CANARY: CANARY}]
 
-texts = st.text(min_size=1, max_size=30)
+texts = st.text(min_size=1, max_size=30).filter(lambda text: text.splitlines() == [text])
 
 
 def refusal(text: str, *, with_suppressed: bool = False) -> str:
@@ -37,6 +37,21 @@ def test_the_key_is_not_in_the_connections_representation() -> None:
     connection = EduConnection.parse(NAME, secret_text())
     assert connection.private_key == base64_text(pem())
     assert connection.private_key[:20] not in repr(connection)
+
+
+@pytest.mark.parametrize("field", ["username", "account", "database", "schema", "warehouse", "role"])
+@pytest.mark.parametrize("pasted", ["k" * 256, "k\nk"], ids=["long", "lines"])
+def test_a_key_that_was_pasted_into_another_field_is_refused_and_not_shown(field: str, pasted: str) -> None:
+    said = refusal(secret_text(**{field: pasted}))
+    assert f"the field {field} as one line of at most 255 characters" in said
+    assert pasted not in said
+
+
+def test_the_fingerprint_is_snowflakes_own() -> None:
+    from snowflake.connector.auth.keypair import AuthByKeyPair
+
+    expected = AuthByKeyPair.calculate_public_key_fingerprint(rsa_key())
+    assert EduConnection.parse(NAME, secret_text()).fingerprint == expected
 
 
 @pytest.mark.parametrize("field", OPTIONAL)

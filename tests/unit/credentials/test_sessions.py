@@ -22,7 +22,7 @@ from runway_pipelines.errors import (
     RowsUnreadable,
     Unavailable,
 )
-from runway_pipelines.resources.secrets_manager import SecretVersion
+from runway_pipelines.resources.secrets_manager import PartnerSecrets, SecretVersion
 from tests.factories import secret_text
 
 SIZE = 4
@@ -79,6 +79,8 @@ class CountedSecrets:
 
     def name(self, partner_id: str) -> str:
         return f"stg-edu-connection-info-{partner_id}"
+
+    require = PartnerSecrets.require
 
 
 def version(version_id: str, text: str | None = None) -> SecretVersion:

@@ -1,13 +1,17 @@
 """Partitions follow the registry, and a wrong read of it deletes nobody's history."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, reconcile
+from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, approval_of, reconcile, reconcile_all
 
 # Few values, so that the two sets overlap.
 keys = st.frozensets(st.integers(0, 30).map(lambda number: f"acme/{number}"), max_size=30)
+registries = st.fixed_dictionaries({"partners": keys, "partner_tenants": keys})
+Keys = dict[str, frozenset[str]]
 
 
 def numbered(start: int, stop: int) -> frozenset[str]:
@@ -45,7 +49,8 @@ def test_what_is_gone_is_either_removed_or_refused_with_a_reason_and_nothing_els
 @given(keys, st.booleans())
 def test_an_empty_registry_removes_nothing_whoever_allows_it(have: frozenset[str], allow: bool) -> None:
     changes = reconcile(have, frozenset(), allow_mass_removal=allow)
-    assert changes.is_empty
+    assert (changes.add, changes.remove) == ((), ())
+    assert changes.is_final == bool(have)
     assert changes.refused == tuple(sorted(have))
 
 
@@ -82,10 +87,12 @@ def test_the_limit_lies_at_two_keys_and_at_a_quarter(have: int, gone: int, allow
 def test_a_refusal_says_how_many_of_how_many() -> None:
     changes = reconcile(numbered(0, 10), numbered(5, 12))
     assert changes == PartitionChanges(
+        had=10,
         add=("acme/010", "acme/011"),
         refused=tuple(sorted(numbered(0, 5))),
-        reason="5 of 10 keys would go at once, more than a quarter: say that it is meant",
+        reason="more than a quarter at once",
     )
+    assert changes.summary == "2 added, 0 removed, refused to remove 5 of 10 keys: more than a quarter at once"
     assert not changes.is_empty
 
 
@@ -94,4 +101,97 @@ def test_a_first_registry_only_adds() -> None:
 
 
 def test_two_empty_sides_change_nothing_and_refuse_nothing() -> None:
-    assert reconcile(frozenset(), frozenset()) == PartitionChanges()
+    changes = reconcile(frozenset(), frozenset())
+    assert changes == PartitionChanges()
+    assert changes.is_empty
+
+
+@given(registries, registries)
+def test_keys_are_removed_from_every_definition_or_from_none_and_always_added(have: Keys, want: Keys) -> None:
+    plan = reconcile_all(have, want)
+    alone = {name: reconcile(have[name], want[name]) for name in want}
+    if any(changes.refused for changes in alone.values()):
+        assert all(changes.remove == () for changes in plan.values())
+        assert {name: set(changes.refused) for name, changes in plan.items()} == {n: have[n] - want[n] for n in want}
+        assert all(bool(changes.reason) == bool(changes.refused) for changes in plan.values())
+    else:
+        assert plan == alone
+    assert {name: changes.add for name, changes in plan.items()} == {n: tuple(sorted(want[n] - have[n])) for n in want}
+
+
+@given(registries, registries)
+def test_the_text_that_is_asked_for_approves_what_was_refused_and_unless_a_side_is_empty_there_is_one(
+    have: Keys, want: Keys
+) -> None:
+    plan = reconcile_all(have, want)
+    approval = approval_of(plan)
+    refused = {name: changes.refused for name, changes in plan.items()}
+    is_final = any(have[name] and not want[name] for name in want)
+    assert (approval is not None) == (any(refused.values()) and not is_final)
+    if approval is not None:
+        approved = reconcile_all(have, want, approval=f" {approval}\n")
+        assert {name: changes.remove for name, changes in approved.items()} == refused
+        assert approved == reconcile_all(have, want, allow_mass_removal=True)
+        assert approval_of(approved) is None
+
+
+@given(registries, registries, registries, registries)
+def test_an_approval_of_other_keys_approves_nothing(have: Keys, want: Keys, had: Keys, wanted: Keys) -> None:
+    before, now = reconcile_all(had, wanted), reconcile_all(have, want)
+    is_same = {n: c.refused for n, c in before.items()} == {n: c.refused for n, c in now.items()}
+    if not is_same:
+        assert reconcile_all(have, want, approval=approval_of(before)) == now
+
+
+HAVE = {"partners": frozenset({"acme", "borealis", "cascade"}), "partner_tenants": numbered(0, 10)}
+ONE_LESS = {"partners": frozenset({"acme", "borealis"}), "partner_tenants": numbered(5, 10)}
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param({"partner_tenants": numbered(4, 10)}, id="one key less"),
+        pytest.param({"partner_tenants": numbered(6, 10)}, id="one key more"),
+        pytest.param({"partner_tenants": numbered(0, 5)}, id="as many other keys"),
+        pytest.param({"partners": frozenset({"acme", "cascade"})}, id="another key of the other definition"),
+        pytest.param({"partners": HAVE["partners"]}, id="none of the other definition"),
+        pytest.param({"partner_tenants": frozenset()}, id="an empty registry"),
+    ],
+)
+def test_one_key_of_difference_asks_for_another_text(others: Keys) -> None:
+    approval = approval_of(reconcile_all(HAVE, ONE_LESS))
+    now = reconcile_all(HAVE, ONE_LESS | others, approval=approval)
+    assert all(changes.remove == () for changes in now.values())
+    assert approval_of(now) != approval
+
+
+@pytest.mark.parametrize("approval", ["", "remove-", "remove-00000000", "None", "yes"])
+def test_any_other_text_approves_nothing(approval: str) -> None:
+    assert reconcile_all(HAVE, ONE_LESS, approval=approval) == reconcile_all(HAVE, ONE_LESS)
+
+
+def test_additions_change_nothing_about_the_text() -> None:
+    more = {name: want | {"new"} for name, want in ONE_LESS.items()}
+    assert approval_of(reconcile_all(HAVE, more)) == approval_of(reconcile_all(HAVE, ONE_LESS)) is not None
+
+
+def test_a_key_moved_from_one_definition_to_the_other_is_another_set() -> None:
+    refused = PartitionChanges(had=3, refused=("acme",), reason="more than a quarter at once")
+    assert approval_of({"a": refused, "b": PartitionChanges()}) != approval_of({"a": PartitionChanges(), "b": refused})
+
+
+def test_a_partner_waits_for_its_tenants_and_the_text_looks_like_the_handbook_says() -> None:
+    plan = reconcile_all(HAVE, ONE_LESS)
+    assert plan["partners"] == PartitionChanges(
+        had=3, refused=("cascade",), reason="they wait for those of partner_tenants"
+    )
+    assert re.fullmatch(r"remove-[0-9a-f]{8}", approval_of(plan) or "")
+
+
+def test_an_empty_registry_removes_nothing_whatever_the_approval_and_asks_for_none() -> None:
+    empty: Keys = {"partners": frozenset(), "partner_tenants": frozenset()}
+    plan = reconcile_all(HAVE, empty)
+    assert approval_of(plan) is None
+    for text in ("", "None", "remove-00000000"):
+        assert reconcile_all(HAVE, empty, approval=text) == plan
+    assert all(c.remove == () and c.is_final for c in reconcile_all(HAVE, empty, allow_mass_removal=True).values())

@@ -1,0 +1,44 @@
+"""How old a partner's keys are, and which ones: pure. What can be shown of a key is its public half's fingerprint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from runway_pipelines.credentials.edu_connection import EduConnection
+
+
+@dataclass(frozen=True)
+class KeyHygiene:
+    """The current key and the one before it.
+
+    ``age_days`` is the age of the current version; ``rotated_days_ago`` the same where there is a version before it,
+    and None for a key that was never rotated. None also where a date or a key is not known.
+    """
+
+    fingerprint: str | None
+    previous_fingerprint: str | None
+    age_days: int | None
+    rotated_days_ago: int | None
+
+    def is_old(self, days: int) -> bool:
+        """Whether the current key is older than it should be."""
+        return self.age_days is not None and self.age_days > days
+
+
+def key_hygiene(
+    current: EduConnection | None,
+    created_at: datetime | None,
+    previous: EduConnection | None,
+    *,
+    has_previous: bool,
+    now: datetime,
+) -> KeyHygiene:
+    """The report on one partner. Either connection is None where its secret cannot be read or parsed."""
+    age_days = (now - created_at).days if created_at else None
+    return KeyHygiene(
+        fingerprint=current.fingerprint if current else None,
+        previous_fingerprint=previous.fingerprint if previous else None,
+        age_days=age_days,
+        rotated_days_ago=age_days if has_previous else None,
+    )

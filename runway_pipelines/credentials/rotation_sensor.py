@@ -1,0 +1,223 @@
+"""The sensor that notices a rotation within a tick and asks for one refresh of that partner, and of no other.
+
+Belongs here: looking, asking and requesting. What is decided of it is in `rotation.py`.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from runway_pipelines.credentials.connection_asset import CAN_CONNECT, EDU_CONNECTION
+from runway_pipelines.credentials.rotation import (
+    Current,
+    Decision,
+    LastTry,
+    Observation,
+    Pacing,
+    Requested,
+    Requests,
+    Seen,
+    TryState,
+    Unreadable,
+    attempt_of,
+    cursor_text,
+    decide,
+    needs_direct_look,
+    parse_cursor,
+    run_key,
+)
+from runway_pipelines.dagster_events import newest_checks
+from runway_pipelines.errors import Unavailable
+from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
+from runway_pipelines.partner_tenants.runs import PARTNER_TAG, partner_run
+from runway_pipelines.resources.events import Log, OperatorEvents
+from runway_pipelines.resources.secrets_manager import PartnerSecrets
+from runway_pipelines.run_outcomes.outcomes import secret_gone
+
+SENSOR_NAME = "edu_credentials_rotated_sensor"
+SECRET_VERSION_TAG = "runway/secret_version"  # noqa: S105 - the name of a tag
+# A tick may take 60 s, a direct look 50 ms: whoever is not looked at this time is looked at next time.
+MOST_LOOKS = 100
+
+
+def build_rotated_sensor(*, job_name: str, pacing: Pacing, interval_seconds: int) -> dg.SensorDefinition:
+    """The sensor; the job is partitioned by partner and tries the credentials before it refreshes anything."""
+
+    @dg.sensor(
+        name=SENSOR_NAME,
+        job_name=job_name,
+        minimum_interval_seconds=interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Requests a partner's rosters once for each new version of its secret, and again, with growing "
+        "intervals, while its credentials fail. Reads version ids only, never a value. Its cursor may be cleared: no "
+        "version is refreshed twice for it.",
+    )
+    def edu_credentials_rotated_sensor(
+        context: dg.SensorEvaluationContext, secrets: PartnerSecrets, operators: OperatorEvents
+    ) -> dg.SensorResult:
+        cursor = parse_cursor(context.cursor)
+        seen = cursor or {}
+        now = datetime.now(UTC)
+        partners = sorted(context.instance.get_dynamic_partitions(PARTNERS_NAME))
+        listed = secrets.observe(partners)
+        fail_if_all_unreadable(listed)
+        requests = requests_of_changed(context.instance, seen, listed)
+        observed = looked_at_directly(secrets, seen, listed, requests)
+        tries = last_tries(context.instance, CAN_CONNECT, seen.keys() & observed.keys())
+        decisions = {
+            partner_id: decide(
+                seen.get(partner_id),
+                observed[partner_id],
+                last_try=tries.get(partner_id, LastTry()),
+                requests=requests.get(partner_id, Requests()),
+                is_first_tick=cursor is None,
+                now=now,
+                pacing=pacing,
+            )
+            for partner_id in partners
+        }
+        departed = told_departures(operators, context.log, decisions, now)
+        run_requests = [request for partner_id, made in decisions.items() for request in requested(partner_id, made)]
+        summary = tick_summary(observed, decisions)
+        context.log.info(summary)
+        return dg.SensorResult(
+            run_requests=run_requests,
+            skip_reason=None if run_requests else summary,
+            cursor=cursor_text(kept(seen, decisions, departed)),
+            asset_events=[departure_observation(partner_id, reason) for partner_id, reason in departed.items()],
+        )
+
+    return edu_credentials_rotated_sensor
+
+
+def fail_if_all_unreadable(observed: Mapping[str, Observation]) -> None:
+    """Nothing that is known of anybody is a failure of the tick, and not a quiet one."""
+    reasons = [seen.reason for seen in observed.values() if isinstance(seen, Unreadable)]
+    if reasons and len(reasons) == len(observed):
+        raise Unavailable(
+            expected=f"the current version of at least one of {len(observed)} partners' secrets",
+            came=f"none; the first says: {reasons[0]}",
+            remedy="see what it says; nothing is lost, the next tick looks again",
+        )
+
+
+def requests_of_changed(
+    instance: dg.DagsterInstance, seen: Mapping[str, Seen], observed: Mapping[str, Observation]
+) -> dict[str, Requests]:
+    """What was requested before for versions that differ from the cursor's: the runs are the memory of them."""
+    found: dict[str, Requests] = {}
+    for partner_id, now_seen in observed.items():
+        before = seen.get(partner_id)
+        if isinstance(now_seen, Current) and (before is None or before.version != now_seen.version_id):
+            newest = _newest_request(instance, partner_id, now_seen.version_id)
+            of_seen = _newest_request(instance, partner_id, before.version) if newest and before else None
+            found[partner_id] = Requests(newest, of_seen)
+    return found
+
+
+def _newest_request(instance: dg.DagsterInstance, partner_id: str, version_id: str | None) -> Requested | None:
+    if version_id is None:
+        return None
+    records = instance.get_run_records(
+        dg.RunsFilter(tags={SECRET_VERSION_TAG: version_id, PARTNER_TAG: partner_id}), limit=1
+    )
+    return (
+        Requested(attempt_of(records[0].dagster_run.tags.get("dagster/run_key", "")), records[0].storage_id)
+        if records
+        else None
+    )
+
+
+def looked_at_directly(
+    secrets: PartnerSecrets,
+    seen: Mapping[str, Seen],
+    listed: Mapping[str, Observation],
+    requests: Mapping[str, Requests],
+) -> dict[str, Observation]:
+    """The observations, with those that the listing alone does not prove asked for one by one."""
+    observed = dict(listed)
+    looks = 0
+    for partner_id, observation in listed.items():
+        was_requested = requests.get(partner_id, Requests()).observed is not None
+        if needs_direct_look(seen.get(partner_id), observation, was_requested=was_requested):
+            looks += 1
+            observed[partner_id] = (
+                secrets.look(partner_id) if looks <= MOST_LOOKS else Unreadable("left for the next tick")
+            )
+    return observed
+
+
+def last_tries(instance: dg.DagsterInstance, check: dg.AssetCheckKey, partners: Collection[str]) -> dict[str, LastTry]:
+    """How each partner's newest connection check stands; a run that ended before it got there counts as failed."""
+    newest = newest_checks(instance, check, partners) if partners else {}
+    open_runs = {state.run_id for state in newest.values() if not state.has_passed and state.run_id}
+    records = instance.get_run_records(dg.RunsFilter(run_ids=sorted(open_runs))) if open_runs else []
+    runs = {record.dagster_run.run_id: record for record in records}
+    tries: dict[str, LastTry] = {}
+    for partner_id, state in newest.items():
+        run = runs.get(state.run_id or "")
+        if state.has_passed:
+            tries[partner_id] = LastTry(TryState.WORKED)
+        elif run is not None and not run.dagster_run.is_finished:
+            tries[partner_id] = LastTry(TryState.UNDER_WAY)
+        else:
+            ended = datetime.fromtimestamp(run.end_time, UTC) if run is not None and run.end_time else None
+            tries[partner_id] = LastTry(TryState.FAILED, ended)
+    return tries
+
+
+def requested(partner_id: str, made: Decision) -> Iterable[dg.RunRequest]:
+    """The run that a decision asks for, if any."""
+    if made.trigger is not None and made.seen is not None and made.seen.version is not None:
+        version_id = made.seen.version
+        key = run_key(partner_id, version_id, made.attempt)
+        yield partner_run(partner_id, key, made.trigger.value, {SECRET_VERSION_TAG: version_id})
+
+
+def told_departures(
+    operators: OperatorEvents, log: Log, decisions: Mapping[str, Decision], now: datetime
+) -> dict[str, str]:
+    """Tell operators of each secret that is gone; returns what was told, by partner.
+
+    It stops at the first event that is not taken: a bus that does not answer costs a tick seconds for each.
+    """
+    told: dict[str, str] = {}
+    for partner_id, made in decisions.items():
+        if made.departed:
+            reason = f"{made.departed}: the partner's rosters are out of the schedule, what is published stays"
+            if not operators.emit(secret_gone(partner_id, reason, now), log):
+                break
+            told[partner_id] = reason
+    return told
+
+
+def kept(seen: Mapping[str, Seen], decisions: Mapping[str, Decision], departed: Collection[str]) -> dict[str, Seen]:
+    """The next cursor; a departure that could not be told is noticed again by the next tick."""
+    after = {
+        partner_id: seen.get(partner_id) if made.departed and partner_id not in departed else made.seen
+        for partner_id, made in decisions.items()
+    }
+    return {partner_id: entry for partner_id, entry in after.items() if entry is not None}
+
+
+def departure_observation(partner_id: str, reason: str) -> dg.AssetObservation:
+    """The same on the asset's page."""
+    return dg.AssetObservation(EDU_CONNECTION, partition=partner_id, description=reason)
+
+
+def tick_summary(observed: Mapping[str, Observation], decisions: Mapping[str, Decision]) -> str:
+    """One line for the tick: how many are how, and names where somebody may have to act."""
+    requests = sum(made.trigger is not None for made in decisions.values())
+    without = [partner_id for partner_id, made in decisions.items() if made.seen and made.seen.version is None]
+    waiting = [partner_id for partner_id, made in decisions.items() if made.seen and made.seen.next_try]
+    unreadable = [partner_id for partner_id, seen in observed.items() if isinstance(seen, Unreadable)]
+    parts = [f"{len(decisions)} partners, {requests} to try"]
+    for what, names in (
+        ("without a secret", without),
+        ("not known to work yet", waiting),
+        ("not readable this time", unreadable),
+    ):
+        if names:
+            parts.append(f"{len(names)} {what}: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}")
+    return "; ".join(parts)

@@ -1,0 +1,105 @@
+"""A partner's credentials, tried before anything is done with them (credentials contract, section 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from runway_pipelines.credentials.edu_connection import EduConnection
+from runway_pipelines.credentials.key_hygiene import KeyHygiene, key_hygiene
+from runway_pipelines.credentials.sessions import PartnerSessions
+from runway_pipelines.errors import CredentialsMalformed, RunwayError
+from runway_pipelines.resources.secrets_manager import PartnerSecrets, SecretVersion
+from runway_pipelines.resources.snowflake import EduSnowflake
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of it. ``error`` is None when the credentials work.
+
+    ``connection`` is None where the secret is missing or malformed; ``previous_key`` is a sentence on the version
+    behind AWSPREVIOUS, which is tried only when the current one failed.
+    """
+
+    partner_id: str
+    error: RunwayError | None
+    version_id: str | None
+    connection: EduConnection | None
+    previous_key: str
+    hygiene: KeyHygiene
+
+    @property
+    def code(self) -> str | None:
+        """The driver's or the service's error code; the kind of our error where there is none."""
+        return None if self.error is None else self.error.code or type(self.error).__name__
+
+
+def try_credentials(
+    partner_id: str,
+    sessions: PartnerSessions,
+    secrets: PartnerSecrets,
+    snowflake: EduSnowflake,
+    *,
+    statement: str,
+    now: datetime,
+) -> Trial:
+    """Connect and run ``statement``; the session stays open in ``sessions`` for what comes next. Raises nothing."""
+    error: RunwayError | None = None
+    try:
+        sessions.prove(statement)
+    except RunwayError as refusal:
+        error = refusal
+    secret = sessions.secret
+    connection = _parsed(secret)
+    previous, unreadable = _previous_version(secrets, partner_id)
+    previous_connection = _parsed(previous)
+    return Trial(
+        partner_id=partner_id,
+        error=error,
+        version_id=secret.version_id if secret else None,
+        connection=connection,
+        previous_key=unreadable or _previous_key(snowflake, previous, previous_connection, is_needed=error is not None),
+        hygiene=key_hygiene(
+            connection,
+            secret.created_at if secret else None,
+            previous_connection,
+            has_previous=previous is not None,
+            now=now,
+        ),
+    )
+
+
+def _parsed(secret: SecretVersion | None) -> EduConnection | None:
+    try:
+        return EduConnection.parse(secret.name, secret.text) if secret else None
+    except CredentialsMalformed:
+        return None
+
+
+def _previous_version(secrets: PartnerSecrets, partner_id: str) -> tuple[SecretVersion | None, str | None]:
+    """The version behind AWSPREVIOUS, and why it could not be read: it is of interest, and never a reason to fail."""
+    try:
+        return secrets.read(partner_id, "AWSPREVIOUS"), None
+    except RunwayError as error:
+        return None, f"could not be read: {error.came}"
+
+
+def _previous_key(
+    snowflake: EduSnowflake, previous: SecretVersion | None, connection: EduConnection | None, *, is_needed: bool
+) -> str:
+    """Whether the old key still works: then the new one is to blame, and there is time to put it right."""
+    if previous is None:
+        return "there is none"
+    if connection is None:
+        return f"version {previous.version_id} is malformed"
+    if not is_needed:
+        return f"version {previous.version_id}, not tried: the current one works"
+    try:
+        snowflake.open_session(
+            connection, secret_version_id=previous.version_id, query_tag="runway_pipelines previous key"
+        ).close()
+    except RunwayError as error:
+        return f"version {previous.version_id} does not work either: {error.came}"
+    except Exception as error:  # noqa: BLE001 - a note on the side; its text may quote the secret
+        return f"version {previous.version_id} could not be tried: {type(error).__name__}"
+    return f"version {previous.version_id} still works"

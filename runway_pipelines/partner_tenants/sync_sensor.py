@@ -1,0 +1,82 @@
+"""When the partitions are brought in line with the registry: the sensor, and what it says.
+
+It requests no runs. A partner that appears gets its first rosters from ``edu_credentials_rotated_sensor``, which asks
+for a run of each partition of ``partners`` whose secret it sees for the first time.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import dagster as dg
+
+from runway_pipelines.partner_tenants.keys import shown
+from runway_pipelines.partner_tenants.partitions import partition_requests, plan_partitions
+from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, approval_of
+from runway_pipelines.partner_tenants.registry import Registry, read_registry
+from runway_pipelines.resources.postgres import ApplicationDatabase
+
+# A refusal is logged at every tick until somebody acts, and may be of thousands of keys.
+LISTED_KEYS = 100
+
+
+def tick_summary(plan: Mapping[str, PartitionChanges], cursor: str | None) -> str:
+    """What a tick did, what it refused, and how to say that it is meant; ``cursor`` is what the tick found."""
+    sentences = [f"{name}: {changes.summary}." for name, changes in plan.items() if not changes.is_empty]
+    if not sentences:
+        sentences.append(f"Nothing changed: {' and '.join(plan)} are in line with the registry.")
+    approval = approval_of(plan)
+    if approval is not None:
+        count = sum(len(changes.refused) for changes in plan.values())
+        sentences.append(
+            f"Nothing is removed. If it is meant that these {count} keys go, set this sensor's cursor to {approval}."
+        )
+    if cursor:
+        is_refused = any(changes.refused for changes in plan.values())
+        sentences.append(f"The cursor was emptied{': it did not approve these keys' if is_refused else ''}.")
+    return " ".join(sentences)
+
+
+def tick_warnings(plan: Mapping[str, PartitionChanges], registry: Registry) -> Iterator[str]:
+    """What somebody should look at: rows that cannot be keys, and the keys that were not removed."""
+    if registry.skipped:
+        yield f"Skipped, for they cannot be partition keys: {_listed(registry.skipped)}"
+    for name, changes in plan.items():
+        if changes.refused:
+            # Keys added by hand have not passed the codec.
+            yield f"Refused to remove from {name}: {_listed([shown(key, limit=130) for key in changes.refused])}"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = len(texts) - LISTED_KEYS
+    return ", ".join(texts[:LISTED_KEYS]) + (f" and {more} more" if more > 0 else "")
+
+
+def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> dg.SensorDefinition:
+    """Both partitions definitions, in line with the registry every ``interval_seconds``.
+
+    ``include_switched_off`` is meant as in `read_registry`, and must be the same for the rosters.
+    """
+
+    @dg.sensor(
+        name="partner_tenants_sync_sensor",
+        minimum_interval_seconds=interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Adds and removes partitions as the application's database says. More than a quarter of the keys "
+        "are removed only when the cursor is set to the text that the tick asks for.",
+    )
+    def partner_tenants_sync_sensor(
+        context: dg.SensorEvaluationContext, database: ApplicationDatabase
+    ) -> dg.SensorResult:
+        with database.connection() as connection:
+            registry = read_registry(connection, include_switched_off=include_switched_off)
+        approval = context.cursor
+        plan = plan_partitions(context.instance, registry, approval=approval)
+        for warning in tick_warnings(plan, registry):
+            context.log.warning(warning)
+        # An approval counts for one tick: left standing, it would let the same wrong read pass next month. Emptied
+        # this way because a `SensorResult` whose cursor is None or empty keeps the one that is there.
+        context.update_cursor(None)
+        return dg.SensorResult(
+            skip_reason=tick_summary(plan, approval), dynamic_partitions_requests=partition_requests(plan)
+        )
+
+    return partner_tenants_sync_sensor
