@@ -1,0 +1,1 @@
+"""Library identity: which libraries LML is asked about, its verdicts, and the rows that they become."""

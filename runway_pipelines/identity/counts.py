@@ -1,0 +1,73 @@
+"""Counting a run: pure (library identity contract, section 4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Skip(StrEnum):
+    """Why a library that was scanned got no verdict written."""
+
+    COMPILATION = "compilation"
+    LML_ERROR = "lml_error"
+    WRITER_ERROR = "writer_error"
+    CARDINALITY_MISMATCH = "lml_cardinality_mismatch"
+    UNTRUSTED_LIBRARY_ID = "lml_untrusted_library_id"
+    INVALID_INPUT = "invalid_input"
+    MANUAL_PROTECTED = "manual_protected"
+
+
+@dataclass
+class Counts:
+    """One run's, one shard's or one batch's numbers; `merge` adds them up.
+
+    In libraries: ``scanned``, ``rows_resolved``, ``rows_resolved_compilation``, ``rows_unresolved`` and ``rows_skipped``.
+    ``others`` are in units of their own, by their name in the contract (``source_rows_written``, ``lml_total_calls``,
+    ``lml_cache.hits``, ``compilation_track_rows_linked``, ...).
+    """
+
+    scanned: int = 0
+    rows_resolved: int = 0
+    rows_resolved_compilation: int = 0
+    rows_unresolved: int = 0
+    rows_skipped: Counter[Skip] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+
+    def merge(self, more: Counts) -> None:
+        """Add another's numbers to these."""
+        self.scanned += more.scanned
+        self.rows_resolved += more.rows_resolved
+        self.rows_resolved_compilation += more.rows_resolved_compilation
+        self.rows_unresolved += more.rows_unresolved
+        self.rows_skipped.update(more.rows_skipped)
+        self.others.update(more.others)
+
+    @property
+    def accounted_for(self) -> int:
+        """Libraries that ended somewhere; equal to ``scanned`` when nothing was lost."""
+        return (
+            self.rows_resolved + self.rows_resolved_compilation + self.rows_unresolved + sum(self.rows_skipped.values())
+        )
+
+    def document(self) -> dict[str, Any]:
+        """For machines: the names of the contract."""
+        return {
+            "scanned": self.scanned,
+            "rows_resolved": self.rows_resolved,
+            "rows_resolved_compilation": self.rows_resolved_compilation,
+            "rows_unresolved": self.rows_unresolved,
+            "rows_skipped": {skip.value: self.rows_skipped[skip] for skip in Skip},
+            **dict(sorted(self.others.items())),
+        }
+
+
+def total(counts: Iterable[Counts]) -> Counts:
+    """All of them together."""
+    merged = Counts()
+    for each in counts:
+        merged.merge(each)
+    return merged
