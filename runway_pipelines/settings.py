@@ -78,6 +78,29 @@ class Settings(BaseSettings):
         0.01, ge=0, le=1, description="Warn when a larger share of students vanished since the last snapshot."
     )
 
+    library_metadata_url: str | None = Field(
+        None,
+        validation_alias="LIBRARY_METADATA_URL",
+        pattern=r"^https?://",
+        description="Where LML, the library metadata lookup service, is.",
+    )
+    lml_api_key: SecretStr | None = Field(
+        None, validation_alias="LML_API_KEY", description="LML's bearer key, where it wants one."
+    )
+    catalogue_db_host: str = Field("localhost", description="Host of the catalogue's Postgres.")
+    catalogue_db_port: int = Field(5432, ge=1, le=65535, description="Its port.")
+    catalogue_db_name: str = Field("wxyc", description="Its database.")
+    catalogue_db_user: str = Field("runway_pipelines", description="A user that may write the identity's tables.")
+    catalogue_db_password: SecretStr | None = Field(None, description="The user's password.")
+    catalogue_db_sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = Field(
+        "prefer", description="TLS to the catalogue's Postgres, as libpq names it."
+    )
+    catalogue_schema: str = Field(
+        "wxyc_schema", pattern=r"^[a-z_][a-z0-9_]{0,62}$", description="The schema of the catalogue's tables."
+    )
+    identity_cron: str = Field("0 4 * * *", description="When the library's identity is resolved.")
+    identity_timezone: str = Field("America/New_York", description="Time zone of `RUNWAY_IDENTITY_CRON`.")
+
     sensor_interval_seconds: int = Field(60, ge=1, description="Seconds between two ticks of a sensor.")
     credentials_retry_seconds: int = Field(
         900, ge=1, description="Seconds until credentials that failed are tried again; doubled after each attempt."

@@ -25,7 +25,7 @@ class Skip(StrEnum):
 class Counts:
     """One run's, one shard's or one batch's numbers; `merge` adds them up.
 
-    In libraries: ``scanned``, ``rows_resolved``, ``rows_resolved_compilation``, ``rows_unresolved`` and ``rows_skipped``.
+    In libraries: ``scanned``, ``rows_resolved``, ``rows_resolved_compilation``, ``rows_unresolved``, ``rows_skipped``.
     ``others`` are in units of their own, by their name in the contract (``source_rows_written``, ``lml_total_calls``,
     ``lml_cache.hits``, ``compilation_track_rows_linked``, ...).
     """

@@ -23,7 +23,9 @@ _numbers = itertools.count()
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """No variable that the settings read, and settings that are read anew."""
     for name in list(os.environ):
-        if name.upper().startswith(("RUNWAY_", "EDU_SNOWFLAKE_", "AWS_", "ENVLABEL", "DAGSTER_HOME")):
+        if name.upper().startswith(
+            ("RUNWAY_", "EDU_SNOWFLAKE_", "AWS_", "ENVLABEL", "DAGSTER_HOME", "LML_", "LIBRARY_")
+        ):
             monkeypatch.delenv(name)
     load_settings.cache_clear()
     yield monkeypatch
