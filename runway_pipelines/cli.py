@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -107,16 +108,24 @@ def main(context: click.Context, local: bool, state: Path) -> None:
 )
 @click.pass_obj
 def demo(target: Target, json_file: Path | None) -> None:
-    """Start the embedded stack, take and publish every roster, show the results.
+    """Start the embedded stack, take and publish every roster, show the results; then rotate a partner's key.
 
     Exit code 1 when a tenant ended otherwise than the data set means it to.
     """
     with target.stack() as services:
-        from runway_pipelines.local.demo import print_results, results_document, run_demo
+        from runway_pipelines.local.demo import (
+            print_results,
+            print_rotation,
+            results_document,
+            run_demo,
+            run_rotation,
+        )
 
         results = list(run_demo(services, console))
         print_results(results, console)
-    document = results_document(results)
+        rotation = run_rotation(services, target.state, console)
+        print_rotation(rotation, console)
+    document = results_document(results, rotation)
     if json_file:
         json_file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     console.print(f"Published files: [bold]{target.state / 'aws' / 's3'}[/]. The runs: [bold]make dev[/].")
@@ -201,6 +210,33 @@ def sync(target: Target, allow_mass_removal: bool) -> None:
 
 
 @main.group()
+def credentials() -> None:
+    """Partners' credentials."""
+
+
+@credentials.command()
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@click.pass_obj
+def report(target: Target, is_json: bool) -> None:
+    """Each partner's current and previous key, by their public fingerprints, and their age.
+
+    Exit code 1 when a key is older than RUNWAY_KEY_AGE_WARNING_DAYS, or a secret cannot be used.
+    """
+    from runway_pipelines.credentials.trial import report_keys
+
+    with target.services() as services:
+        days = services.policy.key_age_warning_days
+        partners = sorted(services.registry().partners)
+        now = datetime.now(UTC)
+        rows = [report_keys(services.secrets, partner_id, now=now).document(days) for partner_id in partners]
+    if is_json:
+        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+    else:
+        console.print(_keys_table(rows))
+    sys.exit(0 if all(row["is_fine"] for row in rows) else 1)
+
+
+@main.group()
 def rosters() -> None:
     """Published rosters and their history."""
 
@@ -267,6 +303,22 @@ def purge(target: Target, what: str, with_snapshots: bool, yes: bool) -> None:
         else:
             services.store.delete([index_key(of)])
     console.print(f"{len(keys)} objects of {what} deleted.")
+
+
+def _keys_table(rows: Iterable[Mapping[str, Any]]) -> Table:
+    table = Table(title="Partners' keys, as DESC USER shows their fingerprints", title_justify="left")
+    for name in ("partner", "current key", "previous key", "age", "last rotation"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        age, rotated = row["age_days"], row["rotated_days_ago"]
+        table.add_row(
+            row["partner"],
+            row["fingerprint"] or Text(row["trouble"], style="bold red"),
+            row["previous_fingerprint"] or "none",
+            "" if age is None else Text(f"{age} days", style="" if row["is_fine"] else "bold red"),
+            "never" if rotated is None else f"{rotated} days ago",
+        )
+    return table
 
 
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}

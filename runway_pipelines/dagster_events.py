@@ -13,6 +13,8 @@ import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
+from dagster._core.definitions.partitions.context import partition_loading_context
+from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.events import (
     AssetMaterializationPlannedData,
     DagsterEvent,
@@ -81,6 +83,20 @@ def target_of_newest(
     return AssetCheckEvaluationTargetMaterializationData(
         storage_id=newest.storage_id, run_id=newest.run_id, timestamp=newest.timestamp
     )
+
+
+def evaluate_sensor(
+    definitions: dg.Definitions, name: str, instance: dg.DagsterInstance, cursor: str | None
+) -> SensorExecutionData:
+    """One tick in this process, as a code server does it for the daemon: nothing of what it asks for is done."""
+    repository = definitions.get_repository_def()
+    with (
+        partition_loading_context(dynamic_partitions_store=instance),
+        dg.build_sensor_context(
+            instance, cursor=cursor, repository_def=repository, resources=dict(definitions.resources or {})
+        ) as context,
+    ):
+        return repository.get_sensor_def(name).evaluate_tick(context)
 
 
 def newest_checks(

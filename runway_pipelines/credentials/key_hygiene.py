@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from runway_pipelines.credentials.edu_connection import EduConnection
 
@@ -42,3 +43,18 @@ def key_hygiene(
         age_days=age_days,
         rotated_days_ago=age_days if has_previous else None,
     )
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """One partner's line in the report; ``trouble`` says why there is nothing to report."""
+
+    partner_id: str
+    keys: KeyHygiene | None = None
+    trouble: str = ""
+
+    def document(self, warning_days: int) -> dict[str, Any]:
+        """The line for machines; ``is_fine`` when there is a key, and it is not too old."""
+        keys = self.keys or KeyHygiene(None, None, None, None)
+        is_fine = self.keys is not None and not keys.is_old(warning_days)
+        return {"partner": self.partner_id, "is_fine": is_fine, **asdict(keys), "trouble": self.trouble}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from runway_pipelines.credentials.edu_connection import EduConnection
-from runway_pipelines.credentials.key_hygiene import KeyHygiene, key_hygiene
+from runway_pipelines.credentials.key_hygiene import KeyHygiene, KeyReport, key_hygiene
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.errors import CredentialsMalformed, RunwayError
 from runway_pipelines.resources.secrets_manager import PartnerSecrets, SecretVersion
@@ -67,6 +67,18 @@ def try_credentials(
             now=now,
         ),
     )
+
+
+def report_keys(secrets: PartnerSecrets, partner_id: str, *, now: datetime) -> KeyReport:
+    """How old a partner's keys are, without connecting."""
+    try:
+        secret = secrets.require(partner_id)
+        current = EduConnection.parse(secret.name, secret.text)
+    except RunwayError as error:
+        return KeyReport(partner_id, trouble=error.came)
+    previous, _ = _previous_version(secrets, partner_id)
+    keys = key_hygiene(current, secret.created_at, _parsed(previous), has_previous=previous is not None, now=now)
+    return KeyReport(partner_id, keys)
 
 
 def _parsed(secret: SecretVersion | None) -> EduConnection | None:

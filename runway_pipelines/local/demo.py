@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+import boto3
 import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
+from runway_pipelines.credentials.rotation_sensor import SENSOR_NAME
+from runway_pipelines.dagster_events import evaluate_sensor
 from runway_pipelines.definitions import defs
+from runway_pipelines.local.key_rotation import rotate_key
 from runway_pipelines.local.partners import Partner, synthetic_partners
 from runway_pipelines.partner_tenants.partitions import sync_partitions
 from runway_pipelines.partner_tenants.registry import RosterPartner
@@ -20,6 +25,8 @@ from runway_pipelines.rosters.automation import partner_rosters_job
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.refresh import Status
 from runway_pipelines.rosters.services import RosterServices
+
+ROTATED_PARTNER = "cascade"
 
 
 @dataclass(frozen=True)
@@ -47,26 +54,49 @@ class PartnerResult:
     tenants: tuple[TenantResult, ...]
 
 
+@dataclass(frozen=True)
+class RotationResult:
+    """What the sensor asked for after one partner's key had been rotated, and how its tenants ended."""
+
+    partner_id: str
+    secret_version: str
+    run_keys: tuple[str, ...]
+    run_ids: tuple[str, ...]
+    statuses: tuple[str, ...]
+    seconds: float
+
+    @property
+    def is_expected(self) -> bool:
+        """One run, of that partner and that version, and every tenant fresh."""
+        is_own = self.run_keys == (f"{self.partner_id}:{self.secret_version}",)
+        return is_own and set(self.statuses) <= {Status.NEW, Status.UNCHANGED}
+
+
 def run_demo(services: RosterServices, console: Console) -> Iterator[PartnerResult]:
     """Bring the partitions in line with the registry and run `partner_rosters_job` for each partner, in turn."""
     registry = services.registry()
-    job = defs.resolve_job_def(partner_rosters_job.name)
     with dg.DagsterInstance.get() as instance:
         for name, changes in sync_partitions(instance, registry).items():
             console.print(f"Partitions [bold]{name}[/]: {len(changes.add)} added, {len(changes.remove)} removed.")
         for partner in sorted(registry.partners.values(), key=lambda partner: partner.partner_id):
             console.print(f"Refreshing {len(partner.tenant_codes)} tenants of [bold]{partner.partner_id}[/] ...")
             started = time.monotonic()
-            run = job.execute_in_process(
-                instance=instance,
-                partition_key=partner.partner_id,
-                # The demo tells the story; the event log has every word of it.
-                run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-                tags={PARTNER_TAG: partner.partner_id, TRIGGER_TAG: "demo"},
-                raise_on_error=False,
-            )
+            run = execute_quietly(instance, partner.partner_id, {PARTNER_TAG: partner.partner_id, TRIGGER_TAG: "demo"})
             seconds = round(time.monotonic() - started, 2)
             yield PartnerResult(partner.partner_id, run.run_id, seconds, tuple(_tenants(services, partner, run.run_id)))
+
+
+def execute_quietly(
+    instance: dg.DagsterInstance, partner_id: str, tags: Mapping[str, str]
+) -> dg.ExecuteInProcessResult:
+    """`partner_rosters_job` for a partner, in this process; the event log has every word of it, the terminal none."""
+    return defs.resolve_job_def(partner_rosters_job.name).execute_in_process(
+        instance=instance,
+        partition_key=partner_id,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        tags=dict(tags),
+        raise_on_error=False,
+    )
 
 
 def _tenants(services: RosterServices, partner: RosterPartner, run_id: str) -> Iterator[TenantResult]:
@@ -99,11 +129,12 @@ def expected_trouble(partners: Iterable[Partner] | None = None) -> frozenset[tup
     )
 
 
-def results_document(results: Iterable[PartnerResult]) -> dict[str, Any]:
+def results_document(results: Iterable[PartnerResult], rotation: RotationResult | None = None) -> dict[str, Any]:
     """The results for machines."""
     partners = [asdict(result) for result in results]
     tenants = [tenant for partner in partners for tenant in partner["tenants"]]
-    return {"is_success": all(tenant["is_expected"] for tenant in tenants), "partners": partners}
+    is_success = all(tenant["is_expected"] for tenant in tenants) and (rotation is None or rotation.is_expected)
+    return {"is_success": is_success, "partners": partners, "rotation": rotation and asdict(rotation)}
 
 
 def print_results(results: list[PartnerResult], console: Console) -> None:
@@ -136,3 +167,40 @@ def print_results(results: list[PartnerResult], console: Console) -> None:
     seconds = sum(result.seconds for result in results)
     lines = sum(tenant.lines for result in results for tenant in result.tenants)
     console.print(f"{sum(len(r.tenants) for r in results)} tenants, {lines:,} rows, {seconds:.1f} s.")
+
+
+def run_rotation(services: RosterServices, state_dir: Path, console: Console) -> RotationResult:
+    """Rotate one partner's key for real, let the sensor tick, and run what it asks for."""
+    (partner,) = (one for one in synthetic_partners() if one.partner_id == ROTATED_PARTNER)
+    started = time.monotonic()
+    with dg.DagsterInstance.get() as instance:
+        before = evaluate_sensor(defs, SENSOR_NAME, instance, None)
+        version = rotate_key(
+            state_dir,
+            partner,
+            secrets_client=boto3.client("secretsmanager"),
+            envlabel=services.secrets.envlabel or "",
+        )
+        console.print(f"Rotated the key of [bold]{ROTATED_PARTNER}[/]: its secret has the new version {version}.")
+        requests = evaluate_sensor(defs, SENSOR_NAME, instance, before.cursor).run_requests or ()
+        runs = [execute_quietly(instance, str(request.partition_key), request.tags) for request in requests]
+    index = PartnerIndex.read(services.store, services.registry().partner(ROTATED_PARTNER))
+    return RotationResult(
+        ROTATED_PARTNER,
+        version,
+        tuple(str(request.run_key) for request in requests),
+        tuple(run.run_id for run in runs),
+        tuple(entry.status for entry in index.tenants if index.run_id in {run.run_id for run in runs}),
+        round(time.monotonic() - started, 2),
+    )
+
+
+def print_rotation(result: RotationResult, console: Console) -> None:
+    """One line: who was refreshed for it."""
+    if result.is_expected:
+        console.print(
+            f"The sensor noticed it and asked for one run, of [bold]{result.partner_id}[/] alone: the new key was "
+            f"tried, then {len(result.statuses)} tenants were refreshed with it ({result.seconds} s)."
+        )
+    else:
+        console.print(f"[red]Not expected[/]: the sensor asked for {list(result.run_keys)}, {list(result.statuses)}.")

@@ -217,7 +217,7 @@ def write_warehouse(directory: Path, *, partners: Sequence[Partner] | None = Non
         ):
             tables = (generate(partner, tenant) for tenant in partner.tenants)
             _write_parquet(folder / f"{table}.parquet", dataset.SCHEMAS[table], tables)
-    with _replacing(marker) as temporary:
+    with replacing(marker) as temporary:
         temporary.write_text(version + "\n")
     return True
 
@@ -232,13 +232,13 @@ def data_set_version(partners: Sequence[Partner]) -> str:
 
 
 def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    with _replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for table in tables:
             writer.write_table(table)
 
 
 @contextmanager
-def _replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
+def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """A file beside `path` that takes its place at the end: readers see the old one or the new one, whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
@@ -265,32 +265,35 @@ def partner_keys(
     for partner in synthetic_partners() if partners is None else partners:
         path = directory / f"{partner.partner_id}.pem"
         if not path.exists():
-            with _replacing(path, mode=0o600) as temporary:
-                temporary.write_bytes(_new_private_key())
+            with replacing(path, mode=0o600) as temporary:
+                temporary.write_bytes(new_private_key())
         private_keys[partner.partner_id] = path.read_text()
-        registered[f"{partner.account}.{partner.user}".upper()] = _public_half(path)
-    _register(public_keys_file or directory / "public_keys.json", registered)
+        registered[f"{partner.account}.{partner.user}".upper()] = public_half(path)
+    register_public_keys(public_keys_file or directory / "public_keys.json", registered)
     return private_keys
 
 
-def _register(path: Path, registered: Mapping[str, str]) -> None:
+def register_public_keys(path: Path, registered: Mapping[str, str]) -> None:
+    """Add public keys ({"ACCOUNT.USER": PEM}) to those that the accounts know."""
     known: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
     wanted = {**known}
     for principal, public_key in registered.items():
         if public_key not in known.get(principal, []):
             wanted[principal] = [*known.get(principal, []), public_key]
     if wanted != known or not path.exists():
-        with _replacing(path) as temporary:
+        with replacing(path) as temporary:
             temporary.write_text(json.dumps(wanted, indent=1) + "\n")
 
 
-def _new_private_key() -> bytes:
+def new_private_key() -> bytes:
+    """An unencrypted PKCS#8 PEM."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
-def _public_half(path: Path) -> str:
+def public_half(path: Path) -> str:
+    """The PEM of a private key's public half."""
     key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return pem.decode()

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from runway_pipelines.cli import main
 from runway_pipelines.local.stack import BUCKET
@@ -120,3 +122,33 @@ def test_sync_brings_partitions_in_line_and_says_what_it_refuses(
         assert "refused to remove" in result.output
         assert CliRunner().invoke(main, ["partitions", "sync", "--allow-mass-removal"]).exit_code == 0
         assert set(instance.get_dynamic_partitions("partner_tenants")) == wanted
+
+
+def test_the_keys_report_tells_the_fingerprints_and_who_has_no_usable_key(partner: TestPartner) -> None:
+    from snowflake.connector.auth.keypair import AuthByKeyPair
+
+    partner.rotate()
+    other = partner.world.partner(Warehouse(), ["south"])
+    other.put_secret("{not json")
+    result = CliRunner().invoke(main, ["credentials", "report", "--json"])
+    assert result.exit_code == 1  # the other one
+    rows = {row["partner"]: row for row in json.loads(result.stdout)}
+    (registered,) = partner.registered_keys()
+    expected = AuthByKeyPair.calculate_public_key_fingerprint(PublicHalf(registered))
+    mine = rows[partner.partner_id]
+    assert (mine["fingerprint"], mine["is_fine"], mine["age_days"]) == (expected, True, 0)
+    assert mine["previous_fingerprint"] not in (None, expected)
+    assert (rows[other.partner_id]["is_fine"], rows[other.partner_id]["trouble"]) == (False, "text that is not JSON")
+    table = CliRunner().invoke(main, ["credentials", "report"])
+    assert table.exit_code == 1
+    assert partner.partner_id in table.output
+
+
+class PublicHalf:
+    """A registered key, as the connector's own fingerprint function wants a private one."""
+
+    def __init__(self, text: str) -> None:
+        self._key = load_pem_public_key(text.encode())
+
+    def public_key(self) -> Any:
+        return self._key

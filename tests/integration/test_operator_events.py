@@ -8,12 +8,9 @@ import shutil
 import socket
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import boto3
 import dagster as dg
 import pytest
 
@@ -24,6 +21,7 @@ from runway_pipelines.run_outcomes import sensor as sensor_module
 from runway_pipelines.run_outcomes.cursor import OVERLAP_SECONDS
 from runway_pipelines.run_outcomes.outcomes import OperatorEvent
 from runway_pipelines.run_outcomes.sensor import build_run_outcome_sensor
+from tests.integration.event_bus import Bus, make_bus
 from tests.integration.world import TestPartner, Warehouse, World, definitions, reexecute, run_partner
 
 CAN_CONNECT = dg.AssetCheckKey(dg.AssetKey(["credentials", "edu_connection"]), "can_connect")
@@ -37,37 +35,9 @@ EVENT = OperatorEvent("roster_refresh_failed", {"partner": "acme", "run_id": "ru
 LOG = logging.getLogger("operators")
 
 
-@dataclass
-class Bus:
-    """An event bus with a rule that hands all of an environment's events to a queue."""
-
-    name: str
-    queue_url: str
-    sqs: Any
-
-    def received(self) -> list[dict[str, Any]]:
-        """What was put since the last call, in order."""
-        found: list[dict[str, Any]] = []
-        while messages := self.sqs.receive_message(QueueUrl=self.queue_url, MaxNumberOfMessages=10).get("Messages"):
-            for message in messages:
-                found.append(json.loads(message["Body"]))
-                self.sqs.delete_message(QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"])
-        return found
-
-    def types(self) -> list[str]:
-        return [event["detail-type"] for event in self.received()]
-
-
 @pytest.fixture
 def bus(world: World) -> Bus:
-    name = f"operators-{uuid.uuid4().hex[:8]}"
-    events, sqs = boto3.client("events"), boto3.client("sqs")
-    queue_url = sqs.create_queue(QueueName=name)["QueueUrl"]
-    arn = sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    events.create_event_bus(Name=name)
-    events.put_rule(Name="of-dev", EventBusName=name, EventPattern=json.dumps({"source": ["runway.dev"]}))
-    events.put_targets(Rule="of-dev", EventBusName=name, Targets=[{"Id": "queue", "Arn": arn}])
-    return Bus(name, queue_url, sqs)
+    return make_bus(f"operators-{uuid.uuid4().hex[:8]}")
 
 
 def operators_of(event_bus: str, envlabel: str = "dev") -> OperatorEvents:

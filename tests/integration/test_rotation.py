@@ -11,9 +11,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.definitions.partitions.context import partition_loading_context
 
-from runway_pipelines.credentials.rotation_sensor import MOST_LOOKS
+from runway_pipelines.dagster_events import evaluate_sensor
+from tests.integration.event_bus import make_bus
 from tests.integration.fault_proxy import FaultProxy, fault_proxy
 from tests.integration.world import TestPartner, Warehouse, World, definitions, everything_logged, materialized
 
@@ -32,16 +32,7 @@ class Sensor:
 
     def tick(self, *, keep_cursor: bool = True, execute: bool = True) -> Any:
         """One evaluation; what it asks for is done, unless it was before."""
-        built = definitions()
-        repository = built.get_repository_def()
-        sensor = repository.get_sensor_def("edu_credentials_rotated_sensor")
-        with (
-            partition_loading_context(dynamic_partitions_store=self.instance),
-            dg.build_sensor_context(
-                self.instance, cursor=self.cursor, repository_def=repository, resources=dict(built.resources or {})
-            ) as context,
-        ):
-            tick = sensor.evaluate_tick(context)
+        tick = evaluate_sensor(definitions(), "edu_credentials_rotated_sensor", self.instance, self.cursor)
         for event in tick.asset_events:
             self.instance.report_runless_asset_event(event)
         for request in tick.run_requests or ():
@@ -397,7 +388,6 @@ def test_a_listing_without_a_secret_that_exists_is_not_believed(
     assert json.loads(sensor.cursor or "").keys() == json.loads(before or "").keys()
     assert sensor.seen(first)["version"] == current_version(first)
     assert scheduled(instance) == {first.partner_id, second.partner_id}
-    assert MOST_LOOKS >= 2
 
 
 def test_a_page_that_cannot_be_read_keeps_what_was_seen_and_the_others_go_on(
@@ -501,3 +491,50 @@ def test_the_cursor_holds_version_attempt_and_time_and_nothing_more(
     sensor.tick()
     for entry in json.loads(sensor.cursor or "").values():
         assert entry.keys() == {"version", "attempt", "next_try"}
+
+
+def test_a_departure_is_told_once_and_again_only_where_it_was_not_taken(
+    partners: tuple[TestPartner, TestPartner], sensor: Sensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = partners
+    name = f"departures-{first.partner_id}"
+    monkeypatch.setenv("RUNWAY_EVENT_BUS", name)
+    sensor.tick()
+    first.delete_secret()
+    assert not sensor.tick().asset_events  # there is no such bus yet
+    assert sensor.seen(first)["version"] is not None
+    bus = make_bus(name)
+    assert len(sensor.tick().asset_events) == 1
+    assert not sensor.tick().asset_events
+    (told,) = bus.received()
+    assert told["detail-type"] == "credentials_failing"
+    assert told["detail"]["partner"] == first.partner_id
+    assert "there is no such secret" in told["detail"]["credentials"]["reason"]
+
+
+def test_three_hundred_partners_that_rotate_at_once_are_all_asked_for_by_three_list_calls(
+    world: World, instance: dg.DagsterInstance, sensor: Sensor, proxy: FaultProxy
+) -> None:
+    prefix = f"r{time.monotonic_ns()}"
+    names = {f"{prefix}-{number}" for number in range(300)}
+    instance.add_dynamic_partitions("partners", sorted(names))
+    entries = [{"Name": f"dev-edu-connection-info-{name}", "SecretVersionsToStages": {}} for name in sorted(names)]
+    version = ["v1"]
+
+    def page(method: str, path: str) -> tuple[int, bytes]:
+        assert proxy.actions[-1] == "ListSecrets"
+        asked = json.loads(proxy.bodies[-1])
+        start = int(asked.get("NextToken", 0))
+        listed = [
+            entry | {"SecretVersionsToStages": {f"{entry['Name']}-{version[0]}": ["AWSCURRENT"]}}
+            for entry in entries[start : start + asked["MaxResults"]]
+        ]
+        more = {"NextToken": str(start + len(listed))} if start + len(listed) < len(entries) else {}
+        return 200, json.dumps({"SecretList": listed, **more}).encode()
+
+    proxy.fault = page
+    for version[0] in ("v1", "v2"):
+        proxy.actions.clear()
+        requests = sensor.tick(execute=False).run_requests
+        assert {request.partition_key for request in requests} == names
+        assert len(proxy.actions) == 3

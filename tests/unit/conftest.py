@@ -19,13 +19,14 @@ CREDENTIALS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing
 _numbers = itertools.count()
 
 
+SETTINGS_PREFIXES = ("RUNWAY_", "EDU_SNOWFLAKE_", "AWS_", "ENVLABEL", "DAGSTER_HOME", "LML_", "LIBRARY_")
+
+
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """No variable that the settings read, and settings that are read anew."""
     for name in list(os.environ):
-        if name.upper().startswith(
-            ("RUNWAY_", "EDU_SNOWFLAKE_", "AWS_", "ENVLABEL", "DAGSTER_HOME", "LML_", "LIBRARY_")
-        ):
+        if name.upper().startswith(SETTINGS_PREFIXES):
             monkeypatch.delenv(name)
     load_settings.cache_clear()
     yield monkeypatch
