@@ -40,32 +40,12 @@ class RunningDagster:
 @contextmanager
 def dagster_services(state_dir: Path, ui_port: int) -> Iterator[RunningDagster]:
     """Start all three with this process's environment (DAGSTER_HOME in it), and end them, their runs with them."""
-    state_dir = state_dir.resolve()
     with ExitStack() as undo:
-        code_port = free_port()
-        code_server = _start(
-            "dagster_code_server",
-            [
-                "dagster",
-                "code-server",
-                "start",
-                "-h",
-                _HOST,
-                "-p",
-                str(code_port),
-                "-m",
-                "runway_pipelines.definitions",
-            ],
-            state_dir,
-            undo,
-        )
-        code_server.wait_until(lambda: _accepts(code_port), _CODE_SERVER_SECONDS)
-        workspace = state_dir / "dagster_home" / "workspace.yaml"
-        workspace.write_text(_WORKSPACE.format(host=_HOST, port=code_port))
-        daemon = _start("dagster_daemon", ["dagster._daemon", "run", "-w", str(workspace)], state_dir, undo)
+        code_server = start_code_server(state_dir, undo)
+        daemon = start_daemon(state_dir, undo)
         webserver = _start(
             "dagster_webserver",
-            ["dagster_webserver", "-h", _HOST, "-p", str(ui_port), "-w", str(workspace)],
+            ["dagster_webserver", "-h", _HOST, "-p", str(ui_port), "-w", str(_workspace(state_dir))],
             state_dir,
             undo,
         )
@@ -73,7 +53,32 @@ def dagster_services(state_dir: Path, ui_port: int) -> Iterator[RunningDagster]:
         yield RunningDagster(f"http://{_HOST}:{ui_port}", (code_server, daemon, webserver))
 
 
+def start_code_server(state_dir: Path, undo: ExitStack) -> Child:
+    """Start the code server, wait for it, and tell the others through the workspace file where it is."""
+    port = free_port()
+    module = "runway_pipelines.definitions"
+    code_server = _start(
+        "dagster_code_server",
+        ["dagster", "code-server", "start", "-h", _HOST, "-p", str(port), "-m", module],
+        state_dir,
+        undo,
+    )
+    code_server.wait_until(lambda: _accepts(port), _CODE_SERVER_SECONDS)
+    _workspace(state_dir).write_text(_WORKSPACE.format(host=_HOST, port=port))
+    return code_server
+
+
+def start_daemon(state_dir: Path, undo: ExitStack) -> Child:
+    """Start the daemon; the code server is there already."""
+    return _start("dagster_daemon", ["dagster._daemon", "run", "-w", str(_workspace(state_dir))], state_dir, undo)
+
+
+def _workspace(state_dir: Path) -> Path:
+    return state_dir.resolve() / "dagster_home" / "workspace.yaml"
+
+
 def _start(name: str, module_and_arguments: list[str], state_dir: Path, undo: ExitStack) -> Child:
+    state_dir = state_dir.resolve()
     stop_stale(name, state_dir)
     command = [sys.executable, "-m", *module_and_arguments]
     child = start_child(name, command, state_dir, environment=dict(os.environ))
