@@ -82,3 +82,44 @@ class LockTimeout(Transient):
 
 class PublicationRaced(Transient):
     """The tenant's pointer was moved by somebody else while we held the lock."""
+
+
+class LmlError(RunwayError):
+    """A call of LML that gave no answer: never a verdict.
+
+    ``status`` is HTTP's, None where there was none (timeouts, network errors); ``code`` is its text.
+    """
+
+    def __init__(self, *, status: int | None, expected: str, came: str, remedy: str) -> None:
+        super().__init__(expected=expected, came=came, remedy=remedy, code=None if status is None else str(status))
+        self.status = status
+
+    @property
+    def retryable(self) -> bool:
+        """Whether LML may answer the same call in a moment."""
+        return isinstance(self, Transient)
+
+
+class LmlUnavailable(LmlError, Unavailable):
+    """LML did not answer: 5xx, 429, a timeout, a network error, an answer that broke off or cannot be decoded.
+
+    ``retry_after`` is how many seconds LML asked us to wait, where it did.
+    """
+
+    def __init__(
+        self, *, status: int | None, expected: str, came: str, remedy: str, retry_after: float | None = None
+    ) -> None:
+        super().__init__(status=status, expected=expected, came=came, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class LmlRefused(LmlError, Permanent):
+    """LML does not let us in (401, 403): every further call would fail the same way, so the run stops."""
+
+
+class LmlInputRefused(LmlError, Permanent):
+    """LML refuses what it was asked (413: too much, 422: one input at least); a half of it may be answered."""
+
+
+class LmlBatchRefused(LmlError, Permanent):
+    """LML refuses this batch as a whole, and would again (other 4xx, redirections, an answer too large to be one)."""

@@ -1,4 +1,4 @@
-"""The embedded stack: Postgres, the AWS API and Snowflake's protocol on loopback, all state in one folder.
+"""The embedded stack: Postgres, the AWS API, Snowflake's protocol and LML on loopback, all state in one folder.
 
     <state>/postgres/           data          <state>/warehouse/ACCOUNT/DATABASE/SCHEMA/table.parquet
     <state>/postgres.password                 <state>/public_keys.json   {"ACCOUNT.USER": ["PEM", ...]}
@@ -27,6 +27,7 @@ REGION = "us-west-2"
 BUCKET = "runway-local"
 APP_DATABASE = "runway"
 DAGSTER_DATABASE = "dagster"
+CATALOGUE_DATABASE = "wxyc"
 _HOST = "127.0.0.1"
 _DUMMY_KEY = "local"  # moto accepts any; boto3 refuses to sign without one
 _READY_SECONDS = 60.0
@@ -50,6 +51,7 @@ class EmbeddedStack:
         self._postgres: PostgresServer | None = None
         self._aws_port = 0
         self._snowflake_port = 0
+        self._lml_port = 0
 
     def __enter__(self) -> Self:
         self.start()
@@ -79,12 +81,15 @@ class EmbeddedStack:
                 ["--warehouse", str(self.warehouse_dir), "--public-keys", str(self.public_keys_file)],
                 undo,
             )
-            self._postgres = start_postgres(self.state_dir)  # while the other two import what they need
+            lml = self._start_module("lml_server", [], undo)
+            self._postgres = start_postgres(self.state_dir)  # while the others import what they need
             undo.callback(self._postgres.stop)
             self._postgres.create_database(APP_DATABASE)
             self._postgres.create_database(DAGSTER_DATABASE)
+            self._postgres.create_database(CATALOGUE_DATABASE)
             self._aws_port = aws.wait_for_ready_line(_READY_SECONDS)
             self._create_bucket()
+            self._lml_port = lml.wait_for_ready_line(_READY_SECONDS)
             self._snowflake_port = snowflake.wait_for_ready_line(_READY_SECONDS)
             self._running = undo.pop_all()
 
@@ -112,6 +117,11 @@ class EmbeddedStack:
     def snowflake_port(self) -> int:
         return self._snowflake_port
 
+    @property
+    def lml_url(self) -> str:
+        """LML's base URL; it wants no key."""
+        return f"http://{_HOST}:{self._lml_port}"
+
     def environment(self) -> dict[str, str]:
         """The settings that point the pipeline and Dagster at this stack. They hold the local Postgres password."""
         postgres = self.postgres
@@ -130,9 +140,15 @@ class EmbeddedStack:
             "RUNWAY_APP_DB_NAME": APP_DATABASE,
             "RUNWAY_APP_DB_USER": postgres.user,
             "RUNWAY_APP_DB_PASSWORD": postgres.password,
+            "RUNWAY_CATALOGUE_DB_HOST": postgres.host,
+            "RUNWAY_CATALOGUE_DB_PORT": str(postgres.port),
+            "RUNWAY_CATALOGUE_DB_NAME": CATALOGUE_DATABASE,
+            "RUNWAY_CATALOGUE_DB_USER": postgres.user,
+            "RUNWAY_CATALOGUE_DB_PASSWORD": postgres.password,
             "RUNWAY_SNOWFLAKE_HOST": self.snowflake_host,
             "RUNWAY_SNOWFLAKE_PORT": str(self.snowflake_port),
             "RUNWAY_SNOWFLAKE_PROTOCOL": "http",
+            "LIBRARY_METADATA_URL": self.lml_url,
             "DAGSTER_PG_HOST": postgres.host,
             "DAGSTER_PG_PORT": str(postgres.port),
             "DAGSTER_PG_DB": DAGSTER_DATABASE,

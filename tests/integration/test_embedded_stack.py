@@ -13,8 +13,10 @@ import psutil
 import psycopg
 import pytest
 
+from runway_pipelines.identity.verdicts import Library
 from runway_pipelines.local.processes import ChildEnded, LocalServerError, StackAlreadyRunning, start_child
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
+from runway_pipelines.resources.lml import LmlService
 
 
 def aws(stack: EmbeddedStack, service: str) -> Any:
@@ -48,6 +50,19 @@ def test_the_environment_reaches_both_databases(stack):
 def test_creating_a_database_twice_is_fine(stack):
     stack.postgres.create_database("twice")
     stack.postgres.create_database("twice")
+
+
+# LML
+
+
+def test_the_environment_reaches_an_lml_that_wants_no_key(stack):
+    environment = stack.environment()
+    assert environment["LIBRARY_METADATA_URL"] == stack.lml_url
+    assert "LML_API_KEY" not in environment
+    service = LmlService(base_url=environment["LIBRARY_METADATA_URL"])
+    reply = service.resolve([Library(1, None, "Can", "Tago Mago")], include_tracks=False)
+    assert [result["library_id"] for result in reply.document["results"]] == [1]
+    service.close()
 
 
 # the stack's life
@@ -127,7 +142,7 @@ def test_an_owner_that_ends_leaves_no_process_and_a_state_that_starts_again(stat
     if number == signal.SIGKILL and not sys.platform.startswith("linux"):
         pytest.skip("only Linux ends the children of a killed process")
     owner, children = start_owner(state_dir)
-    assert len(children) >= 3
+    assert len(children) >= 4
     owner.send_signal(number)
     owner.wait(20)
     _, alive = psutil.wait_procs(children, timeout=20)

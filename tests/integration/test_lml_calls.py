@@ -1,0 +1,405 @@
+"""Calls of LML over real sockets: what each failure becomes, what it costs, and that no text tells the key."""
+
+import logging
+import math
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from runway_pipelines.errors import (
+    ConfigurationError,
+    LmlBatchRefused,
+    LmlError,
+    LmlInputRefused,
+    LmlRefused,
+    LmlUnavailable,
+)
+from runway_pipelines.identity.verdicts import Library
+from runway_pipelines.local.lml_faults import Rule
+from runway_pipelines.local.lml_verdicts import resolved
+from runway_pipelines.local.processes import start_child
+from runway_pipelines.local.stack import EmbeddedStack
+from runway_pipelines.resources import lml as lml_module
+from runway_pipelines.resources.lml import LmlPart, LmlService
+from tests.factories import everything_said_by
+from tests.integration.lml_control import LmlControl
+
+KEY, TITLE = "k3y-c4n4ry", "t1tle-c4n4ry"
+ATTEMPTS = 3
+LIBRARIES = [Library(number, number, f"Artist {number}", f"{TITLE} {number}") for number in range(1, 101)]
+ONE = LIBRARIES[:1]
+
+MakeService = Callable[..., LmlService]
+
+
+@pytest.fixture
+def lml(stack: EmbeddedStack) -> Iterator[LmlControl]:
+    """The stack's LML, without faults before and after."""
+    control = LmlControl(stack.lml_url)
+    control.script()
+    yield control
+    control.script()
+
+
+@pytest.fixture
+def make_service(lml: LmlControl) -> Iterator[MakeService]:
+    """Clients that wait next to nothing between attempts, closed at the end."""
+    made = []
+
+    def make(base_url: str = lml.url, **changes: Any) -> LmlService:
+        settings = {"timeout_seconds": 5, "attempts": ATTEMPTS, "first_wait_seconds": 0.01} | changes
+        made.append(LmlService(base_url=base_url, **settings))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.close()
+
+
+@pytest.fixture
+def service(make_service: MakeService) -> LmlService:
+    return make_service()
+
+
+def failure(service: LmlService, libraries: list[Library] = ONE) -> LmlError:
+    """What a call raises."""
+    with pytest.raises(LmlError) as raised:
+        service.resolve(libraries, include_tracks=False)
+    return raised.value
+
+
+def halved(service: LmlService, libraries: list[Library] = LIBRARIES) -> list[LmlPart]:
+    return list(service.resolve_halving(libraries, include_tracks=False))
+
+
+def ids(part: LmlPart) -> list[int]:
+    return [library.library_id for library in part.libraries]
+
+
+# answers
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/api/v1", "/api/v1/"])
+@pytest.mark.parametrize("include_tracks", [False, True])
+def test_an_answer_is_lmls_document_and_what_it_cost(
+    ending: str, include_tracks: bool, lml: LmlControl, make_service: MakeService
+) -> None:
+    asked = [*LIBRARIES[:5], Library(1000, None, "Various Artists", "Sounds")]
+    reply = make_service(lml.url + ending).resolve(asked, include_tracks=include_tracks)
+    assert reply.document["results"] == [
+        resolved(each.library_id, each.artist_name, each.album_title, include_tracks=include_tracks) for each in asked
+    ]
+    assert reply.document["tracks_contract_version"] == (1 if include_tracks else None)
+    assert (reply.effort.calls, reply.effort.retries) == (1, 0)
+    assert 0 < reply.effort.latency_ms < 5000
+    (call,) = lml.calls
+    assert call["library_ids"] == [each.library_id for each in asked]
+    assert call["include_tracks"] is include_tracks
+
+
+def test_values_that_json_does_not_have_reach_the_caller_with_the_other_results(
+    lml: LmlControl, service: LmlService
+) -> None:
+    lml.script(
+        Rule(fault="replace", library_ids=(2,), path=("confidence",), value=math.nan),
+        Rule(fault="replace", library_ids=(3,), path=("method",), value="a\ud800b"),
+    )
+    results = service.resolve(LIBRARIES, include_tracks=False).document["results"]
+    assert len(results) == 100
+    assert math.isnan(results[1]["confidence"])
+    assert results[2]["method"] == "a\ud800b"
+    assert len(lml.calls) == 1
+
+
+# trying again
+
+
+TRANSIENT = {
+    "500": (Rule(fault="status", status=500), 500),
+    "502": (Rule(fault="status", status=502), 502),
+    "503": (Rule(fault="status", status=503), 503),
+    "429": (Rule(fault="status", status=429), 429),
+    "slow": (Rule(fault="slow", seconds=0.6), None),
+    "trickling": (Rule(fault="trickle", seconds=3), None),
+    "cut": (Rule(fault="cut"), None),
+    "no JSON": (Rule(fault="body", value=f"<html>{TITLE}</html>"), 200),
+    "cut JSON": (Rule(fault="body", value='{"results": ['), 200),
+    "no object": (Rule(fault="body", value="[]"), 200),
+}
+
+
+@pytest.mark.parametrize("name", TRANSIENT)
+def test_what_passes_is_tried_again(name: str, lml: LmlControl, make_service: MakeService) -> None:
+    rule, _ = TRANSIENT[name]
+    lml.script(rule.model_copy(update={"times": 2}))
+    reply = make_service(timeout_seconds=0.3).resolve(LIBRARIES, include_tracks=False)
+    assert len(reply.document["results"]) == 100
+    assert (reply.effort.calls, reply.effort.retries) == (3, 2)
+    assert [call["library_ids"] for call in lml.calls] == [list(range(1, 101))] * 3
+
+
+@pytest.mark.parametrize("name", TRANSIENT)
+def test_what_does_not_pass_is_an_error_after_the_last_attempt(
+    name: str, lml: LmlControl, make_service: MakeService
+) -> None:
+    rule, status = TRANSIENT[name]
+    lml.script(rule)
+    started = time.monotonic()
+    error = failure(make_service(timeout_seconds=0.3), LIBRARIES)
+    assert isinstance(error, LmlUnavailable)
+    assert (error.status, error.retryable) == (status, True)
+    assert len(lml.calls) == ATTEMPTS
+    assert time.monotonic() - started < 4
+
+
+def test_a_timeout_says_how_long_was_waited(lml: LmlControl, make_service: MakeService) -> None:
+    service = make_service(timeout_seconds=0.2, attempts=1)
+    for rule, how in (
+        (Rule(fault="slow", seconds=0.5), "ReadTimeout"),
+        (Rule(fault="trickle", seconds=2), "a body that trickles"),
+    ):
+        lml.script(rule)
+        assert f"no answer within 0.2 s ({how})" in str(failure(service))
+
+
+def test_one_attempt_is_no_retry(lml: LmlControl, make_service: MakeService) -> None:
+    lml.script(Rule(fault="status", status=503, times=1))
+    assert failure(make_service(attempts=1)).status == 503
+    assert len(lml.calls) == 1
+
+
+def test_nobody_who_listens_is_a_network_error(make_service: MakeService) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound, so that nobody else takes it; not listening
+        service = make_service(f"http://127.0.0.1:{closed.getsockname()[1]}")
+        error = failure(service)
+    assert isinstance(error, LmlUnavailable)
+    assert error.status is None
+    assert "ConnectError (ConnectionRefusedError)" in str(error)
+
+
+def test_a_connection_that_is_closed_without_an_answer_is_a_network_error(make_service: MakeService) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accepted = []
+
+        def hang_up() -> None:
+            for _ in range(ATTEMPTS):
+                connection, _address = listener.accept()
+                accepted.append(connection.recv(1024))
+                connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        error = failure(make_service(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        thread.join(5)
+    assert isinstance(error, LmlUnavailable)
+    assert (error.status, len(accepted)) == (None, ATTEMPTS)
+
+
+@pytest.mark.parametrize("is_date", [False, True])
+def test_what_lml_asks_to_wait_is_waited(is_date: bool, lml: LmlControl, service: LmlService) -> None:
+    until = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)  # whole seconds: 2 to 3 from now
+    lml.script(Rule(fault="status", status=429, retry_after=until if is_date else "2", times=1))
+    service.resolve(ONE, include_tracks=False)
+    first, second = lml.calls
+    assert 1.5 < second["at"] - first["at"] < 4
+
+
+def test_what_lml_asks_to_wait_is_bounded(lml: LmlControl, make_service: MakeService) -> None:
+    lml.script(Rule(fault="status", status=503, retry_after="86400"))
+    started = time.monotonic()
+    assert failure(make_service(longest_retry_after_seconds=0.2)).status == 503
+    assert 0.4 <= time.monotonic() - started < 3
+
+
+def test_latency_is_the_time_in_calls_and_not_between_them(lml: LmlControl, service: LmlService) -> None:
+    lml.script(Rule(fault="slow", seconds=0.2), Rule(fault="status", status=429, retry_after="1", times=1))
+    started = time.monotonic()
+    effort = service.resolve(ONE, include_tracks=False).effort
+    assert effort.calls == 2
+    assert 400 <= effort.latency_ms <= (time.monotonic() - started) * 1000 - 1000
+
+
+# refusals
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_who_is_not_let_in_does_not_ask_again(status: int, lml: LmlControl, service: LmlService) -> None:
+    lml.script(Rule(fault="status", status=status))
+    error = failure(service)
+    assert isinstance(error, LmlRefused)
+    assert (error.status, error.retryable) == (status, False)
+    with pytest.raises(LmlRefused):
+        halved(service)
+    assert len(lml.calls) == 2
+
+
+@pytest.mark.parametrize("status", [413, 422])
+def test_refused_inputs_are_not_asked_for_again(status: int, lml: LmlControl, service: LmlService) -> None:
+    lml.script(Rule(fault="status", status=status))
+    error = failure(service)
+    assert isinstance(error, LmlInputRefused)
+    assert (error.status, error.retryable, len(lml.calls)) == (status, False, 1)
+
+
+@pytest.mark.parametrize("status", [302, 400, 404, 409])
+def test_other_refusals_are_the_batchs_alone(status: int, lml: LmlControl, service: LmlService) -> None:
+    lml.script(Rule(fault="status", status=status, times=1))
+    (refused,) = halved(service)
+    assert isinstance(refused.outcome, LmlBatchRefused)
+    assert (refused.outcome.status, refused.outcome.retryable) == (status, False)
+    assert ids(refused) == list(range(1, 101))
+    (answered,) = halved(service)
+    assert not isinstance(answered.outcome, LmlError)
+    assert [part.effort.calls for part in (refused, answered)] == [1, 1]
+
+
+def test_an_answer_too_large_to_be_one_is_not_read_to_its_end(
+    lml: LmlControl, service: LmlService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lml_module, "MOST_ANSWER_BYTES", 100_000)
+    lml.script(Rule(fault="huge", size=50_000_000))
+    error = failure(service)
+    assert isinstance(error, LmlBatchRefused)
+    assert "100000 bytes" in str(error)
+    assert len(lml.calls) == 1
+
+
+# halving
+
+
+def test_without_trouble_there_is_one_part(lml: LmlControl, service: LmlService) -> None:
+    (part,) = halved(service)
+    assert isinstance(part.outcome, dict)
+    assert (part.effort.calls, len(lml.calls)) == (1, 1)
+
+
+@pytest.mark.parametrize("status", [413, 422])
+@pytest.mark.parametrize("offending", [1, 38, 100])
+def test_the_one_input_that_is_refused_is_found_among_a_hundred(
+    offending: int, status: int, lml: LmlControl, service: LmlService
+) -> None:
+    lml.script(Rule(fault="status", status=status, library_ids=(offending,)))
+    parts = halved(service)
+    assert [number for part in parts for number in ids(part)] == list(range(1, 101))
+    given_up = [part for part in parts if isinstance(part.outcome, LmlError)]
+    assert [(ids(part), type(part.outcome)) for part in given_up] == [([offending], LmlInputRefused)]
+    results = [result for part in parts if isinstance(part.outcome, dict) for result in part.outcome["results"]]
+    assert len(results) == 99
+    assert len(lml.calls) <= 2 * math.ceil(math.log2(100)) + 1
+    assert sum(part.effort.calls for part in parts) == len(lml.calls)
+    assert sum(part.effort.retries for part in parts) == 0
+
+
+def test_a_batch_that_is_only_too_large_is_answered_in_pieces(lml: LmlControl, service: LmlService) -> None:
+    lml.script(Rule(fault="status", status=413, more_than=30))
+    parts = halved(service)
+    assert [len(part.libraries) for part in parts] == [25] * 4
+    assert all(isinstance(part.outcome, dict) for part in parts)
+    assert [part.effort.calls for part in parts] == [3, 1, 2, 1]
+
+
+def test_a_part_that_lml_is_unavailable_for_does_not_cost_the_others(lml: LmlControl, service: LmlService) -> None:
+    lml.script(Rule(fault="status", status=413, more_than=30), Rule(fault="status", status=503, library_ids=(30,)))
+    parts = halved(service)
+    assert [isinstance(part.outcome, LmlUnavailable) for part in parts] == [False, True, False, False]
+    assert [part.effort.retries for part in parts] == [0, ATTEMPTS - 1, 0, 0]
+
+
+# connections
+
+
+def test_connections_are_used_again(lml: LmlControl, service: LmlService) -> None:
+    for _ in range(10):
+        service.resolve(LIBRARIES, include_tracks=False)
+    assert (len(lml.calls), lml.connections) == (10, 1)
+
+
+def test_threads_share_as_many_connections_as_calls_may_be_in_flight(
+    lml: LmlControl, make_service: MakeService
+) -> None:
+    service = make_service(max_in_flight=3)
+    lml.script(Rule(fault="slow", seconds=0.05))
+    with ThreadPoolExecutor(8) as executor:
+        replies = list(executor.map(lambda _: service.resolve(LIBRARIES, include_tracks=False), range(24)))
+    assert all(len(reply.document["results"]) == 100 for reply in replies)
+    assert (len(lml.calls), lml.connections) == (24, 3)
+
+
+def test_connections_are_closed_with_the_run_and_can_be_opened_again(lml: LmlControl) -> None:
+    @dg.op
+    def asking(context: dg.OpExecutionContext, lml: LmlService) -> int:
+        clients.append(lml._opened())
+        return len(lml.resolve(ONE, include_tracks=False).document["results"])
+
+    @dg.job(resource_defs={"lml": LmlService(base_url=lml.url)})
+    def asking_job() -> None:
+        asking()
+
+    clients: list[Any] = []
+    assert asking_job.execute_in_process().output_for_node("asking") == 1
+    assert clients[0].is_closed
+    service = LmlService(base_url=lml.url)
+    service.close()
+    service.resolve(ONE, include_tracks=False)
+    service.close()
+    service.resolve(ONE, include_tracks=False)
+    service.close()
+
+
+# the key
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[LmlControl]:
+    """An LML that wants a key."""
+    command = [sys.executable, "-m", "runway_pipelines.local.lml_server", "--key", KEY]
+    child = start_child("lml_server", command, tmp_path)
+    try:
+        yield LmlControl(f"http://127.0.0.1:{child.wait_for_ready_line(30)}")
+    finally:
+        child.stop()
+
+
+def test_a_key_opens_what_is_closed_without_it(guarded: LmlControl, make_service: MakeService) -> None:
+    make_service(guarded.url, api_key=KEY).resolve(ONE, include_tracks=False)
+    for wrong in (None, "another"):
+        with pytest.raises(LmlRefused, match="LML_API_KEY"):
+            make_service(guarded.url, api_key=wrong).resolve(ONE, include_tracks=False)
+    assert [call["status"] for call in guarded.calls] == [200, 401, 401]
+
+
+def test_neither_the_key_nor_the_request_nor_the_answer_is_in_a_log_or_an_exception(
+    guarded: LmlControl, make_service: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    service = make_service(guarded.url, api_key=KEY, timeout_seconds=0.3, attempts=2)
+    service.resolve(ONE, include_tracks=False)
+    said = []
+    permanent = [Rule(fault="status", status=status) for status in (400, 401, 403, 413, 422)]
+    for rule in [*permanent, *(rule for rule, _ in TRANSIENT.values())]:
+        guarded.script(rule)
+        said.append(everything_said_by(failure(service)))
+    said.append(everything_said_by(failure(make_service("http://127.0.0.1:1", api_key=KEY))))
+    logged = "\n".join(f"{record.name} {record.getMessage()} {record.exc_text}" for record in caplog.records)
+    assert not [record for record in caplog.records if record.name.startswith(("httpx", "httpcore"))]
+    for secret in (KEY, TITLE, "Artist 1"):
+        assert secret not in "\n".join(said)
+        assert secret not in logged
+
+
+def test_a_missing_base_url_stops_before_anything_is_asked(lml: LmlControl) -> None:
+    service = LmlService(base_url=None)
+    with pytest.raises(ConfigurationError, match="LIBRARY_METADATA_URL"):
+        halved(service)
+    assert lml.calls == []
