@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from benchmarks import comparison, encoding, end_to_end, partner
+from benchmarks import comparison, encoding, end_to_end, partner, rotation
 from benchmarks.measure import Report
 from runway_pipelines.local.processes import exit_on_termination
 
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Report]]] = {
     "end_to_end": end_to_end.run,
     "partner": partner.run,
     "comparison": comparison.run,
+    "rotation": rotation.run,
 }
 
 

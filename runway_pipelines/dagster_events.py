@@ -112,6 +112,19 @@ def newest_checks(
     }
 
 
+def with_partition_tags(context: dg.SensorEvaluationContext, job_name: str, request: dg.RunRequest) -> dg.RunRequest:
+    """A tick's request for a partition that is known to exist, with the tags that Dagster would add.
+
+    Where they are missing, Dagster asks its storage for each request whether there is such a partition: two
+    connections each, 6 s for 300 (docs/benchmarks.md).
+    """
+    if context.repository_def is None or request.partition_key is None:
+        return request
+    job = context.repository_def.get_job(job_name)
+    tags = job.get_tags_for_partition_key(request.partition_key, selected_asset_keys=None)
+    return request.with_replaced_attrs(tags={**request.tags, **tags})
+
+
 def partitions_done_before(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> frozenset[str]:
     """Partitions of the asset that this run's ancestors materialized: what a re-execution from failure need not do.
 
