@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from runway_pipelines.errors import CredentialsMalformed
@@ -102,12 +103,11 @@ def _check_private_key(name: str, encoded: str) -> None:
         came = "an encrypted key" if b"BEGIN ENCRYPTED PRIVATE KEY" in pem else "base64 of something else"
         raise _malformed(name, expected, came)
     try:
-        load_pem_private_key(pem, password=None)
-        parses = True
+        parses = isinstance(load_pem_private_key(pem, password=None), RSAPrivateKey)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         parses = False
     if not parses:
-        raise _malformed(name, expected, "a PEM text whose key does not parse")
+        raise _malformed(name, expected, "a PEM text that is no RSA key")
 
 
 def _malformed(name: str, expected: str, came: str) -> CredentialsMalformed:

@@ -56,7 +56,7 @@ class LastTry:
 
 @dataclass(frozen=True)
 class Requested:
-    """The newest run that was ever requested for a version: its n, and its place in the order of all runs."""
+    """What was ever requested for a version: the largest n, and the newest run's place in the order of all runs."""
 
     attempt: int
     order: int
@@ -191,7 +191,8 @@ def _changed(seen: Seen, version_id: str, requests: Requests, next_try: datetime
         return Decision(Seen(version_id, seen.attempt, next_try), Trigger.ROTATION)
     if seen.version is not None and requests.are_newer_for_observed:
         return Decision(Seen(version_id, max(seen.attempt, requests.observed.attempt), next_try))
-    attempt = seen.attempt + 1
+    # Of a cursor that was cleared in between the number is too small.
+    attempt = max(seen.attempt, requests.observed.attempt) + 1
     return Decision(Seen(version_id, attempt, next_try), Trigger.ROTATION, attempt)
 
 

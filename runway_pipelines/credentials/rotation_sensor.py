@@ -3,6 +3,7 @@
 Belongs here: looking, asking and requesting. What is decided of it is in `rotation.py`.
 """
 
+import time
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -27,18 +28,16 @@ from runway_pipelines.credentials.rotation import (
     parse_cursor,
     run_key,
 )
-from runway_pipelines.dagster_events import newest_checks
+from runway_pipelines.dagster_events import newest_checks, with_partition_tags
 from runway_pipelines.errors import Unavailable
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
-from runway_pipelines.partner_tenants.runs import PARTNER_TAG, partner_run
+from runway_pipelines.partner_tenants.runs import PARTNER_TAG, SECRET_VERSION_TAG, partner_run
 from runway_pipelines.resources.events import Log, OperatorEvents
-from runway_pipelines.resources.secrets_manager import PartnerSecrets
+from runway_pipelines.resources.secrets_manager import MOST_LOOKS, PartnerSecrets
 from runway_pipelines.run_outcomes.outcomes import secret_gone
 
 SENSOR_NAME = "edu_credentials_rotated_sensor"
-SECRET_VERSION_TAG = "runway/secret_version"  # noqa: S105 - the name of a tag
-# A tick may take 60 s, a direct look 50 ms: whoever is not looked at this time is looked at next time.
-MOST_LOOKS = 100
+MOST_TELLING_SECONDS = 15.0
 
 
 def build_rotated_sensor(*, job_name: str, pacing: Pacing, interval_seconds: int) -> dg.SensorDefinition:
@@ -64,6 +63,10 @@ def build_rotated_sensor(*, job_name: str, pacing: Pacing, interval_seconds: int
         fail_if_all_unreadable(listed)
         requests = requests_of_changed(context.instance, seen, listed)
         observed = looked_at_directly(secrets, seen, listed, requests)
+        corrected = {
+            partner_id: now_seen for partner_id, now_seen in observed.items() if now_seen != listed[partner_id]
+        }
+        requests |= requests_of_changed(context.instance, seen, corrected)
         tries = last_tries(context.instance, CAN_CONNECT, seen.keys() & observed.keys())
         decisions = {
             partner_id: decide(
@@ -78,7 +81,11 @@ def build_rotated_sensor(*, job_name: str, pacing: Pacing, interval_seconds: int
             for partner_id in partners
         }
         departed = told_departures(operators, context.log, decisions, now)
-        run_requests = [request for partner_id, made in decisions.items() for request in requested(partner_id, made)]
+        run_requests = [
+            with_partition_tags(context, job_name, request)
+            for partner_id, made in decisions.items()
+            for request in requested(partner_id, made)
+        ]
         summary = tick_summary(observed, decisions)
         context.log.info(summary)
         return dg.SensorResult(
@@ -106,27 +113,38 @@ def requests_of_changed(
     instance: dg.DagsterInstance, seen: Mapping[str, Seen], observed: Mapping[str, Observation]
 ) -> dict[str, Requests]:
     """What was requested before for versions that differ from the cursor's: the runs are the memory of them."""
-    found: dict[str, Requests] = {}
-    for partner_id, now_seen in observed.items():
-        before = seen.get(partner_id)
-        if isinstance(now_seen, Current) and (before is None or before.version != now_seen.version_id):
-            newest = _newest_request(instance, partner_id, now_seen.version_id)
-            of_seen = _newest_request(instance, partner_id, before.version) if newest and before else None
-            found[partner_id] = Requests(newest, of_seen)
-    return found
+    before = {partner_id: entry.version for partner_id, entry in seen.items()}
+    changed = {
+        partner_id: now_seen.version_id
+        for partner_id, now_seen in observed.items()
+        if isinstance(now_seen, Current) and now_seen.version_id != before.get(partner_id)
+    }
+    of_observed = newest_requests(instance, changed)
+    of_seen = newest_requests(
+        instance, {partner_id: version for partner_id in of_observed if (version := before.get(partner_id))}
+    )
+    return {partner_id: Requests(of_observed.get(partner_id), of_seen.get(partner_id)) for partner_id in changed}
 
 
-def _newest_request(instance: dg.DagsterInstance, partner_id: str, version_id: str | None) -> Requested | None:
-    if version_id is None:
-        return None
-    records = instance.get_run_records(
-        dg.RunsFilter(tags={SECRET_VERSION_TAG: version_id, PARTNER_TAG: partner_id}), limit=1
-    )
-    return (
-        Requested(attempt_of(records[0].dagster_run.tags.get("dagster/run_key", "")), records[0].storage_id)
-        if records
-        else None
-    )
+def newest_requests(instance: dg.DagsterInstance, versions: Mapping[str, str]) -> dict[str, Requested]:
+    """What was ever requested for a version of each partner, where anything was.
+
+    A re-execution is nobody's request, though it has its parent's tags. One question for all of them: Dagster's
+    storage opens two connections for each, 9 s for 300 (docs/benchmarks.md).
+    """
+    if not versions:
+        return {}
+    newest: dict[str, Requested] = {}
+    of_versions = dg.RunsFilter(tags={SECRET_VERSION_TAG: sorted(set(versions.values()))})
+    for record in instance.get_run_records(of_versions):  # newest first
+        tags = record.dagster_run.tags
+        partner_id = tags.get(PARTNER_TAG, "")
+        is_requested = record.dagster_run.parent_run_id is None
+        if is_requested and versions.get(partner_id) == tags[SECRET_VERSION_TAG]:
+            attempt = attempt_of(tags.get("dagster/run_key", ""))
+            before = newest.get(partner_id, Requested(attempt, record.storage_id))
+            newest[partner_id] = Requested(max(attempt, before.attempt), before.order)
+    return newest
 
 
 def looked_at_directly(
@@ -159,12 +177,21 @@ def last_tries(instance: dg.DagsterInstance, check: dg.AssetCheckKey, partners: 
         run = runs.get(state.run_id or "")
         if state.has_passed:
             tries[partner_id] = LastTry(TryState.WORKED)
-        elif run is not None and not run.dagster_run.is_finished:
+        elif run is not None and not is_over(run):
             tries[partner_id] = LastTry(TryState.UNDER_WAY)
         else:
-            ended = datetime.fromtimestamp(run.end_time, UTC) if run is not None and run.end_time else None
-            tries[partner_id] = LastTry(TryState.FAILED, ended)
+            tries[partner_id] = LastTry(TryState.FAILED, ended_at(run) if run is not None else None)
     return tries
+
+
+def is_over(run: dg.RunRecord) -> bool:
+    """Whether nothing more will come of a run: one that was created and never queued (the daemon died) is over too."""
+    return run.dagster_run.is_finished or run.dagster_run.status is dg.DagsterRunStatus.NOT_STARTED
+
+
+def ended_at(run: dg.RunRecord) -> datetime:
+    """When a run that is over ended; of one that was never queued, when it was created."""
+    return datetime.fromtimestamp(run.end_time, UTC) if run.end_time else run.create_timestamp
 
 
 def requested(partner_id: str, made: Decision) -> Iterable[dg.RunRequest]:
@@ -180,20 +207,21 @@ def told_departures(
 ) -> dict[str, str]:
     """Tell operators of each secret that is gone; returns what was told, by partner.
 
-    It stops at the first event that is not taken: a bus that does not answer costs a tick seconds for each.
+    An event that is not taken is lost, with a warning: the departure shows on the asset all the same. A bus that does
+    not answer costs seconds for each, so after a while the rest is left for the next tick.
     """
     told: dict[str, str] = {}
+    stop_at = time.monotonic() + MOST_TELLING_SECONDS
     for partner_id, made in decisions.items():
-        if made.departed:
+        if made.departed and time.monotonic() < stop_at:
             reason = f"{made.departed}: the partner's rosters are out of the schedule, what is published stays"
-            if not operators.emit(secret_gone(partner_id, reason, now), log):
-                break
+            operators.emit(secret_gone(partner_id, reason, now), log)
             told[partner_id] = reason
     return told
 
 
 def kept(seen: Mapping[str, Seen], decisions: Mapping[str, Decision], departed: Collection[str]) -> dict[str, Seen]:
-    """The next cursor; a departure that could not be told is noticed again by the next tick."""
+    """The next cursor; a departure that was left is noticed again by the next tick."""
     after = {
         partner_id: seen.get(partner_id) if made.departed and partner_id not in departed else made.seen
         for partner_id, made in decisions.items()

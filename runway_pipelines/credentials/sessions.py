@@ -37,9 +37,9 @@ class PartnerSessions:
     """Sessions for one partner and run, for up to ``size`` threads, each session used by one thread at a time.
 
     A session that saw an error is closed and never handed out again. ``secret`` is what they are opened with (None: not
-    read yet). Once the partner as a whole is refused (no
-    secret, a bad one, a refused login, tables that are not there), nobody tries again: every further caller gets the
-    same error, and 40 tenants do not open 40 sessions to learn the same.
+    read yet). Once the partner as a whole is refused (no secret, a bad one, a refused login, tables that are not
+    there), nobody tries again: every further caller gets the same error, and 40 tenants do not open 40 sessions to
+    learn the same.
     """
 
     def __init__(

@@ -6,6 +6,7 @@ import dagster as dg
 
 PARTNER_TAG = "runway/partner"
 TRIGGER_TAG = "runway/trigger"
+SECRET_VERSION_TAG = "runway/secret_version"  # noqa: S105 - the name of a tag
 
 
 def partner_run(

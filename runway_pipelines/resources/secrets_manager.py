@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import boto3
 import dagster as dg
 import orjson
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from dagster_aws.secretsmanager import SecretsManagerResource
 from pydantic import PrivateAttr
@@ -20,6 +22,10 @@ from runway_pipelines.settings import load_settings
 
 DEVELOPMENT_VERSION = "development"
 LIST_PAGE = 100  # the most that ListSecrets gives
+# A tick may take 60 s, a direct look 50 ms.
+MOST_LOOKS = 100
+CONNECT_SECONDS = 3
+READ_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -110,11 +116,15 @@ class PartnerSecrets(dg.ConfigurableResource):  # type: ignore[type-arg]
             return Unreadable(_reason(f"describe secret {name}", error))
 
     def gone(self, partner_ids: Iterable[str]) -> dict[str, str]:
-        """The partners that have no secret to be read, with the reason; each was asked for directly."""
+        """The partners that have no secret to be read, with the reason; each was asked for directly.
+
+        Beyond `MOST_LOOKS` of them nobody is asked for, and is not gone: a run that fails says more than none.
+        """
+        absent = [partner_id for partner_id, seen in self.observe(partner_ids).items() if isinstance(seen, Gone)]
         return {
             partner_id: looked.reason
-            for partner_id, observed in self.observe(partner_ids).items()
-            if isinstance(observed, Gone) and isinstance(looked := self.look(partner_id), Gone)
+            for partner_id in absent[:MOST_LOOKS]
+            if isinstance(looked := self.look(partner_id), Gone)
         }
 
     def _absent(self) -> Observation:
@@ -139,10 +149,27 @@ class PartnerSecrets(dg.ConfigurableResource):  # type: ignore[type-arg]
     def _client(self) -> Any:
         if self._opened is None:
             try:
-                self._opened = self.secrets_manager.get_client()
+                self._opened = new_client(self.secrets_manager)
             except BotoCoreError as error:
                 raise_mapped("speak to Secrets Manager", error)
         return self._opened
+
+
+def new_client(account: SecretsManagerResource) -> Any:
+    """As the resource makes it, with timeouts, for which it has no field: boto3's outlast a tick of a sensor (60 s)."""
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": account.max_attempts},
+    )
+    return boto3.Session(profile_name=account.profile_name).client(
+        "secretsmanager",
+        region_name=account.region_name,
+        endpoint_url=account.endpoint_url,
+        aws_access_key_id=account.aws_access_key_id,
+        aws_secret_access_key=account.aws_secret_access_key,
+        config=config,
+    )
 
 
 def _observation(entry: Mapping[str, Any]) -> Observation:
@@ -150,6 +177,8 @@ def _observation(entry: Mapping[str, Any]) -> Observation:
     if entry.get("DeletedDate"):
         return Gone("it is pending deletion")
     stages = entry.get("SecretVersionsToStages") or entry.get("VersionIdsToStages") or {}
+    if not stages:
+        return Gone("it has no value yet")
     current = [version_id for version_id, names in stages.items() if "AWSCURRENT" in names]
     if len(current) == 1:
         return Current(current[0])

@@ -145,7 +145,8 @@ def mapped_login_error(error: Error, connection: EduConnection, seconds: float) 
     """A failure to open a session, made ours; keeps the driver's number and none of its text."""
     number = error.errno or -1
     account = f"a session on account {connection.account} for user {connection.username}"
-    if number in _REFUSED_LOGIN:
+    # 28000 is the SQLSTATE of every refused login, such as the 3943xx of a key pair.
+    if number in _REFUSED_LOGIN or error.sqlstate == "28000":
         return AuthenticationRefused(
             expected=account,
             came=f"a refused login (error {number})",

@@ -24,6 +24,7 @@ from runway_pipelines.errors import Permanent, RunwayError
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
 from runway_pipelines.partner_tenants.registry import RosterPartner
+from runway_pipelines.partner_tenants.runs import SECRET_VERSION_TAG
 from runway_pipelines.rosters.events import (
     CHECK_SPECS,
     CROSS_YEAR_ROSTER,
@@ -120,6 +121,9 @@ def partner_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) 
     report_planned(context, {EDU_CONNECTION} - context.selected_asset_keys, [partner.partner_id])
     with closing(_sessions(context, rosters, partner.partner_id)) as sessions:
         trial = rosters.try_credentials(partner.partner_id, sessions)
+        wanted = context.run.tags.get(SECRET_VERSION_TAG)
+        if wanted and trial.version_id and trial.version_id != wanted:
+            context.log.warning(f"the run was requested for version {wanted}, the current one is {trial.version_id}")
         yield from events_of_trial(context.instance, trial, rosters.policy.key_age_warning_days)
         if PARTNER_ROSTER_INDEX in context.selected_asset_keys:
             yield from _refresh_partner(context, rosters, partner, sessions)

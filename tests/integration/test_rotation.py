@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy
 
 from runway_pipelines.dagster_events import evaluate_sensor
 from tests.integration.event_bus import make_bus
 from tests.integration.fault_proxy import FaultProxy, fault_proxy
-from tests.integration.world import TestPartner, Warehouse, World, definitions, everything_logged, materialized
+from tests.integration.world import (
+    TestPartner,
+    Warehouse,
+    World,
+    definitions,
+    everything_logged,
+    materialized,
+    reexecute,
+)
 
 CONNECTION = dg.AssetKey(["credentials", "edu_connection"])
 CAN_CONNECT = dg.AssetCheckKey(CONNECTION, "can_connect")
@@ -157,6 +167,52 @@ def test_a_tick_lists_a_hundred_secrets_a_call_and_never_reads_a_value(
     assert 2 <= len(proxy.actions) <= 3 + len(sensor.keys()) // 100 + 4  # other tests' secrets are listed too
 
 
+def test_a_requests_tags_are_those_that_dagster_gives_a_run_of_a_partition(
+    partners: tuple[TestPartner, TestPartner], sensor: Sensor
+) -> None:
+    first, _ = partners
+    request = next(r for r in sensor.tick(execute=False).run_requests if r.partition_key == first.partner_id)
+    assert {name: value for name, value in request.tags.items() if name.startswith("dagster/")} == {
+        "dagster/partition": first.partner_id,
+        "dagster/partition_set": "partner_rosters_job_partition_set",
+        "dagster/sensor_name": "edu_credentials_rotated_sensor",
+    }
+
+
+@pytest.mark.usefixtures("partners", "quick_retries")
+def test_a_tick_asks_dagsters_storage_no_more_often_for_more_partners(
+    sensor: Sensor, world: World, instance: dg.DagsterInstance
+) -> None:
+    sensor.tick()
+    few = {"new": statements(lambda: Sensor(instance).tick(execute=False)), "quiet": statements(sensor.tick)}
+    crowd = [f"crowd-{uuid.uuid4().hex[:8]}" for _ in range(10)]
+    for partner_id in crowd:
+        world.secrets.create_secret(Name=f"dev-edu-connection-info-{partner_id}", SecretString="no connection info")
+    instance.add_dynamic_partitions("partners", crowd)
+    assert statements(lambda: Sensor(instance).tick(execute=False)) == few["new"]
+    sensor.tick()
+    time.sleep(1.1)
+    failing = sensor.tick(execute=False, keep_cursor=False)
+    assert sorted(request.partition_key for request in failing.run_requests) == sorted(crowd)
+    # All ten fail: one more question, for the runs that they failed in.
+    assert statements(lambda: sensor.tick(execute=False)) <= few["quiet"] + 5
+
+
+def statements(work: Callable[[], Any]) -> int:
+    """How many SQL statements the work executes in this process."""
+    executed: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        executed.append(statement)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
+    try:
+        work()
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
+    return len(executed)
+
+
 def test_a_bad_key_changes_nothing_and_says_that_the_old_one_still_works_and_a_good_one_heals(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor
 ) -> None:
@@ -253,8 +309,12 @@ def test_a_failure_that_a_scheduled_run_finds_is_healed_too(
 
 
 @pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED])
 def test_a_requested_run_that_died_before_it_tried_is_made_up_for(
-    partners: tuple[TestPartner, TestPartner], sensor: Sensor, instance: dg.DagsterInstance
+    partners: tuple[TestPartner, TestPartner],
+    sensor: Sensor,
+    instance: dg.DagsterInstance,
+    status: dg.DagsterRunStatus,
 ) -> None:
     first, _ = partners
     sensor.tick()
@@ -262,13 +322,16 @@ def test_a_requested_run_that_died_before_it_tried_is_made_up_for(
     (request,) = sensor.tick(execute=False).run_requests
     job = definitions().resolve_job_def("partner_rosters_job")
     died = instance.create_run_for_job(
-        job, tags={**request.tags, "dagster/run_key": str(request.run_key), "dagster/partition": first.partner_id}
+        job,
+        tags={**request.tags, "dagster/run_key": str(request.run_key), "dagster/partition": first.partner_id},
+        status=status,
     )
     sensor.results[str(request.run_key)] = None  # type: ignore[assignment]
     time.sleep(1.1)
-    assert not sensor.tick().run_requests  # it is still under way
-    instance.report_run_failed(died)
-    time.sleep(1.1)
+    if status is dg.DagsterRunStatus.STARTED:
+        assert not sensor.tick().run_requests  # it is still under way
+        instance.report_run_failed(died)
+        time.sleep(1.1)
     (again,) = sensor.tick().run_requests
     assert again.run_key == f"{request.run_key}:1"
 
@@ -307,16 +370,18 @@ def test_a_version_that_really_comes_back_is_refreshed_again(
     first.register_keys(registered + first.registered_keys())
     sensor.tick()
     for stage_to, stage_from, n in ((old, new, 1), (new, old, 2), (old, new, 3)):
-        first.world.secrets.update_secret_version_stage(
-            SecretId=first.secret_name,
-            VersionStage="AWSCURRENT",
-            MoveToVersionId=stage_to,
-            RemoveFromVersionId=stage_from,
-        )
+        move_stage(first, to=stage_to, away_from=stage_from)
         (request,) = sensor.tick().run_requests
         assert request.run_key == f"{first.partner_id}:{stage_to}:{n}"
         assert sensor.results[request.run_key].success
         assert not sensor.tick().run_requests
+
+
+def move_stage(partner: TestPartner, *, to: str, away_from: str) -> None:
+    """Make another version the current one."""
+    partner.world.secrets.update_secret_version_stage(
+        SecretId=partner.secret_name, VersionStage="AWSCURRENT", MoveToVersionId=to, RemoveFromVersionId=away_from
+    )
 
 
 def current_version(partner: TestPartner) -> str:
@@ -416,11 +481,11 @@ def test_a_page_that_cannot_be_read_keeps_what_was_seen_and_the_others_go_on(
 
 @pytest.mark.parametrize(
     "stages",
-    [None, {}, {"a": ["AWSPREVIOUS"]}, {"a": ["AWSCURRENT"], "b": ["AWSCURRENT"]}],
-    ids=["no stages", "no versions", "none current", "two current"],
+    [{"a": ["AWSPREVIOUS"]}, {"a": ["AWSCURRENT"], "b": ["AWSCURRENT"]}],
+    ids=["none current", "two current"],
 )
 def test_an_entry_that_does_not_say_its_version_keeps_what_was_seen(
-    partners: tuple[TestPartner, TestPartner], sensor: Sensor, proxy: FaultProxy, stages: dict[str, Any] | None
+    partners: tuple[TestPartner, TestPartner], sensor: Sensor, proxy: FaultProxy, stages: dict[str, Any]
 ) -> None:
     first, second = partners
     sensor.tick()
@@ -435,6 +500,58 @@ def test_an_entry_that_does_not_say_its_version_keeps_what_was_seen(
     assert f"1 not readable this time: {first.partner_id}" in tick.skip_message
     assert sensor.seen(first)["version"] == kept["version"]
     assert sensor.seen(second)["version"] == current_version(second)
+
+
+def test_a_secret_that_has_no_value_yet_is_no_secret_and_its_first_value_is_first_sight(
+    world: World, instance: dg.DagsterInstance, sensor: Sensor
+) -> None:
+    warehouse = Warehouse()
+    warehouse.students("north", 2)
+    partner = world.partner(warehouse, ["north"])
+    text = world.secrets.get_secret_value(SecretId=partner.secret_name)["SecretString"]
+    partner.delete_secret()
+    world.secrets.create_secret(Name=partner.secret_name)
+    instance.add_dynamic_partitions("partners", [partner.partner_id])
+    tick = sensor.tick()
+    assert not tick.run_requests
+    assert "1 without a secret" in tick.skip_message
+    version = partner.put_secret(text)
+    (request,) = sensor.tick().run_requests
+    assert request.run_key == f"{partner.partner_id}:{version}"
+
+
+def test_a_departure_that_cannot_be_told_is_recorded_all_the_same_and_a_restored_secret_refreshed(
+    partners: tuple[TestPartner, TestPartner], sensor: Sensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = partners
+    monkeypatch.setenv("RUNWAY_EVENT_BUS", "there-is-no-such-bus")
+    sensor.tick()
+    first.world.secrets.delete_secret(SecretId=first.secret_name, RecoveryWindowInDays=7)
+    assert len(sensor.tick().asset_events) == 1
+    first.world.secrets.restore_secret(SecretId=first.secret_name)
+    (request,) = sensor.tick().run_requests
+    assert sensor.results[request.run_key].success
+
+
+def test_a_re_execution_is_no_request_and_hides_no_rotation(
+    partners: tuple[TestPartner, TestPartner], sensor: Sensor, instance: dg.DagsterInstance
+) -> None:
+    first, _ = partners
+    old = current_version(first)
+    sensor.tick()
+    registered = first.registered_keys()
+    new = first.rotate(register_key=False)
+    (bad,) = sensor.tick().run_requests
+    move_stage(first, to=old, away_from=new)
+    sensor.tick()
+    parent = sensor.results[bad.run_key]
+    assert not parent.success
+    with reexecute(instance, parent.run_id, from_failure=False, copy_tags=True) as again:
+        assert again.success  # with the old key
+    first.register_keys(registered)
+    move_stage(first, to=new, away_from=old)
+    (request,) = sensor.tick().run_requests
+    assert request.run_key.startswith(f"{first.partner_id}:{new}:")
 
 
 @pytest.mark.parametrize("answer", [THROTTLED, 500, "cut"], ids=["throttled", "broken", "unreachable"])
@@ -493,17 +610,15 @@ def test_the_cursor_holds_version_attempt_and_time_and_nothing_more(
         assert entry.keys() == {"version", "attempt", "next_try"}
 
 
-def test_a_departure_is_told_once_and_again_only_where_it_was_not_taken(
+def test_a_departure_is_told_once(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = partners
     name = f"departures-{first.partner_id}"
     monkeypatch.setenv("RUNWAY_EVENT_BUS", name)
+    bus = make_bus(name)
     sensor.tick()
     first.delete_secret()
-    assert not sensor.tick().asset_events  # there is no such bus yet
-    assert sensor.seen(first)["version"] is not None
-    bus = make_bus(name)
     assert len(sensor.tick().asset_events) == 1
     assert not sensor.tick().asset_events
     (told,) = bus.received()

@@ -272,8 +272,10 @@ def partner_rosters() -> dg.JobDefinition:
     return definitions().resolve_job_def("partner_rosters_job")
 
 
-def reexecute(instance: dg.DagsterInstance, run_id: str, *, from_failure: bool = True) -> dg.JobExecutionResult:
-    """The run again, from its failure or all of it, as the UI's two buttons do."""
+def reexecute(
+    instance: dg.DagsterInstance, run_id: str, *, from_failure: bool = True, copy_tags: bool = False
+) -> dg.JobExecutionResult:
+    """The run again, from its failure or all of it, as the UI's two buttons do (which copy the tags)."""
     parent_only = dg.ReexecutionOptions(parent_run_id=run_id)
     options = dg.ReexecutionOptions.from_failure(run_id, instance) if from_failure else parent_only
     parent = instance.get_run_by_id(run_id)
@@ -281,7 +283,7 @@ def reexecute(instance: dg.DagsterInstance, run_id: str, *, from_failure: bool =
     return dg.execute_job(
         dg.reconstructable(partner_rosters),
         instance=instance,
-        tags={"dagster/partition": parent.tags["dagster/partition"]}
+        tags=(dict(parent.tags) if copy_tags else {"dagster/partition": parent.tags["dagster/partition"]})
         | ({"dagster/is_resume_retry": "true"} if from_failure else {}),
         reexecution_options=options,
     )

@@ -78,6 +78,11 @@ def test_a_version_that_came_back_after_another_was_tried_gets_the_next_number()
     assert tick(Seen("v2"), Current("v1"), requests=requests) == Decision(Seen("v1", 1, SOON), Trigger.ROTATION, 1)
 
 
+def test_a_number_that_was_used_before_the_cursor_was_cleared_is_not_used_again() -> None:
+    requests = Requests(observed=Requested(3, order=17), seen=Requested(0, order=18))
+    assert tick(Seen("v2", 0), Current("v1"), requests=requests).attempt == 4
+
+
 def test_back_and_forth_and_back_uses_no_key_twice() -> None:
     seen, keys, orders = Seen("v1"), ["p:v1"], {"v1": 1}
     for order, version in enumerate(["v2", "v1", "v2", "v1", "v2"], start=2):

@@ -10,7 +10,8 @@ from dagster_aws.secretsmanager import SecretsManagerResource
 
 from runway_pipelines.credentials.edu_connection import EduConnection
 from runway_pipelines.errors import ConfigurationError, CredentialsMalformed, InvalidKey, Permanent, Unavailable
-from runway_pipelines.resources.secrets_manager import DEVELOPMENT_VERSION, PartnerSecrets
+from runway_pipelines.resources import secrets_manager
+from runway_pipelines.resources.secrets_manager import DEVELOPMENT_VERSION, PartnerSecrets, new_client
 from tests.factories import everything_said_by, secret_members, secret_text
 
 CANARY = "c4n4ry"
@@ -62,10 +63,10 @@ def test_a_version_is_current_when_the_stage_moves_to_it_and_not_when_it_is_put(
 def test_the_stage_is_asked_for_by_name(
     stage: str, secrets: PartnerSecrets, partner_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = secrets.secrets_manager.get_client()
+    client = new_client(secrets.secrets_manager)
     asked: list[dict[str, Any]] = []
     client.meta.events.register("before-parameter-build.*.GetSecretValue", lambda params, **_: asked.append(params))
-    monkeypatch.setattr(SecretsManagerResource, "get_client", lambda self: client)
+    monkeypatch.setattr(secrets_manager, "new_client", lambda account: client)
     _ = secrets.read(partner_id) if stage == "AWSCURRENT" else secrets.read(partner_id, stage)
     assert asked == [{"SecretId": f"stg-edu-connection-info-{partner_id}", "VersionStage": stage}]
 
@@ -174,7 +175,7 @@ def test_a_refusal_says_the_name_and_the_code_and_nothing_of_the_answer(
     secrets: PartnerSecrets,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    client = secrets.secrets_manager.get_client()
+    client = new_client(secrets.secrets_manager)
 
     def refuse(request: Any, **_: Any) -> AWSResponse:
         raw = io.BytesIO(orjson.dumps({"__type": code, "message": CANARY}))
@@ -182,7 +183,7 @@ def test_a_refusal_says_the_name_and_the_code_and_nothing_of_the_answer(
         return AWSResponse(request.url, status, {"content-type": "application/x-amz-json-1.1"}, raw)
 
     client.meta.events.register("before-send.secrets-manager.GetSecretValue", refuse)
-    monkeypatch.setattr(SecretsManagerResource, "get_client", lambda self: client)
+    monkeypatch.setattr(secrets_manager, "new_client", lambda account: client)
     set_development_secret(monkeypatch)
     with pytest.raises(error) as refused:
         secrets.read("acme")
