@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 import orjson
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
 from runway_pipelines.errors import ConfigurationError, RunwayError
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.terminal import findings_table, history_table, keys_table
 
 if TYPE_CHECKING:
-    from runway_pipelines.doctor import Finding
-    from runway_pipelines.rosters.manifest import Manifest
+    from runway_pipelines.identity.services import IdentityServices
     from runway_pipelines.rosters.services import RosterServices
 
 console = Console()
@@ -108,24 +106,30 @@ def main(context: click.Context, local: bool, state: Path) -> None:
 )
 @click.pass_obj
 def demo(target: Target, json_file: Path | None) -> None:
-    """Start the embedded stack, take and publish every roster, show the results; then rotate a partner's key.
+    """Start the embedded stack, take and publish every roster, show the results.
+
+    Then resolve the library's identity, and rotate a partner's key.
 
     Exit code 1 when a tenant ended otherwise than the data set means it to.
     """
     with target.stack() as services:
         from runway_pipelines.local.demo import (
+            print_identity,
             print_results,
             print_rotation,
             results_document,
             run_demo,
+            run_identity,
             run_rotation,
         )
 
         results = list(run_demo(services, console))
         print_results(results, console)
+        identity = run_identity()
+        print_identity(identity, console)
         rotation = run_rotation(services, target.state, console)
         print_rotation(rotation, console)
-    document = results_document(results, rotation)
+    document = results_document(results, identity, rotation)
     if json_file:
         json_file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     console.print(f"Published files: [bold]{target.state / 'aws' / 's3'}[/]. The runs: [bold]make dev[/].")
@@ -178,7 +182,7 @@ def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
     if is_json:
         click.echo(orjson.dumps(document(findings), option=orjson.OPT_INDENT_2).decode())
     else:
-        console.print(_findings_table(findings))
+        console.print(findings_table(findings))
     sys.exit(0 if is_healthy(findings) else 1)
 
 
@@ -232,8 +236,37 @@ def report(target: Target, is_json: bool) -> None:
     if is_json:
         click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
     else:
-        console.print(_keys_table(rows))
+        console.print(keys_table(rows))
     sys.exit(0 if all(row["is_fine"] for row in rows) else 1)
+
+
+@main.group()
+def identity() -> None:
+    """The library's identity in the catalogue."""
+
+
+@identity.command()
+@click.option("--check", "is_check", is_flag=True, help="Only say which columns are missing: exit code 1 when any is.")
+@click.option("--apply", "is_apply", is_flag=True, help="Add the columns that are missing; needs the tables' owner.")
+@click.pass_obj
+def migrate(target: Target, is_check: bool, is_apply: bool) -> None:
+    """The optional columns of the artist-level ids: check for them, or add them."""
+    from runway_pipelines.identity.migration import apply, missing_columns
+
+    if is_check is is_apply:
+        raise click.UsageError("Say either --check or --apply.")
+    with (
+        target.services(),
+        _identity() as services,
+        services.catalogue.connection() as connection,
+    ):
+        if is_apply:
+            added = apply(connection, services.catalogue_schema)
+            console.print(f"Added {', '.join(added)}." if added else "Nothing is missing.")
+            return
+        missing = missing_columns(connection, services.catalogue_schema)
+    console.print(f"Missing: {', '.join(missing)}." if missing else "Nothing is missing.")
+    sys.exit(1 if missing else 0)
 
 
 @main.group()
@@ -256,7 +289,7 @@ def show(target: Target, tenant: PartnerTenant) -> None:
     if published.manifest is not None:
         console.print_json(published.manifest.to_json().decode())
     console.print_json(published.pointer.to_json().decode())
-    console.print(_history(manifests, published.pointer.sha256))
+    console.print(history_table(manifests, published.pointer.sha256))
 
 
 @rosters.command()
@@ -305,44 +338,12 @@ def purge(target: Target, what: str, with_snapshots: bool, yes: bool) -> None:
     console.print(f"{len(keys)} objects of {what} deleted.")
 
 
-def _keys_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    table = Table(title="Partners' keys, as DESC USER shows their fingerprints", title_justify="left")
-    for name in ("partner", "current key", "previous key", "age", "last rotation"):
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        age, rotated = row["age_days"], row["rotated_days_ago"]
-        table.add_row(
-            row["partner"],
-            row["fingerprint"] or Text(row["trouble"], style="bold red"),
-            row["previous_fingerprint"] or "none",
-            "" if age is None else Text(f"{age} days", style="" if row["is_fine"] else "bold red"),
-            "never" if rotated is None else f"{rotated} days ago",
-        )
-    return table
-
-
-_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
-
-
-def _findings_table(findings: Iterable[Finding]) -> Table:
-    table = Table(title="What the pipeline depends on", title_justify="left")
-    for name in ("what", "result", "detail"):
-        table.add_column(name, overflow="fold")
-    for finding in findings:
-        detail = Text(finding.detail)
-        if finding.fix:
-            detail.append(f"\nTo do: {finding.fix}.", style="bold")
-        style = _STYLES[finding.status]
-        table.add_row(Text(f"{finding.subject}: {finding.check}"), Text(finding.status, style=style), detail)
-    return table
-
-
 @contextmanager
-def _services_or_error(target: Target) -> Iterator[RosterServices]:
-    """The services; that the embedded stack does not start is an error of ours, for the doctor to report."""
+def _services_or_error(target: Target) -> Iterator[tuple[RosterServices, IdentityServices]]:
+    """All services; that the embedded stack does not start is an error of ours, for the doctor to report."""
     try:
-        with target.services() as services:
-            yield services
+        with target.services() as services, _identity() as identity:
+            yield services, identity
     except click.ClickException as error:
         # The lines after the first are a server's log.
         raise ConfigurationError(
@@ -352,29 +353,21 @@ def _services_or_error(target: Target) -> Iterator[RosterServices]:
         ) from None
 
 
-def _history(manifests: list[Manifest], published_sha256: str) -> Table:
-    history = Table(title="Snapshots, newest first", title_justify="left")
-    for name in ("created", "sha256", "students", "rows", "added", "removed", "changed"):
-        history.add_column(name)
-    for manifest in manifests:
-        mark = " (published)" if manifest.sha256 == published_sha256 else ""
-        changes = (manifest.students_added, manifest.students_removed, manifest.students_changed)
-        history.add_row(
-            manifest.created_at,
-            manifest.sha256[:12] + mark,
-            str(manifest.students),
-            str(manifest.lines),
-            *("-" if count is None else str(count) for count in changes),
-        )
-    return history
-
-
 @contextmanager
 def _services() -> Iterator[RosterServices]:
     from runway_pipelines.definitions import build_services
     from runway_pipelines.settings import load_settings
 
     with build_services(load_settings()).process_config_and_initialize_cm() as services:
+        yield services
+
+
+@contextmanager
+def _identity() -> Iterator[IdentityServices]:
+    from runway_pipelines.definitions import build_identity
+    from runway_pipelines.settings import load_settings
+
+    with build_identity(load_settings()).process_config_and_initialize_cm() as services:
         yield services
 
 

@@ -9,10 +9,19 @@ from dagster_aws.secretsmanager import SecretsManagerResource
 from runway_pipelines.credentials.connection_asset import CAN_CONNECT
 from runway_pipelines.credentials.rotation import Pacing
 from runway_pipelines.credentials.rotation_sensor import build_rotated_sensor
+from runway_pipelines.identity.assets import library_identity_graph
+from runway_pipelines.identity.automation import (
+    build_identity_schedule,
+    library_identity_job,
+    library_identity_recheck_job,
+)
+from runway_pipelines.identity.options import MOST_CALLS_IN_FLIGHT
+from runway_pipelines.identity.services import IdentityServices
 from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
 from runway_pipelines.resources.events import OperatorEvents
+from runway_pipelines.resources.lml import LmlService
 from runway_pipelines.resources.object_store import ObjectStore
-from runway_pipelines.resources.postgres import ApplicationDatabase
+from runway_pipelines.resources.postgres import ApplicationDatabase, CatalogueDatabase
 from runway_pipelines.resources.secrets_manager import PartnerSecrets
 from runway_pipelines.resources.snowflake import EduSnowflake
 from runway_pipelines.rosters.assets import partner_rosters, tenant_rosters
@@ -34,7 +43,8 @@ def build_services(settings: Settings) -> RosterServices:
             sslmode=settings.app_db_sslmode,
         ),
         secrets=PartnerSecrets(
-            secrets_manager=SecretsManagerResource(region_name=settings.aws_region), envlabel=settings.envlabel
+            secrets_manager=SecretsManagerResource(region_name=settings.aws_region, max_attempts=3),
+            envlabel=settings.envlabel,
         ),
         snowflake=EduSnowflake(
             host=settings.snowflake_host,
@@ -56,6 +66,26 @@ def build_services(settings: Settings) -> RosterServices:
     )
 
 
+def build_identity(settings: Settings) -> IdentityServices:
+    """LML and the catalogue, wired from settings."""
+    return IdentityServices(
+        lml=LmlService(
+            base_url=settings.library_metadata_url,
+            api_key=dg.EnvVar("LML_API_KEY") if settings.lml_api_key else None,
+            max_in_flight=MOST_CALLS_IN_FLIGHT,
+        ),
+        catalogue=CatalogueDatabase(
+            host=settings.catalogue_db_host,
+            port=settings.catalogue_db_port,
+            database=settings.catalogue_db_name,
+            user=settings.catalogue_db_user,
+            password=dg.EnvVar("RUNWAY_CATALOGUE_DB_PASSWORD") if settings.catalogue_db_password else None,
+            sslmode=settings.catalogue_db_sslmode,
+        ),
+        catalogue_schema=settings.catalogue_schema,
+    )
+
+
 def build_operators(settings: Settings) -> OperatorEvents:
     """Where operators hear of failures."""
     return OperatorEvents(
@@ -71,9 +101,12 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     services = build_services(settings)
     interval = settings.sensor_interval_seconds
     return dg.Definitions(
-        assets=[tenant_rosters, partner_rosters],
-        jobs=[partner_rosters_job],
-        schedules=[build_daily_schedule(settings.rosters_cron, settings.rosters_timezone)],
+        assets=[tenant_rosters, partner_rosters, library_identity_graph],
+        jobs=[partner_rosters_job, library_identity_job, library_identity_recheck_job],
+        schedules=[
+            build_daily_schedule(settings.rosters_cron, settings.rosters_timezone),
+            build_identity_schedule(settings.identity_cron, settings.identity_timezone),
+        ],
         sensors=[
             build_sync_sensor(include_switched_off=settings.rosters_without_toggle, interval_seconds=interval),
             build_rotated_sensor(
@@ -86,7 +119,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             ),
             build_run_outcome_sensor(
                 partner_job=partner_rosters_job.name,
-                identity_jobs=frozenset(),
+                identity_jobs=frozenset({library_identity_job.name, library_identity_recheck_job.name}),
                 can_connect=CAN_CONNECT,
                 interval_seconds=interval,
             ),
@@ -96,6 +129,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             "database": services.database,
             "secrets": services.secrets,
             "operators": build_operators(settings),
+            "identity": build_identity(settings),
         },
         # Ten steps cost 5 CPU-seconds in one process and 53 with a process each.
         executor=dg.in_process_executor,

@@ -14,11 +14,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from runway_pipelines.credentials.edu_connection import EduConnection
+from runway_pipelines.credentials.rotation import Unreadable
 from runway_pipelines.errors import Permanent, PublicationRaced, RunwayError
+from runway_pipelines.identity.verdicts import Library
 from runway_pipelines.partner_tenants.keys import checked_part, is_valid_part, shown
 from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, SNAPSHOTS_PREFIX
 from runway_pipelines.rosters.query import READABLE_SQL
@@ -26,7 +29,9 @@ from runway_pipelines.rosters.query import READABLE_SQL
 if TYPE_CHECKING:
     import dagster as dg
 
+    from runway_pipelines.identity.services import IdentityServices
     from runway_pipelines.partner_tenants.registry import Registry
+    from runway_pipelines.resources.lml import LmlService
     from runway_pipelines.resources.object_store import ObjectStore, StoredDocument
     from runway_pipelines.resources.secrets_manager import PartnerSecrets
     from runway_pipelines.rosters.services import RosterServices
@@ -42,7 +47,7 @@ DATABASE_CHECKS = ("connection", "registry")
 PARTNER_CHECKS = ("registry", "secret", "fields", "login", "tables")
 DAGSTER_CHECKS = ("storage", "daemons")
 ALL_CHECKS = "all"
-SUBJECTS = ("application database", "bucket", "Secrets Manager", "partners", "LML", "Dagster")
+SUBJECTS = ("application database", "bucket", "Secrets Manager", "partners", "LML", "catalogue", "Dagster")
 
 
 class Status(StrEnum):
@@ -86,22 +91,23 @@ def document(findings: Sequence[Finding]) -> dict[str, Any]:
 
 
 def diagnose(
-    open_services: Callable[[], AbstractContextManager[RosterServices]], partner_id: str | None = None
+    open_services: Callable[[], AbstractContextManager[tuple[RosterServices, IdentityServices]]],
+    partner_id: str | None = None,
 ) -> Iterator[Finding]:
     """`examine` the services that ``open_services`` gives; where it cannot, say why and skip everything else."""
     started = time.monotonic()
     with ExitStack() as opened:
         try:
-            services = opened.enter_context(open_services())
+            services, identity = opened.enter_context(open_services())
         except Exception as error:  # noqa: BLE001 - whatever keeps us from the services is what the doctor is to say
             yield _finding("settings", "load", seen_error(error), started)
             yield from (_skipped(subject, ALL_CHECKS, "load failed") for subject in SUBJECTS)
             return
         yield _examined("settings", "load", _see_settings)
-        yield from examine(services, partner_id)
+        yield from examine(services, identity, partner_id)
 
 
-def examine(services: RosterServices, partner_id: str | None = None) -> Iterator[Finding]:
+def examine(services: RosterServices, identity: IdentityServices, partner_id: str | None = None) -> Iterator[Finding]:
     """Everything outside, in turn; of the partners all that the registry has, or ``partner_id`` alone."""
     registry = yield from examine_database(services)
     yield from examine_bucket(services.store)
@@ -112,7 +118,7 @@ def examine(services: RosterServices, partner_id: str | None = None) -> Iterator
         yield _skipped("partners", ALL_CHECKS, "the registry could not be read")
     else:
         yield from examine_partners(services, registry)
-    yield _skipped("LML", ALL_CHECKS, "not configured")
+    yield from examine_identity(identity)
     yield from examine_dagster(_settings().dagster_home)
 
 
@@ -264,6 +270,14 @@ def _partner_steps(services: RosterServices, registry: Registry | None, partner_
     checked_part("partner_id", partner_id)
     yield seen_partner(registry, partner_id)
     secret = services.secrets.require(partner_id)
+    looked = services.secrets.look(partner_id)
+    if isinstance(looked, Unreadable):
+        # The sensors compare versions by it.
+        raise Permanent(
+            expected=f"secretsmanager:DescribeSecret on {secret.name}",
+            came=looked.reason,
+            remedy="grant the role the actions that docs/operations.md lists",
+        )
     yield Seen(
         Status.OK, f"{secret.name}, version {secret.version_id}, {_previous_version(services.secrets, partner_id)}"
     )
@@ -333,6 +347,33 @@ def _see_secrets_list(secrets: PartnerSecrets) -> Seen:
             Status.WARNING, f"there is no secret {prefix}*", "see whether ENVLABEL and AWS_REGION are the right ones"
         )
     return Seen(Status.OK, f"{prefix}*")
+
+
+def examine_identity(identity: IdentityServices) -> Iterator[Finding]:
+    """LML, by a question about one library, and the catalogue that its verdicts are written to."""
+    if not identity.lml.base_url:
+        yield from (
+            _skipped(subject, ALL_CHECKS, "LIBRARY_METADATA_URL is not set") for subject in ("LML", "catalogue")
+        )
+        return
+    yield _examined("LML", "answer", lambda: _see_lml(identity.lml))
+    yield _examined("catalogue", "tables", lambda: _see_catalogue(identity))
+
+
+def _see_lml(lml: LmlService) -> Seen:
+    from runway_pipelines.identity.answers import parse_answer
+
+    asked = [Library(1, None, "Stereolab", "Dots and Loops")]
+    parse_answer(lml.resolve(asked, include_tracks=False).document, asked)
+    return Seen(Status.OK, "one library looked up")
+
+
+def _see_catalogue(identity: IdentityServices) -> Seen:
+    """A nightly run's own question: how much is due."""
+    from runway_pipelines.identity.options import IdentityOptions
+
+    due = identity.due(IdentityOptions.model_validate({}), datetime.now(UTC))
+    return Seen(Status.OK, f"{sum(due.values())} libraries due in {identity.catalogue_schema}")
 
 
 def examine_dagster(home: str | None) -> Iterator[Finding]:

@@ -21,6 +21,20 @@ class Skip(StrEnum):
     MANUAL_PROTECTED = "manual_protected"
 
 
+# Numbers in units of their own that every run's document has; those of LML's cache and of the compilations' tracks are
+# there when they were counted.
+OTHERS = (
+    "source_rows_written",
+    "source_rows_skipped_null_confidence",
+    "source_rows_skipped_null_external_id",
+    "source_rows_out_of_band",
+    "rows_unchanged",
+    "lml_total_calls",
+    "lml_retries",
+    "lml_total_latency_ms",
+)
+
+
 @dataclass
 class Counts:
     """One run's, one shard's or one batch's numbers; `merge` adds them up.
@@ -60,8 +74,8 @@ class Counts:
             "rows_resolved": self.rows_resolved,
             "rows_resolved_compilation": self.rows_resolved_compilation,
             "rows_unresolved": self.rows_unresolved,
-            "rows_skipped": {skip.value: self.rows_skipped[skip] for skip in Skip},
-            **dict(sorted(self.others.items())),
+            "rows_skipped": _by_reason(self.rows_skipped),
+            **{name: self.others[name] for name in sorted({*OTHERS, *self.others})},
         }
 
 
@@ -71,3 +85,21 @@ def total(counts: Iterable[Counts]) -> Counts:
     for each in counts:
         merged.merge(each)
     return merged
+
+
+def dry_run_document(counts: Counts) -> dict[str, Any]:
+    """What a dry run prints: these names and no others."""
+    return {
+        "scanned": counts.scanned,
+        "lml_total_calls": counts.others["lml_total_calls"],
+        "lml_total_latency_ms": counts.others["lml_total_latency_ms"],
+        "would_resolve": counts.rows_resolved,
+        "would_resolve_compilation": counts.rows_resolved_compilation,
+        "would_unresolved": counts.rows_unresolved,
+        "would_skip": _by_reason(counts.rows_skipped),
+        "source_rows_skipped_null_confidence": counts.others["source_rows_skipped_null_confidence"],
+    }
+
+
+def _by_reason(skipped: Counter[Skip]) -> dict[str, int]:
+    return {skip.value: skipped[skip] for skip in Skip}

@@ -85,12 +85,14 @@ class Answer:
     """A call's answer, sorted: every library that was asked about is in exactly one of the first four.
 
     ``missing`` got no result, ``untrusted`` had somebody else's or another one's second result in its place,
-    ``malformed`` had one that the schema refuses; library ids. ``cache_stats`` are its numeric entries.
+    ``malformed`` had one that the schema refuses; library ids. ``results_dropped`` counts the results that belong to
+    none of the libraries, also those beyond the number asked. ``cache_stats`` are its numeric entries.
     """
 
     verdicts: tuple[Verdict, ...]
     missing: tuple[int, ...] = ()
     untrusted: tuple[int, ...] = ()
     malformed: tuple[int, ...] = ()
+    results_dropped: int = 0
     tracks_contract_version: int | None = None
     cache_stats: Mapping[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The main job on the embedded stack: every partner's rosters, and what came of it as a table and as JSON."""
+"""The main jobs on the embedded stack: every partner's rosters, the library's identity, and a key that rotates."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rich.table import Table
 from runway_pipelines.credentials.rotation_sensor import SENSOR_NAME
 from runway_pipelines.dagster_events import evaluate_sensor
 from runway_pipelines.definitions import defs
+from runway_pipelines.identity.assets import COUNTS
+from runway_pipelines.identity.automation import library_identity_job
 from runway_pipelines.local.key_rotation import rotate_key
 from runway_pipelines.local.partners import Partner, synthetic_partners
 from runway_pipelines.partner_tenants.partitions import sync_partitions
@@ -27,6 +29,8 @@ from runway_pipelines.rosters.refresh import Status
 from runway_pipelines.rosters.services import RosterServices
 
 ROTATED_PARTNER = "cascade"
+# The demo tells the story; the event log has every word of it.
+QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def execute_quietly(
     return defs.resolve_job_def(partner_rosters_job.name).execute_in_process(
         instance=instance,
         partition_key=partner_id,
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        run_config={"loggers": QUIET},
         tags=dict(tags),
         raise_on_error=False,
     )
@@ -129,12 +133,21 @@ def expected_trouble(partners: Iterable[Partner] | None = None) -> frozenset[tup
     )
 
 
-def results_document(results: Iterable[PartnerResult], rotation: RotationResult | None = None) -> dict[str, Any]:
+def results_document(
+    results: Iterable[PartnerResult],
+    identity: IdentityResult | None = None,
+    rotation: RotationResult | None = None,
+) -> dict[str, Any]:
     """The results for machines."""
     partners = [asdict(result) for result in results]
     tenants = [tenant for partner in partners for tenant in partner["tenants"]]
-    is_success = all(tenant["is_expected"] for tenant in tenants) and (rotation is None or rotation.is_expected)
-    return {"is_success": is_success, "partners": partners, "rotation": rotation and asdict(rotation)}
+    others = [result for result in (identity, rotation) if result is not None]
+    return {
+        "is_success": all(tenant["is_expected"] for tenant in tenants) and all(each.is_expected for each in others),
+        "partners": partners,
+        "identity": identity and asdict(identity),
+        "rotation": rotation and asdict(rotation),
+    }
 
 
 def print_results(results: list[PartnerResult], console: Console) -> None:
@@ -167,6 +180,48 @@ def print_results(results: list[PartnerResult], console: Console) -> None:
     seconds = sum(result.seconds for result in results)
     lines = sum(tenant.lines for result in results for tenant in result.tenants)
     console.print(f"{sum(len(r.tenants) for r in results)} tenants, {lines:,} rows, {seconds:.1f} s.")
+
+
+@dataclass(frozen=True)
+class IdentityResult:
+    """The library's identity after the demo: the run's counts, and whether its checks passed."""
+
+    run_id: str
+    counts: dict[str, Any]
+    seconds: float
+    is_expected: bool
+
+
+def run_identity() -> IdentityResult:
+    """`library_identity_job` on the embedded catalogue and LML."""
+    started = time.monotonic()
+    with dg.DagsterInstance.get() as instance:
+        run = defs.resolve_job_def(library_identity_job.name).execute_in_process(
+            instance=instance,
+            run_config={"loggers": QUIET},
+            tags={TRIGGER_TAG: "demo"},
+            raise_on_error=False,
+        )
+    counts: dict[str, Any] = {}
+    for event in run.get_asset_materialization_events():
+        found = event.materialization.metadata.get(COUNTS)
+        if isinstance(found, dg.JsonMetadataValue) and isinstance(found.value, Mapping):
+            counts = dict(found.value)
+    is_expected = run.success and all(check.passed for check in run.get_asset_check_evaluations())
+    return IdentityResult(run.run_id, counts, round(time.monotonic() - started, 2), is_expected)
+
+
+def print_identity(result: IdentityResult, console: Console) -> None:
+    """One line, and the counts."""
+    if not result.is_expected:
+        console.print(f"[red]Not expected[/]: the identity run {result.run_id} failed, or one of its checks did.")
+        return
+    counts = result.counts
+    console.print(
+        f"[bold]Library identity[/]: {counts['scanned']:,} libraries asked about in {counts['lml_total_calls']} calls "
+        f"of LML: {counts['rows_resolved']:,} resolved, {counts['rows_resolved_compilation']} compilations, "
+        f"{counts['rows_unresolved']} unresolved, {sum(counts['rows_skipped'].values())} skipped ({result.seconds} s)."
+    )
 
 
 def run_rotation(services: RosterServices, state_dir: Path, console: Console) -> RotationResult:

@@ -13,9 +13,10 @@ import boto3
 import psycopg
 
 from runway_pipelines.errors import ConfigurationError
+from runway_pipelines.local.catalogue import seed_catalogue
 from runway_pipelines.local.processes import StackAlreadyRunning
 from runway_pipelines.local.seed import seed
-from runway_pipelines.local.stack import APP_DATABASE, EmbeddedStack
+from runway_pipelines.local.stack import APP_DATABASE, CATALOGUE_DATABASE, EmbeddedStack
 from runway_pipelines.settings import load_settings
 
 CHECKOUT = Path(__file__).parents[2]
@@ -62,6 +63,8 @@ def _seed(stack: EmbeddedStack) -> None:
             secrets_client=boto3.client("secretsmanager"),
             envlabel=load_settings().envlabel or "",
         )
+    with psycopg.connect(stack.postgres.dsn(CATALOGUE_DATABASE)) as connection:
+        seed_catalogue(connection, load_settings().catalogue_schema)
 
 
 def _dagster_home(state_dir: Path) -> Path:

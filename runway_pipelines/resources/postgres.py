@@ -1,9 +1,9 @@
-"""The application's Postgres: read only, and the home of the tenants' locks."""
+"""The two Postgres databases: the application's, read only and the home of the tenants' locks, and the catalogue's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 import psycopg
@@ -18,23 +18,23 @@ IDLE_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 10
 # A lock's connection stands idle while a roster is uploaded, so no timeout of the role may end it; and a host that
 # vanished must be noticed within a minute (the system's default is two hours), for its locks go with its connection.
-SESSION_OPTIONS = " ".join(
-    f"-c {setting}"
-    for setting in (
-        "default_transaction_read_only=on",
-        "idle_in_transaction_session_timeout=30000",
-        "idle_session_timeout=0",
-        "statement_timeout=0",
-        "tcp_keepalives_idle=30",
-        "tcp_keepalives_interval=10",
-        "tcp_keepalives_count=3",
-    )
+SESSION_SETTINGS = (
+    "idle_in_transaction_session_timeout=30000",
+    "idle_session_timeout=0",
+    "tcp_keepalives_idle=30",
+    "tcp_keepalives_interval=10",
+    "tcp_keepalives_count=3",
 )
 KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
-class ApplicationDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """A pool of read-only connections; opened at first use, closed when the run ends."""
+class PostgresDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """A pool of connections; opened at first use, closed when the run ends. What differs is in the subclasses."""
+
+    # Settings of every session, beside the common ones; what to set when a login is refused; where its tables are told.
+    session_settings: ClassVar[tuple[str, ...]] = ()
+    login_variables: ClassVar[str] = ""
+    contract: ClassVar[str] = ""
 
     host: str
     port: int
@@ -66,30 +66,6 @@ class ApplicationDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         except (psycopg.Error, PoolTimeout) as error:
             raise self._mapped(error) from None
 
-    @contextmanager
-    def advisory_lock(self, name: str, wait_seconds: int) -> Iterator[Connection[Any]]:
-        """Hold the lock of this name; it goes with the connection, so a process that dies lets go of it.
-
-        A session lock in autocommit: a transaction kept open for as long as an upload takes would be ended by
-        ``idle_in_transaction_session_timeout``. Advisory locks write nothing, so read-only connections may take them.
-        Raises `LockTimeout`.
-        """
-        with self.connection() as connection:
-            connection.execute("select set_config('lock_timeout', %s, false)", [f"{wait_seconds}s"])
-            try:
-                connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [name])
-            except psycopg.errors.LockNotAvailable:
-                raise LockTimeout(
-                    expected=f"the lock {name} within {wait_seconds} s",
-                    came="another run that still holds it",
-                    remedy="wait for that run, then run again",
-                ) from None
-            try:
-                yield connection
-            finally:
-                if not connection.broken:
-                    connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", [name])
-
     def _opened(self) -> ConnectionPool[Connection[Any]]:
         """The pool, opened once after a connection that says what is wrong (a pool only says that it waited)."""
         with self._opening:
@@ -117,7 +93,7 @@ class ApplicationDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             "password": self.password,
             "sslmode": self.sslmode,
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "options": SESSION_OPTIONS,
+            "options": " ".join(f"-c {setting}" for setting in (*self.session_settings, *SESSION_SETTINGS)),
             "application_name": "runway_pipelines",
             **KEEPALIVES,
         }
@@ -131,7 +107,7 @@ class ApplicationDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             return AuthenticationRefused(
                 expected=f"{expected} to let user {self.user} in",
                 came="a refused login",
-                remedy="correct RUNWAY_APP_DB_USER and RUNWAY_APP_DB_PASSWORD",
+                remedy=f"correct {self.login_variables}",
                 code=state,
             )
         if isinstance(error, PoolTimeout) or (isinstance(error, psycopg.OperationalError) and state is None):
@@ -141,6 +117,54 @@ class ApplicationDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
         return Permanent(
             expected=f"{expected} to answer",
             came=f"{type(error).__name__} ({state})",
-            remedy="compare its tables with the rosters contract, section 5",
+            remedy=f"compare its tables with {self.contract}",
             code=state,
         )
+
+
+class ApplicationDatabase(PostgresDatabase):
+    """The application's database, of which nothing is changed."""
+
+    session_settings = ("default_transaction_read_only=on", "statement_timeout=0")  # waiting for a lock is a statement
+    login_variables = "RUNWAY_APP_DB_USER and RUNWAY_APP_DB_PASSWORD"
+    contract = "the rosters contract, section 5"
+
+    @contextmanager
+    def advisory_lock(self, name: str, wait_seconds: int) -> Iterator[Connection[Any]]:
+        """Hold the lock of this name; it goes with the connection, so a process that dies lets go of it.
+
+        A session lock in autocommit: a transaction kept open for as long as an upload takes would be ended by
+        ``idle_in_transaction_session_timeout``. Advisory locks write nothing, so read-only connections may take them.
+        Raises `LockTimeout`.
+        """
+        with self.connection() as connection:
+            connection.execute("select set_config('lock_timeout', %s, false)", [f"{wait_seconds}s"])
+            try:
+                connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [name])
+            except psycopg.errors.LockNotAvailable:
+                raise LockTimeout(
+                    expected=f"the lock {name} within {wait_seconds} s",
+                    came="another run that still holds it",
+                    remedy="wait for that run, then run again",
+                ) from None
+            try:
+                yield connection
+            finally:
+                if not connection.broken:
+                    connection.execute("select pg_advisory_unlock(hashtextextended(%s, 0))", [name])
+
+
+class CatalogueDatabase(PostgresDatabase):
+    """The catalogue's database, in which the library identity is written.
+
+    Its own application works in it too: a statement gives up before it has stood in the way for long.
+    """
+
+    session_settings = (
+        "default_transaction_read_only=off",
+        r"default_transaction_isolation=read\ committed",  # what was waited for is seen by the next statement
+        "statement_timeout=120000",
+        "lock_timeout=30000",
+    )
+    login_variables = "RUNWAY_CATALOGUE_DB_USER and RUNWAY_CATALOGUE_DB_PASSWORD"
+    contract = "the library identity contract, section 5"

@@ -6,9 +6,10 @@ import dagster as dg
 import psycopg
 import pytest
 
+from runway_pipelines.local.catalogue import create_tables
 from runway_pipelines.local.seed import seed_application_database
-from runway_pipelines.local.stack import APP_DATABASE, EmbeddedStack
-from runway_pipelines.settings import load_settings
+from runway_pipelines.local.stack import APP_DATABASE, CATALOGUE_DATABASE, EmbeddedStack
+from runway_pipelines.settings import Settings, load_settings
 from tests.integration.world import World
 
 
@@ -23,6 +24,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
 def _tables(stack: EmbeddedStack) -> None:
     with psycopg.connect(stack.postgres.dsn(APP_DATABASE)) as connection:
         seed_application_database(connection, partners=[])
+    with psycopg.connect(stack.postgres.dsn(CATALOGUE_DATABASE), autocommit=True) as connection:
+        create_tables(connection, Settings().catalogue_schema)
 
 
 @pytest.fixture

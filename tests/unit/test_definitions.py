@@ -14,6 +14,9 @@ ASSETS = {
     "published_roster": "rosters",
     "partner_roster_index": "rosters",
     "edu_connection": "credentials",
+    "library_identity": "identity",
+    "library_identity_source": "identity",
+    "compilation_track_artist": "identity",
 }
 SENSORS = {"partner_tenants_sync_sensor", "edu_credentials_rotated_sensor", "run_outcome_event_sensor"}
 

@@ -1,0 +1,195 @@
+"""What Dagster sees of the library's identity: three tables that one graph of ops writes, and their checks.
+
+plan -> a step for each shard -> summarize. A shard that stops is a result like any other: the summary says what was
+done before it fails the run.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import orjson
+
+from runway_pipelines.identity.counts import Counts, dry_run_document, total
+from runway_pipelines.identity.health import IdentityHealth
+from runway_pipelines.identity.options import IdentityOptions
+from runway_pipelines.identity.services import IdentityServices
+
+LIBRARY_IDENTITY = dg.AssetKey(["identity", "library_identity"])
+LIBRARY_IDENTITY_SOURCE = dg.AssetKey(["identity", "library_identity_source"])
+COMPILATION_TRACK_ARTIST = dg.AssetKey(["identity", "compilation_track_artist"])
+GRAPH = "library_identity_graph"
+OWNERS = ["team:runway-data"]
+COUNTS = "counts for machines"
+# With stale_days 0 everything is asked again, whatever its age; freshness is judged all the same.
+DEFAULT_STALE_DAYS = 7
+
+CHECK_SPECS = [
+    dg.AssetCheckSpec(name, asset=LIBRARY_IDENTITY, description=description)
+    for name, description in {
+        "counts_add_up": "Every library that was scanned ended somewhere: nothing was lost on the way.",
+        "unresolved_share": "The share of answers that are `unresolved` is not unusually large.",
+        "verified_in_time": "Most canonical libraries were verified within the threshold.",
+        "sources_complete": "No main row of ours lacks its sources; where one does, none of them could be written.",
+    }.items()
+]
+_CHECK_OUTS = {spec.get_python_identifier(): dg.Out(dg.Nothing, is_required=False) for spec in CHECK_SPECS}
+_TABLES = {
+    "library_identity": (LIBRARY_IDENTITY, "One row a library: the composed identity, verified by LML."),
+    "library_identity_source": (LIBRARY_IDENTITY_SOURCE, "Why: one row for each source that LML's verdict rests on."),
+    "compilation_track_artist": (
+        COMPILATION_TRACK_ARTIST,
+        "Each track's artist, linked where LML knows it.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of the catalogue: libraries with ``id % options.shards == index``, due as of one moment for all shards."""
+
+    index: int
+    as_of: datetime
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What became of a shard; ``failure`` says why the run stopped, where it did."""
+
+    counts: Counts
+    failure: str | None
+
+
+@dg.op(out=dg.DynamicOut(Shard))
+def plan_identity_run(
+    context: dg.OpExecutionContext, config: IdentityOptions, identity: IdentityServices
+) -> Iterator[dg.DynamicOutput[Shard]]:
+    """What is due, in which cohort, cut into shards."""
+    identity.require_ready(config)
+    as_of = datetime.now(UTC)
+    due = identity.due(config, as_of)
+    context.log.info("due: " + ", ".join(f"{number} {cohort}" for cohort, number in due.items()))
+    for index in range(config.shards):
+        yield dg.DynamicOutput(Shard(index, as_of, config.model_dump()), mapping_key=f"shard_{index}")
+
+
+@dg.op
+def resolve_identity_shard(context: dg.OpExecutionContext, shard: Shard, identity: IdentityServices) -> ShardResult:
+    """Ask LML about a shard's libraries and write its verdicts, several calls in flight."""
+    options = IdentityOptions(**shard.options)
+    counts = identity.resolve_shard(options, shard.as_of, shard.index, context.log)
+    failure = identity.circuit(options).failure
+    context.log.info(f"shard {shard.index}: {orjson.dumps(counts.document()).decode()}")
+    return ShardResult(counts, None if failure is None else str(failure))
+
+
+@dg.op(out={name: dg.Out(dg.Nothing, is_required=False) for name in _TABLES} | _CHECK_OUTS)
+def summarize_identity_run(
+    context: dg.OpExecutionContext, config: IdentityOptions, identity: IdentityServices, results: list[ShardResult]
+) -> Iterator[object]:
+    """Merge the counts, judge them, and record the tables as materialized, unless nothing was written on purpose."""
+    counts = total(result.counts for result in results)
+    context.log.info(f"identity run: {orjson.dumps(counts.document()).decode()}")
+    if config.dry_run:
+        document = dry_run_document(counts)
+        context.log.info(f"dry run: {orjson.dumps(document).decode()}")
+        yield dg.AssetObservation(LIBRARY_IDENTITY, metadata={"dry run": dg.MetadataValue.json(document)})
+    else:
+        health = identity.health(datetime.now(UTC) - timedelta(days=config.stale_days or DEFAULT_STALE_DAYS))
+        yield from evaluations(counts, health, config)
+    failures = sorted({result.failure for result in results if result.failure})
+    if failures:
+        raise dg.Failure(
+            description=f"{failures[0]} {counts.scanned} libraries were asked about; what was answered is written.",
+            metadata={COUNTS: dg.MetadataValue.json(counts.document())},
+            allow_retries=False,
+        )
+    if not config.dry_run:
+        for name in _TABLES:
+            yield dg.Output(None, name, metadata=table_metadata(name, counts, health))
+
+
+@dg.graph_multi_asset(
+    name=GRAPH,
+    group_name="identity",
+    outs={
+        name: dg.AssetOut(
+            key=key,
+            description=description,
+            is_required=False,
+            owners=OWNERS,
+            kinds={"postgres"},
+        )
+        for name, (key, description) in _TABLES.items()
+    },
+    check_specs=CHECK_SPECS,
+    config=dg.ConfigMapping(
+        config_schema=IdentityOptions.to_fields_dict(),
+        config_fn=lambda options: {
+            "plan_identity_run": {"config": options},
+            "summarize_identity_run": {"config": options},
+        },
+    ),
+)
+def library_identity_graph() -> Any:
+    """The graph: all of its options are one config."""
+    return summarize_identity_run(plan_identity_run().map(resolve_identity_shard).collect())
+
+
+def evaluations(counts: Counts, health: IdentityHealth, options: IdentityOptions) -> Iterator[dg.AssetCheckEvaluation]:
+    """The checks of one run."""
+    answered = counts.accounted_for - sum(counts.rows_skipped.values())
+    unresolved = counts.rows_unresolved / answered if answered else 0.0
+    judged = {
+        "counts_add_up": (
+            counts.scanned == counts.accounted_for,
+            dg.AssetCheckSeverity.ERROR,
+            f"{counts.scanned} scanned, {counts.accounted_for} accounted for",
+        ),
+        "unresolved_share": (
+            unresolved <= options.most_unresolved,
+            dg.AssetCheckSeverity.WARN,
+            f"{unresolved:.1%} of {answered} answers are unresolved",
+        ),
+        "verified_in_time": (
+            health.fresh_share >= options.least_fresh,
+            dg.AssetCheckSeverity.WARN,
+            f"{health.verified_in_time} of {health.verifiable} canonical libraries are verified in time",
+        ),
+        "sources_complete": (
+            health.mains_without_sources == 0,
+            dg.AssetCheckSeverity.WARN,
+            f"{health.mains_without_sources} main rows lack their sources",
+        ),
+    }
+    for name, (passed, severity, reason) in judged.items():
+        yield dg.AssetCheckEvaluation(
+            asset_key=LIBRARY_IDENTITY, check_name=name, passed=passed, severity=severity, description=reason
+        )
+
+
+def counts_metadata(counts: Counts, health: IdentityHealth) -> dict[str, dg.MetadataValue]:
+    """The counts as a table for people and as one JSON for machines."""
+    document = counts.document()
+    skipped = document.pop("rows_skipped")
+    rows = {**document, **{f"skipped: {name}": number for name, number in skipped.items()}}
+    return {
+        "counts": dg.MetadataValue.table([dg.TableRecord({"count": k, "number": v}) for k, v in rows.items()]),
+        COUNTS: dg.MetadataValue.json(counts.document()),
+        "verified in time": dg.MetadataValue.float(round(health.fresh_share, 4)),
+    }
+
+
+def table_metadata(name: str, counts: Counts, health: IdentityHealth) -> dict[str, dg.MetadataValue]:
+    """What this run did to one of the tables."""
+    if name == "library_identity":
+        return counts_metadata(counts, health)
+    prefix = "source_rows_" if name == "library_identity_source" else "compilation_track_rows_"
+    return {
+        key: dg.MetadataValue.int(int(number))
+        for key, number in sorted(counts.others.items())
+        if key.startswith(prefix)
+    }

@@ -1,0 +1,54 @@
+"""What the catalogue says of its own identity: how much was verified in time, and whether a row lacks its sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection, sql
+
+from runway_pipelines.identity.transactions import Connections, in_transaction
+
+# Of the libraries that a nightly run asks about: canonical, with an artist, and none that waits for its retry.
+_FRESHNESS = sql.SQL("""
+select count(*) filter (where i.last_verified_at >= %(fresh_since)s), count(*)
+from {library} as l left join {identity} as i on i.library_id = l.id
+where l.canonical_entity_id is not null and l.artist_name is not null and l.unresolved_attempted_at is null
+""")
+_WITHOUT_SOURCES = sql.SQL("""
+select count(*) from {identity} as i
+where i.notes = %(notes)s
+  and not exists (select from {source} as s where s.library_id = i.library_id)
+""")
+
+
+@dataclass(frozen=True)
+class IdentityHealth:
+    """Libraries verified in time, of those that could be, and main rows of ours that have no source row."""
+
+    verified_in_time: int
+    verifiable: int
+    mains_without_sources: int
+
+    @property
+    def fresh_share(self) -> float:
+        """1.0 where there is nothing to verify."""
+        return self.verified_in_time / self.verifiable if self.verifiable else 1.0
+
+
+def identity_health(connections: Connections, schema: str, *, fresh_since: datetime, notes: str) -> IdentityHealth:
+    """Ask the catalogue; raises what `in_transaction` raises."""
+    tables = {
+        name: sql.Identifier(schema, table)
+        for name, table in (
+            ("library", "library"), ("identity", "library_identity"), ("source", "library_identity_source"),
+        )
+    }  # fmt: skip
+
+    def ask(connection: Connection[Any]) -> IdentityHealth:
+        fresh = connection.execute(_FRESHNESS.format(**tables), {"fresh_since": fresh_since}).fetchone() or (0, 0)
+        lacking = connection.execute(_WITHOUT_SOURCES.format(**tables), {"notes": notes}).fetchone() or (0,)
+        return IdentityHealth(int(fresh[0]), int(fresh[1]), int(lacking[0]))
+
+    return in_transaction(connections, ask, read_only=True)

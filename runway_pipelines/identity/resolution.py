@@ -1,0 +1,207 @@
+"""Libraries in, verdicts written: several calls in flight while earlier answers are being written.
+
+A batch is asked and written by one thread. As many threads as calls may be in flight do so, and only ``writers`` of
+them write at a time, so a database that is slower than LML holds the calls back instead of letting answers pile up:
+memory is that of the batches in flight, however large the catalogue.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from threading import BoundedSemaphore, Lock
+from typing import Any, Protocol
+
+from runway_pipelines.errors import (
+    ConfigurationError,
+    LmlError,
+    LmlInputRefused,
+    LmlRefused,
+    Permanent,
+    RunwayError,
+    Unavailable,
+)
+from runway_pipelines.identity.answers import parse_answer
+from runway_pipelines.identity.counts import Counts, Skip
+from runway_pipelines.identity.verdicts import Answer, Library
+from runway_pipelines.resources.lml import LmlPart, LmlService
+
+# A line in the run's log for every so many libraries.
+REPORT_LIBRARIES = 10_000
+
+
+class Log(Protocol):
+    """What of Dagster's logger is used."""
+
+    def info(self, message: str) -> Any: ...
+    def warning(self, message: str) -> Any: ...
+
+
+@dataclass
+class Circuit:
+    """Whether it makes sense to go on asking; shared by all threads and shards of a run.
+
+    It opens for good when LML refuses us, the catalogue cannot be written, or ``most_failed_batches`` failed in a row.
+    """
+
+    most_failed_batches: int
+    failure: RunwayError | None = None
+    _failed_in_a_row: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is asked any more."""
+        return self.failure is not None
+
+    def stop(self, failure: RunwayError) -> None:
+        """Open it; the first reason stays."""
+        with self._lock:
+            self.failure = self.failure or failure
+
+    def answered(self) -> None:
+        """A batch was answered."""
+        with self._lock:
+            self._failed_in_a_row = 0
+
+    def failed(self, error: RunwayError) -> None:
+        """A batch was not answered."""
+        with self._lock:
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row >= self.most_failed_batches and self.failure is None:
+                self.failure = Unavailable(
+                    expected=error.expected,
+                    came=f"{self._failed_in_a_row} failed batches in a row, the last with {error.came}",
+                    remedy=f"{error.remedy}; then run again: what was written stays, what is left is taken up",
+                    code=error.code,
+                )
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Asks, checks and writes. ``write`` (in a dry run: plans) takes a checked answer and counts what became of it."""
+
+    lml: LmlService
+    write: Callable[[Answer], Counts]
+    circuit: Circuit
+    log: Log
+    calls_in_flight: int
+    writers: int
+
+    def resolve(self, pages: Iterator[Sequence[Library]], *, include_tracks: bool) -> Counts:
+        """All pages, a call each; returns the counts, also when the circuit opened (`Circuit.failure` says why)."""
+        counts = Counts()
+        writing = BoundedSemaphore(self.writers)
+        under_way: set[Future[Counts]] = set()
+        with ThreadPoolExecutor(self.calls_in_flight, thread_name_prefix="identity") as threads:
+            try:
+                for page in pages:
+                    if self.circuit.is_open:
+                        break
+                    under_way.add(threads.submit(self._batch, page, include_tracks, writing))
+                    if len(under_way) >= self.calls_in_flight:
+                        under_way = self._collect(under_way, counts)
+                while under_way:
+                    under_way = self._collect(under_way, counts)
+            except BaseException as error:
+                # What is in flight ends with its own call; nothing more is asked.
+                self.circuit.stop(_as_ours(error))
+                raise
+        return counts
+
+    def _collect(self, under_way: set[Future[Counts]], counts: Counts) -> set[Future[Counts]]:
+        done, left = wait(under_way, return_when=FIRST_COMPLETED)
+        for future in done:
+            before = counts.scanned // REPORT_LIBRARIES
+            counts.merge(future.result())
+            if counts.scanned // REPORT_LIBRARIES > before:
+                self.log.info(f"{counts.scanned} libraries so far, {counts.rows_resolved} resolved")
+        return left
+
+    def _batch(self, libraries: Sequence[Library], include_tracks: bool, writing: BoundedSemaphore) -> Counts:
+        counts = Counts()
+        if self.circuit.is_open:
+            return counts  # never asked
+        failures: list[RunwayError] = []
+        is_answered = False
+        try:
+            for part in self.lml.resolve_halving(libraries, include_tracks=include_tracks):
+                counts.others.update(_effort(part))
+                try:
+                    answer = self._checked(part)
+                except RunwayError as error:
+                    failures.append(error)
+                    counts.merge(self._unanswered(part, error))
+                else:
+                    written = self._written(answer, len(part.libraries), writing)
+                    counts.merge(written)
+                    if len(answer.verdicts) > 1 and written.rows_skipped[Skip.WRITER_ERROR] == len(answer.verdicts):
+                        failures.append(_all_refused(len(answer.verdicts)))
+                    else:
+                        is_answered = True
+        except (LmlRefused, ConfigurationError) as refused:
+            counts.others["lml_total_calls"] += isinstance(refused, LmlRefused)
+            self.circuit.stop(refused)
+        if is_answered:
+            self.circuit.answered()
+        elif failures:
+            self.circuit.failed(failures[-1])
+        # Libraries whose part was never reached were in flight all the same.
+        counts.merge(_skipped(len(libraries) - counts.scanned, Skip.LML_ERROR))
+        return counts
+
+    def _checked(self, part: LmlPart) -> Answer:
+        if isinstance(part.outcome, LmlError):
+            raise part.outcome
+        return parse_answer(part.outcome, part.libraries)
+
+    def _unanswered(self, part: LmlPart, error: RunwayError) -> Counts:
+        self.log.warning(f"library {part.libraries[0].library_id} and {len(part.libraries) - 1} more: {error}")
+        is_input = isinstance(error, LmlInputRefused)
+        return _skipped(len(part.libraries), Skip.INVALID_INPUT if is_input else Skip.LML_ERROR)
+
+    def _written(self, answer: Answer, libraries: int, writing: BoundedSemaphore) -> Counts:
+        counts = Counts(
+            others=Counter(
+                {f"lml_cache.{name}": number for name, number in answer.cache_stats.items()}
+                | {"lml_results_malformed": len(answer.malformed), "lml_results_dropped": answer.results_dropped}
+            )
+        )
+        try:
+            with writing:
+                counts.merge(self.write(answer))
+        except RunwayError as error:
+            self.circuit.stop(error)
+            counts.merge(_skipped(libraries, Skip.WRITER_ERROR))
+        return counts
+
+
+def _effort(part: LmlPart) -> Counter[str]:
+    return Counter(
+        lml_total_calls=part.effort.calls,
+        lml_retries=part.effort.retries,
+        lml_total_latency_ms=round(part.effort.latency_ms),
+    )
+
+
+def _all_refused(libraries: int) -> RunwayError:
+    """What refuses every library is about the table and not about a library; finding that out is slow."""
+    return Permanent(
+        expected="the database to take at least one of a batch's libraries",
+        came=f"a refusal of each of {libraries}",
+        remedy="compare the catalogue's tables with the library identity contract, section 5",
+    )
+
+
+def _skipped(libraries: int, skip: Skip) -> Counts:
+    return Counts(scanned=libraries, rows_skipped=Counter({skip: libraries}))
+
+
+def _as_ours(error: BaseException) -> RunwayError:
+    if isinstance(error, RunwayError):
+        return error
+    return Unavailable(
+        expected="the run to go on", came=type(error).__name__, remedy="run again: what is left is taken up"
+    )

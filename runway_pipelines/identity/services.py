@@ -1,0 +1,97 @@
+"""What resolving the library's identity speaks to: the one resource of its ops."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from runway_pipelines.identity.counts import Counts, total
+from runway_pipelines.identity.health import IdentityHealth, identity_health
+from runway_pipelines.identity.migration import require_columns
+from runway_pipelines.identity.options import IdentityOptions
+from runway_pipelines.identity.resolution import Circuit, Log, Resolver
+from runway_pipelines.identity.selection import Cohort, Selection, count, pages
+from runway_pipelines.identity.statements import NOTES
+from runway_pipelines.identity.verdicts import Answer
+from runway_pipelines.identity.writer import plan, write
+from runway_pipelines.resources.lml import LmlService
+from runway_pipelines.resources.postgres import CatalogueDatabase
+
+
+class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """LML, the catalogue, and the schema of its tables."""
+
+    lml: dg.ResourceDependency[LmlService]
+    catalogue: dg.ResourceDependency[CatalogueDatabase]
+    catalogue_schema: str = "wxyc_schema"
+
+    _circuit: Circuit | None = PrivateAttr(default=None)
+
+    def require_ready(self, options: IdentityOptions) -> None:
+        """Before anything is read: that LML can be asked, and that the columns are there which the options need."""
+        self.lml.require_configured()
+        if options.artist_level_ids:
+            with self.catalogue.connection() as connection:
+                require_columns(connection, self.catalogue_schema)
+
+    def due(self, options: IdentityOptions, as_of: datetime) -> dict[Cohort, int]:
+        """How many libraries of each cohort a run would ask about."""
+        selection = self._selection(options, as_of, 0, 1)
+        return {cohort: count(self.catalogue.connection, selection, cohort) for cohort in Cohort}
+
+    def resolve_shard(self, options: IdentityOptions, as_of: datetime, shard: int, log: Log) -> Counts:
+        """One shard's two cohorts, one after the other; what stopped the run is in `circuit`."""
+        selection = self._selection(options, as_of, shard, options.shards)
+        resolver = Resolver(
+            lml=self.lml,
+            write=self._writer(options, log),
+            circuit=self.circuit(options),
+            log=log,
+            calls_in_flight=options.calls_in_flight,
+            writers=options.writers,
+        )
+        sizes = {Cohort.NON_VA: options.batch_size, Cohort.VA: options.compilation_batch_size}
+        return total(
+            resolver.resolve(
+                pages(self.catalogue.connection, selection, cohort, size), include_tracks=cohort is Cohort.VA
+            )
+            for cohort, size in sizes.items()
+        )
+
+    def circuit(self, options: IdentityOptions) -> Circuit:
+        """The run's: a resource lives as long as its run, and all shards share it."""
+        if self._circuit is None:
+            self._circuit = Circuit(options.most_failed_batches)
+        return self._circuit
+
+    def health(self, fresh_since: datetime) -> IdentityHealth:
+        """What the catalogue says of its identity now."""
+        return identity_health(self.catalogue.connection, self.catalogue_schema, fresh_since=fresh_since, notes=NOTES)
+
+    def _writer(self, options: IdentityOptions, log: Log) -> Callable[[Answer], Counts]:
+        def on_refusal(library_id: int, reason: str) -> None:
+            log.warning(f"library {library_id} is quarantined, the database refuses it: {reason}")
+
+        shared: dict[str, Any] = {
+            "schema": self.catalogue_schema,
+            "has_artist_columns": options.artist_level_ids,
+            "on_refusal": on_refusal,
+        }
+        connections = self.catalogue.connection
+        if options.dry_run:
+            return lambda answer: plan(connections, answer, **shared)
+        return lambda answer: write(connections, answer, now=datetime.now(UTC), **shared)
+
+    def _selection(self, options: IdentityOptions, as_of: datetime, shard: int, shards: int) -> Selection:
+        return Selection(
+            as_of=as_of,
+            stale_days=options.stale_days,
+            include_null_canonical=options.include_null_canonical,
+            unresolved_retry_days=options.unresolved_retry_days,
+            recheck=options.recheck,
+            shard=(shard, shards),
+            limit=options.limit,
+            schema=self.catalogue_schema,
+        )

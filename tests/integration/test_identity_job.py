@@ -1,0 +1,254 @@
+"""The identity job as Dagster runs it: real LML, real Postgres, and everything that LML can do wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner
+
+from runway_pipelines.cli import main
+from runway_pipelines.definitions import build_definitions, build_identity
+from runway_pipelines.identity.options import IdentityOptions
+from runway_pipelines.local.lml_faults import Rule
+from runway_pipelines.settings import load_settings
+from tests.integration.identity_world import TestCatalogue, catalogue
+from tests.integration.lml_control import LmlControl
+from tests.integration.world import World
+
+DATABASE = "identity_job"
+LIBRARIES = 60
+COMPILATIONS = 10
+
+
+@pytest.fixture
+def lml(world: World) -> Iterator[LmlControl]:
+    control = LmlControl(world.stack.lml_url)
+    control.script()
+    yield control
+    control.script()
+
+
+@pytest.fixture
+def tables(world: World, lml: LmlControl, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCatalogue]:
+    """A catalogue of its own, of artists and compilations that nobody has verified."""
+    with catalogue(world.stack.postgres, DATABASE, artist_columns=False) as made:
+        for library_id in range(1, LIBRARIES + 1):
+            made.library(library_id, artist_name=f"Artist {library_id}")
+        for library_id in range(LIBRARIES + 1, LIBRARIES + COMPILATIONS + 1):
+            made.library(library_id, artist_name="Various Artists", letters="ZA")
+        monkeypatch.setenv("RUNWAY_CATALOGUE_DB_NAME", DATABASE)
+        monkeypatch.setenv("RUNWAY_CATALOGUE_SCHEMA", made.schema)
+        yield made
+
+
+def run(instance: dg.DagsterInstance, job_name: str = "library_identity_job", **options: Any) -> Any:
+    """The job in this process; small batches unless told."""
+    load_settings.cache_clear()
+    config = {"batch_size": 10, "compilation_batch_size": 5, "shards": 2, "calls_in_flight": 3} | options
+    job = build_definitions(load_settings()).resolve_job_def(job_name)
+    return job.execute_in_process(
+        instance=instance,
+        run_config={"ops": {"library_identity_graph": {"config": config}}},
+        raise_on_error=False,
+    )
+
+
+def counts(result: Any) -> dict[str, Any]:
+    """The counts for machines of a run, wherever it said them."""
+    for event in result.all_events:
+        if event.is_step_materialization and event.asset_key.path[-1] == "library_identity":
+            return dict(event.step_materialization_data.materialization.metadata["counts for machines"].value)
+        if event.is_step_failure and event.step_failure_data.user_failure_data:
+            return dict(event.step_failure_data.user_failure_data.metadata["counts for machines"].value)
+    raise AssertionError("the run says no counts")
+
+
+def checks(result: Any) -> dict[str, bool]:
+    return {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
+
+
+def materialized(result: Any) -> set[str]:
+    return {e.asset_key.path[-1] for e in result.all_events if e.is_step_materialization}
+
+
+def failure(result: Any) -> str:
+    (event,) = (event for event in result.all_events if event.is_step_failure)
+    return str(event.step_failure_data.user_failure_data.description)
+
+
+def without_times(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The tables but for when a main row was last verified, and when a library was stamped."""
+    moving = {"last_verified_at", "unresolved_attempted_at"}
+    return {
+        name: [{k: v for k, v in row.items() if k not in moving or name == "library_identity_source"} for row in table]
+        for name, table in rows.items()
+    }
+
+
+def test_every_library_is_resolved_counted_and_checked(tables: TestCatalogue, instance: dg.DagsterInstance) -> None:
+    result = run(instance)
+    assert result.success
+    assert materialized(result) == {"library_identity", "library_identity_source", "compilation_track_artist"}
+    assert all(checks(result).values()) and set(checks(result)) == {
+        "counts_add_up", "unresolved_share", "verified_in_time", "sources_complete",
+    }  # fmt: skip
+    said = counts(result)
+    assert said["scanned"] == LIBRARIES + COMPILATIONS
+    ended = said["rows_resolved"] + said["rows_resolved_compilation"] + said["rows_unresolved"]
+    assert ended + sum(said["rows_skipped"].values()) == said["scanned"]
+    assert said["rows_resolved"] == len(tables.rows("library_identity")) > LIBRARIES // 2
+    assert said["source_rows_written"] == len(tables.rows("library_identity_source"))
+    steps = [event.step_key for event in result.all_events if event.is_step_success]
+    assert [step.split(".")[1] for step in steps] == [
+        "plan_identity_run", "resolve_identity_shard[shard_0]", "resolve_identity_shard[shard_1]",
+        "summarize_identity_run",
+    ]  # fmt: skip
+
+
+def test_a_rerun_asks_nothing_and_a_forced_one_changes_nothing_but_times(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    assert run(instance).success
+    before = tables.tables()
+    lml.script()
+    assert counts(run(instance))["scanned"] == 0
+    assert lml.calls == []
+    assert tables.tables() == before
+    forced = counts(run(instance, stale_days=0))
+    assert forced["rows_unchanged"] == forced["rows_resolved"] > 0
+    assert without_times(tables.tables()) == without_times(before)
+
+
+def test_a_dry_run_asks_and_writes_nothing(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    before = tables.tables()
+    result = run(instance, dry_run=True)
+    assert result.success and materialized(result) == set()
+    assert tables.tables() == before
+    (observation,) = (e for e in result.all_events if e.event_type_value == "ASSET_OBSERVATION")
+    said = observation.event_specific_data.asset_observation.metadata["dry run"].value
+    assert said.keys() == {
+        "scanned", "lml_total_calls", "lml_total_latency_ms", "would_resolve", "would_resolve_compilation",
+        "would_unresolved", "would_skip", "source_rows_skipped_null_confidence",
+    }  # fmt: skip
+    assert said["scanned"] == LIBRARIES + COMPILATIONS
+    real = counts(run(instance))
+    assert (said["would_resolve"], said["would_unresolved"]) == (real["rows_resolved"], real["rows_unresolved"])
+
+
+def test_an_lml_that_is_down_stops_the_run_and_the_next_one_takes_up_what_is_left(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick_retries(monkeypatch)
+    lml.script(Rule(fault="status", status=503))
+    result = run(instance, calls_in_flight=1, most_failed_batches=2)
+    assert not result.success
+    assert "2 failed batches in a row" in failure(result)
+    said = counts(result)
+    assert said["scanned"] == said["rows_skipped"]["lml_error"] == 20
+    assert tables.rows("library_identity") == []
+    assert checks(result)["counts_add_up"]
+    lml.script()
+    assert counts(run(instance))["scanned"] == LIBRARIES + COMPILATIONS
+
+
+def test_a_key_that_lml_refuses_stops_the_run_at_the_first_call(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    lml.script(Rule(fault="status", status=401))
+    result = run(instance, calls_in_flight=1)
+    assert not result.success
+    assert "LML_API_KEY" in failure(result)
+    assert len(lml.calls) == counts(result)["lml_total_calls"] == 1
+
+
+def test_an_lml_that_flaps_loses_nothing(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick_retries(monkeypatch)
+    lml.script(
+        Rule(fault="status", status=503, calls=(1, 3)), Rule(fault="status", status=429, retry_after="0", calls=(2, 4))
+    )
+    result = run(instance)
+    assert result.success
+    assert counts(result)["lml_retries"] == 4
+    assert counts(result)["rows_skipped"]["lml_error"] == 0
+
+
+def test_results_that_lml_mixes_up_cost_only_their_own_libraries(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    lml.script(Rule(fault="foreign", library_ids=[7]), Rule(fault="short", library_ids=[9]))
+    result = run(instance)
+    assert result.success
+    skipped = counts(result)["rows_skipped"]
+    assert (skipped["lml_untrusted_library_id"], skipped["lml_cardinality_mismatch"]) == (1, 1)
+    assert checks(result)["counts_add_up"]
+    assert {row["library_id"] for row in tables.rows("library_identity")}.isdisjoint({7, 9})
+
+
+def test_one_input_that_lml_refuses_is_skipped_alone(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    lml.script(Rule(fault="status", status=422, library_ids=[13]))
+    result = run(instance)
+    assert result.success
+    assert counts(result)["rows_skipped"]["invalid_input"] == 1
+
+
+def test_without_lmls_address_the_run_stops_before_anything_is_read(
+    tables: TestCatalogue, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LIBRARY_METADATA_URL")
+    result = run(instance)
+    assert not result.success
+    (event,) = (event for event in result.all_events if event.is_step_failure)
+    assert "LIBRARY_METADATA_URL" in str(event.step_failure_data.error)
+
+
+def test_artist_level_ids_need_their_columns_and_the_command_adds_them(
+    tables: TestCatalogue, instance: dg.DagsterInstance
+) -> None:
+    refused = run(instance, artist_level_ids=True)
+    assert not refused.success
+    (event,) = (event for event in refused.all_events if event.is_step_failure)
+    assert "runway-pipelines identity migrate --apply" in str(event.step_failure_data.error)
+    assert CliRunner().invoke(main, ["identity", "migrate", "--check"]).exit_code == 1
+    assert CliRunner().invoke(main, ["identity", "migrate", "--apply"]).exit_code == 0
+    assert CliRunner().invoke(main, ["identity", "migrate", "--check"]).exit_code == 0
+    assert run(instance, artist_level_ids=True).success
+    assert any(row["discogs_artist_id"] is not None for row in tables.rows("library_identity"))
+
+
+def test_the_recheck_job_asks_about_every_compilation_again(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    assert run(instance).success
+    assert counts(run(instance))["scanned"] == 0
+    assert counts(run(instance, "library_identity_recheck_job", recheck=True))["scanned"] >= COMPILATIONS - 2
+
+
+def test_every_option_is_described() -> None:
+    assert all(field.description for field in IdentityOptions.model_fields.values())
+
+
+def test_no_key_reaches_the_event_log(
+    tables: TestCatalogue, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LML_API_KEY", "canary-key")
+    result = run(instance)
+    assert result.success
+    said = "\n".join(dg.serialize_value(entry) for entry in instance.all_logs(result.run_id))
+    assert "canary-key" not in said
+    assert "canary-key" not in repr(build_identity(load_settings()))
+
+
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries as many as ever, without the waiting between them."""
+    from runway_pipelines.resources.lml import LmlService
+
+    monkeypatch.setattr(LmlService, "_wait", lambda self, state: 0.01)

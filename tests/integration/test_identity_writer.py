@@ -1,0 +1,551 @@
+"""Writing LML's answers on real tables: every protection of the contract's section 3, and the counts of section 4."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from runway_pipelines.errors import Permanent
+from runway_pipelines.identity.counts import Counts, Skip
+from runway_pipelines.identity.verdicts import Answer, Verdict
+from runway_pipelines.identity.writer import plan, write
+from runway_pipelines.local.stack import EmbeddedStack
+from tests.integration.identity_world import (
+    NOW,
+    TestCatalogue,
+    answer,
+    catalogue,
+    compilation,
+    found,
+    single,
+    track,
+    unresolved,
+)
+
+DATABASE = "identity_writer"
+LATER = NOW + timedelta(days=8)
+OLD = NOW - timedelta(days=30)
+UUID = "0f3e8d9c-1111-4222-8333-944445555666"
+
+
+@pytest.fixture
+def world(stack: EmbeddedStack) -> Iterator[TestCatalogue]:
+    with catalogue(stack.postgres, DATABASE) as one:
+        yield one
+
+
+def written(
+    world: TestCatalogue, *verdicts: Verdict, now: Any = NOW, has_artist_columns: bool = True, **others: Any
+) -> Counts:
+    """What `write` counts; before it, `plan` must foresee it and leave everything as it is."""
+    one = answer(*verdicts, **others)
+    options: dict[str, Any] = {"schema": world.schema, "has_artist_columns": has_artist_columns}
+    before = world.tables()
+    planned = plan(world.database.connection, one, **options)
+    assert world.tables() == before
+    counts = write(world.database.connection, one, now=now, **options)
+    assert counts.scanned == counts.accounted_for
+    assert counts.document() == planned.document()
+    return counts
+
+
+def without_moments(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The tables without the only value that an unchanged library changes."""
+    mains = [row | {"last_verified_at": None} for row in tables["library_identity"]]
+    return tables | {"library_identity": mains}
+
+
+def test_a_new_library_gets_its_sources_and_its_main_row(world: TestCatalogue) -> None:
+    world.library(1)
+    verdict = single(
+        1,
+        found("discogs", "12"),
+        found("spotify", "abc", "name_variation", 0.95),
+        confidence=0.95,
+        method="name_variation",
+        discogs_artist_id=12,
+        musicbrainz_artist_id=UUID,
+        wikidata_qid="Q1",
+        spotify_artist_id="abc",
+        apple_music_artist_id="am",
+        bandcamp_id="bc",
+    )
+    counts = written(world, verdict)
+    assert (counts.rows_resolved, counts.others["source_rows_written"], counts.others["rows_unchanged"]) == (1, 2, 0)
+    main = world.main(1)
+    assert {name: value for name, value in main.items() if value is not None} == {
+        "library_id": 1,
+        "discogs_artist_id": 12,
+        "musicbrainz_artist_id": UUID,
+        "wikidata_qid": "Q1",
+        "spotify_id": "abc",
+        "apple_music_id": "am",
+        "bandcamp_id": "bc",
+        "method": "name_variation",
+        "confidence": 0.95,
+        "last_verified_at": NOW,
+        "notes": "consumer:lml-bulk",
+        "distinct_unresolved_sources": 5,
+    }
+    assert [(row["source"], row["external_id"], row["notes"]) for row in world.rows("library_identity_source")] == [
+        ("discogs", "12", "consumer:lml-bulk"),
+        ("spotify", "abc", "consumer:lml-bulk"),
+    ]
+    assert world.rows("library_identity_history") == []
+
+
+def test_without_the_optional_columns_the_artist_level_ids_stay_in_the_sources(stack: EmbeddedStack) -> None:
+    with catalogue(stack.postgres, DATABASE, artist_columns=False) as world:
+        world.library(1)
+        verdict = single(1, found("discogs", "12"), discogs_artist_id=12, bandcamp_id="b", wikidata_qid="Q1")
+        written(world, verdict, has_artist_columns=False)
+        assert world.main(1)["wikidata_qid"] == "Q1"
+        counts = written(world, single(1, discogs_artist_id=13, wikidata_qid="Q1"), has_artist_columns=False)
+        assert counts.rows_resolved == 1
+        assert world.rows("library_identity_history") == []
+
+
+def test_a_library_without_writable_provenance_still_gets_its_main_row(world: TestCatalogue) -> None:
+    world.library(1)
+    counts = written(world, single(1, found("discogs", None, confidence=None), wikidata_qid="Q1"))
+    assert counts.rows_resolved == 1 and counts.others["source_rows_skipped_null_confidence"] == 1
+    assert world.main(1)["wikidata_qid"] == "Q1" and world.rows("library_identity_source") == []
+
+
+def test_an_unresolved_library_gets_nothing_but_the_stamp(world: TestCatalogue) -> None:
+    world.library(1)
+    world.library(2, verified=OLD)
+    world.library(3)
+    before = world.tables()
+    counts = written(world, unresolved(1), unresolved(2))
+    assert counts.rows_unresolved == 2
+    after = world.tables()
+    assert [row.pop("unresolved_attempted_at") for row in after["library"]] == [NOW, NOW, None]
+    for row in before["library"]:
+        del row["unresolved_attempted_at"]
+    assert after == before
+
+
+def test_of_an_unchanged_library_only_the_moment_of_its_main_row_moves(world: TestCatalogue) -> None:
+    verdicts = [single(world.library(n), confidence=0.1 * n, wikidata_qid=f"Q{n}") for n in range(1, 8)]
+    written(world, *verdicts)
+    before = world.tables()
+    versions = world.execute("select library_id, source, ctid::text, xmin::text from library_identity_source")
+    counts = written(world, *verdicts, now=LATER)
+    assert (counts.rows_resolved, counts.others["rows_unchanged"], counts.others["source_rows_written"]) == (7, 7, 0)
+    after = world.tables()
+    assert without_moments(after) == without_moments(before)
+    assert {row["last_verified_at"] for row in after["library_identity"]} == {LATER}
+    assert world.execute("select library_id, source, ctid::text, xmin::text from library_identity_source") == versions
+
+
+def test_a_whole_batch_again_changes_nothing_but_moments(world: TestCatalogue) -> None:
+    world.insert("artists", {"id": 1, "artist_name": "Björn Wren"})
+    world.library(3, letters="Z")
+    world.track(1, 3, "Bjorn Wren", "Song")
+    batch = [
+        single(world.library(1), wikidata_qid="Q1"),
+        unresolved(world.library(2)),
+        compilation(3, track("Bjorn Wren", "Song", "BJORN WREN", 0.9, "A1")),
+        single(world.library(4, verified=OLD, method="manual")),
+    ]
+    written(world, *batch)
+    before = without_moments(world.tables())
+    written(world, *batch, now=LATER)
+    after = without_moments(world.tables())
+    stamps = [row.pop("unresolved_attempted_at") for row in after["library"]]
+    assert stamps == [None, LATER, LATER, None]
+    for row in before["library"]:
+        del row["unresolved_attempted_at"]
+    assert after == before
+
+
+def test_numeric_noise_is_no_change(world: TestCatalogue) -> None:
+    world.library(1)
+    written(world, single(1, found("discogs", "1", "trigram", 0.8), confidence=0.8))
+    counts = written(world, single(1, found("discogs", "1", "trigram", 0.80000001), confidence=0.8 + 1e-9), now=LATER)
+    assert counts.others["rows_unchanged"] == 1 and world.rows("library_identity_history") == []
+
+
+def test_an_id_in_another_spelling_of_its_type_is_no_change(world: TestCatalogue) -> None:
+    world.library(1)
+    written(world, single(1, musicbrainz_artist_id=UUID))
+    assert written(world, single(1, musicbrainz_artist_id=UUID.upper())).others["rows_unchanged"] == 1
+
+
+def test_only_the_sources_that_differ_are_written(world: TestCatalogue) -> None:
+    world.library(1)
+    written(world, single(1, found("discogs", "1"), found("spotify", "s"), found("wikidata", "Q1")))
+    changed = single(1, found("discogs", "1"), found("spotify", "other"))
+    counts = written(world, changed, now=LATER)
+    assert (counts.others["source_rows_written"], counts.others["rows_unchanged"]) == (1, 0)
+    rows = {row["source"]: row for row in world.rows("library_identity_source")}
+    assert {source: row["last_verified_at"] for source, row in rows.items()} == {
+        "discogs": NOW,
+        "spotify": LATER,
+        "wikidata": NOW,
+    }
+    assert world.rows("library_identity_history") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "columns"),
+    [
+        ({"wikidata_qid": "Q2"}, "wikidata_qid"),
+        ({"spotify_artist_id": "t"}, "spotify_id"),
+        ({"confidence": 0.5}, "confidence"),
+        ({"method": "llm"}, "method"),
+        ({"bandcamp_id": "b"}, "bandcamp_id"),
+        ({"discogs_artist_id": 2, "musicbrainz_artist_id": UUID}, "discogs_artist_id, musicbrainz_artist_id"),
+    ],
+)
+def test_a_change_copies_the_old_row_into_the_history_with_a_reason(
+    world: TestCatalogue, change: dict[str, Any], columns: str
+) -> None:
+    world.library(1, verified=OLD, notes="somebody", agreement_sources="a,b", wikidata_qid="Q1", spotify_id="s")
+    old = world.main(1)
+    said = {"wikidata_qid": "Q1", "spotify_artist_id": "s"} | change
+    written(world, single(1, **said))
+    [kept] = world.rows("library_identity_history")
+    del old["distinct_unresolved_sources"]
+    assert {name: kept[name] for name in old} == old
+    assert (kept["superseded_at"], kept["superseded_reason"]) == (NOW, f"LML changed {columns}")
+    new = world.main(1)
+    assert (new["notes"], new["agreement_sources"], new["last_verified_at"]) == ("consumer:lml-bulk", "a,b", NOW)
+
+
+def test_an_id_that_lml_says_nothing_about_is_never_nulled(world: TestCatalogue) -> None:
+    neighbours = {
+        "discogs_master_id": 1,
+        "discogs_release_id": 2,
+        "musicbrainz_release_group_mbid": UUID,
+        "musicbrainz_release_mbid": UUID,
+        "musicbrainz_recording_mbid": UUID,
+        "wikidata_qid": "Q1",
+        "spotify_id": "s",
+        "apple_music_id": "am",
+        "discogs_artist_id": 3,
+        "musicbrainz_artist_id": UUID,
+        "bandcamp_id": "b",
+    }
+    world.library(1, verified=OLD, **neighbours)
+    world.library(2, verified=OLD, **neighbours)
+    written(world, single(1), single(2, confidence=0.5, wikidata_qid="Q9"))
+    assert {name: world.main(1)[name] for name in neighbours} == neighbours
+    assert {name: world.main(2)[name] for name in neighbours} == neighbours | {"wikidata_qid": "Q9"}
+    assert [row["library_id"] for row in world.rows("library_identity_history")] == [2]
+
+
+def test_a_manual_verdict_keeps_its_content_while_its_sources_are_written(world: TestCatalogue) -> None:
+    world.library(1, verified=OLD, method="manual", confidence=1.0, wikidata_qid="Q1", notes="by hand")
+    old = world.main(1)
+    counts = written(world, single(1, wikidata_qid="Q2", spotify_artist_id="s", confidence=0.5, method="llm"))
+    assert +counts.rows_skipped == {Skip.MANUAL_PROTECTED: 1} and counts.rows_resolved == 0
+    assert counts.others["source_rows_written"] == 2
+    assert world.main(1) == old | {"last_verified_at": NOW}
+    assert len(world.rows("library_identity_source")) == 2
+    assert world.rows("library_identity_history") == []
+    assert written(world, single(1, wikidata_qid="Q3"), now=LATER).rows_skipped[Skip.MANUAL_PROTECTED] == 1
+
+
+def test_provenance_that_may_not_be_written_is_kept_out_and_counted(world: TestCatalogue) -> None:
+    world.library(1)
+    counts = written(
+        world,
+        single(
+            1,
+            found("discogs", "1"),
+            found("spotify", None, confidence=None),
+            found("wikidata", None),
+            found("bandcamp", "b", "exact_match", 0.5),
+            confidence=0.5,
+        ),
+    )
+    assert [row["source"] for row in world.rows("library_identity_source")] == ["discogs"]
+    assert counts.others == {
+        "source_rows_written": 1,
+        "source_rows_skipped_null_confidence": 1,
+        "source_rows_skipped_null_external_id": 1,
+        "source_rows_out_of_band": 1,
+    }
+
+
+def test_every_library_of_an_answer_is_counted_once(world: TestCatalogue) -> None:
+    for library_id in range(1, 5):
+        world.library(library_id)
+    counts = written(
+        world,
+        single(1),
+        unresolved(2),
+        compilation(3, attempted=None),
+        compilation(4),
+        missing=(5, 6),
+        untrusted=(7,),
+        malformed=(8,),
+    )
+    assert counts.scanned == 8
+    assert counts.document()["rows_skipped"] == {
+        "compilation": 1,
+        "lml_error": 1,
+        "writer_error": 0,
+        "lml_cardinality_mismatch": 2,
+        "lml_untrusted_library_id": 1,
+        "invalid_input": 0,
+        "manual_protected": 0,
+    }
+    assert (counts.rows_resolved, counts.rows_resolved_compilation, counts.rows_unresolved) == (1, 1, 1)
+
+
+def test_an_answer_without_verdicts_needs_no_database() -> None:
+    def unreachable() -> Any:
+        raise AssertionError("The database was asked.")
+
+    counts = write(unreachable, Answer((), missing=(1,)), schema="none", has_artist_columns=False, now=NOW)
+    assert counts.scanned == counts.accounted_for == 1
+
+
+class TestCompilations:
+    @pytest.fixture
+    def world(self, stack: EmbeddedStack, request: pytest.FixtureRequest) -> Iterator[TestCatalogue]:
+        """Artists, of whom two fold to the same, and a compilation; with and without the SQL function."""
+        with catalogue(stack.postgres, DATABASE, folding=getattr(request, "param", True)) as one:
+            names = {1: "Björn Wren", 2: "Zoë Quartz", 3: "ZOE QUARTZ", 4: "Łucja Umbra", 5: "ΣΟΦΟΣ"}
+            for artist_id, artist_name in names.items():
+                one.insert("artists", {"id": artist_id, "artist_name": artist_name})
+            one.library(1, letters="Z")
+            yield one
+
+    @staticmethod
+    def link(world: TestCatalogue, track_id: int) -> tuple[Any, ...]:
+        [row] = [row for row in world.rows("compilation_track_artist") if row["id"] == track_id]
+        return (
+            row["track_artist_id"],
+            row["track_artist_link_confidence"],
+            row["track_artist_link_method"],
+            row["track_position"],
+        )
+
+    @pytest.mark.parametrize("world", [True, False], indirect=True, ids=["SQL function", "Python"])
+    @pytest.mark.parametrize(
+        ("resolved", "artist_id"),
+        [
+            ("Björn Wren", 1),
+            ("Bjo\u0308rn Wren", 1),
+            ("bjorn wren", 1),
+            ("BJORN WREN", 1),
+            ("Björn  Wren", None),
+            ("Nobody", None),
+            ("Zoé Quartz", None),
+            ("ŁUCJA UMBRA", 4),
+            ("lucja umbra", None),
+            ("σοφος", 5),
+            (None, None),
+        ],
+    )
+    def test_a_track_is_linked_to_the_one_artist_of_the_folded_name(
+        self, world: TestCatalogue, resolved: str | None, artist_id: int | None
+    ) -> None:
+        world.track(1, 1, "As printed", "Song")
+        counts = written(world, compilation(1, track("As printed", "Song", resolved, 0.75)))
+        assert self.link(world, 1) == (artist_id, 0.75, "lml_backfill", None)
+        name = "linked" if artist_id else "without_artist"
+        assert counts.others == {f"compilation_track_rows_{name}": 1}
+        assert counts.rows_resolved_compilation == 1
+
+    def test_only_the_rows_of_this_library_artist_and_title_are_linked(self, world: TestCatalogue) -> None:
+        world.library(2, letters="Z")
+        for track_id, (library_id, artist_name, title) in enumerate(
+            [(1, "A", "Song"), (1, "A", "Other"), (1, "B", "Song"), (2, "A", "Song"), (1, "A", None), (1, "A", None)]
+        ):
+            world.track(track_id, library_id, artist_name, title)
+        counts = written(
+            world,
+            compilation(1, track("A", "Song", "Björn Wren"), track("A", None, "ΣΟΦΟΣ"), track("C", "Song", "ΣΟΦΟΣ")),
+        )
+        linked = [row["track_artist_id"] for row in world.rows("compilation_track_artist")]
+        assert linked == [1, None, None, None, 5, 5]
+        assert counts.others == {"compilation_track_rows_linked": 3, "compilation_track_rows_unmatched": 1}
+
+    def test_a_librarians_link_is_never_touched(self, world: TestCatalogue) -> None:
+        by_hand = {"track_artist_link_method": "librarian", "track_artist_link_confidence": 0.5}
+        world.track(1, 1, "A", "Song", track_artist_id=2, **by_hand)
+        world.track(2, 1, "B", "Song", **by_hand)
+        offered = [track(name, "Song", "Björn Wren", 0.9, "A1") for name in "AB"]
+        counts = written(world, compilation(1, *offered))
+        assert self.link(world, 1) == (2, 0.5, "librarian", "A1")
+        assert self.link(world, 2) == (None, 0.5, "librarian", "A1")
+        assert counts.others == {"compilation_track_rows_librarian": 2, "compilation_track_rows_position_filled": 2}
+
+    def test_a_link_follows_what_lml_says_and_stays_where_it_names_nobody(self, world: TestCatalogue) -> None:
+        for track_id in (1, 2, 3):
+            world.track(
+                track_id, 1, "A", f"Song {track_id}", track_artist_id=2, track_artist_link_method="lml_backfill"
+            )
+        written(
+            world,
+            compilation(
+                1,
+                track("A", "Song 1", "Björn Wren", 0.9),
+                track("A", "Song 2", "Zoe Quartz", 0.9),
+                track("A", "Song 3", None, None),
+            ),
+        )
+        assert self.link(world, 1) == (1, 0.9, "lml_backfill", None)
+        assert self.link(world, 2) == (None, 0.9, "lml_backfill", None)
+        assert self.link(world, 3) == (2, None, "lml_backfill", None)
+
+    @pytest.mark.parametrize(
+        ("there", "offered", "then"),
+        [
+            (None, "A1", "A1"),
+            ("", "A1", "A1"),
+            ("B2", "A1", "B2"),
+            (None, None, None),
+            (None, "x" * 20, "x" * 20),
+            (None, "x" * 21, None),
+        ],
+    )
+    def test_an_empty_position_is_filled(
+        self, world: TestCatalogue, there: str | None, offered: str | None, then: str | None
+    ) -> None:
+        world.track(1, 1, "A", "Song", track_position=there)
+        written(world, compilation(1, track("A", "Song", None, None, offered)))
+        assert self.link(world, 1)[3] == then
+
+    def test_an_ambiguous_position_is_not_filled(self, world: TestCatalogue) -> None:
+        world.track(1, 1, "A", "Song")
+        written(world, compilation(1, *(track("A", "Song", None, None, position) for position in ("A1", "B1"))))
+        assert self.link(world, 1)[3] is None
+
+    def test_an_unchanged_track_is_not_rewritten(self, world: TestCatalogue) -> None:
+        world.track(1, 1, "A", "Song")
+        verdict = compilation(1, track("A", "Song", "Björn Wren", 0.8, "A1"))
+        written(world, verdict)
+        version = world.execute("select ctid::text, xmin::text from compilation_track_artist")
+        counts = written(world, verdict, now=LATER)
+        assert counts.others == {"compilation_track_rows_unchanged": 1}
+        assert world.execute("select ctid::text, xmin::text from compilation_track_artist") == version
+
+    @pytest.mark.parametrize(
+        ("version", "attempted", "tracks", "ready"),
+        [
+            (1, True, (track("A", "Song", "Björn Wren"),), True),
+            (1, True, (), True),
+            (1, False, (track("A", "Song", "Björn Wren"),), True),
+            (1, False, (), False),
+            (1, None, (track("A", "Song", "Björn Wren"),), False),
+            (None, True, (track("A", "Song", "Björn Wren"),), False),
+        ],
+    )
+    def test_every_answered_compilation_is_stamped_ready_or_not(
+        self, world: TestCatalogue, version: int | None, attempted: bool | None, tracks: Any, ready: bool
+    ) -> None:
+        world.track(1, 1, "A", "Song")
+        counts = written(world, compilation(1, *tracks, attempted=attempted), version=version)
+        assert (counts.rows_resolved_compilation, counts.rows_skipped[Skip.COMPILATION]) == (ready, not ready)
+        assert world.rows("library")[0]["unresolved_attempted_at"] == NOW
+        assert self.link(world, 1)[0] == (1 if ready and tracks else None)
+        assert world.rows("library_identity") == []
+
+    def test_the_function_on_the_search_path_serves_when_the_schema_has_none(self, stack: EmbeddedStack) -> None:
+        with catalogue(stack.postgres, DATABASE, folding=False) as world:
+            world.execute(
+                "create function public.fold_artist_name(name text) returns text language sql immutable"
+                " as $$ select 'all the same' $$"
+            )
+            try:
+                world.insert("artists", {"id": 9, "artist_name": "Björn Wren"})
+                world.library(1)
+                world.track(1, 1, "A", "Song")
+                written(world, compilation(1, track("A", "Song", "Nobody")))
+                assert self.link(world, 1)[0] == 9
+            finally:
+                world.execute("drop function public.fold_artist_name(text)")
+
+    def test_artists_are_found_by_the_index(self, world: TestCatalogue) -> None:
+        world.execute("insert into artists (id, artist_name) select n, 'Artist ' || n from generate_series(10, 9000) n")
+        world.execute("analyze artists")
+        plan_lines = world.execute(
+            "explain select min(a.id) from unnest(%s::text[]) u(name)"
+            " join artists a on fold_artist_name(a.artist_name) = fold_artist_name(u.name) group by u.name",
+            ["Artist 10", "Artist 11"],
+        )
+        assert any("artists_folded_name" in line for (line,) in plan_lines)
+
+
+class TestQuarantine:
+    """When the database refuses, exactly what it refuses is left out."""
+
+    @staticmethod
+    def refused(world: TestCatalogue, batch: Answer, function: Callable[..., Counts] = write) -> tuple[Counts, dict]:
+        reasons: dict[int, str] = {}
+        moment = {"now": NOW} if function is write else {}
+        counts = function(
+            world.database.connection,
+            batch,
+            schema=world.schema,
+            has_artist_columns=True,
+            on_refusal=reasons.__setitem__,
+            **moment,
+        )
+        assert counts.scanned == counts.accounted_for == len(batch.verdicts)
+        assert counts.rows_skipped[Skip.WRITER_ERROR] == len(reasons)
+        return counts, reasons
+
+    def test_a_constraint_that_refuses_one_library_of_500_costs_that_one(self, world: TestCatalogue) -> None:
+        world.execute("insert into library select n, 'x', 'y', 'e', n from generate_series(1, 500) n")
+        world.execute("alter table library_identity_source add constraint no_337 check (external_id <> 's337')")
+        counts, reasons = self.refused(world, answer(*(single(n, wikidata_qid=f"Q{n}") for n in range(1, 501))))
+        assert reasons == {337: "CheckViolation (23514) by no_337"}
+        assert counts.rows_resolved == 499 and counts.others["source_rows_written"] == 998
+        assert {row["library_id"] for row in world.rows("library_identity")} == set(range(1, 501)) - {337}
+        assert all(row["library_id"] != 337 for row in world.rows("library_identity_source"))
+
+    @pytest.mark.parametrize(
+        ("bad", "reason"),
+        [
+            (single(2, found("discogs", "\0")), "a value that cannot be sent"),
+            (single(2, found("discogs", "\ud800")), "a text without a UTF-8 form"),
+            (single(2, musicbrainz_artist_id="no uuid"), "InvalidTextRepresentation (22P02)"),
+            (single(2, discogs_artist_id=2**40), "NumericValueOutOfRange (22003)"),
+            (single(2, confidence=1.5), "a single artist without"),
+            (single(2, method=None), "a single artist without"),
+            (single(999), "ForeignKeyViolation (23503)"),
+            (compilation(2, track("A", "Song", "\0")), "a value that cannot be sent"),
+        ],
+    )
+    def test_a_verdict_that_cannot_be_stored_costs_its_library_alone(
+        self, world: TestCatalogue, bad: Verdict, reason: str
+    ) -> None:
+        for library_id in (1, 2, 3, 4):
+            world.library(library_id)
+        counts, reasons = self.refused(world, answer(single(1), bad, unresolved(3), single(4)))
+        assert list(reasons) == [bad.library_id] and reasons[bad.library_id].startswith(reason)
+        assert (counts.rows_resolved, counts.rows_unresolved) == (2, 1)
+        if bad.library_id == 2:
+            planned, foreseen = self.refused(world, answer(single(1), bad, unresolved(3), single(4)), plan)
+            assert foreseen == reasons and planned.rows_skipped == counts.rows_skipped
+
+    def test_a_trigger_that_raises_is_a_refusal(self, world: TestCatalogue) -> None:
+        world.execute(
+            "create function refuse() returns trigger language plpgsql as $$ begin"
+            " if new.id = 2 then raise exception 'not this one'; end if; return new; end $$"
+        )
+        world.execute("create trigger refuse before update on library for each row execute function refuse()")
+        counts, reasons = self.refused(world, answer(*(unresolved(world.library(n)) for n in (1, 2, 3))))
+        assert reasons == {2: "RaiseException (P0001)"} and counts.rows_unresolved == 2
+
+    def test_a_constraint_that_is_checked_at_commit_is_a_refusal(self, world: TestCatalogue) -> None:
+        world.execute("alter table library_identity add unique (wikidata_qid) deferrable initially deferred")
+        batch = answer(*(single(world.library(n), wikidata_qid=f"Q{min(n, 3)}") for n in (1, 2, 3, 4)))
+        counts, reasons = self.refused(world, batch)
+        assert reasons == {4: "UniqueViolation (23505) by library_identity_wikidata_qid_key"}
+        assert counts.rows_resolved == 3
+
+    def test_a_missing_right_or_table_stops_everything(self, world: TestCatalogue) -> None:
+        world.library(1)
+        world.execute("alter table library_identity_source rename to elsewhere")
+        with pytest.raises(Permanent, match="library identity contract"):
+            self.refused(world, answer(single(1), single(2)))
+        assert world.rows("library_identity") == []
