@@ -17,9 +17,11 @@ from psycopg.sql import SQL, Identifier
 
 from runway_pipelines.identity.migration import apply
 from runway_pipelines.local.draws import Draws, Ints
+from runway_pipelines.local.lml_verdicts import compilation_tracks, track_artists
 
 SCHEMA = "wxyc_schema"
 LIBRARIES = 5_000
+FIRST_OF_LML = 1_000_001  # ids of artists; beyond those that grow with the catalogue
 
 _IDENTITY_COLUMNS = (
     "discogs_master_id int, discogs_release_id int, musicbrainz_release_group_mbid uuid, musicbrainz_release_mbid uuid,"
@@ -182,7 +184,9 @@ def _artist_name(number: int) -> str:
 
 
 def _artists(count: int) -> list[tuple[int, str]]:
-    return [(number, _artist_name(number)) for number in range(1, count + 1)]
+    """As many of the catalogue's own, after those that the local LML can name."""
+    known = [(FIRST_OF_LML + place, name) for place, name in enumerate(track_artists())]
+    return known + [(number, _artist_name(number)) for number in range(1, count + 1)]
 
 
 def _libraries(draws: Draws, numbers: Ints) -> Iterator[tuple[Any, ...]]:
@@ -219,28 +223,35 @@ def _verified_earlier(draws: Draws, numbers: Ints) -> tuple[list[tuple[Any, ...]
     return identities, sources
 
 
-def _compilations(draws: Draws, library: Sequence[tuple[Any, ...]]) -> list[int]:
+def _compilations(draws: Draws, library: Sequence[tuple[Any, ...]]) -> list[tuple[int, str, str]]:
     """Those whose tracks are known: half of the shelf's, and some that are on no such shelf."""
     ids = np.array([row[0] for row in library])
     on_shelf = np.array([str(row[5] or "").startswith("Z") for row in library])
     known = np.where(on_shelf, draws.chance("known tracks", ids, 0.5), draws.chance("hidden compilation", ids, 0.01))
-    return [int(library_id) for library_id in ids[known]]
+    return [(row[0], row[1] or "", row[2]) for row, is_known in zip(library, known.tolist(), strict=True) if is_known]
 
 
-def _tracks(draws: Draws, compilations: Iterable[int], artists: dict[int, str]) -> Iterator[tuple[Any, ...]]:
-    """Six to seventeen tracks each; a librarian has linked some, and half have no position."""
-    for library_id in compilations:
+def _tracks(
+    draws: Draws, compilations: Iterable[tuple[int, str, str]], artists: dict[int, str]
+) -> Iterator[tuple[Any, ...]]:
+    """Six to seventeen tracks each; a librarian has linked some, and half have no position.
+
+    The first ones are those that the local LML knows of the compilation, so that it can say who their artists are.
+    """
+    for library_id, artist_name, album_title in compilations:
+        known = compilation_tracks(library_id, artist_name, album_title)
         places = np.arange(20) + library_id * 20
         picks = draws.below("track", places, 1_000_000).tolist()
         for at in range(6 + library_id % 12):
             # The limit grows with the library, not with the catalogue: a larger one begins with the smaller one's rows.
             artist_id = 1 + picks[at] % min(max(library_id // 4, 8), len(artists))
             linked = picks[at] % 10 == 3
+            of_lml = known[at] if at < len(known) else None
             yield (
                 library_id * 20 + at,
                 library_id,
-                artists[artist_id],
-                f"{_THINGS[picks[at] // 7 % 16]} {at + 1}",
+                of_lml["artist_name"] if of_lml else artists[artist_id],
+                of_lml["track_title"] if of_lml else f"{_THINGS[picks[at] // 7 % 16]} {at + 1}",
                 f"{'AB'[at % 2]}{at // 2 + 1}" if picks[at] % 2 else None,
                 artist_id if linked else None,
                 1.0 if linked else None,

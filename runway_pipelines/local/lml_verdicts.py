@@ -51,6 +51,11 @@ _FIRST_WORDS = ("Amber", "Björn", "Cobalt", "Désolé", "Electric", "Frozen", "
 _SECOND_WORDS = ("Ensemble", "Freitas", "Garden", "Harvest", "Orchestra", "Paladino", "Quartet", "Señoras", "Tigers")
 
 
+def track_artists() -> list[str]:
+    """Every artist that the local LML can name on a compilation."""
+    return [f"{first} {second}" for first in _FIRST_WORDS for second in _SECOND_WORDS]
+
+
 def is_various(artist_name: str) -> bool:
     """Whether the local LML takes what is credited to this artist for a compilation."""
     return artist_name.strip().casefold().startswith(("various", "v/a"))
