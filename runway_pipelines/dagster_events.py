@@ -112,7 +112,9 @@ def newest_checks(
     }
 
 
-def with_partition_tags(context: dg.SensorEvaluationContext, job_name: str, request: dg.RunRequest) -> dg.RunRequest:
+def with_partition_tags(
+    context: dg.SensorEvaluationContext | dg.ScheduleEvaluationContext, job_name: str, request: dg.RunRequest
+) -> dg.RunRequest:
     """A tick's request for a partition that is known to exist, with the tags that Dagster would add.
 
     Where they are missing, Dagster asks its storage for each request whether there is such a partition: two

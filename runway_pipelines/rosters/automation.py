@@ -5,14 +5,17 @@ from logging import Logger
 import dagster as dg
 
 from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
+from runway_pipelines.dagster_events import with_partition_tags
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
 from runway_pipelines.partner_tenants.runs import partner_run
 from runway_pipelines.resources.secrets_manager import PartnerSecrets
 from runway_pipelines.rosters.assets import PARTNER_ROSTER_INDEX
 
+JOB_NAME = "partner_rosters_job"
+
 partner_rosters_job = dg.define_asset_job(
-    "partner_rosters_job",
+    JOB_NAME,
     selection=dg.AssetSelection.assets(EDU_CONNECTION, PARTNER_ROSTER_INDEX),
     description="Try a partner's credentials, then refresh and publish all of its rosters.",
     executor_def=dg.in_process_executor,
@@ -41,7 +44,7 @@ def build_daily_schedule(cron_schedule: str, timezone: str) -> dg.ScheduleDefini
         if len(gone) == len(partners):
             return dg.SkipReason(f"none of the {len(gone)} partners has a secret")
         return [
-            partner_run(partner_id, f"daily:{day}:{partner_id}", "schedule")
+            with_partition_tags(context, JOB_NAME, partner_run(partner_id, f"daily:{day}:{partner_id}", "schedule"))
             for partner_id in partners
             if partner_id not in gone
         ]
