@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     library_metadata_url: str | None = Field(
         None,
         validation_alias="LIBRARY_METADATA_URL",
-        pattern=r"^https?://",
+        pattern=r"^(https?://.+)?$",
         description="Where LML, the library metadata lookup service, is.",
     )
     lml_api_key: SecretStr | None = Field(

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import orjson
 
+from runway_pipelines.errors import RunwayError
 from runway_pipelines.identity.counts import Counts, dry_run_document, total
 from runway_pipelines.identity.health import IdentityHealth
 from runway_pipelines.identity.options import IdentityOptions
@@ -92,22 +93,26 @@ def summarize_identity_run(
 ) -> Iterator[object]:
     """Merge the counts, judge them, and record the tables as materialized, unless nothing was written on purpose."""
     counts = total(result.counts for result in results)
+    failures = sorted({result.failure for result in results if result.failure})
+    health: IdentityHealth | None = None
     context.log.info(f"identity run: {orjson.dumps(counts.document()).decode()}")
     if config.dry_run:
         document = dry_run_document(counts)
         context.log.info(f"dry run: {orjson.dumps(document).decode()}")
         yield dg.AssetObservation(LIBRARY_IDENTITY, metadata={"dry run": dg.MetadataValue.json(document)})
     else:
-        health = identity.health(datetime.now(UTC) - timedelta(days=config.stale_days or DEFAULT_STALE_DAYS))
+        try:
+            health = identity.health(datetime.now(UTC) - timedelta(days=config.stale_days or DEFAULT_STALE_DAYS))
+        except RunwayError as error:
+            failures.append(str(error))
         yield from evaluations(counts, health, config)
-    failures = sorted({result.failure for result in results if result.failure})
     if failures:
         raise dg.Failure(
             description=f"{failures[0]} {counts.scanned} libraries were asked about; what was answered is written.",
             metadata={COUNTS: dg.MetadataValue.json(counts.document())},
             allow_retries=False,
         )
-    if not config.dry_run:
+    if health is not None:
         for name in _TABLES:
             yield dg.Output(None, name, metadata=table_metadata(name, counts, health))
 
@@ -139,8 +144,10 @@ def library_identity_graph() -> Any:
     return summarize_identity_run(plan_identity_run().map(resolve_identity_shard).collect())
 
 
-def evaluations(counts: Counts, health: IdentityHealth, options: IdentityOptions) -> Iterator[dg.AssetCheckEvaluation]:
-    """The checks of one run."""
+def evaluations(
+    counts: Counts, health: IdentityHealth | None, options: IdentityOptions
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """The checks of one run; those that ask the catalogue are left out where it could not be asked."""
     answered = counts.accounted_for - sum(counts.rows_skipped.values())
     unresolved = counts.rows_unresolved / answered if answered else 0.0
     judged = {
@@ -154,17 +161,18 @@ def evaluations(counts: Counts, health: IdentityHealth, options: IdentityOptions
             dg.AssetCheckSeverity.WARN,
             f"{unresolved:.1%} of {answered} answers are unresolved",
         ),
-        "verified_in_time": (
+    }
+    if health is not None:
+        judged["verified_in_time"] = (
             health.fresh_share >= options.least_fresh,
             dg.AssetCheckSeverity.WARN,
             f"{health.verified_in_time} of {health.verifiable} canonical libraries are verified in time",
-        ),
-        "sources_complete": (
+        )
+        judged["sources_complete"] = (
             health.mains_without_sources == 0,
             dg.AssetCheckSeverity.WARN,
             f"{health.mains_without_sources} main rows lack their sources",
-        ),
-    }
+        )
     for name, (passed, severity, reason) in judged.items():
         yield dg.AssetCheckEvaluation(
             asset_key=LIBRARY_IDENTITY, check_name=name, passed=passed, severity=severity, description=reason

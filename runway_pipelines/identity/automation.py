@@ -4,6 +4,9 @@ import dagster as dg
 
 from runway_pipelines.identity.assets import COMPILATION_TRACK_ARTIST, GRAPH, LIBRARY_IDENTITY, LIBRARY_IDENTITY_SOURCE
 
+# A step that stopped has done its work and said so: running only the summary again would repeat its words. What was
+# answered is not asked again anyway.
+RERUN_ALL = {"dagster/retry_strategy": "ALL_STEPS"}
 _SELECTION = dg.AssetSelection.assets(LIBRARY_IDENTITY, LIBRARY_IDENTITY_SOURCE, COMPILATION_TRACK_ARTIST)
 
 library_identity_job = dg.define_asset_job(
@@ -12,6 +15,7 @@ library_identity_job = dg.define_asset_job(
     description="Ask LML about what is due, and write its verdicts.",
     # Ten steps cost 5 CPU-seconds in one process and 53 with a process each.
     executor_def=dg.in_process_executor,
+    tags=RERUN_ALL,
 )
 library_identity_recheck_job = dg.define_asset_job(
     "library_identity_recheck_job",
@@ -19,6 +23,7 @@ library_identity_recheck_job = dg.define_asset_job(
     config={"ops": {GRAPH: {"config": {"recheck": True}}}},
     description="Ask again about every compilation that was answered before, on demand.",
     executor_def=dg.in_process_executor,
+    tags=RERUN_ALL,
 )
 
 

@@ -30,6 +30,8 @@ from runway_pipelines.resources.lml import LmlPart, LmlService
 
 # A line in the run's log for every so many libraries.
 REPORT_LIBRARIES = 10_000
+# From so many libraries on, trouble with every one of them is not about them.
+TELLING = 10
 
 
 class Log(Protocol):
@@ -97,19 +99,25 @@ class Resolver:
         under_way: set[Future[Counts]] = set()
         with ThreadPoolExecutor(self.calls_in_flight, thread_name_prefix="identity") as threads:
             try:
-                for page in pages:
-                    if self.circuit.is_open:
-                        break
+                for page in self._while_closed(pages):
                     under_way.add(threads.submit(self._batch, page, include_tracks, writing))
                     if len(under_way) >= self.calls_in_flight:
                         under_way = self._collect(under_way, counts)
                 while under_way:
                     under_way = self._collect(under_way, counts)
             except BaseException as error:
-                # What is in flight ends with its own call; nothing more is asked.
+                # What is in flight ends with its own call and that call's retries; nothing more is asked.
                 self.circuit.stop(_as_ours(error))
                 raise
         return counts
+
+    def _while_closed(self, pages: Iterator[Sequence[Library]]) -> Iterator[Sequence[Library]]:
+        """The pages until the circuit opens, for which a catalogue that cannot be read is a reason like any other."""
+        try:
+            while not self.circuit.is_open and (page := next(pages, None)) is not None:
+                yield page
+        except RunwayError as error:
+            self.circuit.stop(error)
 
     def _collect(self, under_way: set[Future[Counts]], counts: Counts) -> set[Future[Counts]]:
         done, left = wait(under_way, return_when=FIRST_COMPLETED)
@@ -125,22 +133,32 @@ class Resolver:
         if self.circuit.is_open:
             return counts  # never asked
         failures: list[RunwayError] = []
-        is_answered = False
+        is_answered, refused_inputs = False, 0
         try:
             for part in self.lml.resolve_halving(libraries, include_tracks=include_tracks):
                 counts.others.update(_effort(part))
                 try:
                     answer = self._checked(part)
+                except LmlInputRefused as error:
+                    refused_inputs += len(part.libraries)
+                    counts.merge(self._unanswered(part, error, Skip.INVALID_INPUT))
+                    if refused_inputs == TELLING and not is_answered:
+                        failures.append(error)
+                        break
                 except RunwayError as error:
                     failures.append(error)
-                    counts.merge(self._unanswered(part, error))
+                    counts.merge(self._unanswered(part, error, Skip.LML_ERROR))
                 else:
                     written = self._written(answer, len(part.libraries), writing)
                     counts.merge(written)
-                    if len(answer.verdicts) > 1 and written.rows_skipped[Skip.WRITER_ERROR] == len(answer.verdicts):
+                    if len(part.libraries) >= TELLING and not answer.verdicts:
+                        failures.append(_nothing_believed(len(part.libraries)))
+                    elif TELLING <= len(answer.verdicts) == written.rows_skipped[Skip.WRITER_ERROR]:
                         failures.append(_all_refused(len(answer.verdicts)))
                     else:
                         is_answered = True
+                if self.circuit.is_open:
+                    break
         except (LmlRefused, ConfigurationError) as refused:
             counts.others["lml_total_calls"] += isinstance(refused, LmlRefused)
             self.circuit.stop(refused)
@@ -157,10 +175,9 @@ class Resolver:
             raise part.outcome
         return parse_answer(part.outcome, part.libraries)
 
-    def _unanswered(self, part: LmlPart, error: RunwayError) -> Counts:
+    def _unanswered(self, part: LmlPart, error: RunwayError, skip: Skip) -> Counts:
         self.log.warning(f"library {part.libraries[0].library_id} and {len(part.libraries) - 1} more: {error}")
-        is_input = isinstance(error, LmlInputRefused)
-        return _skipped(len(part.libraries), Skip.INVALID_INPUT if is_input else Skip.LML_ERROR)
+        return _skipped(len(part.libraries), skip)
 
     def _written(self, answer: Answer, libraries: int, writing: BoundedSemaphore) -> Counts:
         counts = Counts(
@@ -169,6 +186,10 @@ class Resolver:
                 | {"lml_results_malformed": len(answer.malformed), "lml_results_dropped": answer.results_dropped}
             )
         )
+        troubles = (("no", answer.missing), ("another's", answer.untrusted), ("a malformed", answer.malformed))
+        for what, ids in troubles:
+            if ids:
+                self.log.warning(f"LML gave {what} result for {len(ids)} libraries, such as {ids[0]}: not believed")
         try:
             with writing:
                 counts.merge(self.write(answer))
@@ -183,6 +204,14 @@ def _effort(part: LmlPart) -> Counter[str]:
         lml_total_calls=part.effort.calls,
         lml_retries=part.effort.retries,
         lml_total_latency_ms=round(part.effort.latency_ms),
+    )
+
+
+def _nothing_believed(libraries: int) -> RunwayError:
+    return Unavailable(
+        expected="at least one verdict that can be believed",
+        came=f"none for {libraries} libraries",
+        remedy="see what LML answers: the counts of the run say what was wrong with its results",
     )
 
 

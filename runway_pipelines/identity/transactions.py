@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 ATTEMPTS = 8
 _LONGEST_WAIT_SECONDS = 10
 # What a trigger says of a row is as much the database's word as a constraint; 54000 is an index entry that is too long.
-_ABOUT_THE_ROWS = ("22", "23", "44", "P0001", "54000")
+_ABOUT_THE_ROWS = ("22", "23", "44", "P0", "54000")
 
 
 class Refused(Exception):

@@ -25,6 +25,8 @@ SESSION_SETTINGS = (
     "tcp_keepalives_interval=10",
     "tcp_keepalives_count=3",
 )
+# A session that stood idle for too long, and a server that is not the primary any more: psycopg takes them for defects.
+PASSING_STATES = ("25P03", "25P04", "25006")
 KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 
 
@@ -112,7 +114,7 @@ class PostgresDatabase(dg.ConfigurableResource):  # type: ignore[type-arg]
             )
         if isinstance(error, PoolTimeout) or (isinstance(error, psycopg.OperationalError) and state is None):
             return Unavailable(expected=expected, came="no connection", remedy="see whether the server is up")
-        if isinstance(error, psycopg.OperationalError):
+        if isinstance(error, psycopg.OperationalError) or state in PASSING_STATES:
             return Unavailable(expected=expected, came="a broken connection", remedy="try again", code=state)
         return Permanent(
             expected=f"{expected} to answer",

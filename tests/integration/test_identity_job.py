@@ -156,6 +156,39 @@ def test_an_lml_that_is_down_stops_the_run_and_the_next_one_takes_up_what_is_lef
     assert counts(run(instance))["scanned"] == LIBRARIES + COMPILATIONS
 
 
+def test_an_lml_that_answers_nonsense_stops_the_run(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    everything = tuple(range(1, LIBRARIES + COMPILATIONS + 1))
+    lml.script(Rule(fault="replace", path=("kind",), value="duo", library_ids=everything))
+    result = run(instance, calls_in_flight=1, most_failed_batches=2)
+    assert not result.success
+    assert "at least one verdict that can be believed" in failure(result)
+    assert counts(result)["lml_results_malformed"] == counts(result)["scanned"] == 20
+    assert tables.rows("library_identity") == []
+
+
+def test_an_lml_that_refuses_every_input_is_not_asked_about_each(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    lml.script(Rule(fault="status", status=422))
+    result = run(instance, calls_in_flight=1, most_failed_batches=2, batch_size=30, shards=1)
+    assert not result.success
+    assert len(lml.calls) < 60  # of 59 calls a batch that halving to the end would cost
+    assert checks(result)["counts_add_up"]
+
+
+def test_a_catalogue_that_cannot_be_written_stops_the_run_with_its_counts(
+    tables: TestCatalogue, instance: dg.DagsterInstance
+) -> None:
+    tables.execute("alter table library_identity_source rename to elsewhere")
+    result = run(instance, calls_in_flight=1)
+    assert not result.success
+    assert "library identity contract, section 5" in failure(result)
+    assert counts(result)["rows_skipped"]["writer_error"] == counts(result)["scanned"] == 10
+    assert checks(result) == {"counts_add_up": True, "unresolved_share": True}
+
+
 def test_a_key_that_lml_refuses_stops_the_run_at_the_first_call(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
