@@ -14,6 +14,7 @@ import dagster as dg
 import pytest
 import sqlalchemy
 
+from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.dagster_events import evaluate_sensor
 from tests.integration.event_bus import make_bus
 from tests.integration.fault_proxy import FaultProxy, fault_proxy
@@ -25,6 +26,7 @@ from tests.integration.world import (
     everything_logged,
     materialized,
     reexecute,
+    run_partner,
 )
 
 CONNECTION = dg.AssetKey(["credentials", "edu_connection"])
@@ -259,6 +261,24 @@ def test_every_kind_of_credentials_that_do_not_work_is_found_before_anything_is_
     assert check.metadata["code"].value == code
     assert previous in str(check.metadata["previous key"].value)
     assert (first.etag("north"), first.pointer("north")) == before
+
+
+def test_a_key_that_changes_under_a_running_job_is_picked_up_by_its_next_session(
+    partners: tuple[TestPartner, TestPartner], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = partners
+    versions: list[str] = []
+    prove = PartnerSessions.prove
+
+    def prove_then_rotate(self: PartnerSessions, statement: str) -> None:
+        prove(self, statement)
+        self._pool.dispose()  # the first session ends; whoever comes next opens another, with the old key
+        versions.append(first.rotate())
+
+    monkeypatch.setattr(PartnerSessions, "prove", prove_then_rotate)
+    assert run_partner(instance, first).success
+    pointer = first.pointer("north")
+    assert pointer is not None and [pointer.secret_version_id] == versions
 
 
 @pytest.mark.usefixtures("quick_retries")
