@@ -82,6 +82,31 @@ def test_the_checks_say_which_of_them_keep_a_roster_from_being_published(page: P
     page.screenshot(path=SCREENSHOTS / "checks.png")
 
 
+def test_a_partners_connection_shows_who_connects_with_which_key(page: Page) -> None:
+    page.goto("/assets/credentials/edu_connection?view=partitions&partition=cascade")
+    expect(page.get_by_text("key fingerprint").first).to_be_visible()
+    expect(page.get_by_text("previous key fingerprint").first).to_be_visible()  # the demo rotated it
+    page.screenshot(path=SCREENSHOTS / "connection.png")
+
+
+def test_the_sensors_tick_by_themselves(page: Page) -> None:
+    page.goto("/automation")
+    for name in ("edu_credentials_rotated_sensor", "partner_tenants_sync_sensor", "run_outcome_event_sensor"):
+        expect(page.get_by_text(name).first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "automation.png")
+    page.goto("/locations/runway_pipelines/sensors/edu_credentials_rotated_sensor")
+    expect(page.get_by_text(re.compile(r"\d+ runs? requested")).first).to_be_visible()  # the first sight of partners
+    page.screenshot(path=SCREENSHOTS / "rotation-sensor.png")
+
+
+def test_the_identity_is_a_graph_of_ops(page: Page) -> None:
+    page.goto("/locations/runway_pipelines/jobs/library_identity_job")
+    page.screenshot(path=SCREENSHOTS / "identity-job.png")
+    page.goto("/assets/identity/library_identity")
+    expect(page.get_by_text("rows_resolved").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "identity.png")
+
+
 def test_one_partners_districts_are_filtered_selected_and_materialized(page: Page) -> None:
     page.goto("/assets/rosters/cross_year_roster")
     page.get_by_role("button", name="Materialize").first.click()
