@@ -1,9 +1,12 @@
-# Everything runs from a virtual environment in .venv, built from requirements.lock (pinned, hashed).
+# Everything runs from a virtual environment in .venv, built from requirements-dev.lock (pinned, hashed);
+# requirements.lock is the part of it that the image runs with.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 SETUP  := $(VENV)/.set-up
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header
 export DAGSTER_DISABLE_TELEMETRY := yes
 
 .PHONY: help setup run dev test test-browser lint types contracts validate check bench lock clean
@@ -13,11 +16,11 @@ help: ## List the commands
 
 setup: $(SETUP) ## Build the virtual environment (once; again only when the lock changes)
 
-$(SETUP): requirements.lock pyproject.toml
+$(SETUP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}: say make PYTHON=python3.11")'
-	@echo "Setting up $(VENV) from requirements.lock: a minute or two, once."
+	@echo "Setting up $(VENV) from requirements-dev.lock: a minute or two, once."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(SETUP)
 
@@ -52,9 +55,9 @@ check: lint types contracts validate test ## All of the above
 bench: setup ## Run the benchmarks, each beside a peer or a floor
 	$(BIN)/python -m benchmarks
 
-lock: setup ## Compile requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header \
-		--extra local --extra dev pyproject.toml --output-file requirements.lock
+lock: setup ## Compile both locks anew from pyproject.toml
+	$(COMPILE) --extra api --extra mongo --extra redis pyproject.toml --output-file requirements.lock
+	$(COMPILE) --all-extras --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
 
 clean: ## Remove the virtual environment and the embedded stack's state
 	rm -rf $(VENV) .runway
