@@ -14,9 +14,17 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from runway_pipelines.errors import LmlError, Permanent
-from runway_pipelines.identity.verdicts import Answer, ArtistIds, Kind, Library, Provenance, Track, Verdict
+from runway_pipelines.identity.verdicts import (
+    TRACKS_CONTRACT_VERSION,
+    Answer,
+    ArtistIds,
+    Kind,
+    Library,
+    Provenance,
+    Track,
+    Verdict,
+)
 
-TRACKS_CONTRACT_VERSION = 1
 # In characters. The schema sets no limit; but Postgres indexes no text of more than 2,704 bytes, so hardly a title or a
 # name in the catalogue that a track could belong to is longer, and no service's ids come near it.
 LONGEST_TEXT = 2_000

@@ -79,6 +79,11 @@ class Counts:
         }
 
 
+def skipped(libraries: int, skip: Skip) -> Counts:
+    """Libraries that all ended without a verdict, for one reason."""
+    return Counts(scanned=libraries, rows_skipped=Counter({skip: libraries}))
+
+
 def total(counts: Iterable[Counts]) -> Counts:
     """All of them together."""
     merged = Counts()

@@ -8,10 +8,10 @@ memory is that of the batches in flight, however large the catalogue.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore, Event, Lock
 from typing import Any, Protocol
 
 from runway_pipelines.errors import (
@@ -24,8 +24,10 @@ from runway_pipelines.errors import (
     Unavailable,
 )
 from runway_pipelines.identity.answers import parse_answer
-from runway_pipelines.identity.counts import Counts, Skip
+from runway_pipelines.identity.counts import Counts, Skip, skipped
+from runway_pipelines.identity.transactions import is_locked
 from runway_pipelines.identity.verdicts import Answer, Library
+from runway_pipelines.identity.writer import NotWritten
 from runway_pipelines.resources.lml import LmlPart, LmlService
 
 # A line in the run's log for every so many libraries.
@@ -46,39 +48,68 @@ class Circuit:
     """Whether it makes sense to go on asking; shared by all threads and shards of a run.
 
     It opens for good when LML refuses us, the catalogue cannot be written, or ``most_failed_batches`` failed in a row.
+    ``opened`` ends whoever waits for another attempt.
     """
 
     most_failed_batches: int
     failure: RunwayError | None = None
+    opened: Event = field(default_factory=Event, repr=False)
     _failed_in_a_row: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     @property
     def is_open(self) -> bool:
         """Whether nothing is asked any more."""
-        return self.failure is not None
+        return self.opened.is_set()
 
     def stop(self, failure: RunwayError) -> None:
         """Open it; the first reason stays."""
         with self._lock:
-            self.failure = self.failure or failure
+            self._open(failure)
 
     def answered(self) -> None:
-        """A batch was answered."""
+        """A batch was answered, and its answer taken."""
         with self._lock:
             self._failed_in_a_row = 0
 
     def failed(self, error: RunwayError) -> None:
-        """A batch was not answered."""
+        """A batch was not answered, or its answer not taken."""
         with self._lock:
             self._failed_in_a_row += 1
-            if self._failed_in_a_row >= self.most_failed_batches and self.failure is None:
-                self.failure = Unavailable(
-                    expected=error.expected,
-                    came=f"{self._failed_in_a_row} failed batches in a row, the last with {error.came}",
-                    remedy=f"{error.remedy}; then run again: what was written stays, what is left is taken up",
-                    code=error.code,
+            if self._failed_in_a_row >= self.most_failed_batches:
+                self._open(
+                    Unavailable(
+                        expected=error.expected,
+                        came=f"{self._failed_in_a_row} failed batches in a row, the last with {error.came}",
+                        remedy=f"{error.remedy}; then run again: what was written stays, what is left is taken up",
+                        code=error.code,
+                    )
                 )
+
+    def _open(self, failure: RunwayError) -> None:
+        self.failure = self.failure or failure
+        self.opened.set()
+
+
+@dataclass
+class _Batch:
+    """What became of a batch so far; ``failure`` is its newest trouble."""
+
+    counts: Counts = field(default_factory=Counts)
+    is_answered: bool = False
+    failure: RunwayError | None = None
+    refused_inputs: int = 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether LML refuses whatever it is asked, one by one."""
+        return self.refused_inputs >= TELLING and not self.is_answered
+
+
+class Write(Protocol):
+    """`writer.write` or `writer.plan`, bound to the catalogue."""
+
+    def __call__(self, answer: Answer, *, stopped: Event) -> Counts: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +117,7 @@ class Resolver:
     """Asks, checks and writes. ``write`` (in a dry run: plans) takes a checked answer and counts what became of it."""
 
     lml: LmlService
-    write: Callable[[Answer], Counts]
+    write: Write
     circuit: Circuit
     log: Log
     calls_in_flight: int
@@ -129,74 +160,85 @@ class Resolver:
         return left
 
     def _batch(self, libraries: Sequence[Library], include_tracks: bool, writing: BoundedSemaphore) -> Counts:
-        counts = Counts()
         if self.circuit.is_open:
-            return counts  # never asked
-        failures: list[RunwayError] = []
-        is_answered, refused_inputs = False, 0
+            return Counts()  # never asked
+        batch = _Batch()
+        parts = self.lml.resolve_halving(libraries, include_tracks=include_tracks, stopped=self.circuit.opened)
         try:
-            for part in self.lml.resolve_halving(libraries, include_tracks=include_tracks):
-                counts.others.update(_effort(part))
-                try:
-                    answer = self._checked(part)
-                except LmlInputRefused as error:
-                    refused_inputs += len(part.libraries)
-                    counts.merge(self._unanswered(part, error, Skip.INVALID_INPUT))
-                    if refused_inputs == TELLING and not is_answered:
-                        failures.append(error)
-                        break
-                except RunwayError as error:
-                    failures.append(error)
-                    counts.merge(self._unanswered(part, error, Skip.LML_ERROR))
-                else:
-                    written = self._written(answer, len(part.libraries), writing)
-                    counts.merge(written)
-                    if len(part.libraries) >= TELLING and not answer.verdicts:
-                        failures.append(_nothing_believed(len(part.libraries)))
-                    elif TELLING <= len(answer.verdicts) == written.rows_skipped[Skip.WRITER_ERROR]:
-                        failures.append(_all_refused(len(answer.verdicts)))
-                    else:
-                        is_answered = True
-                if self.circuit.is_open:
+            for part in parts:
+                self._take(part, batch, writing)
+                if self.circuit.is_open or batch.is_hopeless:
                     break
-        except (LmlRefused, ConfigurationError) as refused:
-            counts.others["lml_total_calls"] += isinstance(refused, LmlRefused)
-            self.circuit.stop(refused)
-        if is_answered:
+        except ConfigurationError as error:
+            self.circuit.stop(error)
+        if batch.is_answered:
             self.circuit.answered()
-        elif failures:
-            self.circuit.failed(failures[-1])
+        elif batch.failure is not None:
+            self.circuit.failed(batch.failure)
+        if not batch.counts.others["lml_total_calls"]:
+            return Counts()  # stopped before the first call
         # Libraries whose part was never reached were in flight all the same.
-        counts.merge(_skipped(len(libraries) - counts.scanned, Skip.LML_ERROR))
-        return counts
+        batch.counts.merge(skipped(len(libraries) - batch.counts.scanned, Skip.LML_ERROR))
+        return batch.counts
 
-    def _checked(self, part: LmlPart) -> Answer:
-        if isinstance(part.outcome, LmlError):
-            raise part.outcome
-        return parse_answer(part.outcome, part.libraries)
+    def _take(self, part: LmlPart, batch: _Batch, writing: BoundedSemaphore) -> None:
+        """Believe and write a part, or count why not."""
+        batch.counts.others.update(_effort(part))
+        try:
+            if isinstance(part.outcome, LmlError):
+                raise part.outcome
+            answer = parse_answer(part.outcome, part.libraries)
+        except LmlError as error:
+            self._refuse(part, error, batch)
+        else:
+            self._write(answer, len(part.libraries), batch, writing)
 
-    def _unanswered(self, part: LmlPart, error: RunwayError, skip: Skip) -> Counts:
+    def _refuse(self, part: LmlPart, error: LmlError, batch: _Batch) -> None:
         self.log.warning(f"library {part.libraries[0].library_id} and {len(part.libraries) - 1} more: {error}")
-        return _skipped(len(part.libraries), skip)
+        is_input = isinstance(error, LmlInputRefused)
+        batch.counts.merge(skipped(len(part.libraries), Skip.INVALID_INPUT if is_input else Skip.LML_ERROR))
+        batch.refused_inputs += is_input
+        if isinstance(error, LmlRefused):
+            self.circuit.stop(error)
+        elif not is_input or batch.is_hopeless:
+            batch.failure = error
 
-    def _written(self, answer: Answer, libraries: int, writing: BoundedSemaphore) -> Counts:
-        counts = Counts(
-            others=Counter(
-                {f"lml_cache.{name}": number for name, number in answer.cache_stats.items()}
-                | {"lml_results_malformed": len(answer.malformed), "lml_results_dropped": answer.results_dropped}
-            )
-        )
+    def _write(self, answer: Answer, libraries: int, batch: _Batch, writing: BoundedSemaphore) -> None:
+        self._tell_troubles(answer)
+        batch.counts.others.update(_of_the_answer(answer))
+        try:
+            with writing:
+                written = self.write(answer, stopped=self.circuit.opened)
+        except NotWritten as error:
+            batch.counts.merge(error.counts)
+            if is_locked(error.reason):
+                batch.failure = error.reason
+                self.log.warning(f"{libraries} libraries are not written: {error.reason}")
+            else:
+                self.circuit.stop(error.reason)
+            return
+        batch.counts.merge(written)
+        if libraries >= TELLING and not answer.verdicts:
+            batch.failure = _nothing_believed(libraries)
+        elif TELLING <= len(answer.verdicts) == written.rows_skipped[Skip.WRITER_ERROR]:
+            batch.failure = _all_refused(len(answer.verdicts))
+        else:
+            batch.is_answered = True
+
+    def _tell_troubles(self, answer: Answer) -> None:
         troubles = (("no", answer.missing), ("another's", answer.untrusted), ("a malformed", answer.malformed))
         for what, ids in troubles:
             if ids:
                 self.log.warning(f"LML gave {what} result for {len(ids)} libraries, such as {ids[0]}: not believed")
-        try:
-            with writing:
-                counts.merge(self.write(answer))
-        except RunwayError as error:
-            self.circuit.stop(error)
-            counts.merge(_skipped(libraries, Skip.WRITER_ERROR))
-        return counts
+
+
+def _of_the_answer(answer: Answer) -> Counter[str]:
+    """What is counted of an answer in units of its own; counters of LML's cache may be fractions."""
+    counted: Counter[str] = Counter(
+        lml_results_malformed=len(answer.malformed), lml_results_dropped=answer.results_dropped
+    )
+    counted.update({f"lml_cache.{name}": number for name, number in answer.cache_stats.items()})  # type: ignore[misc]
+    return counted
 
 
 def _effort(part: LmlPart) -> Counter[str]:
@@ -222,10 +264,6 @@ def _all_refused(libraries: int) -> RunwayError:
         came=f"a refusal of each of {libraries}",
         remedy="compare the catalogue's tables with the library identity contract, section 5",
     )
-
-
-def _skipped(libraries: int, skip: Skip) -> Counts:
-    return Counts(scanned=libraries, rows_skipped=Counter({skip: libraries}))
 
 
 def _as_ours(error: BaseException) -> RunwayError:

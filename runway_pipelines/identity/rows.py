@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from runway_pipelines.identity.counts import Counts, Skip
-from runway_pipelines.identity.verdicts import Answer, Kind, Provenance, Track, Verdict
+from runway_pipelines.identity.verdicts import TRACKS_CONTRACT_VERSION, Answer, Kind, Provenance, Track, Verdict
 
-TRACKS_CONTRACT_VERSION = 1
 LONGEST_POSITION = 20
 
 # method: the confidences that its provenance may have, both ends included.

@@ -1,7 +1,7 @@
 """What resolving the library's identity speaks to: the one resource of its ops."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
+from threading import Event
 from typing import Any
 
 import dagster as dg
@@ -11,7 +11,7 @@ from runway_pipelines.identity.counts import Counts, total
 from runway_pipelines.identity.health import IdentityHealth, identity_health
 from runway_pipelines.identity.migration import require_columns
 from runway_pipelines.identity.options import IdentityOptions
-from runway_pipelines.identity.resolution import Circuit, Log, Resolver
+from runway_pipelines.identity.resolution import Circuit, Log, Resolver, Write
 from runway_pipelines.identity.selection import Cohort, Selection, count, pages
 from runway_pipelines.identity.statements import NOTES
 from runway_pipelines.identity.verdicts import Answer
@@ -70,7 +70,7 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
         """What the catalogue says of its identity now."""
         return identity_health(self.catalogue.connection, self.catalogue_schema, fresh_since=fresh_since, notes=NOTES)
 
-    def _writer(self, options: IdentityOptions, log: Log) -> Callable[[Answer], Counts]:
+    def _writer(self, options: IdentityOptions, log: Log) -> Write:
         def on_refusal(library_id: int, reason: str) -> None:
             log.warning(f"library {library_id} is quarantined, the database refuses it: {reason}")
 
@@ -80,9 +80,14 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
             "on_refusal": on_refusal,
         }
         connections = self.catalogue.connection
-        if options.dry_run:
-            return lambda answer: plan(connections, answer, **shared)
-        return lambda answer: write(connections, answer, now=datetime.now(UTC), **shared)
+
+        def planned(answer: Answer, *, stopped: Event) -> Counts:
+            return plan(connections, answer, stopped=stopped, **shared)
+
+        def written(answer: Answer, *, stopped: Event) -> Counts:
+            return write(connections, answer, now=datetime.now(UTC), stopped=stopped, **shared)
+
+        return planned if options.dry_run else written
 
     def _selection(self, options: IdentityOptions, as_of: datetime, shard: int, shards: int) -> Selection:
         return Selection(

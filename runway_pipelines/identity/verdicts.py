@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+# The version of the tracks' part of an answer that we can read.
+TRACKS_CONTRACT_VERSION = 1
+
 
 class Kind(StrEnum):
     """What a library is."""

@@ -17,12 +17,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from threading import Event
 from typing import Any, NamedTuple
 
 from psycopg import Connection, sql
 
-from runway_pipelines.errors import Unavailable
-from runway_pipelines.identity.counts import Counts, Skip
+from runway_pipelines.errors import RunwayError, Unavailable
+from runway_pipelines.identity.counts import Counts, Skip, skipped
 from runway_pipelines.identity.folding import fold_artist_name
 from runway_pipelines.identity.rows import BatchRows, MainRow, TrackRow, batch_rows, is_storable, unanswered
 from runway_pipelines.identity.statements import Statements, artists_named, statements
@@ -31,6 +32,15 @@ from runway_pipelines.identity.verdicts import Answer, Verdict
 
 # Called with the id of a quarantined library and the reason, which quotes no row.
 OnRefusal = Callable[[int, str], None]
+
+
+class NotWritten(Exception):
+    """An answer could not be written to its end: ``reason`` says why, ``counts`` accounts for all of its libraries."""
+
+    def __init__(self, counts: Counts, reason: RunwayError) -> None:
+        self.counts = counts
+        self.reason = reason
+        super().__init__(str(reason))
 
 
 class _Standing(NamedTuple):
@@ -50,18 +60,20 @@ def write(
     has_artist_columns: bool,
     now: datetime,
     on_refusal: OnRefusal | None = None,
+    stopped: Event | None = None,
 ) -> Counts:
     """Write an answer's verdicts, on distinct libraries, and count all of its libraries.
 
-    Raises what `in_transaction` raises, except `Refused`: when the database refuses the batch, it is halved until the
-    library that it refuses stands alone; that one is not written, and counts as `writer_error`.
+    When the database refuses the batch, it is halved until the library that it refuses stands alone; that one is not
+    written, and counts as `writer_error`. What else `in_transaction` raises ends the answer: `NotWritten` is raised,
+    and what is not written counts as `writer_error`.
     """
     batch = statements(schema, has_artist_columns)
 
     def work(connection: Connection[Any], rows: BatchRows) -> Counts:
         return _write(connection, schema, batch, rows, now)
 
-    return _in_parts(connections, answer, work, read_only=False, on_refusal=on_refusal)
+    return _in_parts(connections, answer, work, read_only=False, on_refusal=on_refusal, stopped=stopped)
 
 
 def plan(
@@ -71,6 +83,7 @@ def plan(
     schema: str,
     has_artist_columns: bool,
     on_refusal: OnRefusal | None = None,
+    stopped: Event | None = None,
 ) -> Counts:
     """What `write` would count, from reading alone; what only writing can show (a constraint) is not seen."""
     batch = statements(schema, has_artist_columns)
@@ -78,7 +91,7 @@ def plan(
     def work(connection: Connection[Any], rows: BatchRows) -> Counts:
         return _plan(connection, schema, batch, rows)
 
-    return _in_parts(connections, answer, work, read_only=True, on_refusal=on_refusal)
+    return _in_parts(connections, answer, work, read_only=True, on_refusal=on_refusal, stopped=stopped)
 
 
 def _in_parts(
@@ -88,12 +101,13 @@ def _in_parts(
     *,
     read_only: bool,
     on_refusal: OnRefusal | None,
+    stopped: Event | None,
 ) -> Counts:
     """The batch in one transaction; halves of it, and halves of these, where the database refuses."""
     counts = unanswered(answer)
 
     def quarantine(verdict: Verdict, reason: str) -> None:
-        counts.merge(Counts(scanned=1, rows_skipped=Counter({Skip.WRITER_ERROR: 1})))
+        counts.merge(skipped(1, Skip.WRITER_ERROR))
         if on_refusal is not None:
             on_refusal(verdict.library_id, reason)
 
@@ -107,7 +121,18 @@ def _in_parts(
     while parts:
         part = parts.pop()
         try:
-            counts.merge(_one_transaction(connections, part, version, work, read_only=read_only))
+            # The rows, with their counts, are made anew for each attempt.
+            counts.merge(
+                in_transaction(
+                    connections,
+                    lambda connection, part=part: work(connection, batch_rows(part, version)),  # type: ignore[misc]
+                    read_only=read_only,
+                    stopped=stopped,
+                )
+            )
+        except RunwayError as error:
+            counts.merge(skipped(len(part) + sum(map(len, parts)), Skip.WRITER_ERROR))
+            raise NotWritten(counts, error) from None
         except Refused as refused:
             if len(part) == 1:
                 quarantine(part[0], refused.reason)
@@ -115,18 +140,6 @@ def _in_parts(
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]
     return counts
-
-
-def _one_transaction(
-    connections: Connections,
-    verdicts: Sequence[Verdict],
-    version: int | None,
-    work: Callable[[Connection[Any], BatchRows], Counts],
-    *,
-    read_only: bool,
-) -> Counts:
-    # The rows, with their counts, are made anew for each attempt.
-    return in_transaction(connections, lambda c: work(c, batch_rows(verdicts, version)), read_only=read_only)
 
 
 def _write(connection: Connection[Any], schema: str, batch: Statements, rows: BatchRows, now: datetime) -> Counts:

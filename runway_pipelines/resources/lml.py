@@ -1,52 +1,51 @@
 """LML, the library metadata lookup service (library identity contract, section 1): calls, their retries, and halving.
 
-What belongs here ends with the decoded JSON document; whether it is an answer is `identity/answers.py`'s affair. The
-circuit (how many batches may fail in a row) is the pipeline's. ``httpx`` is imported at the first call: it costs half a
-second, which the code server never needs.
+What is sent and what an answer's status means is `lml_protocol.py`'s. The circuit (how many batches may fail in a row)
+is the pipeline's. ``httpx`` is imported at the first call: it costs half a second, which the code server never needs.
 """
 
 from __future__ import annotations
 
-import email.utils
-import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import orjson
 from pydantic import Field, PrivateAttr
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
-
-from runway_pipelines.errors import (
-    ConfigurationError,
-    LmlBatchRefused,
-    LmlError,
-    LmlInputRefused,
-    LmlRefused,
-    LmlUnavailable,
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    wait_random_exponential,
 )
+
+from runway_pipelines.errors import ConfigurationError, LmlBatchRefused, LmlError, LmlUnavailable
 from runway_pipelines.identity.verdicts import Library
+from runway_pipelines.resources.lml_protocol import (
+    decoded,
+    endpoint_url,
+    halving,
+    refusal,
+    request_body,
+    unavailable,
+    unusable_url,
+)
 
 if TYPE_CHECKING:
     import httpx
 
-RESOLVE_PATH = "/api/v1/identity/bulk-resolve-libraries"
-MOST_INPUTS = 1000
 # 1,000 compilations of 30 tracks each are 9 MB.
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
 # Longer than a batch takes to be written, so that the next call finds the connection open.
 KEEP_ALIVE_SECONDS = 60
 
-Answered = TypeVar("Answered")
-
-_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 _KEY = re.compile(r"[!-~]+")
 
 
@@ -74,8 +73,8 @@ class LmlReply:
 class LmlPart:
     """What halving left of a batch (without trouble: all of it), with LML's JSON object or why there is none.
 
-    A lone library with `LmlInputRefused` is the offending input. ``effort`` is that since the part before, the refused
-    calls that led here with it: a batch's parts add up to all of its calls.
+    A lone library with `LmlInputRefused` is the offending input; after `LmlRefused` no part follows. ``effort`` is that
+    since the part before, the refused calls that led here with it: a batch's parts add up to all of its calls.
     """
 
     libraries: tuple[Library, ...]
@@ -131,30 +130,43 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         effort = Effort()
         return LmlReply(self._document(libraries, include_tracks, effort), effort)
 
-    def resolve_halving(self, libraries: Sequence[Library], *, include_tracks: bool) -> Iterator[LmlPart]:
+    def resolve_halving(
+        self, libraries: Sequence[Library], *, include_tracks: bool, stopped: Event | None = None
+    ) -> Iterator[LmlPart]:
         """Ask about libraries; what LML refuses is halved until the offending input stands alone.
 
         Parts come in the order of the libraries, each asked when the one before has been consumed, so that a caller may
-        stop in between. Raises `LmlRefused` and `ConfigurationError`, for every part would meet them; any other failure
-        is its part's outcome.
+        stop in between; once ``stopped`` is set, nothing is asked again. A failure is its part's outcome; only
+        `ConfigurationError` is raised.
         """
         effort = Effort()
-        parts = halving(tuple(libraries), lambda part: self._document(part, include_tracks, effort))
+        parts = halving(tuple(libraries), lambda part: self._document(part, include_tracks, effort, stopped))
         for part, outcome in parts:
             yield LmlPart(part, outcome, effort)
             effort = Effort()
 
-    def _document(self, libraries: Sequence[Library], include_tracks: bool, effort: Effort) -> Mapping[str, Any]:
+    def _document(
+        self, libraries: Sequence[Library], include_tracks: bool, effort: Effort, stopped: Event | None = None
+    ) -> Mapping[str, Any]:
         body = request_body(libraries, include_tracks=include_tracks)
+        stopped = stopped or Event()
+        before = effort.calls
+
+        def attempt() -> Mapping[str, Any]:
+            # Somebody else's failure ends the waiting for a retry, which would only meet it again.
+            if effort.calls > before and stopped.is_set():
+                raise _stopped()
+            return self._call(body, effort)
+
         retrying = Retrying(
             retry=retry_if_exception_type(LmlUnavailable),
             stop=stop_after_attempt(self.attempts),
             wait=self._wait,
+            sleep=sleep_using_event(stopped),
             reraise=True,
         )
-        before = effort.calls
         try:
-            return retrying(self._call, body, effort)  # type: ignore[no-any-return]
+            return retrying(attempt)  # type: ignore[no-any-return]
         finally:
             effort.retries += max(effort.calls - before - 1, 0)
 
@@ -189,9 +201,9 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         except httpx.TimeoutException as error:
             raise self._timed_out(type(error).__name__) from None
         except httpx.InvalidURL:
-            raise _unusable_url() from None
+            raise unusable_url() from None
         except httpx.RequestError as error:
-            raise _unavailable(None, f"{type(error).__name__} ({_first_cause(error)})") from None
+            raise unavailable(None, f"{type(error).__name__} ({_first_cause(error)})") from None
 
     def _read(self, chunks: Iterator[bytes]) -> bytes:
         """All of an answer, bounded in size and time: a timeout of the socket bounds only the wait for each chunk."""
@@ -211,7 +223,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         return bytes(body)
 
     def _timed_out(self, how: str) -> LmlUnavailable:
-        return _unavailable(None, f"no answer within {self.timeout_seconds:g} s ({how})")
+        return unavailable(None, f"no answer within {self.timeout_seconds:g} s ({how})")
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
@@ -255,150 +267,12 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
             ) from None
 
 
-def endpoint_url(base_url: str | None) -> str:
-    """Where the bulk lookup is; ``base_url`` may end in ``/api/v1`` or ``/``. Raises `ConfigurationError`."""
-    if not base_url:
-        raise ConfigurationError(
-            expected="the variable LIBRARY_METADATA_URL", came="no value", remedy="set it to where LML is"
-        )
-    try:
-        parts = urlsplit(base_url)
-        _ = parts.port  # reading it validates it
-    except ValueError:
-        raise _unusable_url() from None
-    # httpx would make a user in the URL an Authorization of its own.
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in base_url:
-        raise _unusable_url()
-    return base_url.rstrip("/").removesuffix("/api/v1").rstrip("/") + RESOLVE_PATH
-
-
-def request_body(libraries: Sequence[Library], *, include_tracks: bool) -> bytes:
-    """The request's JSON; raises `ConfigurationError` for a batch that LML does not take."""
-    if not 1 <= len(libraries) <= MOST_INPUTS:
-        raise ConfigurationError(
-            expected=f"1 to {MOST_INPUTS} libraries a call",
-            came=str(len(libraries)),
-            remedy=f"set the batch size within 1 and {MOST_INPUTS}",
-        )
-    inputs = [
-        {
-            "library_id": library.library_id,
-            "legacy_release_id": library.legacy_release_id,
-            "artist_name": library.artist_name,
-            "album_title": library.album_title,
-        }
-        for library in libraries
-    ]
-    return orjson.dumps({"inputs": inputs, "include_tracks": include_tracks})
-
-
-def decoded(body: bytes) -> Mapping[str, Any]:
-    """An answer's JSON object.
-
-    What is none is `LmlUnavailable`: with status 200 it is a body that was cut where nothing says its length, or the
-    page of something in between, and both pass. What only orjson refuses (NaN, an unpaired surrogate) is decoded by the
-    standard library, so that one bad value costs one library instead of its whole batch. An integer beyond 64 bits
-    becomes a float, which is no id.
-    """
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):
-            raise _undecodable("bytes that are no JSON") from None
-    if not isinstance(document, dict):
-        raise _undecodable("JSON that is no object")
-    return document
-
-
-def refusal(status: int, retry_after: str | None, now: datetime) -> LmlError:
-    """The error for an answer that is not 200, by its status alone."""
-    if status >= 500 or status == 429:
-        return _unavailable(status, f"HTTP {status}", retry_after_seconds(retry_after, now))
-    if status in (401, 403):
-        return LmlRefused(
-            status=status,
-            expected="LML to let us in",
-            came=f"HTTP {status}",
-            remedy="set LML_API_KEY to a key that LML accepts, then run again",
-        )
-    if status in (413, 422):
-        return LmlInputRefused(
-            status=status,
-            expected="LML to take these inputs",
-            came=f"HTTP {status}",
-            remedy="look at the library that was skipped: its artist and title in the catalogue",
-        )
-    return LmlBatchRefused(
-        status=status,
+def _stopped() -> LmlError:
+    return LmlError(
+        status=None,
         expected="LML to answer",
-        came=f"HTTP {status}",
-        remedy="see that LIBRARY_METADATA_URL is LML's and that LML speaks the contract's version",
-    )
-
-
-def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """What a ``Retry-After`` asks for, given as seconds or as a date; None where it says nothing."""
-    if value is None:
-        return None
-    if _SECONDS.fullmatch(value):
-        return float(value)
-    try:
-        until = email.utils.parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    return max(((until if until.tzinfo else until.replace(tzinfo=UTC)) - now).total_seconds(), 0.0)
-
-
-def halving(
-    batch: tuple[Library, ...], ask: Callable[[tuple[Library, ...]], Answered]
-) -> Iterator[tuple[tuple[Library, ...], Answered | LmlError]]:
-    """Ask about a batch, about its halves where LML refuses the inputs, and so on: every library is in one part.
-
-    k offending inputs among n cost about 2 k log2(n) calls. Only `LmlRefused` is raised.
-    """
-    waiting = [batch]
-    while waiting:
-        part = waiting.pop()
-        outcome: Answered | LmlError
-        try:
-            outcome = ask(part)
-        except LmlInputRefused as refused:
-            if len(part) > 1:
-                middle = len(part) // 2
-                waiting += [part[middle:], part[:middle]]
-                continue
-            outcome = refused
-        except (LmlUnavailable, LmlBatchRefused) as failed:
-            outcome = failed
-        yield part, outcome
-
-
-def _unavailable(status: int | None, came: str, retry_after: float | None = None) -> LmlUnavailable:
-    return LmlUnavailable(
-        status=status,
-        expected="LML to answer",
-        came=came,
-        remedy="try again; if it stays, see whether LML is up and LIBRARY_METADATA_URL is right",
-        retry_after=retry_after,
-    )
-
-
-def _undecodable(came: str) -> LmlUnavailable:
-    return LmlUnavailable(
-        status=200,
-        expected="a JSON object from LML",
-        came=came,
-        remedy="try again; if it stays, see what answers at LIBRARY_METADATA_URL",
-    )
-
-
-def _unusable_url() -> ConfigurationError:
-    return ConfigurationError(
-        expected="LIBRARY_METADATA_URL to be http or https with a host, without a user, a query or a fragment",
-        came="something else",
-        remedy="set it to where LML is",
+        came="the end of the run before it was asked again",
+        remedy="run again: what is left is taken up",
     )
 
 

@@ -19,10 +19,10 @@ import pytest
 
 from runway_pipelines.errors import Unavailable
 from runway_pipelines.identity import transactions
-from runway_pipelines.identity.counts import Counts, Skip
+from runway_pipelines.identity.counts import Counts, Skip, skipped
 from runway_pipelines.identity.transactions import Connections
 from runway_pipelines.identity.verdicts import Verdict
-from runway_pipelines.identity.writer import write
+from runway_pipelines.identity.writer import NotWritten, write
 from runway_pipelines.local.postgres_server import start_postgres
 from runway_pipelines.local.stack import EmbeddedStack
 from tests.integration.identity_world import (
@@ -292,8 +292,10 @@ def test_a_server_that_is_away_for_good_ends_the_writing(world: TestCatalogue, m
     monkeypatch.setattr(transactions, "ATTEMPTS", 3)
     monkeypatch.setattr(transactions, "_LONGEST_WAIT_SECONDS", 0.01)
     away = world.database.model_copy(update={"port": 1})
-    with pytest.raises(Unavailable):
-        put(world, single(1), connections=away.connection)
+    with pytest.raises(NotWritten) as ended:
+        put(world, single(1), unresolved(2), connections=away.connection)
+    assert isinstance(ended.value.reason, Unavailable)
+    assert ended.value.counts.document() == skipped(2, Skip.WRITER_ERROR).document()
 
 
 def test_a_server_that_crashes_and_recovers_in_the_middle_costs_nothing(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from runway_pipelines.errors import Permanent
-from runway_pipelines.identity.counts import Counts, Skip
+from runway_pipelines.identity.counts import Counts, Skip, skipped
 from runway_pipelines.identity.verdicts import Answer, Verdict
-from runway_pipelines.identity.writer import plan, write
+from runway_pipelines.identity.writer import NotWritten, plan, write
 from runway_pipelines.local.stack import EmbeddedStack
 from tests.integration.identity_world import (
     NOW,
@@ -546,6 +546,8 @@ class TestQuarantine:
     def test_a_missing_right_or_table_stops_everything(self, world: TestCatalogue) -> None:
         world.library(1)
         world.execute("alter table library_identity_source rename to elsewhere")
-        with pytest.raises(Permanent, match="library identity contract"):
+        with pytest.raises(NotWritten, match="library identity contract") as ended:
             self.refused(world, answer(single(1), single(2)))
+        assert isinstance(ended.value.reason, Permanent)
+        assert ended.value.counts.document() == skipped(2, Skip.WRITER_ERROR).document()
         assert world.rows("library_identity") == []

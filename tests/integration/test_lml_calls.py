@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import dagster as dg
@@ -239,9 +240,37 @@ def test_who_is_not_let_in_does_not_ask_again(status: int, lml: LmlControl, serv
     error = failure(service)
     assert isinstance(error, LmlRefused)
     assert (error.status, error.retryable) == (status, False)
-    with pytest.raises(LmlRefused):
-        halved(service)
+    (refused,) = halved(service)
+    assert isinstance(refused.outcome, LmlRefused)
+    assert refused.effort.calls == 1
     assert len(lml.calls) == 2
+
+
+def test_who_is_refused_in_the_middle_of_a_batch_says_what_it_cost(lml: LmlControl, service: LmlService) -> None:
+    lml.script(Rule(fault="status", status=422, more_than=2), Rule(fault="status", status=401, library_ids=(3,)))
+    first, refused = halved(service, LIBRARIES[:4])
+    assert ids(first) == [1, 2]
+    assert isinstance(refused.outcome, LmlRefused)
+    assert first.effort.calls + refused.effort.calls == len(lml.calls) == 3
+    lml.script(Rule(fault="status", status=422, more_than=1), Rule(fault="status", status=401, library_ids=(1,)))
+    assert len(halved(service, LIBRARIES[:4])) == 1, "after the refusal nothing is asked any more"
+
+
+def test_a_run_that_stops_ends_the_waiting_for_a_retry(lml: LmlControl, make_service: MakeService) -> None:
+    lml.script(Rule(fault="status", status=503, retry_after="60"))
+    stopped = Event()
+    waiting = make_service(lml.url, attempts=5)
+    with ThreadPoolExecutor(1) as thread:
+        parts = thread.submit(lambda: list(waiting.resolve_halving(ONE, include_tracks=False, stopped=stopped)))
+        while not lml.calls:
+            time.sleep(0.01)
+        time.sleep(0.2)  # the answer is read, and the minute begins
+        started = time.monotonic()
+        stopped.set()
+        (part,) = parts.result(timeout=30)
+    assert time.monotonic() - started < 5
+    assert isinstance(part.outcome, LmlError)
+    assert (part.effort.calls, len(lml.calls)) == (1, 1)
 
 
 @pytest.mark.parametrize("status", [413, 422])
