@@ -11,6 +11,7 @@ import dagster as dg
 from runway_pipelines.credentials.trial import Trial
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.partner_tenants.partitions import PARTNERS
+from runway_pipelines.run_outcomes.outcomes import CODE, SECRET_VERSION_ID
 
 EDU_CONNECTION = dg.AssetKey(["credentials", "edu_connection"])
 CAN_CONNECT = dg.AssetCheckKey(EDU_CONNECTION, "can_connect")
@@ -64,7 +65,7 @@ def events_of_trial(instance: dg.DagsterInstance, trial: Trial, key_age_warning_
         severity=dg.AssetCheckSeverity.ERROR,
         blocking=True,
         description=f"{trial.error} The previous key: {trial.previous_key}." if trial.error else None,
-        metadata=metadata | ({"code": trial.code} if trial.code else {}),
+        metadata=metadata | ({CODE: trial.code} if trial.code else {}),
         partition=trial.partner_id,
         target_materialization_data=target,
     )
@@ -86,7 +87,7 @@ def connection_metadata(trial: Trial) -> _Metadata:
     """Who connects where with which key; never the key."""
     metadata: _Metadata = {"previous key": trial.previous_key}
     if trial.version_id:
-        metadata["secret version id"] = trial.version_id
+        metadata[SECRET_VERSION_ID] = trial.version_id
     if connection := trial.connection:
         metadata |= {
             "account": connection.account,

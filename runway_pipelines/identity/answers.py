@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -31,6 +32,9 @@ LONGEST_TEXT = 2_000
 LARGEST_INTEGER = 2**31 - 1
 # Below it, float4 cannot tell a number from zero, and Postgres refuses it.
 SMALLEST_CONFIDENCE = 1e-37
+# Each becomes a count of its own in the run's metadata.
+MOST_STATISTICS = 20
+LONGEST_STATISTIC_NAME = 50
 # Beyond it a JSON number is no exact count, and the sum over a run might not fit 64 bits.
 LARGEST_STATISTIC = 2**53
 
@@ -154,14 +158,15 @@ def _tracks_contract_version(value: object) -> int | None:
 
 
 def _statistics(cache_stats: object) -> dict[str, float]:
-    """The entries that can be added up; whatever else comes is no reason to refuse the answer."""
+    """The first entries that can be added up; whatever else comes is no reason to refuse the answer."""
     if not isinstance(cache_stats, dict):
         return {}
-    return {name: number for name, number in cache_stats.items() if _is_text(name) and _is_statistic(number)}
+    numbers = ((name, number) for name, number in cache_stats.items() if _is_name(name) and _is_statistic(number))
+    return dict(islice(numbers, MOST_STATISTICS))
 
 
-def _is_text(name: object) -> bool:
-    return isinstance(name, str) and not _LONE_SURROGATE.search(name)
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and len(name) <= LONGEST_STATISTIC_NAME and not _LONE_SURROGATE.search(name)
 
 
 def _is_statistic(number: object) -> bool:

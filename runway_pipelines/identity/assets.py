@@ -17,6 +17,7 @@ from runway_pipelines.identity.counts import Counts, dry_run_document, total
 from runway_pipelines.identity.health import IdentityHealth
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.services import IdentityServices
+from runway_pipelines.run_outcomes.outcomes import OUTCOMES
 
 LIBRARY_IDENTITY = dg.AssetKey(["identity", "library_identity"])
 LIBRARY_IDENTITY_SOURCE = dg.AssetKey(["identity", "library_identity_source"])
@@ -24,6 +25,8 @@ COMPILATION_TRACK_ARTIST = dg.AssetKey(["identity", "compilation_track_artist"])
 GRAPH = "library_identity_graph"
 OWNERS = ["team:runway-data"]
 COUNTS = "counts for machines"
+# Of fewer answers a share says little: three of five unresolved are a quiet night.
+FEWEST_ANSWERS = 50
 # With stale_days 0 everything is asked again, whatever its age; freshness is judged all the same.
 DEFAULT_STALE_DAYS = 7
 
@@ -49,7 +52,7 @@ _TABLES = {
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of the catalogue: libraries with ``id % options.shards == index``, due as of one moment for all shards."""
+    """A part of the catalogue: libraries with ``id % options.shard_count == index``, due as of one moment for all."""
 
     index: int
     as_of: datetime
@@ -69,11 +72,14 @@ def plan_identity_run(
     context: dg.OpExecutionContext, config: IdentityOptions, identity: IdentityServices
 ) -> Iterator[dg.DynamicOutput[Shard]]:
     """What is due, in which cohort, cut into shards."""
-    identity.require_ready(config)
     as_of = datetime.now(UTC)
-    due = identity.due(config, as_of)
+    try:
+        identity.require_ready(config)
+        due = identity.due(config, as_of)
+    except RunwayError as error:
+        raise _failure(str(error), Counts()) from None
     context.log.info("due: " + ", ".join(f"{number} {cohort}" for cohort, number in due.items()))
-    for index in range(config.shards):
+    for index in range(config.shard_count):
         yield dg.DynamicOutput(Shard(index, as_of, config.model_dump()), mapping_key=f"shard_{index}")
 
 
@@ -107,11 +113,7 @@ def summarize_identity_run(
             failures.append(str(error))
         yield from evaluations(counts, health, config)
     if failures:
-        raise dg.Failure(
-            description=f"{failures[0]} {counts.scanned} libraries were asked about; what was answered is written.",
-            metadata={COUNTS: dg.MetadataValue.json(counts.document())},
-            allow_retries=False,
-        )
+        raise _failure(failures[0], counts)
     if health is not None:
         for name in _TABLES:
             yield dg.Output(None, name, metadata=table_metadata(name, counts, health))
@@ -144,6 +146,19 @@ def library_identity_graph() -> Any:
     return summarize_identity_run(plan_identity_run().map(resolve_identity_shard).collect())
 
 
+def _failure(reason: str, counts: Counts) -> dg.Failure:
+    """With what operators are told of it."""
+    return dg.Failure(
+        description=f"{reason} {counts.scanned} libraries were asked about; what was answered is written.",
+        metadata={
+            COUNTS: dg.MetadataValue.json(counts.document()),
+            OUTCOMES: dg.MetadataValue.json(counts.outcomes()),
+            LIBRARY_IDENTITY.to_user_string(): dg.MetadataValue.text(reason),
+        },
+        allow_retries=False,
+    )
+
+
 def evaluations(
     counts: Counts, health: IdentityHealth | None, options: IdentityOptions
 ) -> Iterator[dg.AssetCheckEvaluation]:
@@ -157,7 +172,7 @@ def evaluations(
             f"{counts.scanned} scanned, {counts.accounted_for} accounted for",
         ),
         "unresolved_share": (
-            unresolved <= options.most_unresolved,
+            unresolved <= options.most_unresolved or answered < FEWEST_ANSWERS,
             dg.AssetCheckSeverity.WARN,
             f"{unresolved:.1%} of {answered} answers are unresolved",
         ),

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from runway_pipelines.identity.assets import COMPILATION_TRACK_ARTIST, GRAPH, LIBRARY_IDENTITY, LIBRARY_IDENTITY_SOURCE
+from runway_pipelines.identity.options import IdentityOptions
 
 # A step that stopped has done its work and said so: running only the summary again would repeat its words. What was
 # answered is not asked again anyway.
@@ -13,16 +14,17 @@ library_identity_job = dg.define_asset_job(
     "library_identity_job",
     selection=_SELECTION,
     description="Ask LML about what is due, and write its verdicts.",
-    # Ten steps cost 5 CPU-seconds in one process and 53 with a process each.
-    executor_def=dg.in_process_executor,
     tags=RERUN_ALL,
 )
 library_identity_recheck_job = dg.define_asset_job(
     "library_identity_recheck_job",
     selection=_SELECTION,
-    config={"ops": {GRAPH: {"config": {"recheck": True}}}},
+    config=dg.ConfigMapping(
+        # Whatever else it is told, it rechecks: a config given in the launchpad takes the place of the job's own.
+        config_schema={name: field for name, field in IdentityOptions.to_fields_dict().items() if name != "recheck"},
+        config_fn=lambda options: {"ops": {GRAPH: {"config": {**options, "recheck": True}}}},
+    ),
     description="Ask again about every compilation that was answered before, on demand.",
-    executor_def=dg.in_process_executor,
     tags=RERUN_ALL,
 )
 

@@ -67,6 +67,17 @@ class Counts:
             self.rows_resolved + self.rows_resolved_compilation + self.rows_unresolved + sum(self.rows_skipped.values())
         )
 
+    def outcomes(self) -> dict[str, int]:
+        """How many libraries ended how, of those ways that occurred."""
+        ended = {
+            "scanned": self.scanned,
+            "rows_resolved": self.rows_resolved,
+            "rows_resolved_compilation": self.rows_resolved_compilation,
+            "rows_unresolved": self.rows_unresolved,
+            **_by_reason(self.rows_skipped),
+        }
+        return {name: number for name, number in ended.items() if number}
+
     def document(self) -> dict[str, Any]:
         """For machines: the names of the contract."""
         return {

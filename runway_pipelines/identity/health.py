@@ -10,11 +10,13 @@ from psycopg import Connection, sql
 
 from runway_pipelines.identity.transactions import Connections, in_transaction
 
-# Of the libraries that a nightly run asks about: canonical, with an artist, and none that waits for its retry.
+# Of the libraries that a nightly run asks about: canonical, with an artist. One that was answered without a verdict to
+# write (it has the stamp, and no main row) cannot be verified until it is asked again.
 _FRESHNESS = sql.SQL("""
 select count(*) filter (where i.last_verified_at >= %(fresh_since)s), count(*)
 from {library} as l left join {identity} as i on i.library_id = l.id
-where l.canonical_entity_id is not null and l.artist_name is not null and l.unresolved_attempted_at is null
+where l.canonical_entity_id is not null and l.artist_name is not null
+  and (i.library_id is not null or l.unresolved_attempted_at is null)
 """)
 _WITHOUT_SOURCES = sql.SQL("""
 select count(*) from {identity} as i

@@ -32,7 +32,9 @@ class IdentityOptions(dg.Config):
         False, description="Write the artist-level ids too: needs the columns of runway-pipelines identity migrate."
     )
     dry_run: bool = Field(False, description="Ask LML all the same, and write nothing.")
-    limit: int | None = Field(None, ge=1, description="The most libraries of each shard's two cohorts; none: all.")
+    limit: int | None = Field(
+        None, ge=1, description="The most libraries of each cohort, compilations and others; none: all."
+    )
     most_failed_batches: int = Field(5, ge=1, description="Stop after so many failed batches in a row: LML is down.")
     most_unresolved: float = Field(
         0.5, ge=0, le=1, description="Warn when a larger share of the answers is unresolved."
@@ -40,3 +42,15 @@ class IdentityOptions(dg.Config):
     least_fresh: float = Field(
         0.9, ge=0, le=1, description="Warn when a smaller share of canonical libraries is verified in time."
     )
+
+    @property
+    def shard_count(self) -> int:
+        """The shards that a run is cut into: with a limit no more than it, so that each has its part of it."""
+        return self.shards if self.limit is None else min(self.shards, self.limit)
+
+    def limit_of(self, shard: int) -> int | None:
+        """A shard's part of the limit."""
+        if self.limit is None:
+            return None
+        whole, rest = divmod(self.limit, self.shard_count)
+        return whole + (shard < rest)

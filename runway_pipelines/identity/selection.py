@@ -91,7 +91,7 @@ def statement(selection: Selection, cohort: Cohort, columns: sql.Composable) -> 
         in_cohort,
     ]
     if selection.shard[1] > 1:
-        conditions.append(sql.SQL("mod(l.id, %(shards)s) = %(shard)s"))
+        conditions.append(sql.SQL("mod(abs(l.id), %(shards)s) = %(shard)s"))
     # The cursor for the identities too: Postgres does not infer it, and would read them from the first on each page.
     return sql.SQL(
         "select {columns} from {library} as l"

@@ -43,7 +43,7 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def resolve_shard(self, options: IdentityOptions, as_of: datetime, shard: int, log: Log) -> Counts:
         """One shard's two cohorts, one after the other; what stopped the run is in `circuit`."""
-        selection = self._selection(options, as_of, shard, options.shards)
+        selection = self._selection(options, as_of, shard, options.shard_count)
         resolver = Resolver(
             lml=self.lml,
             write=self._writer(options, log),
@@ -97,6 +97,6 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
             unresolved_retry_days=options.unresolved_retry_days,
             recheck=options.recheck,
             shard=(shard, shards),
-            limit=options.limit,
+            limit=options.limit if shards == 1 else options.limit_of(shard),
             schema=self.catalogue_schema,
         )

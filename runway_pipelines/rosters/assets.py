@@ -37,6 +37,7 @@ from runway_pipelines.rosters.index import PartnerIndex, record_outcomes
 from runway_pipelines.rosters.publication import published_keys
 from runway_pipelines.rosters.refresh import RefreshContext, Status, TenantOutcome, refresh_tenants
 from runway_pipelines.rosters.services import RosterServices
+from runway_pipelines.run_outcomes.outcomes import OUTCOMES
 
 PARTNER_ROSTER_INDEX = dg.AssetKey(["rosters", "partner_roster_index"])
 OWNERS = ["team:runway-data"]
@@ -225,4 +226,4 @@ def fail_if_any_failed(outcomes: list[TenantOutcome], remedy: str) -> None:
 
 def counts_of(outcomes: Iterable[TenantOutcome]) -> dict[str, dg.MetadataValue]:
     """How many tenants ended how."""
-    return {"outcomes": dg.MetadataValue.json(dict(Counter(outcome.status.value for outcome in outcomes)))}
+    return {OUTCOMES: dg.MetadataValue.json(dict(Counter(outcome.status.value for outcome in outcomes)))}

@@ -11,6 +11,7 @@ from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
 from runway_pipelines.rosters.quality import RULES
 from runway_pipelines.rosters.refresh import Status, TenantOutcome
+from runway_pipelines.run_outcomes.outcomes import SECRET_VERSION_ID
 
 CROSS_YEAR_ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
 PUBLISHED_ROSTER = dg.AssetKey(["rosters", "published_roster"])
@@ -83,7 +84,7 @@ def roster_metadata(
         "snowflake query id": manifest.query_id,
         "query seconds": manifest.query_seconds,
         "refresh seconds": round(outcome.seconds, 3),
-        "secret version id": manifest.secret_version_id,
+        SECRET_VERSION_ID: manifest.secret_version_id,
     }
 
 

@@ -15,6 +15,11 @@ ROSTER_REFRESH_FAILED = "roster_refresh_failed"
 ROSTER_REFRESH_RECOVERED = "roster_refresh_recovered"
 IDENTITY_RUN_FAILED = "identity_run_failed"
 
+# Labels in the metadata of a run's failure and its checks, by which `run_log.py` finds again what operators are told.
+OUTCOMES = "outcomes"
+CODE = "code"
+SECRET_VERSION_ID = "secret version id"  # noqa: S105 (a label)
+
 # EventBridge refuses an entry of more than 256 KB. JSON makes at most six bytes of a character: 150 KB of reasons.
 MOST_REASONS = 50
 MOST_CHARACTERS = 500
@@ -42,7 +47,9 @@ class CredentialsFailure(NamedTuple):
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended. ``reasons`` maps the key of each tenant that is not published to ``status: reason``."""
+    """How a run ended. ``reasons`` maps the key of each tenant that is not published to ``status: reason``; of a run
+    without a partner, the asset to the reason.
+    """
 
     run_id: str
     job_name: str

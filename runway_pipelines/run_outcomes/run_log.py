@@ -7,13 +7,18 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from runway_pipelines.partner_tenants.runs import TRIGGER_TAG
-from runway_pipelines.run_outcomes.outcomes import CredentialsFailure, RunOutcome, counts_of
+from runway_pipelines.run_outcomes.outcomes import (
+    CODE,
+    OUTCOMES,
+    SECRET_VERSION_ID,
+    CredentialsFailure,
+    RunOutcome,
+    counts_of,
+)
 
 # Dagster's own tag of a run's partition, which is the partner. Unlike runway/partner, it is also on the runs that a
 # person starts in the UI and on a backfill's.
 PARTITION_TAG = "dagster/partition"
-# The metadata entry that counts a run's tenants by status.
-OUTCOMES = "outcomes"
 # Canceled runs are left out: somebody decided so, and nothing is known of the rosters.
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 # The previous outcome is looked for among this many runs of the partner.
@@ -38,7 +43,7 @@ class RunLog:
         partner_id = run.tags.get(PARTITION_TAG)
         is_success = run.status is dg.DagsterRunStatus.SUCCESS
         metadata = self._published_metadata(run.run_id) if is_success else self._failure_metadata(run.run_id)
-        reasons = {} if is_success else _tenant_reasons(metadata, partner_id)
+        reasons = {} if is_success else _reasons(metadata, partner_id)
         return RunOutcome(
             run_id=run.run_id,
             job_name=run.job_name,
@@ -46,7 +51,7 @@ class RunLog:
             is_success=is_success,
             trigger=run.tags.get(TRIGGER_TAG, "manual"),
             ended_at=datetime.fromtimestamp(end_of(record), UTC),
-            counts=_counts(metadata) or counts_of(reasons),
+            counts=_counts(metadata) or (counts_of(reasons) if partner_id else {}),
             reasons=reasons,
             credentials_failure=None if is_success else self._credentials_failure(run.run_id),
         )
@@ -98,12 +103,13 @@ class RunLog:
             cursor, has_more = page.cursor, page.has_more
 
 
-def _tenant_reasons(metadata: Mapping[str, dg.MetadataValue], partner_id: str | None) -> dict[str, str]:
-    """The entries that are named for a tenant of the partner."""
+def _reasons(metadata: Mapping[str, dg.MetadataValue], partner_id: str | None) -> dict[str, str]:
+    """The texts that are named for a tenant of the partner; of a run without a partner, every text."""
+    beginning = f"{partner_id}/" if partner_id else ""
     return {
         key: value.text or ""
         for key, value in metadata.items()
-        if partner_id and key.startswith(f"{partner_id}/") and isinstance(value, dg.TextMetadataValue)
+        if key.startswith(beginning) and isinstance(value, dg.TextMetadataValue)
     }
 
 
@@ -115,7 +121,7 @@ def _counts(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, int]:
 
 
 def _failure_of(check: dg.AssetCheckEvaluation) -> CredentialsFailure:
-    code, secret_version = (_text(check.metadata.get(label)) for label in ("code", "secret version id"))
+    code, secret_version = (_text(check.metadata.get(label)) for label in (CODE, SECRET_VERSION_ID))
     return CredentialsFailure(code, secret_version, check.description or "")
 
 

@@ -10,9 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from runway_pipelines.cli import main
+from runway_pipelines.credentials.connection_asset import CAN_CONNECT
 from runway_pipelines.definitions import build_definitions, build_identity
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.local.lml_faults import Rule
+from runway_pipelines.run_outcomes.run_log import RunLog
 from runway_pipelines.settings import load_settings
 from tests.integration.identity_world import TestCatalogue, catalogue
 from tests.integration.lml_control import LmlControl
@@ -189,6 +191,21 @@ def test_a_catalogue_that_cannot_be_written_stops_the_run_with_its_counts(
     assert checks(result) == {"counts_add_up": True, "unresolved_share": True}
 
 
+def test_operators_hear_how_far_a_failed_run_came_and_why(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    lml.script(Rule(fault="status", status=401, calls=(3,)))
+    result = run(instance, calls_in_flight=1)
+    assert not result.success
+    record = instance.get_run_record_by_id(result.run_id)
+    assert record is not None
+    outcome = RunLog(instance, CAN_CONNECT).outcome_of(record)
+    assert outcome.partner_id is None
+    assert outcome.counts["scanned"] == 30 and outcome.counts["lml_error"] == 10
+    assert list(outcome.reasons) == ["identity/library_identity"]
+    assert "LML_API_KEY" in outcome.reasons["identity/library_identity"]
+
+
 def test_a_key_that_lml_refuses_stops_the_run_at_the_first_call(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
@@ -239,8 +256,8 @@ def test_without_lmls_address_the_run_stops_before_anything_is_read(
     monkeypatch.delenv("LIBRARY_METADATA_URL")
     result = run(instance)
     assert not result.success
-    (event,) = (event for event in result.all_events if event.is_step_failure)
-    assert "LIBRARY_METADATA_URL" in str(event.step_failure_data.error)
+    assert "LIBRARY_METADATA_URL" in failure(result)
+    assert counts(result)["scanned"] == 0
 
 
 def test_artist_level_ids_need_their_columns_and_the_command_adds_them(
@@ -248,8 +265,7 @@ def test_artist_level_ids_need_their_columns_and_the_command_adds_them(
 ) -> None:
     refused = run(instance, artist_level_ids=True)
     assert not refused.success
-    (event,) = (event for event in refused.all_events if event.is_step_failure)
-    assert "runway-pipelines identity migrate --apply" in str(event.step_failure_data.error)
+    assert "runway-pipelines identity migrate --apply" in failure(refused)
     assert CliRunner().invoke(main, ["identity", "migrate", "--check"]).exit_code == 1
     assert CliRunner().invoke(main, ["identity", "migrate", "--apply"]).exit_code == 0
     assert CliRunner().invoke(main, ["identity", "migrate", "--check"]).exit_code == 0
@@ -262,7 +278,21 @@ def test_the_recheck_job_asks_about_every_compilation_again(
 ) -> None:
     assert run(instance).success
     assert counts(run(instance))["scanned"] == 0
-    assert counts(run(instance, "library_identity_recheck_job", recheck=True))["scanned"] >= COMPILATIONS - 2
+    load_settings.cache_clear()
+    recheck = build_definitions(load_settings()).resolve_job_def("library_identity_recheck_job")
+    # Options that somebody gives in the launchpad do not make it another job.
+    for options in ({}, {"limit": 3, "shards": 2}):
+        result = recheck.execute_in_process(instance=instance, run_config=options)
+        assert counts(result)["scanned"] == options.get("limit", COMPILATIONS)
+    with pytest.raises(dg.DagsterInvalidConfigError, match="recheck"):
+        recheck.execute_in_process(instance=instance, run_config={"recheck": False})
+
+
+def test_a_limit_is_the_runs_and_not_each_shards(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    assert counts(run(instance, limit=5, shards=2))["scanned"] == 5 + 5  # of each cohort
+    assert counts(run(instance, limit=1, shards=2))["scanned"] == 1 + 1
 
 
 def test_every_option_is_described() -> None:
