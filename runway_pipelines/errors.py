@@ -56,6 +56,14 @@ class CredentialsMalformed(Permanent):
     """The partner's secret is there and cannot be used; the message names the field, never its value."""
 
 
+class StoreMissing(Permanent):
+    """A secret or parameter by which a data store is found does not exist; the message names it."""
+
+
+class StoreMalformed(Permanent):
+    """It is there and cannot be used; the message names the field and the place, never the value."""
+
+
 class AuthenticationRefused(Permanent):
     """The server knows the account and refuses the user or the key."""
 

@@ -13,6 +13,7 @@ import shutil
 import signal
 import stat
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,11 +76,11 @@ class PostgresServer:
         self.child.stop()
 
 
-def start_postgres(state_dir: Path) -> PostgresServer:
+def start_postgres(state_dir: Path, settings: Mapping[str, str] | None = None) -> PostgresServer:
     """Start the server on `<state_dir>/postgres` (made at first use, password in `postgres.password`) and wait for it.
 
-    Call it from a thread that lives as long as the server should, with the state folder's lock in hand. Raises
-    LocalServerError with the end of the server's log.
+    ``settings`` come on top of a development database's, or in their place. Call it from a thread that lives as long as
+    the server should, with the state folder's lock in hand. Raises LocalServerError with the end of the server's log.
     """
     binaries = _binaries()
     data = state_dir / "postgres"
@@ -91,15 +92,15 @@ def start_postgres(state_dir: Path) -> PostgresServer:
         _initialize(binaries, data, password, run_as)
     # We hold the lock and stopped what was left: this file of a killed run can only mislead (its pid may be another's).
     (data / "postmaster.pid").unlink(missing_ok=True)
-    return _start_on_a_free_port(binaries, state_dir, data, password, run_as)
+    return _start_on_a_free_port(binaries, state_dir, data, password, run_as, {**_SETTINGS, **(settings or {})})
 
 
 def _start_on_a_free_port(
-    binaries: Path, state_dir: Path, data: Path, password: str, run_as: RunAs | None
+    binaries: Path, state_dir: Path, data: Path, password: str, run_as: RunAs | None, settings: Mapping[str, str]
 ) -> PostgresServer:
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         port = free_port()
-        options = [part for key, value in {**_SETTINGS, "port": str(port)}.items() for part in ("-c", f"{key}={value}")]
+        options = [part for key, value in {**settings, "port": str(port)}.items() for part in ("-c", f"{key}={value}")]
         # SIGINT is Postgres' fast shutdown; SIGTERM would wait for every client to leave.
         command: list[str | Path] = [binaries / "postgres", "-D", data, *options]
         child = start_child("postgres", command, state_dir, run_as=run_as, stop_signal=signal.SIGINT)

@@ -28,6 +28,7 @@ from tenacity import (
 
 from runway_pipelines.errors import ConfigurationError, LmlBatchRefused, LmlError, LmlUnavailable
 from runway_pipelines.identity.verdicts import Library
+from runway_pipelines.resources.call_limiter import CallLimiter
 from runway_pipelines.resources.lml_protocol import (
     decoded,
     endpoint_url,
@@ -86,6 +87,8 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
     """LML's bulk lookup, for as many threads as ``max_in_flight``: more of them wait for each other, and that waiting
     counts as latency. Connections are opened at first use, kept between calls, and closed when the run ends.
 
+    ``limiter`` says how often LML may be called, retries among it; without one nothing does.
+
     ``timeout_seconds`` bounds the wait for a connection, for the answer's first byte and for the whole of its body.
     """
 
@@ -97,6 +100,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
     first_wait_seconds: float = Field(default=1, ge=0, description="Most that is waited before the first retry.")
     longest_wait_seconds: float = Field(default=30, ge=0, description="Most that is waited of our own accord.")
     longest_retry_after_seconds: float = Field(default=120, ge=0, description="Most that LML can make us wait.")
+    limiter: CallLimiter | None = None
 
     _client: httpx.Client | None = PrivateAttr(default=None)
     _opening: Lock = PrivateAttr(default_factory=Lock)
@@ -155,6 +159,8 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         def attempt() -> Mapping[str, Any]:
             # Somebody else's failure ends the waiting for a retry, which would only meet it again.
             if effort.calls > before and stopped.is_set():
+                raise _stopped()
+            if self.limiter is not None and stopped.wait(self.limiter.reserve()):
                 raise _stopped()
             return self._call(body, effort)
 

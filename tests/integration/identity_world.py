@@ -109,7 +109,7 @@ def catalogue(
     server.create_database(database)
     schema = f"Catalogue {next(_numbers)}" if artist_columns else f"catalogue_{next(_numbers)}"
     resource = CatalogueDatabase(
-        host=server.host, port=server.port, database=database, user=server.user, password=server.password
+        host=server.host, port=server.port, database=database, username=server.user, password=server.password
     )
     with _connected(server, database, schema) as connection:
         create_tables(connection, schema, folding=folding, artist_columns=artist_columns)

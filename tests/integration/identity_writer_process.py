@@ -12,7 +12,7 @@ LIBRARIES, BATCH = 400, 50
 
 def main() -> None:
     host, port, database, user, password, schema, generation = sys.argv[1:]
-    resource = CatalogueDatabase(host=host, port=int(port), database=database, user=user, password=password)
+    resource = CatalogueDatabase(host=host, port=int(port), database=database, username=user, password=password)
     for number in range(int(generation), int(generation) + 1_000_000):
         for first in range(1, LIBRARIES + 1, BATCH):
             verdicts = [

@@ -17,7 +17,7 @@ def database(stack: EmbeddedStack) -> Iterator[CatalogueDatabase]:
         host=postgres.host,
         port=postgres.port,
         database="catalogue_database",
-        user=postgres.user,
+        username=postgres.user,
         password=postgres.password,
     )
     yield one

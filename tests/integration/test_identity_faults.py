@@ -86,7 +86,7 @@ def test_no_moment_of_death_leaves_a_main_row_without_its_sources(world: TestCat
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.integration.identity_writer_process", info.host, str(info.port)),
-                *(info.database, info.user, info.password or "", world.schema, str(done + 1)),
+                *(info.database, info.username, info.password or "", world.schema, str(done + 1)),
             ],
             cwd=CHECKOUT,
             stdout=subprocess.PIPE,

@@ -31,6 +31,7 @@ from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.processes import start_child
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.resources import lml as lml_module
+from runway_pipelines.resources.call_limiter import CallLimiter
 from runway_pipelines.resources.lml import LmlPart, LmlService
 from tests.factories import everything_said_by
 from tests.integration.lml_control import LmlControl
@@ -229,6 +230,28 @@ def test_latency_is_the_time_in_calls_and_not_between_them(lml: LmlControl, serv
     effort = service.resolve(ONE, include_tracks=False).effort
     assert effort.calls == 2
     assert 400 <= effort.latency_ms <= (time.monotonic() - started) * 1000 - 1000
+
+
+def test_a_limiter_spaces_the_calls_of_all_threads_and_their_retries(
+    lml: LmlControl, make_service: MakeService
+) -> None:
+    lml.script(Rule(fault="status", status=503, times=1))
+    limited = make_service(lml.url, limiter=CallLimiter(name="lml", calls_per_second=10), max_in_flight=4)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda library: limited.resolve([library], include_tracks=False), LIBRARIES[:4]))
+    moments = sorted(call["at"] for call in lml.calls)
+    assert len(moments) == 5
+    assert moments[-1] - moments[0] > 0.2  # 0.4, less what the first was late; without a limit 0.05
+
+
+def test_a_run_that_stops_does_not_wait_for_its_turn(lml: LmlControl, make_service: MakeService) -> None:
+    limited = make_service(lml.url, limiter=CallLimiter(name="lml", calls_per_second=0.01))
+    limited.resolve(ONE, include_tracks=False)
+    stopped = Event()
+    threading.Timer(0.2, stopped.set).start()
+    (part,) = limited.resolve_halving(ONE, include_tracks=False, stopped=stopped)
+    assert isinstance(part.outcome, LmlError)
+    assert (part.effort.calls, len(lml.calls)) == (0, 1)
 
 
 # refusals

@@ -90,7 +90,7 @@ def sync(world: World, instance: dg.DagsterInstance) -> Iterator[Sync]:
     with psycopg.connect(postgres.dsn(name)) as connection:
         seed_application_database(connection, partners=[])
     database = ApplicationDatabase(
-        host=postgres.host, port=postgres.port, database=name, user=postgres.user, password=postgres.password
+        host=postgres.host, port=postgres.port, database=name, username=postgres.user, password=postgres.password
     )
     one = Sync(instance, postgres.dsn(name), database)
     one.partner("acme", *(f"d{n}" for n in range(6)))
@@ -209,7 +209,7 @@ def test_a_registry_that_cannot_be_read_fails_the_tick_and_asks_nothing_of_dagst
 
 
 def test_a_database_that_is_away_fails_the_tick(sync: Sync) -> None:
-    sync.database = ApplicationDatabase(host="127.0.0.1", port=1, database="registry", user="nobody")
+    sync.database = ApplicationDatabase(host="127.0.0.1", port=1, database="registry", username="nobody")
     with pytest.raises(Unavailable):
         sync.evaluate()
     assert sync.keys == ALL

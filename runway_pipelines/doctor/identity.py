@@ -1,0 +1,39 @@
+"""LML, and the catalogue that its verdicts are written to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from runway_pipelines.doctor.findings import ALL_CHECKS, Finding, Seen, Status, examined, skipped
+from runway_pipelines.identity.verdicts import Library
+
+if TYPE_CHECKING:
+    from runway_pipelines.identity.services import IdentityServices
+    from runway_pipelines.resources.lml import LmlService
+
+
+def examine_identity(identity: IdentityServices) -> Iterator[Finding]:
+    """LML, by a question about one library, and the catalogue that its verdicts are written to."""
+    if not identity.lml.base_url:
+        yield from (skipped(subject, ALL_CHECKS, "LIBRARY_METADATA_URL is not set") for subject in ("LML", "catalogue"))
+        return
+    yield examined("LML", "answer", lambda: _see_lml(identity.lml))
+    yield examined("catalogue", "tables", lambda: _see_catalogue(identity))
+
+
+def _see_lml(lml: LmlService) -> Seen:
+    from runway_pipelines.identity.answers import parse_answer
+
+    asked = [Library(1, None, "Stereolab", "Dots and Loops")]
+    parse_answer(lml.resolve(asked, include_tracks=False).document, asked)
+    return Seen(Status.OK, "one library looked up")
+
+
+def _see_catalogue(identity: IdentityServices) -> Seen:
+    """A nightly run's own question: how much is due."""
+    from runway_pipelines.identity.options import IdentityOptions
+
+    due = identity.due(IdentityOptions.model_validate({}), datetime.now(UTC))
+    return Seen(Status.OK, f"{sum(due.values())} libraries due in {identity.catalogue_schema}")

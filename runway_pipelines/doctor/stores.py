@@ -1,0 +1,58 @@
+"""Redis and MongoDB, where they are configured: found, connected to and asked for an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runway_pipelines.doctor.findings import Finding, Seen, Status, examined, skipped
+
+if TYPE_CHECKING:
+    from runway_pipelines.resources.mongo import MongoResource
+    from runway_pipelines.resources.redis import RedisResource
+
+
+@dataclass(frozen=True)
+class OtherStores:
+    """What is beside the databases; None where it is not configured."""
+
+    redis: RedisResource | None = None
+    mongo: MongoResource | None = None
+
+
+def examine_stores(stores: OtherStores) -> Iterator[Finding]:
+    """Each store that is configured, and a word about each that is not."""
+    redis, mongo = stores.redis, stores.mongo
+    if redis is None:
+        yield skipped("Redis", "answer", "RUNWAY_REDIS_SERVICE is not set")
+    else:
+        yield examined("Redis", "answer", lambda: _see_redis(redis))
+    if mongo is None:
+        yield skipped("MongoDB", "answer", "RUNWAY_MONGO_PROJECT is not set")
+    else:
+        yield examined("MongoDB", "answer", lambda: _see_mongo(mongo))
+
+
+def _see_redis(redis: RedisResource) -> Seen:
+    """`RedisResource.open` says why it does not answer; `RedisResource.ping` only that."""
+    try:
+        redis.open()
+        redis.call(lambda client: client.ping())
+    finally:
+        redis.close()
+    goal = redis.destination()
+    tls = "over TLS" if goal.is_tls else "without TLS"
+    return Seen(Status.OK, f"user {goal.username} at {goal.host}:{goal.port}, {tls}")
+
+
+def _see_mongo(mongo: MongoResource) -> Seen:
+    try:
+        mongo.open()
+    finally:
+        mongo.close()
+    goal = mongo.destination()
+    hosts = ", ".join(f"{host}:{port}" for host, port in goal.hosts)
+    if goal.deprecation:
+        return Seen(Status.WARNING, f"{hosts} answers; {goal.deprecation}", "set RUNWAY_MONGO_ENV to mirror")
+    return Seen(Status.OK, f"user {goal.username} in {goal.database} at {hosts}")
