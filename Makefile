@@ -1,5 +1,5 @@
 # Everything runs from a virtual environment in .venv, built from requirements-dev.lock (pinned, hashed);
-# requirements.lock is the part of it that the image runs with.
+# requirements.lock is the part of it that the image runs with, requirements-build.lock what its wheel is built with.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV   := .venv
@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-find-links --no-header
 export DAGSTER_DISABLE_TELEMETRY := yes
 
-.PHONY: help setup run dev test test-browser lint types contracts validate check bench lock clean
+.PHONY: help setup run dev test test-browser lint types contracts validate check bench image-check lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,9 +36,11 @@ test: setup ## Run the tests, with coverage
 test-browser: setup ## Look at the UI in headless Chromium (needs Debian's package chromium)
 	$(BIN)/python -m pytest -n 0 --no-cov --timeout 600 tests/browser
 
-lint: setup ## Check style and formatting
+lint: setup ## Check style and formatting, the Dockerfile and the CloudFormation templates
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/cfn-lint deploy/ecs/permissions.yaml deploy/ecs/services.yaml
 
 types: setup ## Check types (strict on the pure modules)
 	$(BIN)/mypy
@@ -55,9 +57,13 @@ check: lint types contracts validate test ## All of the above
 bench: setup ## Run the benchmarks, each beside a peer or a floor
 	$(BIN)/python -m benchmarks
 
-lock: setup ## Compile both locks anew from pyproject.toml
+image-check: ## Build the image without Docker and try it (needs root, and Debian's buildah and mmdebstrap)
+	deploy/image_check.sh
+
+lock: setup ## Compile the locks anew from pyproject.toml
 	$(COMPILE) --extra api --extra mongo --extra redis pyproject.toml --output-file requirements.lock
 	$(COMPILE) --all-extras --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+	echo hatchling | $(COMPILE) --constraint requirements-dev.lock - --output-file requirements-build.lock
 
 clean: ## Remove the virtual environment and the embedded stack's state
 	rm -rf $(VENV) .runway

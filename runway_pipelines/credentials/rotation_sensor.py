@@ -31,7 +31,7 @@ from runway_pipelines.credentials.rotation import (
 from runway_pipelines.dagster_events import newest_checks, with_partition_tags
 from runway_pipelines.errors import Unavailable
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
-from runway_pipelines.partner_tenants.runs import PARTNER_TAG, SECRET_VERSION_TAG, partner_run
+from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, PARTNER_TAG, SECRET_VERSION_TAG, LargeRuns, partner_run
 from runway_pipelines.resources.events import Log, OperatorEvents
 from runway_pipelines.resources.secrets_manager import MOST_LOOKS, PartnerSecrets
 from runway_pipelines.run_outcomes.outcomes import secret_gone
@@ -40,7 +40,9 @@ SENSOR_NAME = "edu_credentials_rotated_sensor"
 MOST_TELLING_SECONDS = 15.0
 
 
-def build_rotated_sensor(*, job_name: str, pacing: Pacing, interval_seconds: int) -> dg.SensorDefinition:
+def build_rotated_sensor(
+    *, job_name: str, pacing: Pacing, interval_seconds: int, large_runs: LargeRuns = NO_LARGE_RUNS
+) -> dg.SensorDefinition:
     """The sensor; the job is partitioned by partner and tries the credentials before it refreshes anything."""
 
     @dg.sensor(
@@ -84,7 +86,7 @@ def build_rotated_sensor(*, job_name: str, pacing: Pacing, interval_seconds: int
         run_requests = [
             with_partition_tags(context, job_name, request)
             for partner_id, made in decisions.items()
-            for request in requested(partner_id, made)
+            for request in requested(partner_id, made, large_runs)
         ]
         summary = tick_summary(observed, decisions)
         context.log.info(summary)
@@ -194,12 +196,12 @@ def ended_at(run: dg.RunRecord) -> datetime:
     return datetime.fromtimestamp(run.end_time, UTC) if run.end_time else run.create_timestamp
 
 
-def requested(partner_id: str, made: Decision) -> Iterable[dg.RunRequest]:
+def requested(partner_id: str, made: Decision, large_runs: LargeRuns = NO_LARGE_RUNS) -> Iterable[dg.RunRequest]:
     """The run that a decision asks for, if any."""
     if made.trigger is not None and made.seen is not None and made.seen.version is not None:
         version_id = made.seen.version
         key = run_key(partner_id, version_id, made.attempt)
-        yield partner_run(partner_id, key, made.trigger.value, {SECRET_VERSION_TAG: version_id})
+        yield partner_run(partner_id, key, made.trigger.value, {SECRET_VERSION_TAG: version_id}, large_runs)
 
 
 def told_departures(

@@ -1,6 +1,7 @@
 """How a run of one partner is asked for, whoever asks: its partition, its run_key, its tags."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -9,12 +10,34 @@ TRIGGER_TAG = "runway/trigger"
 SECRET_VERSION_TAG = "runway/secret_version"  # noqa: S105 - the name of a tag
 
 
+@dataclass(frozen=True)
+class LargeRuns:
+    """The partners whose runs want a larger task, and how large: CPU units (1024 are a core) and MiB.
+
+    Dagster's ECS launcher reads the tags; anything else that launches runs leaves them alone.
+    """
+
+    partners: frozenset[str] = frozenset()
+    cpu: int = 4096
+    memory: int = 16384
+
+    def tags(self, partner_id: str) -> dict[str, str]:
+        """The tags of a run of this partner that make its task larger; none for most."""
+        if partner_id not in self.partners:
+            return {}
+        return {"ecs/cpu": str(self.cpu), "ecs/memory": str(self.memory)}
+
+
+NO_LARGE_RUNS = LargeRuns()
+
+
 def partner_run(
-    partner_id: str, run_key: str, trigger: str, more_tags: Mapping[str, str] | None = None
+    partner_id: str,
+    run_key: str,
+    trigger: str,
+    more_tags: Mapping[str, str] | None = None,
+    large_runs: LargeRuns = NO_LARGE_RUNS,
 ) -> dg.RunRequest:
     """The request for a partner's run; the partner's tag lets the queue run one at a time for each partner."""
-    return dg.RunRequest(
-        run_key=run_key,
-        partition_key=partner_id,
-        tags={PARTNER_TAG: partner_id, TRIGGER_TAG: trigger, **(more_tags or {})},
-    )
+    tags = {PARTNER_TAG: partner_id, TRIGGER_TAG: trigger, **large_runs.tags(partner_id), **(more_tags or {})}
+    return dg.RunRequest(run_key=run_key, partition_key=partner_id, tags=tags)
