@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,12 +23,12 @@ CHECKOUT = Path(__file__).parents[1]
 SCHOOL_YEAR = 2026
 
 
-def partner_with(tenants: tuple[Tenant, ...]) -> Partner:
+def partner_with(tenants: tuple[Tenant, ...], partner_id: str = "benchmark") -> Partner:
     """A partner with one enabled school year without an ODS."""
     return Partner(
-        partner_id="benchmark",
+        partner_id=partner_id,
         name="Benchmark Cooperative",
-        account="synth-benchmark",
+        account=f"synth-{partner_id}",
         user="RUNWAY_ROSTER_BENCHMARK",
         database="BENCHMARK_EDU",
         schema="PROD_STAGE",
@@ -40,8 +40,8 @@ def partner_with(tenants: tuple[Tenant, ...]) -> Partner:
 
 
 @contextmanager
-def stack_with(partner: Partner) -> Iterator[EmbeddedStack]:
-    """The stack with the partner registered, and this process and its children pointed at it; its warehouse is empty.
+def stack_with(*partners: Partner) -> Iterator[EmbeddedStack]:
+    """The stack with the partners registered, this process and its children pointed at it; the warehouses are empty.
 
     The caller fills the warehouse before anybody logs in.
     """
@@ -51,7 +51,7 @@ def stack_with(partner: Partner) -> Iterator[EmbeddedStack]:
             with EmbeddedStack(Path(folder)) as stack:
                 os.environ.update(stack.environment())
                 os.environ["DAGSTER_HOME"] = str(_dagster_home(stack))
-                _register(stack, partner)
+                _register(stack, partners)
                 yield stack
         finally:
             os.environ.clear()
@@ -90,8 +90,9 @@ def _dagster_home(stack: EmbeddedStack) -> Path:
     return home
 
 
-def _register(stack: EmbeddedStack, partner: Partner) -> None:
-    keys = partner_keys(key_file(stack, partner).parent, public_keys_file=stack.public_keys_file, partners=[partner])
-    seed_secrets(boto3.client("secretsmanager"), os.environ["ENVLABEL"], keys, partners=[partner])
+def _register(stack: EmbeddedStack, partners: Sequence[Partner]) -> None:
+    folder = stack.state_dir / "partner_keys"
+    keys = partner_keys(folder, public_keys_file=stack.public_keys_file, partners=partners)
+    seed_secrets(boto3.client("secretsmanager"), os.environ["ENVLABEL"], keys, partners=partners)
     with psycopg.connect(stack.postgres.dsn(APP_DATABASE)) as connection:
-        seed_application_database(connection, partners=[partner])
+        seed_application_database(connection, partners=partners)

@@ -120,14 +120,18 @@ def reset_peak_memory() -> int:
 
 
 def cpu_seconds_of(process: psutil.Process) -> float:
-    """CPU seconds of a server: its own, its ended children's, and those of its living children."""
-    times = process.cpu_times()
-    total = times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    """CPU seconds of a process and all it started: of each that lives its own, and those of its children that ended."""
+    total = _cpu_seconds(process)
     for child in process.children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            own = child.cpu_times()
-            total += own.user + own.system
+            total += _cpu_seconds(child)
     return total
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    ended = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+    return float(times.user + times.system + ended)
 
 
 def server_processes(state_dir: Path) -> dict[str, psutil.Process]:

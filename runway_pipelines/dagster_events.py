@@ -22,6 +22,8 @@ from dagster._core.events import (
     generate_event_batch_id,
 )
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.tags import RESUME_RETRY_TAG
 
 
@@ -36,6 +38,7 @@ class CheckState:
     run_id: str | None
 
 
+_STORAGE_IDS = 500  # in one statement
 _keeping_connections: WeakSet[dg.DagsterInstance] = WeakSet()
 
 
@@ -110,6 +113,35 @@ def newest_checks(
         )
         for info in infos
     }
+
+
+def runs_of_newest_materializations(instance: dg.DagsterInstance, asset_keys: Iterable[dg.AssetKey]) -> set[str]:
+    """The runs that an asset's page rests on: of each partition, or of the asset where it has none, the newest."""
+    run_ids: set[str] = set()
+    for asset_key in asset_keys:
+        newest = instance.event_log_storage.get_latest_storage_id_by_partition(
+            asset_key, dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
+        storage_ids = sorted(newest.values())
+        for start in range(0, len(storage_ids), _STORAGE_IDS):
+            page = storage_ids[start : start + _STORAGE_IDS]
+            records = instance.fetch_materializations(
+                dg.AssetRecordsFilter(asset_key=asset_key, storage_ids=page), limit=len(page)
+            ).records
+            run_ids.update(record.run_id for record in records)
+        unpartitioned = instance.get_latest_materialization_event(asset_key)
+        if unpartitioned is not None:
+            run_ids.add(unpartitioned.run_id)
+    return run_ids
+
+
+def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
+    """A run with its events, and with its check evaluations, which Dagster leaves behind."""
+    storage = instance.event_log_storage
+    if isinstance(storage, SqlEventLogStorage):
+        with storage.index_connection() as connection:
+            connection.execute(AssetCheckExecutionsTable.delete().where(AssetCheckExecutionsTable.c.run_id == run_id))
+    instance.delete_run(run_id)
 
 
 def with_partition_tags(

@@ -28,18 +28,20 @@ from runway_pipelines.partner_tenants.runs import SECRET_VERSION_TAG
 from runway_pipelines.rosters.events import (
     CHECK_SPECS,
     CROSS_YEAR_ROSTER,
+    PARTNER_ROSTER_INDEX,
     PUBLISHED_ROSTER,
     ROSTER_COLUMNS,
     events_of,
     index_metadata,
+    students_plot,
 )
+from runway_pipelines.rosters.freshness_check import TENANTS_FRESH_SPEC, freshness_evaluation
 from runway_pipelines.rosters.index import PartnerIndex, record_outcomes
 from runway_pipelines.rosters.publication import published_keys
 from runway_pipelines.rosters.refresh import RefreshContext, Status, TenantOutcome, refresh_tenants
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.run_outcomes.outcomes import OUTCOMES
 
-PARTNER_ROSTER_INDEX = dg.AssetKey(["rosters", "partner_roster_index"])
 OWNERS = ["team:runway-data"]
 GROUP = "rosters"
 
@@ -111,7 +113,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
             skippable=True,
         ),
     ],
-    check_specs=CONNECTION_CHECK_SPECS,
+    check_specs=[*CONNECTION_CHECK_SPECS, TENANTS_FRESH_SPEC],
     partitions_def=PARTNERS,
     can_subset=True,
 )
@@ -141,7 +143,8 @@ def _refresh_partner(
     report_planned(context, [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER], [tenant.key for tenant in tenants])
     outcomes: list[TenantOutcome] = []
     index = yield from _refresh(context, rosters, partner, tenants, outcomes, sessions)
-    metadata = {**index_metadata(index, rosters.store), **counts_of(outcomes)}
+    metadata = {**index_metadata(index, rosters.store), **students_plot(outcomes), **counts_of(outcomes)}
+    yield freshness_evaluation(context.instance, index, rosters.policy.most_roster_age)
     if any(not outcome.status.is_success for outcome in outcomes):
         # A failed run materializes nothing here; the table with the reasons is what its reader needs.
         yield dg.AssetObservation(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
@@ -176,7 +179,7 @@ def _registered_partner(context: dg.AssetExecutionContext, rosters: RosterServic
 
 def _unregistered(context: dg.AssetExecutionContext, tenant: PartnerTenant) -> TenantOutcome:
     reason = "the application's database has no roster for it (deleted, global or switched off): nothing was touched"
-    context.log.error(f"{tenant}: {reason}")
+    context.log.error(f"{tenant}: {reason}", extra={"tenant": str(tenant)})
     return TenantOutcome(tenant, Status.FAILED, reason, 0.0)
 
 

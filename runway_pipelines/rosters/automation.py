@@ -8,9 +8,9 @@ from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
 from runway_pipelines.dagster_events import with_partition_tags
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
-from runway_pipelines.partner_tenants.runs import partner_run
+from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns, partner_run
 from runway_pipelines.resources.secrets_manager import PartnerSecrets
-from runway_pipelines.rosters.assets import PARTNER_ROSTER_INDEX
+from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 
 JOB_NAME = "partner_rosters_job"
 
@@ -22,7 +22,9 @@ partner_rosters_job = dg.define_asset_job(
 )
 
 
-def build_daily_schedule(cron_schedule: str, timezone: str) -> dg.ScheduleDefinition:
+def build_daily_schedule(
+    cron_schedule: str, timezone: str, large_runs: LargeRuns = NO_LARGE_RUNS
+) -> dg.ScheduleDefinition:
     """Every partner's rosters, once a day."""
 
     @dg.schedule(
@@ -43,11 +45,12 @@ def build_daily_schedule(cron_schedule: str, timezone: str) -> dg.ScheduleDefini
         gone = _without_secret(secrets, partners, context.log)
         if len(gone) == len(partners):
             return dg.SkipReason(f"none of the {len(gone)} partners has a secret")
-        return [
-            with_partition_tags(context, JOB_NAME, partner_run(partner_id, f"daily:{day}:{partner_id}", "schedule"))
+        requests = [
+            partner_run(partner_id, f"daily:{day}:{partner_id}", "schedule", large_runs=large_runs)
             for partner_id in partners
             if partner_id not in gone
         ]
+        return [with_partition_tags(context, JOB_NAME, request) for request in requests]
 
     return partner_rosters_daily_schedule
 

@@ -1,6 +1,7 @@
 """A tenant's outcome as Dagster's events: materializations with metadata for a person, and check evaluations."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
 import dagster as dg
 
@@ -9,12 +10,17 @@ from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
+from runway_pipelines.rosters.plots import bar_chart, inline_image
 from runway_pipelines.rosters.quality import RULES
 from runway_pipelines.rosters.refresh import Status, TenantOutcome
 from runway_pipelines.run_outcomes.outcomes import SECRET_VERSION_ID
 
 CROSS_YEAR_ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
+PARTNER_ROSTER_INDEX = dg.AssetKey(["rosters", "partner_roster_index"])
 PUBLISHED_ROSTER = dg.AssetKey(["rosters", "published_roster"])
+
+# Bars of a plot.
+MOST_YEARS = 12
 
 # Dagster's own "blocking" gates steps of a run, and the tenants of a partner are no steps: a rule that blocks leaves
 # the stable keys untouched in our code (refresh._publish_extract), on every route.
@@ -133,6 +139,19 @@ def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.M
         "tenants published": sum(1 for entry in index.tenants if entry.is_published),
         "students": sum(entry.students for entry in index.tenants),
     }
+
+
+def students_plot(outcomes: Iterable[TenantOutcome]) -> Mapping[str, dg.MetadataValue]:
+    """Students by the school year they were last seen in, of all the tenants that a run refreshed."""
+    manifests = [outcome.manifest for outcome in outcomes if outcome.manifest is not None]
+    by_year: Counter[str] = Counter()
+    for manifest in manifests:
+        by_year.update(manifest.students_by_school_year)
+    if not by_year:
+        return {}
+    title = f"students by school year, {len(manifests)} tenants"
+    svg = bar_chart(title, dict(sorted(by_year.items())[-MOST_YEARS:]))
+    return {"students by school year": dg.MetadataValue.md(inline_image(svg, title))}
 
 
 def counts_table(name: str, counts: Mapping[str, int], students: int) -> dg.MetadataValue:

@@ -36,6 +36,11 @@ class IndexEntry:
     students: int = 0
 
     @property
+    def has_departed(self) -> bool:
+        """Whether the registry does not know the tenant any more."""
+        return self.status == DEPARTED
+
+    @property
     def is_published(self) -> bool:
         """Whether a roster of this tenant has been published, now or before."""
         return self.sha256 is not None

@@ -1,6 +1,6 @@
 """What taking and publishing rosters speaks to, and the policy it follows: the one resource of the roster assets."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -25,6 +25,12 @@ class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
     least_students_with_codes: float = 0.5
     most_coverage_drop: float = 0.1
     most_students_lost: float = 0.01
+    roster_fresh_hours: float = 30
+
+    @property
+    def most_roster_age(self) -> timedelta:
+        """How old a roster may be."""
+        return timedelta(hours=self.roster_fresh_hours)
 
     @property
     def thresholds(self) -> Thresholds:

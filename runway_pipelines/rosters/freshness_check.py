@@ -1,0 +1,102 @@
+"""Whether every tenant's roster is fresh: the check, and the hourly job that notices a night on which nothing ran."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from runway_pipelines.dagster_events import target_of_newest
+from runway_pipelines.errors import RunwayError
+from runway_pipelines.partner_tenants.partitions import PARTNERS, PARTNERS_NAME
+from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
+from runway_pipelines.rosters.freshness import Freshness, Straggler, freshness_of
+from runway_pipelines.rosters.index import PartnerIndex
+from runway_pipelines.rosters.services import RosterServices
+
+TENANTS_FRESH = dg.AssetCheckKey(PARTNER_ROSTER_INDEX, "tenants_fresh")
+TENANTS_FRESH_SPEC = dg.AssetCheckSpec(
+    TENANTS_FRESH.name,
+    asset=PARTNER_ROSTER_INDEX,
+    description="Every tenant's roster was found right within RUNWAY_ROSTER_FRESH_HOURS. Names those of which "
+    "it was not; judged after each run, and every hour.",
+    partitions_def=PARTNERS,
+)
+
+
+def freshness_evaluation(
+    instance: dg.DagsterInstance, index: PartnerIndex, most_age: timedelta
+) -> dg.AssetCheckEvaluation:
+    """The check for one partner, now."""
+    freshness = freshness_of(index.tenants, datetime.now(UTC), most_age)
+    return dg.AssetCheckEvaluation(
+        asset_key=PARTNER_ROSTER_INDEX,
+        check_name=TENANTS_FRESH.name,
+        passed=not freshness.stragglers,
+        severity=dg.AssetCheckSeverity.WARN,
+        description=freshness.summary,
+        metadata=_metadata(freshness),
+        partition=index.partner_id,
+        target_materialization_data=target_of_newest(instance, PARTNER_ROSTER_INDEX, index.partner_id),
+    )
+
+
+def _metadata(freshness: Freshness) -> dict[str, dg.MetadataValue]:
+    metadata: dict[str, dg.MetadataValue] = {"tenants": dg.MetadataValue.int(freshness.tenants)}
+    if freshness.oldest is not None:
+        metadata["oldest roster hours"] = dg.MetadataValue.float(_hours(freshness.oldest))
+    if freshness.stragglers:
+        metadata["stragglers"] = dg.MetadataValue.table(list(map(_row, freshness.stragglers)))
+    return metadata
+
+
+def _row(straggler: Straggler) -> dg.TableRecord:
+    return dg.TableRecord(
+        {
+            "tenant": straggler.tenant_code,
+            "hours": "never" if straggler.age is None else f"{_hours(straggler.age):.0f}",
+            "status": straggler.status,
+            "reason": straggler.reason,
+        }
+    )
+
+
+def _hours(age: timedelta) -> float:
+    return round(age.total_seconds() / 3600, 1)
+
+
+@dg.op(out={})
+def judge_freshness(context: dg.OpExecutionContext, rosters: RosterServices) -> Iterator[dg.AssetCheckEvaluation]:
+    """Every partner's check, from its index: one read of S3 each."""
+    known = set(context.instance.get_dynamic_partitions(PARTNERS_NAME))
+    unread: list[str] = []
+    for partner in rosters.registry().partners.values():
+        if partner.partner_id not in known:
+            continue
+        try:
+            index = PartnerIndex.read(rosters.store, partner)
+        except RunwayError as error:
+            unread.append(partner.partner_id)
+            context.log.error(f"{partner.partner_id}: its index cannot be read: {error}")
+            continue
+        yield freshness_evaluation(context.instance, index, rosters.policy.most_roster_age)
+    if unread:
+        raise dg.Failure(f"The indexes of {', '.join(unread)} cannot be read.", allow_retries=False)
+
+
+@dg.job(
+    name="roster_freshness_job",
+    description="Judge every partner's freshness from its index; nothing is refreshed.",
+    executor_def=dg.in_process_executor,
+)
+def roster_freshness_job() -> None:
+    """One op for all partners."""
+    judge_freshness()
+
+
+roster_freshness_schedule = dg.ScheduleDefinition(
+    name="roster_freshness_hourly_schedule",
+    job=roster_freshness_job,
+    cron_schedule="40 * * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="A partner whose run did not start, or hangs, is noticed here.",
+)

@@ -1,0 +1,97 @@
+"""Old runs go, with all their rows; what the assets' pages say stays. On the storage that production uses."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import psycopg
+import pytest
+
+from runway_pipelines.local.stack import DAGSTER_DATABASE
+from tests.integration.world import TestPartner, Warehouse, World, definitions, run_partner
+
+ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
+TENANTS = dg.DynamicPartitionsDefinition(name="partner_tenants")
+
+
+@pytest.fixture
+def postgres_instance(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    shutil.copy(Path(__file__).parents[2] / "dagster.yaml", tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+class Storage:
+    """Dagster's tables, as a stranger sees them."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+
+    def rows_of(self, run_id: str) -> dict[str, int]:
+        tables = ("runs", "event_logs", "asset_check_executions", "run_tags")
+        counted = {}
+        for table in tables:
+            query = f"select count(*) from {table} where run_id = %s"
+            [(counted[table],)] = self.connection.execute(query.encode(), [run_id]).fetchall()
+        return counted
+
+    def make_old(self, *run_ids: str) -> None:
+        self.connection.execute(
+            "update runs set update_timestamp = now() - interval '91 days' where run_id = any(%s)", [list(run_ids)]
+        )
+
+
+@pytest.fixture
+def storage(world: World) -> Iterator[Storage]:
+    with psycopg.connect(world.stack.postgres.dsn(DAGSTER_DATABASE), autocommit=True) as connection:
+        yield Storage(connection)
+
+
+def statuses(instance: dg.DagsterInstance, partner: TestPartner) -> dict[str, str]:
+    keys = [partner.tenant(code).key for code in partner.tenant_codes]
+    found = instance.get_status_by_partition(ROSTER, keys, TENANTS) or {}
+    return {key.split("/")[1]: status.name for key, status in found.items() if status is not None}
+
+
+def tidied(instance: dg.DagsterInstance) -> Any:
+    return definitions().resolve_job_def("run_retention_job").execute_in_process(instance=instance)
+
+
+def test_a_run_that_no_page_rests_on_goes_with_all_its_rows_and_the_others_stay(
+    world: World, postgres_instance: dg.DagsterInstance, storage: Storage
+) -> None:
+    warehouse = Warehouse()
+    warehouse.students("north", 3)
+    warehouse.students("south", 3)
+    partner = world.partner(warehouse, ["north", "south"])
+    newest_of_south = run_partner(postgres_instance, partner)
+    warehouse.associations = [row for row in warehouse.associations if row["tenant_code"] != "south"]
+    partner.write_tables()
+    newest_of_nobody = run_partner(postgres_instance, partner)
+    newest_of_north = run_partner(postgres_instance, partner)
+    before = statuses(postgres_instance, partner)
+    assert before == {"north": "MATERIALIZED", "south": "FAILED"}
+
+    tidied(postgres_instance)
+    assert storage.rows_of(newest_of_nobody.run_id)["runs"] == 1, "a recent run stays"
+    storage.make_old(newest_of_south.run_id, newest_of_nobody.run_id, newest_of_north.run_id)
+    assert min(storage.rows_of(newest_of_nobody.run_id).values()) > 0
+    assert tidied(postgres_instance).success
+
+    assert set(storage.rows_of(newest_of_nobody.run_id).values()) == {0}
+    for kept in (newest_of_south, newest_of_north):
+        assert min(storage.rows_of(kept.run_id).values()) > 0
+    assert statuses(postgres_instance, partner) == before
+
+
+def test_a_run_that_has_not_ended_stays(postgres_instance: dg.DagsterInstance, storage: Storage) -> None:
+    run = postgres_instance.create_run_for_job(
+        definitions().resolve_job_def("roster_freshness_job"), status=dg.DagsterRunStatus.STARTED
+    )
+    storage.make_old(run.run_id)
+    tidied(postgres_instance)
+    assert storage.rows_of(run.run_id)["runs"] == 1
+    postgres_instance.delete_run(run.run_id)

@@ -1,0 +1,60 @@
+"""Which tenants are named as stragglers, and that one live tenant does not hide the others."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runway_pipelines.rosters.freshness import freshness_of
+from runway_pipelines.rosters.index import DEPARTED, NEVER, IndexEntry
+
+NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def entry(code: str, age: timedelta | None, status: str = "unchanged", reason: str = "") -> IndexEntry:
+    refreshed_at = None if age is None else (NOW - age).isoformat(timespec="seconds")
+    return IndexEntry(code, status, reason, refreshed_at)
+
+
+def test_a_live_tenant_hides_no_straggler() -> None:
+    freshness = freshness_of([entry("live", timedelta()), entry("old", 2 * DAY, "held", "no students")], NOW, DAY)
+    assert [(each.tenant_code, each.age, each.reason) for each in freshness.stragglers] == [
+        ("old", 2 * DAY, "no students")
+    ]
+    assert (freshness.tenants, freshness.oldest) == (2, 2 * DAY)
+    assert freshness.summary == "1 of 2 tenants are not fresh: old"
+
+
+@pytest.mark.parametrize(("age", "is_fresh"), [(DAY - timedelta(seconds=1), True), (DAY, True), (1.5 * DAY, False)])
+def test_the_threshold_itself_is_fresh(age: timedelta, is_fresh: bool) -> None:
+    assert bool(freshness_of([entry("a", age)], NOW, DAY).stragglers) is not is_fresh
+
+
+def test_a_tenant_that_was_never_published_comes_first_and_one_that_left_does_not_count() -> None:
+    freshness = freshness_of(
+        [entry("old", 9 * DAY), entry("new", None, NEVER), entry("gone", 90 * DAY, DEPARTED)], NOW, DAY
+    )
+    assert [each.tenant_code for each in freshness.stragglers] == ["new", "old"]
+    assert freshness.tenants == 2
+
+
+def test_of_many_stragglers_the_oldest_are_named() -> None:
+    entries = [entry(f"t{number:02d}", number * DAY) for number in range(2, 15)]
+    assert freshness_of(entries, NOW, DAY).summary == (
+        "13 of 13 tenants are not fresh: t14, t13, t12, t11, t10, t09, t08, t07, t06, t05 and 3 more"
+    )
+
+
+def test_without_tenants_nobody_is_late() -> None:
+    assert freshness_of([], NOW, DAY).summary == "all 0 tenants are fresh"
+
+
+@given(st.lists(st.none() | st.integers(0, 10**6), max_size=20))
+def test_every_tenant_is_fresh_or_named(seconds: list[int | None]) -> None:
+    entries = [
+        entry(f"t{number}", None if age is None else timedelta(seconds=age)) for number, age in enumerate(seconds)
+    ]
+    late = {f"t{number}" for number, age in enumerate(seconds) if age is None or age > DAY.total_seconds()}
+    assert {each.tenant_code for each in freshness_of(entries, NOW, DAY).stragglers} == late

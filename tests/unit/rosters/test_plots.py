@@ -1,0 +1,32 @@
+"""A plot is a well-formed image whose bars are as long as its numbers say."""
+
+import base64
+import xml.etree.ElementTree as ET
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runway_pipelines.rosters.plots import bar_chart, inline_image
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@given(st.dictionaries(st.text(st.characters(min_codepoint=32, max_codepoint=126)), st.integers(0, 10**7), max_size=12))
+def test_every_bar_is_there_with_its_number_and_name(counts: dict[str, int]) -> None:
+    image = ET.fromstring(bar_chart("a < b & c", counts))
+    title, *texts = [element.text or "" for element in image.iter(f"{SVG}text")]
+    assert title == "a < b & c"
+    assert texts == [text for name, number in counts.items() for text in (f"{number:,}", name)]
+    _, *bars = [int(element.get("height", "0")) if element.get("height") != "100%" else 0
+                for element in image.iter(f"{SVG}rect")]  # fmt: skip
+    assert len(bars) == len(counts)
+    most = max(counts.values(), default=0) or 1
+    for bar, number in zip(bars, counts.values(), strict=True):
+        assert abs(bar / 90 - number / most) <= 1 / 90
+
+
+def test_it_goes_into_the_metadata_as_text() -> None:
+    text = inline_image("<svg/>", "an image")
+    start, _, encoded = text.partition("base64,")
+    assert start == "![an image](data:image/svg+xml;"
+    assert base64.b64decode(encoded.removesuffix(")")) == b"<svg/>"
