@@ -61,6 +61,12 @@ class Counts:
         self.others.update(more.others)
 
     @property
+    def is_any_resolved(self) -> bool:
+        """Whether the tables took, or had already, at least one verdict."""
+        taken = self.rows_resolved + self.rows_resolved_compilation + self.rows_skipped[Skip.MANUAL_PROTECTED]
+        return taken > 0
+
+    @property
     def accounted_for(self) -> int:
         """Libraries that ended somewhere; equal to ``scanned`` when nothing was lost."""
         return (

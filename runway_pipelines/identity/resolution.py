@@ -7,12 +7,14 @@ memory is that of the batches in flight, however large the catalogue.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Event, Lock
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runway_pipelines.errors import (
     ConfigurationError,
@@ -91,6 +93,13 @@ class Circuit:
         self.opened.set()
 
 
+class Page(NamedTuple):
+    """Libraries that are asked about in one call, with or without their tracks."""
+
+    libraries: Sequence[Library]
+    include_tracks: bool
+
+
 @dataclass
 class _Batch:
     """What became of a batch so far; ``failure`` is its newest trouble."""
@@ -123,15 +132,15 @@ class Resolver:
     calls_in_flight: int
     writers: int
 
-    def resolve(self, pages: Iterator[Sequence[Library]], *, include_tracks: bool) -> Counts:
+    def resolve(self, pages: Iterator[Page]) -> Counts:
         """All pages, a call each; returns the counts, also when the circuit opened (`Circuit.failure` says why)."""
         counts = Counts()
         writing = BoundedSemaphore(self.writers)
         under_way: set[Future[Counts]] = set()
-        with ThreadPoolExecutor(self.calls_in_flight, thread_name_prefix="identity") as threads:
+        with _fewer_collections(), ThreadPoolExecutor(self.calls_in_flight, "identity") as threads:
             try:
                 for page in self._while_closed(pages):
-                    under_way.add(threads.submit(self._batch, page, include_tracks, writing))
+                    under_way.add(threads.submit(self._batch, page, writing))
                     if len(under_way) >= self.calls_in_flight:
                         under_way = self._collect(under_way, counts)
                 while under_way:
@@ -142,7 +151,7 @@ class Resolver:
                 raise
         return counts
 
-    def _while_closed(self, pages: Iterator[Sequence[Library]]) -> Iterator[Sequence[Library]]:
+    def _while_closed(self, pages: Iterator[Page]) -> Iterator[Page]:
         """The pages until the circuit opens, for which a catalogue that cannot be read is a reason like any other."""
         try:
             while not self.circuit.is_open and (page := next(pages, None)) is not None:
@@ -159,11 +168,11 @@ class Resolver:
                 self.log.info(f"{counts.scanned} libraries so far, {counts.rows_resolved} resolved")
         return left
 
-    def _batch(self, libraries: Sequence[Library], include_tracks: bool, writing: BoundedSemaphore) -> Counts:
+    def _batch(self, page: Page, writing: BoundedSemaphore) -> Counts:
         if self.circuit.is_open:
             return Counts()  # never asked
-        batch = _Batch()
-        parts = self.lml.resolve_halving(libraries, include_tracks=include_tracks, stopped=self.circuit.opened)
+        batch, libraries = _Batch(), page.libraries
+        parts = self.lml.resolve_halving(libraries, include_tracks=page.include_tracks, stopped=self.circuit.opened)
         try:
             for part in parts:
                 self._take(part, batch, writing)
@@ -220,8 +229,8 @@ class Resolver:
         batch.counts.merge(written)
         if libraries >= TELLING and not answer.verdicts:
             batch.failure = _nothing_believed(libraries)
-        elif TELLING <= len(answer.verdicts) == written.rows_skipped[Skip.WRITER_ERROR]:
-            batch.failure = _all_refused(len(answer.verdicts))
+        elif not written.is_any_resolved and written.rows_skipped[Skip.WRITER_ERROR] >= TELLING:
+            batch.failure = _all_refused(written.rows_skipped[Skip.WRITER_ERROR])
         else:
             batch.is_answered = True
 
@@ -230,6 +239,19 @@ class Resolver:
         for what, ids in troubles:
             if ids:
                 self.log.warning(f"LML gave {what} result for {len(ids)} libraries, such as {ids[0]}: not believed")
+
+
+@contextmanager
+def _fewer_collections() -> Iterator[None]:
+    """Answers are many young objects without cycles, and looking for cycles among them takes a quarter of the CPU time
+    (4.8 s instead of 6.5 for 65,000 libraries, with the same peak of memory).
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _of_the_answer(answer: Answer) -> Counter[str]:
@@ -261,7 +283,7 @@ def _all_refused(libraries: int) -> RunwayError:
     """What refuses every library is about the table and not about a library; finding that out is slow."""
     return Permanent(
         expected="the database to take at least one of a batch's libraries",
-        came=f"a refusal of each of {libraries}",
+        came=f"a refusal of each of {libraries} that have a verdict to write",
         remedy="compare the catalogue's tables with the library identity contract, section 5",
     )
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from ctypes import c_float
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from runway_pipelines.identity.counts import Counts, Skip
@@ -173,6 +174,7 @@ def is_in_band(method: str, confidence: float) -> bool:
     return band is not None and as_real(band[0]) <= as_real(confidence) <= as_real(band[1])
 
 
+@lru_cache(maxsize=4096)
 def as_real(confidence: float) -> float:
     """The confidence as the column (float4) holds it, so that what was written compares equal with what comes again."""
     return c_float(confidence).value

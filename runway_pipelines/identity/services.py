@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 from pydantic import PrivateAttr
 
-from runway_pipelines.identity.counts import Counts, total
+from runway_pipelines.identity.counts import Counts
 from runway_pipelines.identity.health import IdentityHealth, identity_health
 from runway_pipelines.identity.migration import require_columns
 from runway_pipelines.identity.options import IdentityOptions
-from runway_pipelines.identity.resolution import Circuit, Log, Resolver, Write
+from runway_pipelines.identity.resolution import Circuit, Log, Page, Resolver, Write
 from runway_pipelines.identity.selection import Cohort, Selection, count, pages
 from runway_pipelines.identity.statements import NOTES
 from runway_pipelines.identity.verdicts import Answer
@@ -42,7 +42,7 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
         return {cohort: count(self.catalogue.connection, selection, cohort) for cohort in Cohort}
 
     def resolve_shard(self, options: IdentityOptions, as_of: datetime, shard: int, log: Log) -> Counts:
-        """One shard's two cohorts, one after the other; what stopped the run is in `circuit`."""
+        """One shard's two cohorts through the same threads; what stopped the run is in `circuit`."""
         selection = self._selection(options, as_of, shard, options.shard_count)
         resolver = Resolver(
             lml=self.lml,
@@ -53,11 +53,10 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
             writers=options.writers,
         )
         sizes = {Cohort.NON_VA: options.batch_size, Cohort.VA: options.compilation_batch_size}
-        return total(
-            resolver.resolve(
-                pages(self.catalogue.connection, selection, cohort, size), include_tracks=cohort is Cohort.VA
-            )
+        return resolver.resolve(
+            Page(libraries, include_tracks=cohort is Cohort.VA)
             for cohort, size in sizes.items()
+            for libraries in pages(self.catalogue.connection, selection, cohort, size)
         )
 
     def circuit(self, options: IdentityOptions) -> Circuit:

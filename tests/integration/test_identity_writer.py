@@ -505,7 +505,7 @@ class TestQuarantine:
     @pytest.mark.parametrize(
         ("bad", "reason"),
         [
-            (single(2, found("discogs", "\0")), "a value that cannot be sent"),
+            (single(2, found("discogs", "\0")), "CharacterNotInRepertoire (22021)"),
             (single(2, found("discogs", "\ud800")), "a text without a UTF-8 form"),
             (single(2, musicbrainz_artist_id="no uuid"), "InvalidTextRepresentation (22P02)"),
             (single(2, discogs_artist_id=2**40), "NumericValueOutOfRange (22003)"),

@@ -1,0 +1,50 @@
+"""The local LML with a bounded memory: ``python -m benchmarks.identity_lml --originals N [--port N]``.
+
+Library n is answered as the original (n - 1) % N + 1 would be, whose artist and title it must have. Each answer is made
+and validated by the local LML, once, and kept: what is measured is asking, not drawing numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import uvicorn
+
+from runway_pipelines.local.lml_server import LmlServer
+from runway_pipelines.local.processes import announce_ready, listen_on_loopback
+
+
+def original_of(library_id: int, originals: int) -> int:
+    """The library whose copy this one is; originals are their own."""
+    return (library_id - 1) % originals + 1
+
+
+class PreparedLml(LmlServer):
+    """Answers about copies with what their originals were answered."""
+
+    def __init__(self, originals: int) -> None:
+        super().__init__()
+        self._originals = originals
+
+    def _prepare(self, each: dict[str, Any], include_tracks: bool) -> bytes:
+        original = original_of(each["library_id"], self._originals)
+        result = super()._prepare(each | {"library_id": original}, include_tracks)
+        return result.replace(b'"library_id":%d,' % original, b'"library_id":%d,' % each["library_id"], 1)
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser.add_argument("--originals", type=int, required=True)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one, which the readiness line names")
+    options = parser.parse_args()
+    listener = listen_on_loopback(options.port)
+    app = PreparedLml(options.originals).app()
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    announce_ready(listener.getsockname()[1])
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()
