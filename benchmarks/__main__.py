@@ -17,7 +17,17 @@ from typing import Any
 import orjson
 from rich.console import Console
 
-from benchmarks import comparison, encoding, end_to_end, partner, rotation
+from benchmarks import (
+    comparison,
+    encoding,
+    end_to_end,
+    identity,
+    partner,
+    postgres_pool,
+    roster_stream,
+    rotation,
+    scale,
+)
 from benchmarks.measure import Report
 from runway_pipelines.local.processes import exit_on_termination
 
@@ -27,7 +37,13 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Report]]] = {
     "partner": partner.run,
     "comparison": comparison.run,
     "rotation": rotation.run,
+    "roster_stream": roster_stream.run,
+    "identity": identity.run,
+    "postgres_pool": postgres_pool.run,
+    "scale": scale.run,
 }
+# A quarter of an hour: only when it is named.
+SLOW = {"scale"}
 
 
 _WIDTH = 150  # of a file or a pipe
@@ -36,7 +52,9 @@ _WIDTH = 150  # of a file or a pipe
 def main() -> int:
     """Run, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all of them unless told")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all but {', '.join(SLOW)} unless told"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
@@ -51,7 +69,7 @@ def main() -> int:
     console.print(f"{machine['cores']} cores, Python {machine['python']}, load {load:.1f} at the start\n")
     document: dict[str, Any] = {"machine": {**machine, "load_before": load}, "benchmarks": {}}
     wrong: list[str] = []
-    for name in options.names or BENCHMARKS:
+    for name in options.names or sorted(BENCHMARKS.keys() - SLOW, key=list(BENCHMARKS).index):
         started = time.perf_counter()
         for report in BENCHMARKS[name]():
             report.show(console)

@@ -43,7 +43,7 @@ from benchmarks.measure import (
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.local.big_tenant import big_tenant_tables
 from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, SCHEMAS
-from runway_pipelines.local.partners import Tenant
+from runway_pipelines.local.partners import Partner, Tenant
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.resources.snowflake import EduSession, Selection
@@ -79,7 +79,7 @@ _NODE_FOLDER = CHECKOUT / ".runway" / "benchmarks" / "node"
 def run() -> Iterator[Report]:
     """The table."""
     with stack_with(PARTNER) as stack:
-        _write_warehouse(stack)
+        write_warehouse(stack, PARTNER, TENANT, STUDENTS)
         engine = in_own_process(statement_alone, warehouse=str(stack.warehouse_dir))
         file = str(stack.state_dir / "roster.jsonl")
         extraction = in_own_process(extract, file=file)
@@ -335,7 +335,7 @@ def _runway_way_if_there_is_one(stack: EmbeddedStack, file: str) -> dict[str, An
 
 def _runway_way(stack: EmbeddedStack, file: str) -> dict[str, Any]:
     options = {
-        "modules": str(_node_modules()),
+        "modules": str(node_modules()),
         "url": f"http://{stack.snowflake_host}:{stack.snowflake_port}",
         "account": PARTNER.account,
         "user": PARTNER.user,
@@ -351,7 +351,7 @@ def _runway_way(stack: EmbeddedStack, file: str) -> dict[str, Any]:
     # The whole answer is one text, of which the driver makes an object for each row.
     command = ["node", "--max-old-space-size=4096", str(script), orjson.dumps(options).decode()]
     process = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=stack.state_dir, env=_node_environment()
+        command, capture_output=True, text=True, check=False, cwd=stack.state_dir, env=node_environment()
     )
     if process.returncode:
         raise ContenderFailed((process.stderr.strip() or process.stdout.strip())[-500:])
@@ -359,11 +359,12 @@ def _runway_way(stack: EmbeddedStack, file: str) -> dict[str, Any]:
     return {**result, "content": _sha256(file)}
 
 
-def _node_environment() -> dict[str, str]:
+def node_environment() -> dict[str, str]:
+    """What Node.js gets: the driver must not look for a cloud's metadata service."""
     return {**os.environ, "SNOWFLAKE_DISABLE_PLATFORM_DETECTION": "true"}
 
 
-def _node_modules() -> Path:
+def node_modules() -> Path:
     """The folder with the driver in it, installed at first use; raises `ContenderFailed` when it cannot be had."""
     npm = shutil.which("npm")
     if not npm or not shutil.which("node"):
@@ -418,12 +419,13 @@ def _sha256(file: str) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def _write_warehouse(stack: EmbeddedStack) -> None:
-    folder = warehouse_folder(stack, PARTNER)
+def write_warehouse(stack: EmbeddedStack, partner: Partner, tenant: PartnerTenant, students: int) -> None:
+    """The partner's tables, with that many students of the tenant."""
+    folder = warehouse_folder(stack, partner)
     with (
         pq.ParquetWriter(folder / f"{ASSOCIATIONS}.parquet", SCHEMAS[ASSOCIATIONS]) as associations,
         pq.ParquetWriter(folder / f"{IDENTIFICATION_CODES}.parquet", SCHEMAS[IDENTIFICATION_CODES]) as codes,
     ):
-        for rows, code_rows in big_tenant_tables(STUDENTS, tenant_code=TENANT.tenant_code):
+        for rows, code_rows in big_tenant_tables(students, tenant_code=tenant.tenant_code):
             associations.write_batch(rows)
             codes.write_batch(code_rows)

@@ -1,8 +1,10 @@
 // A roster as Runway itself takes it: the driver's stream of rows, a record for each student and ed-org,
 // JSON.stringify, a file. Started by end_to_end.py with one argument, a JSON document; prints one as its last line.
+// With a poolSize (roster_stream.py) it is a server, as Runway's: each request borrows a session and gets the lines.
 'use strict';
 
 const fs = require('node:fs');
+const http = require('node:http');
 const { createRequire } = require('node:module');
 const path = require('node:path');
 const { Transform } = require('node:stream');
@@ -72,8 +74,8 @@ class Lines extends Transform {
   }
 }
 
-function connected() {
-  const connection = snowflake.createConnection({
+function connectionOptions() {
+  return {
     accessUrl: options.url,
     account: options.account,
     username: options.user,
@@ -81,7 +83,11 @@ function connected() {
     schema: options.schema,
     authenticator: 'SNOWFLAKE_JWT',
     privateKey: fs.readFileSync(options.keyFile, 'utf8'),
-  });
+  };
+}
+
+function connected() {
+  const connection = snowflake.createConnection(connectionOptions());
   return new Promise((resolve, reject) => connection.connect((error) => (error ? reject(error) : resolve(connection))));
 }
 
@@ -127,7 +133,26 @@ async function main() {
   console.log(JSON.stringify({ seconds, cpu_seconds: cpuSeconds, answer, peak_memory: peakMemory(), version, node: process.version }));
 }
 
-main().then(
+function serve() {
+  const pool = snowflake.createPool(connectionOptions(), { min: 0, max: options.poolSize, acquireTimeoutMillis: 60000 });
+  const server = http.createServer((request, response) => {
+    pool
+      .use(async (connection) => {
+        const statement = await answered(connection);
+        response.writeHead(200, { 'Content-Type': 'application/x-ndjson' });
+        await pipeline(statement.streamRows(), new Lines(), response);
+      })
+      .catch((error) => {
+        console.error(error.message);
+        if (response.headersSent) response.destroy();
+        else response.writeHead(500).end();
+      });
+  });
+  server.listen(0, '127.0.0.1', () => console.log(`READY ${server.address().port}`));
+  return new Promise(() => {});
+}
+
+(options.poolSize ? serve() : main()).then(
   () => process.exit(0),
   (error) => {
     console.error(error.message);

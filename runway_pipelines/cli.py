@@ -9,19 +9,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 from rich.console import Console
 from rich.markup import escape
 
+from runway_pipelines.data_stores.vocabulary import Role
 from runway_pipelines.errors import ConfigurationError, RunwayError
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.terminal import findings_table, history_table, keys_table
 
 if TYPE_CHECKING:
+    from runway_pipelines.doctor import OtherStores
     from runway_pipelines.identity.services import IdentityServices
+    from runway_pipelines.resources.postgres import CatalogueDatabase
     from runway_pipelines.rosters.services import RosterServices
 
 console = Console()
@@ -156,11 +159,67 @@ def dev(target: Target, port: int) -> None:
 
 
 @main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", default=8080, show_default=True, help="The port; 0 takes a free one.")
+@click.pass_obj
+def serve(target: Target, host: str, port: int) -> None:
+    """Stream rosters to executors over HTTP, until SIGTERM or Ctrl-C (see docs/roster-stream.md)."""
+    try:
+        from runway_pipelines.api.server import serve as serve_stream
+    except ImportError as error:
+        raise click.ClickException(
+            f"The roster stream is not installed ({error.name}): install the extra runway-pipelines[api]."
+        ) from None
+    from runway_pipelines.api.example import example_call, with_a_key
+    from runway_pipelines.settings import load_settings
+
+    with target.services() as services:
+        settings = load_settings()
+        if target.is_local:
+            settings = with_a_key(settings)
+
+        def ready(bound: int) -> None:
+            # flush: whoever starts us waits for this line.
+            click.echo(f"READY {bound}")
+            if target.is_local:
+                click.echo(example_call(settings, f"http://{host}:{bound}"))
+            sys.stdout.flush()
+
+        serve_stream(settings, services, host=host, port=port, on_ready=ready)
+
+
+@main.command()
 def settings() -> None:
     """Every setting as a Markdown table, as docs/configuration.md has it."""
     from runway_pipelines.settings import settings_markdown
 
     click.echo(settings_markdown(), nl=False)
+
+
+@main.command()
+def data_contracts() -> None:
+    """Every name and path by which data and data stores are found, as docs/data-contracts.md has them."""
+    from runway_pipelines.data_contracts import page
+
+    click.echo(page(), nl=False)
+
+
+@main.command()
+@click.option("--account", required=True, help="The AWS account's id.")
+@click.option("--partition", default="aws", show_default=True, help="aws, aws-us-gov or aws-cn.")
+@click.option("--partner", "partners", multiple=True, metavar="PARTNER", help="Only this partner's secret; repeatable.")
+@click.option("--db-resource-id", "db_resource_ids", multiple=True, help="RDS' id of an instance (db-...); repeatable.")
+@click.option("--db-user", "more_db_users", multiple=True, help="Another IAM user, such as Dagster's; repeatable.")
+@click.option("--secret-arn", "more_secrets", multiple=True, help="A secret that no name leads to; repeatable.")
+@click.option("--kms-key", "kms_keys", multiple=True, metavar="ARN", help="A key of your own; repeatable.")
+@click.option("--with-owner", is_flag=True, help="For whoever runs `identity migrate --apply`.")
+def iam_policy(**options: Any) -> None:
+    """What the pipeline's role may do in AWS, and nothing more: a policy made from the settings' names."""
+    from runway_pipelines.data_contracts import PolicyOptions, policy
+    from runway_pipelines.settings import load_settings
+
+    document = policy(load_settings(), PolicyOptions(**options))
+    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 
 
 @main.command()
@@ -176,7 +235,7 @@ def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
 
     findings = []
     with Console(stderr=True).status("Examining ...") as status:
-        for finding in diagnose(lambda: _services_or_error(target), partner_id):
+        for finding in diagnose(lambda: _services_or_error(target), partner_id, _other_stores):
             findings.append(finding)
             status.update(f"Examining ... {escape(finding.subject)}: {finding.check} {finding.status}")
     if is_json:
@@ -255,16 +314,13 @@ def migrate(target: Target, is_check: bool, is_apply: bool) -> None:
 
     if is_check is is_apply:
         raise click.UsageError("Say either --check or --apply.")
-    with (
-        target.services(),
-        _identity() as services,
-        services.catalogue.connection() as connection,
-    ):
+    role = Role.OWNER if is_apply else Role.APP
+    with target.services(), _catalogue(role) as (catalogue, schema), catalogue.connection() as connection:
         if is_apply:
-            added = apply(connection, services.catalogue_schema)
+            added = apply(connection, schema)
             console.print(f"Added {', '.join(added)}." if added else "Nothing is missing.")
             return
-        missing = missing_columns(connection, services.catalogue_schema)
+        missing = missing_columns(connection, schema)
     console.print(f"Missing: {', '.join(missing)}." if missing else "Nothing is missing.")
     sys.exit(1 if missing else 0)
 
@@ -369,6 +425,27 @@ def _identity() -> Iterator[IdentityServices]:
 
     with build_identity(load_settings()).process_config_and_initialize_cm() as services:
         yield services
+
+
+def _other_stores() -> OtherStores:
+    """Redis and MongoDB, where the settings have them."""
+    from runway_pipelines.definitions import build_mongo, build_redis
+    from runway_pipelines.doctor import OtherStores
+    from runway_pipelines.settings import load_settings
+
+    settings = load_settings()
+    return OtherStores(build_redis(settings), build_mongo(settings))
+
+
+@contextmanager
+def _catalogue(role: Role) -> Iterator[tuple[CatalogueDatabase, str]]:
+    """The catalogue's database in a role, and its schema."""
+    from runway_pipelines.definitions import build_catalogue
+    from runway_pipelines.settings import load_settings
+
+    settings = load_settings()
+    with build_catalogue(settings, role).process_config_and_initialize_cm() as catalogue:
+        yield catalogue, settings.catalogue_schema
 
 
 def _free_port_from(first: int) -> int:

@@ -4,7 +4,7 @@ Each field is documented where it is declared; docs/configuration.md is made fro
 """
 
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,6 +35,22 @@ class Settings(BaseSettings):
     )
     bucket: str | None = Field(None, description="The application's bucket, where rosters are published.")
 
+    stores_env: Literal["dev", "mirror", "prod"] | None = Field(
+        None, description="Where data stores are looked up by their service: see data-contracts.md."
+    )
+    db_tunnel: str | None = Field(
+        None,
+        pattern=r"^[^\s:]+:[0-9]{1,5}$",
+        description="`host:port` to connect to in place of the looked up Postgres, such as a bastion's.",
+    )
+    db_ca_file: str | None = Field(
+        None, description="PEM bundle that Postgres' certificates are verified with; without it, the system's."
+    )
+    app_db_service: str | None = Field(
+        None, description="The service whose database is the application's; used while `RUNWAY_APP_DB_HOST` is not set."
+    )
+    app_db_role: Literal["app", "ro"] = Field("ro", description="The service's role to connect in.")
+    app_db_db_id: str | None = Field(None, description="Which of the service's databases, where it has several.")
     app_db_host: str = Field("localhost", description="Host of the application's Postgres.")
     app_db_port: int = Field(5432, ge=1, le=65535, description="Its port.")
     app_db_name: str = Field("runway", description="Its database.")
@@ -78,6 +94,14 @@ class Settings(BaseSettings):
         0.01, ge=0, le=1, description="Warn when a larger share of students vanished since the last snapshot."
     )
 
+    roster_fresh_hours: float = Field(
+        30, gt=0, description="Warn of a tenant whose roster was last found right longer ago: a night and some hours."
+    )
+
+    run_retention_days: int = Field(
+        90, ge=7, description="Runs that ended longer ago are deleted from Dagster's storage, with their events."
+    )
+
     library_metadata_url: str | None = Field(
         None,
         validation_alias="LIBRARY_METADATA_URL",
@@ -87,6 +111,11 @@ class Settings(BaseSettings):
     lml_api_key: SecretStr | None = Field(
         None, validation_alias="LML_API_KEY", description="LML's bearer key, where it wants one."
     )
+    catalogue_db_service: str | None = Field(
+        None,
+        description="The service whose database the catalogue is; used while `RUNWAY_CATALOGUE_DB_HOST` is not set.",
+    )
+    catalogue_db_db_id: str | None = Field(None, description="Which of the service's databases, where it has several.")
     catalogue_db_host: str = Field("localhost", description="Host of the catalogue's Postgres.")
     catalogue_db_port: int = Field(5432, ge=1, le=65535, description="Its port.")
     catalogue_db_name: str = Field("wxyc", description="Its database.")
@@ -100,6 +129,66 @@ class Settings(BaseSettings):
     )
     identity_cron: str = Field("0 4 * * *", description="When the library's identity is resolved.")
     identity_timezone: str = Field("America/New_York", description="Time zone of `RUNWAY_IDENTITY_CRON`.")
+
+    stream_token_key: SecretStr | None = Field(
+        None, description="The key (HS256, at least 32 bytes) that the application signs a run's token with."
+    )
+    stream_token_secret: str | None = Field(
+        None, description="The name of a secret whose text is that key; read anew each minute, so that it can rotate."
+    )
+    stream_token_audience: str = Field("earthbeam", min_length=1, description="The audience (`aud`) of those tokens.")
+    stream_token_run_claim: str = Field("runId", min_length=1, description="Their claim that holds the run's id.")
+    stream_url: str | None = Field(
+        None, pattern=r"^https?://", description="Where executors reach the stream; else as the request came."
+    )
+    stream_snapshot_hours: float = Field(
+        24, ge=0, description="A snapshot that was verified within this time is streamed instead of the warehouse."
+    )
+    stream_sessions_per_partner: int = Field(
+        20, ge=1, le=20, description="Sessions that the stream opens at most for one partner."
+    )
+    stream_acquire_seconds: float = Field(60, gt=0, description="Seconds that a pull waits for a session.")
+    stream_most_pulls: int = Field(
+        200, ge=1, description="Pulls at the same time; each holds a thread and a few megabytes. Others wait."
+    )
+    stream_stall_seconds: int = Field(
+        300, ge=1, description="Seconds after which a client that takes nothing is given up (where the system can)."
+    )
+    stream_grace_seconds: int = Field(
+        30, ge=0, description="Seconds that pulls in flight get to finish when the stream is told to stop."
+    )
+
+    redis_service: str | None = Field(
+        None, description="The service whose Redis holds what concurrent runs share; without it each run is on its own."
+    )
+    redis_ca_file: str | None = Field(
+        None, description="PEM bundle that Redis' certificate is verified with; without it, the system's."
+    )
+    lml_calls_per_second: float | None = Field(
+        None, gt=0, le=1000, description="Most calls of LML a second; shared by all runs where there is a Redis."
+    )
+    mongo_env: str | None = Field(
+        None, description="Where MongoDB is looked up, if elsewhere than `RUNWAY_STORES_ENV`: `mirror` or `prod`."
+    )
+    mongo_project: str | None = Field(
+        None, description="The project whose MongoDB the doctor examines; nothing else uses it."
+    )
+
+    large_partners: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9_@-]{1,64}(,[A-Za-z0-9_@-]{1,64})*)?$",
+        description="Partners whose requested runs get a large task on ECS, with commas between them.",
+    )
+    large_run_cpu: Literal["1024", "2048", "4096", "8192", "16384"] = Field(
+        "4096", description="CPU units of a large task; 1024 are a core."
+    )
+    large_run_memory: int = Field(
+        16_384,
+        ge=2048,
+        le=122_880,
+        multiple_of=1024,
+        description="Its memory in MiB; Fargate has two to eight GiB a core.",
+    )
 
     sensor_interval_seconds: int = Field(60, ge=1, description="Seconds between two ticks of a sensor.")
     credentials_retry_seconds: int = Field(
@@ -116,6 +205,9 @@ class Settings(BaseSettings):
         None, pattern=r"^https?://", description="Where people open the Dagster UI; events link to runs there."
     )
 
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`json`: one object a line; `text`: as Dagster does; `auto`: text on a terminal, else JSON."
+    )
     dagster_home: str | None = Field(
         None, validation_alias="DAGSTER_HOME", description="Dagster's own: the folder of its dagster.yaml."
     )
@@ -129,6 +221,10 @@ class Settings(BaseSettings):
     )
     edu_snowflake_warehouse: str | None = Field(None, validation_alias="EDU_SNOWFLAKE_WAREHOUSE", description=_DEV)
     edu_snowflake_role: str | None = Field(None, validation_alias="EDU_SNOWFLAKE_ROLE", description=_DEV)
+
+    def given(self, name: str) -> Any:
+        """A field's value where the environment gives one, else None: its default is not what anybody asked for."""
+        return getattr(self, name) if name in self.model_fields_set else None
 
     def development_secret(self) -> dict[str, str] | None:
         """The members of a partner's secret from ``EDU_SNOWFLAKE_*``; None outside development, or when none is set."""

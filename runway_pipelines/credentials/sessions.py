@@ -1,17 +1,22 @@
-"""A partner's sessions in one run: opened in parallel, pooled, at most a few (rosters contract, section 6)."""
+"""A partner's sessions: opened in parallel, pooled, at most a few (rosters contract, section 6).
+
+One pool for both uses: a run's, which is closed when the run ends, and the roster stream's, which lives for days
+(`api.pools` keeps those): idle sessions are evicted, and a pool whose secret moved on is retired.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import Condition, Lock
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import QueuePool
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from runway_pipelines.credentials.edu_connection import EduConnection
+from runway_pipelines.credentials.session_queue import SessionQueue
 from runway_pipelines.errors import (
     AuthenticationRefused,
     Held,
@@ -43,7 +48,15 @@ class PartnerSessions:
     """
 
     def __init__(
-        self, partner_id: str, secrets: PartnerSecrets, snowflake: EduSnowflake, *, size: int, query_tag: str
+        self,
+        partner_id: str,
+        secrets: PartnerSecrets,
+        snowflake: EduSnowflake,
+        *,
+        size: int,
+        query_tag: str,
+        acquire_timeout: float = ACQUIRE_TIMEOUT_SECONDS,
+        size_variable: str = "RUNWAY_SESSIONS_PER_PARTNER",
     ) -> None:
         self._partner_id = partner_id
         self._secrets = secrets
@@ -56,13 +69,19 @@ class PartnerSessions:
         self._reading = Lock()
         self._retrying = Lock()
         self.connects = 0
+        self._acquire_timeout = acquire_timeout
+        self._size_variable = size_variable
+        self._in_use: set[EduSession] = set()
+        self._returned = Condition()
+        self._retired = False
         # reset_on_return: a session only reads, and Snowflake's ROLLBACK would be a round trip for each tenant.
-        self._pool = QueuePool(
+        self._pool = SessionQueue(
             self._connect,  # type: ignore[arg-type]
             pool_size=size,
             max_overflow=0,
-            timeout=ACQUIRE_TIMEOUT_SECONDS,
+            timeout=acquire_timeout,
             reset_on_return=None,
+            use_lifo=True,  # so that sessions that are not needed become idle
         )
 
     @contextmanager
@@ -76,12 +95,15 @@ class PartnerSessions:
             borrowed = self._pool.connect()
         except PoolTimeoutError:
             raise Unavailable(
-                expected=f"a session of partner {self._partner_id} within {ACQUIRE_TIMEOUT_SECONDS} s",
+                expected=f"a session of partner {self._partner_id} within {self._acquire_timeout:g} s",
                 came="all of them in use",
-                remedy="raise RUNWAY_SESSIONS_PER_PARTNER, or see why its statements take so long",
+                remedy=f"raise {self._size_variable}, or see why its statements take so long",
             ) from None
+        session: EduSession = borrowed.dbapi_connection  # type: ignore[assignment]
+        with self._returned:
+            self._in_use.add(session)
         try:
-            yield borrowed.dbapi_connection  # type: ignore[misc]
+            yield session
         except (Held, RowsUnreadable):
             # The data was refused, not the session; the next tenant's rows are compared just as well.
             raise
@@ -91,7 +113,27 @@ class PartnerSessions:
                 self._refusal = error
             raise
         finally:
+            if self._retired:
+                borrowed.invalidate()
             borrowed.close()
+            with self._returned:
+                self._in_use.discard(session)
+                self._returned.notify_all()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether there is an open session, in use or idle, and nothing was refused."""
+        return self._refusal is None and not self._retired and (bool(self._in_use) or self._pool.idle_sessions > 0)
+
+    @property
+    def sessions_in_use(self) -> int:
+        """How many are borrowed now."""
+        return len(self._in_use)
+
+    @property
+    def sessions_idle(self) -> int:
+        """How many are open and wait."""
+        return self._pool.idle_sessions
 
     @property
     def refusal(self) -> RunwayError | None:
@@ -127,6 +169,27 @@ class PartnerSessions:
         with self.session() as session:
             for _ in session.select(statement, {}, query_tag=self._query_tag).batches:
                 pass
+
+    def evict_idle(self, seconds: float) -> int:
+        """End the sessions that nobody used for that long; returns how many."""
+        return self._pool.evict_idle(seconds)
+
+    def retire(self) -> None:
+        """End the idle sessions now and each other one when it is returned; nobody should borrow here any more."""
+        self._retired = True
+        self._pool.dispose()
+
+    def drain(self, seconds: float) -> int:
+        """`retire`, wait that long for the sessions in use, then end those that are still out; returns how many."""
+        self.retire()
+        deadline = time.monotonic() + seconds
+        with self._returned:
+            while self._in_use and (left := deadline - time.monotonic()) > 0:
+                self._returned.wait(left)
+            stuck = list(self._in_use)
+        for session in stuck:
+            session.close()
+        return len(stuck)
 
     def close(self) -> None:
         """End every session."""

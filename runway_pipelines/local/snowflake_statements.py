@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import snowflake.connector.errors
 from fakesnow.arrow import to_ipc, to_sf
@@ -42,6 +43,8 @@ class Session:
     last_used: float = field(default_factory=time.monotonic)
 
     def close(self) -> None:
+        """End it; a statement that it runs is aborted, as Snowflake does when a session is closed."""
+        self.connection._duck_conn.interrupt()
         with self.lock:
             self.connection.close()
 
@@ -54,6 +57,8 @@ def answer_statement(session: Session, request: Mapping[str, Any]) -> dict[str, 
             return _success(session.connection, _run(session, request))
         except snowflake.connector.errors.Error as error:
             return failure(_code(error), _message(error), sql_state=error.sqlstate)
+        except duckdb.InterruptException:
+            return failure("000604", "SQL execution canceled", sql_state="57014")
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must get an answer that it does not retry
             # A limit or a bug of the emulation, or data that a function cannot take. The text may quote values.
             text = f"{type(error).__name__}: {_QUOTED.sub('…', _first_line(str(error)))}"

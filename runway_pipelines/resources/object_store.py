@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -22,6 +23,7 @@ from runway_pipelines.errors import (
 from runway_pipelines.resources.aws_errors import error_code, raise_mapped
 
 PART_BYTES = 8 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 # Parts in flight for one upload; several tenants upload at once, and each part in flight is held in memory.
 PARTS_IN_FLIGHT = 2
 SHA256_METADATA = "sha256"
@@ -34,6 +36,14 @@ class StoredDocument:
 
     body: bytes
     etag: str
+
+
+@dataclass(frozen=True)
+class StoredSize:
+    """How many bytes an object has, and (where its writer said so) their sha256."""
+
+    size: int
+    sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,15 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
             self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, ContentType="application/json")
         except (ClientError, BotoCoreError) as error:
             raise_mapped(f"write {self.uri(key)}", error)
+
+    def stat(self, key: str) -> StoredSize | None:
+        """How large an object is and what its bytes should be, or None when there is none."""
+        head = self._head(key)
+        return None if head is None else StoredSize(int(head["ContentLength"]), head["Metadata"].get(SHA256_METADATA))
+
+    def chunks(self, key: str, first: int, last: int) -> Iterator[bytes]:
+        """The bytes from ``first`` to ``last`` (both of them in it), as they come."""
+        return self._chunks(key, Range=f"bytes={first}-{last}")
 
     def holds(self, key: str, digest: FileDigest) -> bool:
         """Whether the object carries this sha256, as `upload` and `copy_object` leave it, and is of the same bytes as
@@ -262,10 +281,17 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         except BotoCoreError as error:
             raise_mapped(f"look at {self.uri(key)}", error)
 
-    def _chunks(self, key: str) -> Iterator[bytes]:
+    def reach(self) -> None:
+        """Ask S3 for the bucket, and nothing of it; raises where that fails."""
         try:
-            body = self.client.get_object(Bucket=self.bucket_name, Key=key)["Body"]
-            yield from body.iter_chunks(1024 * 1024)
+            self.client.head_bucket(Bucket=self.bucket_name)
+        except (ClientError, BotoCoreError) as error:
+            raise_mapped(f"reach {self.bucket_name}", error)
+
+    def _chunks(self, key: str, **arguments: str) -> Iterator[bytes]:
+        try:
+            with closing(self.client.get_object(Bucket=self.bucket_name, Key=key, **arguments)["Body"]) as body:
+                yield from body.iter_chunks(CHUNK_BYTES)
         except (ClientError, BotoCoreError) as error:
             raise_mapped(f"read {self.uri(key)}", error)
 

@@ -79,9 +79,16 @@ class EduSession:
         return Selection(cursor.sfqid or "", started_at, cursor.rowcount or 0, _batches(cursor))
 
     def close(self) -> None:
-        """End the session; a server that is gone does not matter any more."""
+        """End the session, from any thread; a server that is gone does not matter any more.
+
+        Snowflake aborts what a closed session runs: a statement in flight fails for its caller. The driver's connection
+        is closed first, for dagster-snowflake would commit, which waits for that statement, and for a server that does
+        not answer as long as ``network_timeout``.
+        """
         from snowflake.connector import errors
 
+        with suppress(errors.Error, OSError):
+            self._connection.close()
         with suppress(errors.Error, OSError):
             self._resources.close()
 

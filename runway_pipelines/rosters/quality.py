@@ -84,6 +84,11 @@ def blocking(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
     return tuple(verdict for verdict in verdicts if verdict.blocks)
 
 
+def count_unreadable_systems(id_systems: Iterable[str]) -> int:
+    """How many of the id systems the consumer's run fails on."""
+    return sum(1 for system in id_systems if _UNSAFE_DESCRIPTOR.search(system))
+
+
 def _rule(name: str) -> Rule:
     return next(rule for rule in RULES if rule.name == name)
 
@@ -100,7 +105,7 @@ def _not_empty(manifest: Manifest) -> Verdict:
 
 
 def _consumer_contract(manifest: Manifest) -> Verdict:
-    unsafe = sum(1 for system in manifest.students_by_id_system if _UNSAFE_DESCRIPTOR.search(system))
+    unsafe = count_unreadable_systems(manifest.students_by_id_system)
     return Verdict(
         _rule(CONSUMER_CONTRACT),
         unsafe == 0,

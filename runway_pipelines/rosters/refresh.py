@@ -10,7 +10,7 @@ import tempfile
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,18 +34,17 @@ from runway_pipelines.errors import (
     RunwayError,
     StoredObjectDamaged,
     Transient,
-    Unavailable,
 )
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.resources.object_store import FileDigest, ObjectStore, StoredDocument
 from runway_pipelines.resources.postgres import ApplicationDatabase
 from runway_pipelines.resources.snowflake import EduSession
 from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
-from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
+from runway_pipelines.rosters.encoding import RosterCounts
+from runway_pipelines.rosters.extraction import roster_pieces, select_roster
 from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, snapshot_key, snapshots_prefix
 from runway_pipelines.rosters.publication import Published, keep_snapshot, parse_published, point, publish
 from runway_pipelines.rosters.quality import Thresholds, Verdict, blocking, judge, refused
-from runway_pipelines.rosters.query import ROSTER_SQL
 
 ATTEMPTS = 3
 # A tenant with more lines than this says how far it is, this often.
@@ -55,9 +54,9 @@ REPORT_LINES = 500_000
 class Log(Protocol):
     """What of Dagster's logger is used."""
 
-    def info(self, message: str) -> Any: ...
-    def warning(self, message: str) -> Any: ...
-    def error(self, message: str) -> Any: ...
+    def info(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
+    def warning(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
+    def error(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
 
 
 class Status(StrEnum):
@@ -138,7 +137,8 @@ def refresh_tenants(
                     f"{outcome.tenant}: {outcome.status}, {own_lines} lines, {outcome.seconds * 1000:.0f} ms: "
                     f"{outcome.reason} [{done} of {len(tenants)} tenants, {lines} lines so far]"
                 )
-                (context.log.info if outcome.status.is_success else context.log.error)(message)
+                log = context.log.info if outcome.status.is_success else context.log.error
+                log(message, extra={"tenant": str(outcome.tenant)})
                 yield outcome
         finally:
             for future in futures:
@@ -169,7 +169,8 @@ def _outcome(
         return TenantOutcome(tenant, Status.FAILED, str(error), time.monotonic() - started)
     except Exception as error:  # noqa: BLE001 - the tenants beside it go on; the run fails, naming this one
         # A defect of ours, or a library's error that nobody mapped: its place is shown, its text may quote a row.
-        context.log.error(f"{tenant}: {type(error).__name__} at\n{''.join(traceback.format_tb(error.__traceback__))}")
+        place = "".join(traceback.format_tb(error.__traceback__))
+        context.log.error(f"{tenant}: {type(error).__name__} at\n{place}", extra={"tenant": str(tenant)})
         reason = f"an unexpected {type(error).__name__}: report it, with the run's log"
         return TenantOutcome(tenant, Status.FAILED, reason, time.monotonic() - started)
 
@@ -194,12 +195,10 @@ def refresh_tenant(
 def extract_roster(session: EduSession, tenant: PartnerTenant, file: IO[bytes], *, run_id: str, log: Log) -> Extract:
     """Run the roster statement and write the encoded lines to ``file``, hashing them on the way."""
     started = time.monotonic()
-    selection = session.select(
-        ROSTER_SQL, {"tenant_code": tenant.tenant_code}, query_tag=f"runway_pipelines tenant={tenant} run={run_id}"
-    )
+    selection = select_roster(session, tenant, run_id=run_id)
     counts = RosterCounts()
     sha256, crc32, size, next_report = hashlib.sha256(), 0, 0, REPORT_LINES
-    for piece in encode_roster(selection.batches, tenant.tenant_code, counts):
+    for piece in roster_pieces(selection, tenant, counts):
         sha256.update(piece)
         crc32 = zlib.crc32(piece, crc32)
         size += file.write(piece)
@@ -207,12 +206,6 @@ def extract_roster(session: EduSession, tenant: PartnerTenant, file: IO[bytes], 
             log.info(f"{tenant}: {counts.lines} lines so far")
             next_report += REPORT_LINES
     file.flush()
-    if counts.rows != selection.row_count:
-        raise Unavailable(
-            expected=f"the {selection.row_count} rows of query {selection.query_id}",
-            came=f"{counts.rows} rows",
-            remedy="run again: a part of the answer did not arrive, and nothing of it was kept",
-        )
     return Extract(
         digest=FileDigest(sha256=sha256.hexdigest(), crc32=crc32, size=size),
         counts=counts,
@@ -273,7 +266,7 @@ def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDoc
     try:
         return parse_published(context.store, tenant, stored)
     except StoredObjectDamaged as error:
-        context.log.warning(f"{tenant}: taken as a first snapshot: {error}")
+        context.log.warning(f"{tenant}: taken as a first snapshot: {error}", extra={"tenant": str(tenant)})
         return None
 
 
@@ -327,7 +320,8 @@ def _changes(
     try:
         return compare_rosters(context.store.lines(snapshot_key(tenant, published.pointer.sha256)), _lines(file))
     except Permanent as error:
-        context.log.warning(f"{tenant}: not compared with the previous snapshot: {error}")
+        message = f"{tenant}: not compared with the previous snapshot: {error}"
+        context.log.warning(message, extra={"tenant": str(tenant)})
         return None
 
 

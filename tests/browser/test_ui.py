@@ -89,6 +89,20 @@ def test_a_partners_connection_shows_who_connects_with_which_key(page: Page) -> 
     page.screenshot(path=SCREENSHOTS / "connection.png")
 
 
+def test_a_partners_page_says_which_districts_are_not_fresh_and_shows_its_students(page: Page) -> None:
+    page.goto("/assets/rosters/partner_roster_index?view=partitions&partition=borealis")
+    expect(page.get_by_text("students by school year").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "partner.png")
+    page.get_by_text("Show Markdown").first.click()
+    plot = page.locator("img[alt^='students by school year']")
+    expect(plot).to_be_visible()
+    assert plot.evaluate("image => image.naturalWidth") > 100, "the browser draws it"
+    page.screenshot(path=SCREENSHOTS / "plot.png")
+    page.goto("/assets/rosters/partner_roster_index?view=checks&checkDetail=tenants_fresh")
+    expect(page.get_by_text("tenants_fresh").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "freshness.png")
+
+
 def test_the_sensors_tick_by_themselves(page: Page) -> None:
     page.goto("/automation")
     for name in ("edu_credentials_rotated_sensor", "partner_tenants_sync_sensor", "run_outcome_event_sensor"):

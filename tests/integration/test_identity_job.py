@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -16,13 +15,24 @@ from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.local.lml_faults import Rule
 from runway_pipelines.run_outcomes.run_log import RunLog
 from runway_pipelines.settings import load_settings
+from tests.integration.identity_job_world import (
+    COMPILATIONS,
+    LIBRARIES,
+    checks,
+    counts,
+    failure,
+    fill,
+    impatient_lml,
+    materialized,
+    point_at,
+    run,
+    without_times,
+)
 from tests.integration.identity_world import TestCatalogue, catalogue
 from tests.integration.lml_control import LmlControl
 from tests.integration.world import World
 
 DATABASE = "identity_job"
-LIBRARIES = 60
-COMPILATIONS = 10
 
 
 @pytest.fixture
@@ -37,57 +47,8 @@ def lml(world: World) -> Iterator[LmlControl]:
 def tables(world: World, lml: LmlControl, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCatalogue]:
     """A catalogue of its own, of artists and compilations that nobody has verified."""
     with catalogue(world.stack.postgres, DATABASE, artist_columns=False) as made:
-        for library_id in range(1, LIBRARIES + 1):
-            made.library(library_id, artist_name=f"Artist {library_id}")
-        for library_id in range(LIBRARIES + 1, LIBRARIES + COMPILATIONS + 1):
-            made.library(library_id, artist_name="Various Artists", letters="ZA")
-        monkeypatch.setenv("RUNWAY_CATALOGUE_DB_NAME", DATABASE)
-        monkeypatch.setenv("RUNWAY_CATALOGUE_SCHEMA", made.schema)
-        yield made
-
-
-def run(instance: dg.DagsterInstance, job_name: str = "library_identity_job", **options: Any) -> Any:
-    """The job in this process; small batches unless told."""
-    load_settings.cache_clear()
-    config = {"batch_size": 10, "compilation_batch_size": 5, "shards": 2, "calls_in_flight": 3} | options
-    job = build_definitions(load_settings()).resolve_job_def(job_name)
-    return job.execute_in_process(
-        instance=instance,
-        run_config={"ops": {"library_identity_graph": {"config": config}}},
-        raise_on_error=False,
-    )
-
-
-def counts(result: Any) -> dict[str, Any]:
-    """The counts for machines of a run, wherever it said them."""
-    for event in result.all_events:
-        if event.is_step_materialization and event.asset_key.path[-1] == "library_identity":
-            return dict(event.step_materialization_data.materialization.metadata["counts for machines"].value)
-        if event.is_step_failure and event.step_failure_data.user_failure_data:
-            return dict(event.step_failure_data.user_failure_data.metadata["counts for machines"].value)
-    raise AssertionError("the run says no counts")
-
-
-def checks(result: Any) -> dict[str, bool]:
-    return {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
-
-
-def materialized(result: Any) -> set[str]:
-    return {e.asset_key.path[-1] for e in result.all_events if e.is_step_materialization}
-
-
-def failure(result: Any) -> str:
-    (event,) = (event for event in result.all_events if event.is_step_failure)
-    return str(event.step_failure_data.user_failure_data.description)
-
-
-def without_times(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """The tables but for when a main row was last verified, and when a library was stamped."""
-    moving = {"last_verified_at", "unresolved_attempted_at"}
-    return {
-        name: [{k: v for k, v in row.items() if k not in moving or name == "library_identity_source"} for row in table]
-        for name, table in rows.items()
-    }
+        fill(made)
+        yield point_at(made, DATABASE, monkeypatch)
 
 
 def test_every_library_is_resolved_counted_and_checked(tables: TestCatalogue, instance: dg.DagsterInstance) -> None:
@@ -145,7 +106,7 @@ def test_a_dry_run_asks_and_writes_nothing(
 def test_an_lml_that_is_down_stops_the_run_and_the_next_one_takes_up_what_is_left(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick_retries(monkeypatch)
+    impatient_lml(monkeypatch)
     lml.script(Rule(fault="status", status=503))
     result = run(instance, calls_in_flight=1, most_failed_batches=2)
     assert not result.success
@@ -219,7 +180,7 @@ def test_a_key_that_lml_refuses_stops_the_run_at_the_first_call(
 def test_an_lml_that_flaps_loses_nothing(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quick_retries(monkeypatch)
+    impatient_lml(monkeypatch)
     lml.script(
         Rule(fault="status", status=503, calls=(1, 3)), Rule(fault="status", status=429, retry_after="0", calls=(2, 4))
     )
@@ -308,10 +269,3 @@ def test_no_key_reaches_the_event_log(
     said = "\n".join(dg.serialize_value(entry) for entry in instance.all_logs(result.run_id))
     assert "canary-key" not in said
     assert "canary-key" not in repr(build_identity(load_settings()))
-
-
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries as many as ever, without the waiting between them."""
-    from runway_pipelines.resources.lml import LmlService
-
-    monkeypatch.setattr(LmlService, "_wait", lambda self, state: 0.01)

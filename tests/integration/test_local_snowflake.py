@@ -275,3 +275,19 @@ def test_a_changed_table_is_seen_by_the_next_session(stack, keys):
         pq.write_table(pa.table({"id": list(range(count))}), path)
         with connect(stack, keys[0]) as connection:
             assert connection.cursor().execute("select count(*) from changing").fetchall() == [(count,)]
+
+
+def test_a_session_that_is_closed_stops_the_statement_that_it_runs(stack, keys):
+    connection = connect(stack, keys[0])
+    endless = "select sum(a0.id) from " + " cross join ".join(f"students a{number}" for number in range(30))
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        running = executor.submit(connection.cursor().execute, endless)
+        time.sleep(1)
+        assert not running.done()
+        started = time.monotonic()
+        connection.close()
+        with pytest.raises(Exception):  # noqa: B017, PT011 - the driver's own, of several kinds
+            running.result(20)
+        assert time.monotonic() - started < 10
+    with connect(stack, keys[0]) as other:
+        assert other.cursor().execute("select 1").fetchall() == [(1,)]

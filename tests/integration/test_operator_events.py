@@ -16,7 +16,7 @@ import pytest
 
 from runway_pipelines.resources import events as events_module
 from runway_pipelines.resources.events import OperatorEvents
-from runway_pipelines.rosters import assets, refresh
+from runway_pipelines.rosters import assets, extraction, refresh
 from runway_pipelines.run_outcomes import sensor as sensor_module
 from runway_pipelines.run_outcomes.cursor import OVERLAP_SECONDS
 from runway_pipelines.run_outcomes.outcomes import OperatorEvent
@@ -392,10 +392,10 @@ def test_no_event_names_a_student_or_shows_a_key(
     if trouble == "a tenant":
         monkeypatch.setattr(refresh, "keep_snapshot", fail)
     if trouble == "rows":
-        failing = refresh.ROSTER_SQL.replace(
+        failing = extraction.ROSTER_SQL.replace(
             "max(api_year) as api_year", "max(cast(student_unique_id as int)) as api_year"
         )
-        monkeypatch.setattr(refresh, "ROSTER_SQL", failing)
+        monkeypatch.setattr(extraction, "ROSTER_SQL", failing)
     if trouble == "login":
         partner.rotate(register_key=False)
     assert not run_partner(instance, partner).success

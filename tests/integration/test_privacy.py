@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from runway_pipelines.local.stack import BUCKET
-from runway_pipelines.rosters import refresh
+from runway_pipelines.rosters import extraction, refresh
 from runway_pipelines.rosters.query import ROSTER_SQL
 from tests.integration.world import TestPartner, Warehouse, World, everything_logged, run_partner
 
@@ -25,17 +25,17 @@ def a_good_run(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows_of_another_tenant(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refresh, "ROSTER_SQL", ROSTER_SQL.replace("%(tenant_code)s", "'other'"))
+    monkeypatch.setattr(extraction, "ROSTER_SQL", ROSTER_SQL.replace("%(tenant_code)s", "'other'"))
 
 
 def a_statement_that_fails_on_a_value(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
     failing = ROSTER_SQL.replace("max(api_year) as api_year", "max(cast(student_unique_id as int)) as api_year")
-    monkeypatch.setattr(refresh, "ROSTER_SQL", failing)
+    monkeypatch.setattr(extraction, "ROSTER_SQL", failing)
 
 
 def rows_out_of_order(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        refresh, "ROSTER_SQL", ROSTER_SQL.replace("order by student_unique_id,", "order by student_unique_id desc,")
+        extraction, "ROSTER_SQL", ROSTER_SQL.replace("order by student_unique_id,", "order by student_unique_id desc,")
     )
 
 

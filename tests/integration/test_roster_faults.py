@@ -21,7 +21,7 @@ import pytest
 from runway_pipelines.local.big_tenant import big_tenant_tables
 from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES
 from runway_pipelines.resources.snowflake import EduSession, Selection
-from runway_pipelines.rosters import refresh
+from runway_pipelines.rosters import extraction, refresh
 from runway_pipelines.rosters.manifest import pointer_key
 from runway_pipelines.rosters.query import ROSTER_SQL
 from tests.integration.fault_proxy import fault_proxy
@@ -72,7 +72,7 @@ def spoil_a_descriptor(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) ->
 def answer_with_another_tenants_rows(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
     partner.warehouse.students("other", 5, prefix="O")
     partner.write_tables()
-    monkeypatch.setattr(refresh, "ROSTER_SQL", ROSTER_SQL.replace("%(tenant_code)s", "'other'"))
+    monkeypatch.setattr(extraction, "ROSTER_SQL", ROSTER_SQL.replace("%(tenant_code)s", "'other'"))
 
 
 def swap_systems_and_codes(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from runway_pipelines import data_contracts
 from runway_pipelines.cli import main
 from runway_pipelines.settings import settings_markdown
 
@@ -13,6 +14,10 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_setting_is_documented_as_it_is() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text() == settings_markdown()
+
+
+def test_every_name_is_documented_as_it_is() -> None:
+    assert (ROOT / "docs" / "data-contracts.md").read_text() == data_contracts.page()
 
 
 def test_every_command_is_in_the_changelog() -> None:

@@ -1,0 +1,31 @@
+"""A first call of the stream on the embedded stack: a key for this process alone, and a token made with it."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+
+from pydantic import SecretStr
+
+from runway_pipelines.api.payload import ROSTER_PATH
+from runway_pipelines.api.tokens import TokenRules
+from runway_pipelines.settings import Settings
+
+_FIRST_RUN = 1  # of the synthetic data set
+
+
+def with_a_key(settings: Settings) -> Settings:
+    """The settings, with a random key where they have none."""
+    if settings.stream_token_key or settings.stream_token_secret:
+        return settings
+    return settings.model_copy(update={"stream_token_key": SecretStr(secrets.token_urlsafe(32))})
+
+
+def example_call(settings: Settings, base_url: str) -> str:
+    """A command that pulls the first run's roster; empty where the key is in a secret."""
+    if settings.stream_token_key is None:
+        return ""
+    rules = TokenRules(settings.stream_token_audience, settings.stream_token_run_claim)
+    key = settings.stream_token_key.get_secret_value().encode()
+    token = rules.mint(_FIRST_RUN, key, valid_for=timedelta(days=1))
+    return f"curl -H 'Authorization: Bearer {token}' {base_url}{ROSTER_PATH.format(run_id=_FIRST_RUN)}"

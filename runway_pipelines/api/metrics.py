@@ -1,0 +1,45 @@
+"""What the stream counts, in Prometheus' words: sources, outcomes, sizes and times; no partner, tenant or student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Metrics:
+    """The metrics of one server."""
+
+    def __init__(self, *, sessions_in_use: Callable[[], int], sessions_idle: Callable[[], int]) -> None:
+        # When a counter began is of no use, and doubles the text.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        named: Any = {"namespace": "roster_stream", "registry": self._registry}
+        self.requests = Counter("requests", "Requests by route and status.", ("route", "status"), **named)
+        self.refused = Counter("refused_tokens", "Requests that proved nothing, by the reason.", ("reason",), **named)
+        self.pulls = Counter("pulls", "Rosters that began, by source and how they ended.", ("source", "ended"), **named)
+        self.bytes = Counter("sent_bytes", "Bytes of rosters handed to clients.", ("source",), **named)
+        self.in_flight = Gauge("pulls_in_flight", "Pulls whose thread works or waits.", **named)
+        self.first_byte = Histogram(
+            "first_byte_seconds", "From the request to the first byte.", ("source",), buckets=_SECONDS, **named
+        )
+        self.seconds = Histogram("pull_seconds", "From the request to its end.", ("source",), buckets=_SECONDS, **named)
+        sessions = Gauge("snowflake_sessions", "Open Snowflake sessions.", ("state",), **named)
+        sessions.labels("in_use").set_function(sessions_in_use)
+        sessions.labels("idle").set_function(sessions_idle)
+
+    def text(self) -> bytes:
+        """All of them, as Prometheus reads them."""
+        return generate_latest(self._registry)

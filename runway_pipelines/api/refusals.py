@@ -1,0 +1,104 @@
+"""Answers that are no roster: a status, a word for machines and a sentence, none of which quotes anything."""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse
+
+from runway_pipelines.errors import RunwayError
+
+if TYPE_CHECKING:
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+
+class Refusal(Exception):
+    """The request ends with this answer."""
+
+    def __init__(self, status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+        self.message = message
+        self.headers = headers
+
+
+def unauthorized() -> Refusal:
+    """The same for every reason: who holds no token learns nothing of runs."""
+    return Refusal(
+        401,
+        "unauthorized",
+        "A bearer token for this run is needed.",
+        {"WWW-Authenticate": 'Bearer error="invalid_token"'},
+    )
+
+
+def refused(request: Request, refusal: Exception) -> JSONResponse:
+    """Starlette's handler of `Refusal`."""
+    said: Refusal = refusal  # type: ignore[assignment]
+    return _answer(said.status, said.error, said.message, said.headers)
+
+
+def unrouted(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's handler of its own 404 and 405."""
+    refusal: HTTPException = error  # type: ignore[assignment]
+    word = re.sub(r"\W+", "_", refusal.detail.lower())
+    return _answer(refusal.status_code, word, f"{refusal.detail}.", refusal.headers)
+
+
+def failed(request: Request | None, error: Exception) -> JSONResponse:
+    """500, with a reference that finds the reason in the log; the reason names accounts, so it stays there."""
+    path = "a request" if request is None else request.url.path
+    reference = uuid.uuid4().hex[:12]
+    if isinstance(error, RunwayError):
+        log.error("%s failed: %s (reference %s)", path, error, reference)
+    else:
+        # Its text may quote a row or a token; its place does not.
+        place = "".join(traceback.format_tb(error.__traceback__))
+        log.error("%s failed: unexpected %s (reference %s) at\n%s", path, type(error).__name__, reference, place)
+    word = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower() if isinstance(error, RunwayError) else "defect"
+    return _answer(500, word, f"The server's log says why, under the reference {reference}.", None)
+
+
+def _answer(status: int, error: str, message: str, headers: Mapping[str, str] | None) -> JSONResponse:
+    return JSONResponse(
+        {"error": error, "message": message}, status, headers={"Cache-Control": "no-store", **(headers or {})}
+    )
+
+
+class Guard:
+    """The outermost layer: no exception reaches uvicorn, which would log its text.
+
+    Before the first byte it is a 500, after it the response stays without its end, and uvicorn closes the connection.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["app"] = self  # without one, Starlette's router answers its 404 and 405 itself, as text
+        is_started = False
+
+        async def note(message: Message) -> None:
+            nonlocal is_started
+            is_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note)
+        except Exception as error:  # noqa: BLE001
+            answer = failed(None, error)
+            if not is_started:
+                await answer(scope, receive, send)

@@ -1,0 +1,269 @@
+"""``GET /earthbeam/jobs/{run_id}/roster``: from the snapshot when it is fresh, else from the warehouse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+from starlette.responses import Response
+
+from runway_pipelines.api.handoff import Abandoned, Failed, Handoff, call_soon
+from runway_pipelines.api.metrics import Metrics
+from runway_pipelines.api.negotiation import (
+    ByteRange,
+    Unsatisfiable,
+    accepts_gzip,
+    etag,
+    is_known,
+    may_resume,
+    parse_range,
+)
+from runway_pipelines.api.pools import PartnerPools
+from runway_pipelines.api.pulls import Pull, SessionProof, SnapshotPull, WarehousePull
+from runway_pipelines.api.refusals import Refusal
+from runway_pipelines.api.runs import RunTenant
+from runway_pipelines.api.sources import Source, choose
+from runway_pipelines.api.streaming import JSON_LINES, PullRecord, RosterResponse, first_part
+from runway_pipelines.credentials.rotation import Current, Gone, Observation
+from runway_pipelines.errors import RunwayError, StoredObjectDamaged, Unavailable
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.resources.object_store import ObjectStore
+from runway_pipelines.rosters.manifest import Pointer, pointer_key, snapshot_key
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+log = logging.getLogger(__name__)
+# Student identifiers: no cache keeps them. A client may still ask whether what it has is current.
+_NOT_STORED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot that can serve."""
+
+    pointer: Pointer
+    size: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """What was decided on a pull. ``snapshot`` is None for the warehouse."""
+
+    snapshot: Snapshot | None
+    seen: Observation
+    reason: str
+
+
+class RosterRoute:
+    """The route, over what all requests share."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        pools: PartnerPools,
+        metrics: Metrics,
+        *,
+        fresh_for: timedelta,
+        acquire_seconds: float,
+        most_pulls: int,
+    ) -> None:
+        self._store = store
+        self._pools = pools
+        self._metrics = metrics
+        self._fresh_for = fresh_for
+        self._acquire_seconds = acquire_seconds
+        self._room = asyncio.Semaphore(most_pulls)
+
+    async def answer(self, request: Request, run: RunTenant) -> Response:
+        """The roster, 304, 206, or a `Refusal`; raises our errors for what is a 500."""
+        started = time.monotonic()
+        if run.tenant is None:
+            raise Refusal(409, "cross_year_matching_is_off", "The run's tenant has no cross-year roster.")
+        try:
+            requested = Source(request.query_params.get("source", Source.AUTO))
+        except ValueError:
+            raise Refusal(400, "unknown_source", f"source is one of {', '.join(Source)}.") from None
+        served = await to_thread.run_sync(self._choose, run.tenant, requested)
+        if served.snapshot is not None:
+            record = PullRecord(run.tenant, run.run_id, Source.SNAPSHOT, started, self._metrics)
+            try:
+                return await self._from_snapshot(request, served.snapshot, record)
+            except RunwayError as error:
+                if requested is Source.SNAPSHOT:
+                    raise
+                log.warning("%s: the warehouse is asked, because the snapshot cannot be read: %s", run.tenant, error)
+        record = PullRecord(run.tenant, run.run_id, Source.WAREHOUSE, started, self._metrics)
+        return await self._from_warehouse(request, run.tenant, served.seen, record)
+
+    def _choose(self, tenant: PartnerTenant, requested: Source) -> Served:
+        """Look at the secret and at what is published, as far as it matters (in a thread)."""
+        seen: Observation = (
+            Gone("nobody looked") if requested is Source.SNAPSHOT else self._pools.look(tenant.partner_id)
+        )
+        pointer: Pointer | None = None
+        size = 0
+        if requested is not Source.WAREHOUSE:
+            try:
+                pointer, size = self._published(tenant)
+            except RunwayError as error:
+                if requested is Source.SNAPSHOT:
+                    raise
+                log.warning("%s: the snapshot cannot be used: %s", tenant, error)
+        choice = choose(
+            requested,
+            pointer,
+            seen.version_id if isinstance(seen, Current) else None,
+            now=datetime.now(UTC),
+            fresh_for=self._fresh_for,
+        )
+        if choice.snapshot is None and requested is Source.SNAPSHOT:
+            raise Refusal(404, "no_snapshot", "No roster was ever published for the run's tenant.")
+        return Served(None if choice.snapshot is None else Snapshot(choice.snapshot, size), seen, choice.reason)
+
+    def _published(self, tenant: PartnerTenant) -> tuple[Pointer | None, int]:
+        """The pointer, and the size of its snapshot; raises `StoredObjectDamaged` where the two do not fit."""
+        key = pointer_key(tenant)
+        stored = self._store.read(key)
+        if stored is None:
+            return None, 0
+        pointer = Pointer.from_json(key, stored.body)
+        found = self._store.stat(snapshot_key(tenant, pointer.sha256))
+        if found is None or found.sha256 not in (None, pointer.sha256):
+            raise StoredObjectDamaged(
+                expected=f"the snapshot that {key} points to",
+                came="no object" if found is None else "one that says it has another digest",
+                remedy="publish the tenant's roster anew",
+            )
+        return pointer, found.size
+
+    async def _from_snapshot(self, request: Request, snapshot: Snapshot, record: PullRecord) -> Response:
+        pointer, size = snapshot.pointer, snapshot.size
+        # A range is one of the bytes as they are stored; HTTP/1.0 has no way to say that a body without length ended.
+        is_ranged = request.method == "GET" and "range" in request.headers
+        is_gzip = not is_ranged and _is_chunked(request) and accepts_gzip(request.headers.get("accept-encoding"))
+        validator = etag(pointer.sha256, is_gzip=is_gzip)
+        headers = {
+            **_NOT_STORED,
+            "ETag": validator,
+            "Vary": "Accept-Encoding",
+            "X-Roster-Source": Source.SNAPSHOT,
+            "X-Roster-Sha256": pointer.sha256,
+            "X-Roster-As-Of": pointer.verified_at,
+            "Accept-Ranges": "bytes",
+        }
+        for known in (validator, etag(pointer.sha256, is_gzip=not is_gzip)):
+            if is_known(request.headers.get("if-none-match"), known):
+                return Response(status_code=304, headers=headers | {"ETag": known})
+        whole = ByteRange(0, size - 1)
+        part = None
+        if is_ranged and may_resume(request.headers.get("if-range"), validator):
+            try:
+                part = parse_range(request.headers["range"], size)
+            except Unsatisfiable:
+                raise Refusal(
+                    416, "range_not_satisfiable", "It begins behind the end.", {"Content-Range": f"bytes */{size}"}
+                ) from None
+        headers |= {"Content-Type": JSON_LINES}
+        if is_gzip:
+            headers |= {"Content-Encoding": "gzip"}
+        else:
+            headers |= {"Content-Length": str((part or whole).size)}
+        if part is not None:
+            headers |= {"Content-Range": f"bytes {part.first}-{part.last}/{size}"}
+        if request.method == "HEAD":
+            return Response(headers=headers)
+        work = SnapshotPull(
+            self._store,
+            snapshot_key(record.tenant, pointer.sha256),
+            pointer.sha256,
+            part or whole,
+            is_whole=(part or whole) == whole,
+        )
+        return await self._stream(
+            request, work, record, is_gzip=is_gzip, status=200 if part is None else 206, headers=lambda pull: headers
+        )
+
+    async def _from_warehouse(
+        self, request: Request, tenant: PartnerTenant, seen: Observation, record: PullRecord
+    ) -> Response:
+        if not _is_chunked(request):
+            raise Refusal(
+                426,
+                "http_1_1_is_needed",
+                "In HTTP/1.0 a roster that broke off would look complete.",
+                {"Upgrade": "HTTP/1.1", "Connection": "Upgrade"},
+            )
+        is_gzip = accepts_gzip(request.headers.get("accept-encoding"))
+        sessions = self._pools.of(tenant.partner_id, seen)
+
+        def headers(pull: Pull) -> dict[str, str]:
+            return (
+                {
+                    **_NOT_STORED,
+                    "Content-Type": JSON_LINES,
+                    "Vary": "Accept-Encoding",
+                    "X-Roster-Source": Source.WAREHOUSE,
+                    "Accept-Ranges": "none",
+                }
+                | ({"X-Roster-As-Of": pull.as_of.isoformat()} if pull.as_of else {})
+                | ({"Content-Encoding": "gzip"} if is_gzip else {})
+            )
+
+        proof_is_enough = request.method == "HEAD"
+        work = SessionProof(sessions) if proof_is_enough else WarehousePull(sessions, tenant, record.run_id)
+        return await self._stream(
+            request, work, record, is_gzip=is_gzip and not proof_is_enough, status=200, headers=headers
+        )
+
+    async def _stream(
+        self,
+        request: Request,
+        work: Callable[[Pull], None],
+        record: PullRecord,
+        *,
+        is_gzip: bool,
+        status: int,
+        headers: Callable[[Pull], dict[str, str]],
+    ) -> Response:
+        """Wait for the first byte; raises what failed before it."""
+        pull = await self._begin(is_gzip)
+        first = await first_part(pull, work, request, self._acquire_seconds)
+        if isinstance(first, Failed):
+            record.over("failed")
+            raise first.error
+        if isinstance(first, Abandoned):
+            record.over("abandoned")
+            return Response(status_code=204)  # to nobody
+        return RosterResponse(first, pull, request, record, status=status, headers=headers(pull))
+
+    async def _begin(self, is_gzip: bool) -> Pull:
+        """A pull, when there is room for one more; each has a thread until the thread is done."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._acquire_seconds):
+                await self._room.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                expected=f"room for one more pull within {self._acquire_seconds:g} s",
+                came="RUNWAY_STREAM_MOST_PULLS of them",
+                remedy="raise it, or run one more server",
+            ) from None
+        self._metrics.in_flight.inc()
+
+        def release() -> None:
+            self._metrics.in_flight.dec()
+            self._room.release()
+
+        return Pull(Handoff(), is_gzip, on_end=lambda: call_soon(loop, release))
+
+
+def _is_chunked(request: Request) -> bool:
+    """Whether the client can be told, in a body of unknown length, that it is whole."""
+    return str(request.scope["http_version"]) != "1.0"

@@ -1,0 +1,91 @@
+"""The key that tokens are signed with: of the settings, or of a secret that is read anew from time to time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from threading import Lock
+from typing import Protocol
+
+from runway_pipelines.api.tokens import LEAST_KEY_BYTES
+from runway_pipelines.errors import ConfigurationError, RunwayError
+from runway_pipelines.resources.secrets_manager import PartnerSecrets
+from runway_pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+READ_AGAIN_SECONDS = 60
+
+
+class TokenKeys(Protocol):
+    """Where keys come from."""
+
+    def __call__(self) -> tuple[bytes, ...]:
+        """The keys that are good now, the newest first."""
+        ...
+
+
+def token_keys(settings: Settings, secrets: PartnerSecrets) -> TokenKeys:
+    """The keys that the settings name; raises `ConfigurationError` when they name none, or one that is too short."""
+    if settings.stream_token_secret:
+        keys = SecretKeys(settings.stream_token_secret, secrets)
+        keys()
+        return keys
+    if settings.stream_token_key:
+        key = _checked("RUNWAY_STREAM_TOKEN_KEY", settings.stream_token_key.get_secret_value())
+        return lambda: (key,)
+    raise ConfigurationError(
+        expected="RUNWAY_STREAM_TOKEN_SECRET or RUNWAY_STREAM_TOKEN_KEY",
+        came="neither",
+        remedy="name the secret that holds the key which the application signs its runs' tokens with",
+    )
+
+
+class SecretKeys:
+    """The keys of a secret: the current one, and the one before it, for tokens that were signed before a rotation.
+
+    While the secret cannot be read, what was read last is used.
+    """
+
+    def __init__(self, name: str, secrets: PartnerSecrets, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._secrets = secrets
+        self._clock = clock
+        self._lock = Lock()
+        self._keys: tuple[bytes, ...] = ()
+        self._read_at = 0.0
+
+    def __call__(self) -> tuple[bytes, ...]:
+        """The keys; raises our errors only while none could ever be read."""
+        with self._lock:
+            if not self._keys or self._clock() - self._read_at >= READ_AGAIN_SECONDS:
+                try:
+                    self._keys = self._read()
+                except RunwayError as error:
+                    if not self._keys:
+                        raise
+                    log.warning("the key of the tokens stays as it was read before: %s", error)
+                self._read_at = self._clock()
+            return self._keys
+
+    def _read(self) -> tuple[bytes, ...]:
+        current = self._secrets.read_named(self._name, "AWSCURRENT")
+        if current is None:
+            raise ConfigurationError(
+                expected=f"the secret {self._name}", came="no secret of that name", remedy="create it"
+            )
+        previous = self._secrets.read_named(self._name, "AWSPREVIOUS")
+        return tuple(
+            _checked(f"secret {self._name}", version.text) for version in (current, previous) if version is not None
+        )
+
+
+def _checked(where: str, text: str) -> bytes:
+    key = text.strip().encode()
+    if len(key) < LEAST_KEY_BYTES:
+        raise ConfigurationError(
+            expected=f"a key of at least {LEAST_KEY_BYTES} bytes in {where}",
+            came=f"{len(key)} bytes",
+            remedy="put a random one there, and into the application",
+        )
+    return key

@@ -1,0 +1,192 @@
+"""The roster stream as a process of its own, as it runs in production, and a client's view of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import psutil
+
+from runway_pipelines.api.tokens import TokenRules
+from runway_pipelines.credentials.sessions import PartnerSessions
+from runway_pipelines.definitions import build_services
+from runway_pipelines.local import child_exec
+from runway_pipelines.local.stack import BUCKET
+from runway_pipelines.rosters.manifest import pointer_key
+from runway_pipelines.rosters.refresh import RefreshContext, refresh_tenant
+from runway_pipelines.settings import load_settings
+from tests.integration.world import TestPartner, World
+
+KEY = "k" * 16 + "0123456789abcdef" * 2
+_RUN_IDS = itertools.count(1001)  # the stack is this test session's own
+RULES = TokenRules("earthbeam", "runId")
+
+
+class StreamServer:
+    """A running server."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = log
+
+    def client(self, **options: Any) -> httpx.Client:
+        """A client that asks for nothing by itself, on connections of its own."""
+        headers = {"Accept-Encoding": "identity"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False, **options)
+
+    def get(self, path: str, run: int | None = None, method: str = "GET", **headers: str) -> httpx.Response:
+        """One request; with a token where there is a run."""
+        with self.client() as client:
+            return client.request(method, path, headers=headers | (bearer(run) if run is not None else {}))
+
+    def pull(self, run: int, query: str = "", **headers: str) -> httpx.Response:
+        return self.get(f"/earthbeam/jobs/{run}/roster{query}", run, **headers)
+
+    def metric(self, name: str) -> float:
+        """A metric's value, 0 where nothing was counted yet."""
+        lines = self.get("/metrics").text.splitlines()
+        return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " ")), 0.0)
+
+    def memory(self) -> int:
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+def bearer(run: int) -> dict[str, str]:
+    return {"Authorization": f"Bearer {RULES.mint(run, KEY.encode(), valid_for=timedelta(minutes=5))}"}
+
+
+@contextmanager
+def stream_server(log: Path, **settings: str) -> Iterator[StreamServer]:
+    """The server of the environment as it is, with these settings; SIGKILL ends it if nothing else did."""
+    environment = os.environ | {"RUNWAY_STREAM_TOKEN_KEY": KEY} | settings
+    # A test session that is killed must leave no server behind: the kernel ends it with us.
+    owned = [sys.executable, "-I", "-S", child_exec.__file__, str(os.getpid()), str(int(signal.SIGKILL)), "-1", "-1"]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*owned, "--", sys.executable, "-m", "runway_pipelines.cli", "serve", "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=output,
+            env=environment,
+        )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline().split()
+        assert line and line[0] == b"READY", log.read_text()
+        yield StreamServer(process, int(line[1]), log)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def add_run(world: World, partner: TestPartner, code: str) -> int:
+    """A job of the tenant, and a run of it; returns the run's id."""
+    run = next(_RUN_IDS)
+    with world.connect() as connection:
+        connection.execute(
+            "insert into job (id, partner_id, tenant_code) values (%s, %s, %s)", [run, partner.partner_id, code]
+        )
+        connection.execute("insert into run (id, job_id) values (%s, %s)", [run, run])
+    return run
+
+
+def request_bytes(run: int, path: str = "roster", version: str = "1.1", **headers: str) -> bytes:
+    """A request as it is on the wire."""
+    lines = [f"GET /earthbeam/jobs/{run}/{path} HTTP/{version}", "Host: stream"]
+    lines += [f"{name}: {value}" for name, value in (bearer(run) | headers).items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+@contextmanager
+def raw_client(server: StreamServer, request: bytes, *, buffer: int | None = None) -> Iterator[socket.socket]:
+    """A socket that has sent the request; with a small receive buffer it is a slow reader's."""
+    with socket.socket() as client:
+        if buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        client.settimeout(60)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(request)
+        yield client
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Until the other side ends the connection."""
+    received = b""
+    while chunk := client.recv(1 << 16):
+        received += chunk
+    return received
+
+
+def in_background(work: Any, *arguments: Any) -> Thread:
+    thread = Thread(target=work, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
+def wait_until(is_true: Any, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.05)
+
+
+def publish(partner: TestPartner, code: str) -> bytes:
+    """Take and publish the tenant's roster as a run does; returns its bytes."""
+    with build_services(load_settings()).process_config_and_initialize_cm() as services:
+        context = RefreshContext(
+            store=services.store,
+            database=services.database,
+            run_id="test",
+            thresholds=services.policy.thresholds,
+            lock_wait_seconds=10,
+            log=logging.getLogger("test"),
+        )
+        sessions = PartnerSessions(partner.partner_id, services.secrets, services.snowflake, size=1, query_tag="test")
+        with closing(sessions):
+            outcome = refresh_tenant(context, sessions, partner.tenant(code), (2026,))
+    assert outcome.status.is_success, outcome.reason
+    published = partner.published(code)
+    assert published is not None
+    return published
+
+
+def change_pointer(partner: TestPartner, code: str, **members: str) -> None:
+    """Rewrite the tenant's pointer with other values of these members."""
+    key = pointer_key(partner.tenant(code))
+    s3 = partner.world.s3
+    document = json.loads(s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
+    s3.put_object(Bucket=BUCKET, Key=key, Body=json.dumps(document | members).encode())
+
+
+def unchunked(body: bytes) -> bytes:
+    """The content of a chunked body, as far as it goes."""
+    content = b""
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        content += rest[: int(size, 16)]
+        body = rest[int(size, 16) + 2 :]
+    return content

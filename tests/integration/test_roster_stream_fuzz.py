@@ -1,0 +1,76 @@
+"""What the OpenAPI document promises, asked at random: every answer is one that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis.checks import load_all_checks
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from runway_pipelines.api.openapi import document
+from runway_pipelines.local.stack import EmbeddedStack
+from runway_pipelines.settings import load_settings
+from tests.integration.stream_server import StreamServer, add_run, bearer, publish, stream_server
+from tests.integration.world import Warehouse, World
+
+load_all_checks()
+SCHEMA = schemathesis.openapi.from_dict(document())
+CHECKS = (status_code_conformance, content_type_conformance, response_schema_conformance)
+
+
+@pytest.fixture(scope="module")
+def served(
+    stack: EmbeddedStack, _tables: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[StreamServer, int]]:
+    """A server, and a run whose roster is published."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.environment().items():
+            patch.setenv(name, value)
+        load_settings.cache_clear()
+        world, warehouse = World(stack), Warehouse()
+        warehouse.students("north", 3)
+        partner = world.partner(warehouse, ["north"])
+        run = add_run(world, partner, "north")
+        publish(partner, "north")
+        with stream_server(tmp_path_factory.mktemp("fuzz") / "server.log") as server:
+            yield server, run
+    load_settings.cache_clear()
+
+
+def ask(case: Any, server: StreamServer, headers: dict[str, str] | None) -> None:
+    response = case.call(base_url=server.url, headers=headers, timeout=30)
+    allowed = {int(status) for status in case.operation.definition.raw["responses"]} | {405}
+    assert response.status_code in allowed, response.status_code
+    case.validate_response(response, checks=CHECKS)
+
+
+@SCHEMA.parametrize()
+@hypothesis.settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+    database=None,
+)
+def test_without_a_token(case: Any, served: tuple[StreamServer, int]) -> None:
+    ask(case, served[0], None)
+
+
+@SCHEMA.include(path_regex="/earthbeam/").parametrize()
+@hypothesis.settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
+    database=None,
+)
+def test_with_the_token_of_a_run(case: Any, served: tuple[StreamServer, int]) -> None:
+    server, run = served
+    case.path_parameters["run_id"] = str(run)
+    ask(case, server, bearer(run))

@@ -1,0 +1,373 @@
+"""Many clients, slow ones, ones that leave, and a server that is told to stop: what is held, and what is let go."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from runway_pipelines.local.big_tenant import big_tenant_tables
+from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, SCHEMAS
+from runway_pipelines.local.stack import EmbeddedStack
+from runway_pipelines.settings import load_settings
+from tests.integration.fault_proxy import fault_proxy
+from tests.integration.stream_server import (
+    StreamServer,
+    add_run,
+    bearer,
+    publish,
+    raw_client,
+    read_all,
+    request_bytes,
+    stream_server,
+    unchunked,
+    wait_until,
+)
+from tests.integration.world import TestPartner, Warehouse, World, write_parquet
+
+MEGABYTE = 1_000_000
+IN_USE = 'roster_stream_snowflake_sessions{state="in_use"}'
+IDLE = 'roster_stream_snowflake_sessions{state="idle"}'
+IN_FLIGHT = "roster_stream_pulls_in_flight"
+
+
+WAREHOUSE = "roster?source=warehouse"
+
+
+def is_connected(server: StreamServer, run: int) -> bool:
+    """Wait until the warehouse can be asked: importing its driver takes seconds, once for a process."""
+    wait_until(lambda: server.get(f"/earthbeam/jobs/{run}/{WAREHOUSE}", run, "HEAD").status_code == 200, 60)
+    return True
+
+
+def pulls(source: str, ended: str) -> str:
+    return f'roster_stream_pulls_total{{ended="{ended}",source="{source}"}}'
+
+
+@pytest.fixture(scope="module")
+def server(stack: EmbeddedStack, _tables: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamServer]:
+    with stream_server(tmp_path_factory.mktemp("stream") / "server.log", **stack.environment()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def big(stack: EmbeddedStack, _tables: None) -> Iterator[Big]:
+    """A tenant of 40,000 students (13 MB), published: more than any buffer on the way to a client holds."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.environment().items():
+            patch.setenv(name, value)
+        load_settings.cache_clear()
+        world = World(stack)
+        partner = big_partner(world, 40_000)
+        run = add_run(world, partner, "big")
+        yield Big(run, publish(partner, "big"))
+    load_settings.cache_clear()
+
+
+@dataclass(frozen=True)
+class Big:
+    run: int
+    content: bytes
+
+
+def big_partner(world: World, students: int) -> TestPartner:
+    """A partner with one tenant of that many students."""
+    import pyarrow as pa
+
+    partner = world.partner(Warehouse(), ["big"])
+    batches = list(big_tenant_tables(students, tenant_code="big"))
+    folder = world.stack.warehouse_dir / partner.account / "EDU" / "PROD"
+    for position, name in enumerate((ASSOCIATIONS, IDENTIFICATION_CODES)):
+        table = pa.Table.from_batches([batch[position] for batch in batches], schema=SCHEMAS[name])
+        write_parquet(folder / f"{name}.parquet", table)
+    return partner
+
+
+@pytest.mark.parametrize("source", ["snapshot", "warehouse"])
+def test_twenty_clients_at_once_get_the_same_bytes(world: World, server: StreamServer, source: str) -> None:
+    partner = big_partner(world, 5_000)
+    run = add_run(world, partner, "big")
+    expected = publish(partner, "big")
+    with ThreadPoolExecutor(20) as executor:
+        answers = list(executor.map(lambda _: server.pull(run, f"?source={source}"), range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert all(answer.content == expected for answer in answers)
+    assert server.metric(IN_USE) == 0
+    wait_until(lambda: server.metric(IN_FLIGHT) == 0)
+
+
+def test_twenty_pulls_with_one_session_stuck(world: World, tmp_path: Path) -> None:
+    """The stuck one ends after the acquire timeout, the others finish meanwhile."""
+    partner = big_partner(world, 2_000)
+    run = add_run(world, partner, "big")
+    gate: threading.Barrier | threading.Event | None = None
+    sticks, stuck, release = False, threading.Event(), threading.Event()
+    with fault_proxy(f"http://127.0.0.1:{world.stack.snowflake_port}") as proxy:
+
+        def fault(method: str, path: str) -> None:
+            if "query-request" in path and gate is not None:
+                gate.wait(30)
+            if "login-request" in path and sticks:  # the driver asks again after 10 s
+                stuck.set()
+                release.wait(60)
+
+        proxy.fault = fault
+        settings = {"RUNWAY_STREAM_ACQUIRE_SECONDS": "8", "RUNWAY_SNOWFLAKE_PORT": proxy.url.rpartition(":")[2]}
+        with stream_server(tmp_path / "server.log", **settings) as server, ThreadPoolExecutor(20) as executor:
+
+            def pull(_: int) -> tuple[int, float]:
+                started = time.monotonic()
+                return server.pull(run).status_code, time.monotonic() - started
+
+            is_connected(server, run)
+            for sessions in (4, 8, 12, 16, 19):  # opened a few at a time: logins cost CPU
+                gate = threading.Barrier(sessions)
+                assert {status for status, _ in executor.map(pull, range(sessions))} == {200}
+            assert server.metric(IDLE) == 19
+            gate, sticks = stuck, True  # nobody's session is free before the twentieth is asked for
+            results = sorted(executor.map(pull, range(20)))
+            assert [status for status, _ in results] == [200] * 19 + [500]
+            assert 8 <= results[-1][1] < 12
+            assert all(seconds < results[-1][1] for _, seconds in results[:-1])
+            sticks = False
+            release.set()
+            wait_until(lambda: server.metric(IN_FLIGHT) == 0)
+            assert server.metric(IN_USE) == 0
+            assert server.pull(run).status_code == 200
+
+
+def test_more_pulls_than_sessions_wait_for_one_and_give_up_when_none_comes(
+    world: World, tmp_path: Path, big: Big
+) -> None:
+    settings = {"RUNWAY_STREAM_SESSIONS_PER_PARTNER": "1", "RUNWAY_STREAM_ACQUIRE_SECONDS": "3"}
+    run = big.run
+    with stream_server(tmp_path / "server.log", **settings) as server:
+        is_connected(server, run)
+        with raw_client(server, request_bytes(run, WAREHOUSE), buffer=4096) as slow:
+            slow.recv(1)
+            assert server.metric(IN_USE) == 1
+            started = time.monotonic()
+            answer = server.pull(run, "?source=warehouse")
+            assert (answer.status_code, answer.json()["error"]) == (500, "unavailable")
+            assert 2.5 < time.monotonic() - started < 6
+            with ThreadPoolExecutor(1) as executor:
+                waiting = executor.submit(server.pull, run, "?source=warehouse")
+                time.sleep(0.5)
+                slow.close()
+                assert waiting.result().status_code == 200
+        assert server.metric(IDLE) == 1
+
+
+@pytest.mark.parametrize("source", ["snapshot", "warehouse"])
+def test_a_slow_client_does_not_make_memory_grow(server: StreamServer, big: Big, source: str) -> None:
+    """Ten clients that read nothing: of each roster (13 MB) a few parts are on the way, not all of it."""
+    assert len(big.content) > 10 * MEGABYTE
+    assert server.pull(big.run, f"?source={source}").status_code == 200  # what stays allocated is allocated
+    request = request_bytes(big.run, f"roster?source={source}")
+    clients = [raw_client(server, request, buffer=4096) for _ in range(10)]
+    opened = [client.__enter__() for client in clients]
+    try:
+        for client in opened:
+            client.recv(1)
+        time.sleep(1)
+        before = server.memory()
+        time.sleep(5)
+        assert server.memory() - before < 5 * MEGABYTE
+        assert server.metric(IN_FLIGHT) == 10
+        answered = time.monotonic()
+        assert server.get("/healthz").status_code == 200
+        assert time.monotonic() - answered < 1
+    finally:
+        for entered in clients:
+            entered.__exit__(None, None, None)
+    wait_until(lambda: server.metric(IN_FLIGHT) == 0)
+    assert server.metric(IN_USE) == 0
+
+
+def test_memory_does_not_grow_with_the_number_of_pulls(server: StreamServer, big: Big) -> None:
+    def round_of_pulls() -> int:
+        for query in ("", "?source=warehouse") * 3:
+            assert server.pull(big.run, query).status_code == 200
+        return server.memory()
+
+    round_of_pulls()
+    before = round_of_pulls()
+    round_of_pulls()
+    assert round_of_pulls() - before < 15 * MEGABYTE
+
+
+@pytest.mark.parametrize("source", ["snapshot", "warehouse"])
+def test_a_client_that_reads_slowly_gets_all_of_it(world: World, server: StreamServer, source: str) -> None:
+    partner = big_partner(world, 4_000)
+    run = add_run(world, partner, "big")
+    expected = publish(partner, "big")
+    started = time.monotonic()
+    received = b""
+    request = request_bytes(run, f"roster?source={source}", Connection="close")
+    with raw_client(server, request, buffer=8192) as client:
+        while chunk := client.recv(1 << 16):
+            received += chunk
+            time.sleep(0.02)
+    assert time.monotonic() - started > 3
+    body = received.partition(b"\r\n\r\n")[2]
+    assert (unchunked(body) if source == "warehouse" else body) == expected
+
+
+def test_a_client_that_takes_nothing_for_too_long_is_given_up(world: World, tmp_path: Path, big: Big) -> None:
+    with stream_server(tmp_path / "server.log", RUNWAY_STREAM_STALL_SECONDS="2") as server:
+        with raw_client(server, request_bytes(big.run, WAREHOUSE), buffer=4096) as client:
+            client.recv(1)
+            assert server.metric(IN_USE) == 1
+            wait_until(lambda: server.metric(IN_USE) == 0, 30)
+        wait_until(lambda: server.metric(pulls("warehouse", "abandoned")) == 1)
+        assert server.metric(IDLE) == 1  # nothing was wrong with the session
+
+
+def test_a_client_that_leaves_in_the_middle_frees_its_session(server: StreamServer, big: Big) -> None:
+    before = server.metric(pulls("warehouse", "abandoned"))
+    for _ in range(3):
+        with raw_client(server, request_bytes(big.run, WAREHOUSE), buffer=4096) as client:
+            client.recv(1000)
+    wait_until(lambda: server.metric(pulls("warehouse", "abandoned")) == before + 3)
+    wait_until(lambda: server.metric(IN_USE) == 0)
+    assert server.pull(big.run, "?source=warehouse").status_code == 200
+
+
+def test_a_client_that_leaves_stops_the_statement_it_waited_for(world: World, tmp_path: Path) -> None:
+    """Its session is ended, which ends what it runs; another one serves the next pull."""
+    warehouse = Warehouse()
+    warehouse.students("north", 3)
+    partner = world.partner(warehouse, ["north"])
+    run = add_run(world, partner, "north")
+    held, release = threading.Event(), threading.Event()
+    with fault_proxy(f"http://127.0.0.1:{world.stack.snowflake_port}") as proxy:
+        settings = {"RUNWAY_SNOWFLAKE_PORT": proxy.url.rpartition(":")[2]}
+        with stream_server(tmp_path / "server.log", **settings) as server:
+            is_connected(server, run)
+
+            def hold_statements(method: str, path: str) -> None:
+                if "query-request" in path and not release.is_set():
+                    held.set()
+                    release.wait(30)
+
+            proxy.fault = hold_statements
+            with raw_client(server, request_bytes(run)):
+                assert held.wait(20)
+            wait_until(lambda: any("delete=true" in path for _, path in proxy.seen), 5)
+            release.set()
+            wait_until(lambda: server.metric(IN_USE) == 0)
+            assert server.metric(IDLE) == 0
+            wait_until(lambda: server.metric(pulls("warehouse", "abandoned")) == 1)
+            assert server.pull(run).status_code == 200
+
+
+def test_a_rotated_key_is_picked_up_and_the_old_sessions_are_ended(world: World, server: StreamServer) -> None:
+    warehouse = Warehouse()
+    warehouse.students("north", 3)
+    partner = world.partner(warehouse, ["north"])
+    run = add_run(world, partner, "north")
+    idle = server.metric(IDLE)
+    assert server.pull(run).status_code == 200
+    assert server.metric(IDLE) == idle + 1
+    partner.rotate()  # the account knows the new key alone
+    assert server.pull(run).status_code == 200
+    wait_until(lambda: server.metric(IDLE) == idle + 1)
+
+
+def test_a_server_that_is_killed_leaves_an_incomplete_body(world: World, tmp_path: Path, big: Big) -> None:
+    run = big.run
+    for source in ("snapshot", "warehouse"):
+        with (
+            stream_server(tmp_path / "server.log") as server,
+            server.client() as client,
+            client.stream("GET", f"/earthbeam/jobs/{run}/roster?source={source}", headers=bearer(run)) as answer,
+        ):
+            body = answer.iter_bytes(1000)
+            next(body)
+            server.stop(signal.SIGKILL)
+            with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+                list(body)
+
+
+def test_sigterm_lets_pulls_in_flight_finish_and_nobody_new_in(world: World, tmp_path: Path, big: Big) -> None:
+    with stream_server(tmp_path / "server.log") as server:
+        with raw_client(server, request_bytes(big.run, WAREHOUSE), buffer=4096) as client:
+            first = client.recv(1000)
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: not is_listening(server))
+            rest = read_all(client)
+        server.process.wait(30)
+        assert (first + rest).endswith(b"0\r\n\r\n")
+        assert unchunked((first + rest).partition(b"\r\n\r\n")[2]) == big.content
+        wait_until(lambda: "complete" in server.log())
+
+
+def test_sigterm_ends_the_process_also_when_snowflake_does_not_answer_any_more(world: World, tmp_path: Path) -> None:
+    warehouse = Warehouse()
+    warehouse.students("north", 3)
+    run = add_run(world, world.partner(warehouse, ["north"]), "north")
+    with fault_proxy(f"http://127.0.0.1:{world.stack.snowflake_port}") as proxy:
+        settings = {"RUNWAY_SNOWFLAKE_PORT": proxy.url.rpartition(":")[2]}
+        with stream_server(tmp_path / "server.log", **settings) as server:
+            is_connected(server, run)
+            assert server.metric(IDLE) == 1
+            proxy.fault = lambda method, path: "cut"
+            started = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(40)
+            assert time.monotonic() - started < 20
+
+
+def test_sigterm_tears_what_is_not_finished_after_the_grace(world: World, tmp_path: Path, big: Big) -> None:
+    with (
+        stream_server(tmp_path / "server.log", RUNWAY_STREAM_GRACE_SECONDS="1") as server,
+        raw_client(server, request_bytes(big.run, WAREHOUSE), buffer=4096) as client,
+    ):
+        client.recv(1000)
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        server.process.wait(30)
+        assert time.monotonic() - started < 15
+        assert not read_all(client).endswith(b"0\r\n\r\n")
+
+
+def is_listening(server: StreamServer) -> bool:
+    try:
+        return server.get("/healthz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.mark.parametrize("rest", ["comes", "does not come"])
+def test_a_snapshot_that_s3_breaks_off_is_read_on_or_torn(world: World, tmp_path: Path, rest: str) -> None:
+    partner = big_partner(world, 10_000)
+    run = add_run(world, partner, "big")
+    expected = publish(partner, "big")
+    reads = 0
+    with fault_proxy(world.stack.aws_endpoint_url) as proxy:
+
+        def fault(method: str, path: str) -> int | tuple[int, bytes] | None:
+            nonlocal reads
+            if method != "GET" or ".jsonl" not in path:
+                return None
+            reads += 1
+            if reads == 1:
+                return 200, expected[:1_500_000]
+            return 503 if rest == "does not come" else None
+
+        proxy.fault = fault
+        with stream_server(tmp_path / "server.log", AWS_ENDPOINT_URL=proxy.url, AWS_MAX_ATTEMPTS="1") as server:
+            if rest == "comes":
+                assert server.pull(run).content == expected
+                return
+            with pytest.raises(httpx.RemoteProtocolError):
+                server.pull(run)
+            wait_until(lambda: server.metric(pulls("snapshot", "torn")) == 1)
+            wait_until(lambda: "torn" in server.log())
