@@ -108,7 +108,8 @@ def summarize_identity_run(
         yield dg.AssetObservation(LIBRARY_IDENTITY, metadata={"dry run": dg.MetadataValue.json(document)})
     else:
         try:
-            health = identity.health(datetime.now(UTC) - timedelta(days=config.stale_days or DEFAULT_STALE_DAYS))
+            if identity.circuit(config).is_writable:
+                health = identity.health(datetime.now(UTC) - timedelta(days=config.stale_days or DEFAULT_STALE_DAYS))
         except RunwayError as error:
             failures.append(str(error))
         yield from evaluations(counts, health, config)
@@ -149,7 +150,7 @@ def library_identity_graph() -> Any:
 def _failure(reason: str, counts: Counts) -> dg.Failure:
     """With what operators are told of it."""
     return dg.Failure(
-        description=f"{reason} {counts.scanned} libraries were asked about; what was answered is written.",
+        description=f"{reason} {counts.scanned} libraries were asked about; the next run takes up what is left.",
         metadata={
             COUNTS: dg.MetadataValue.json(counts.document()),
             OUTCOMES: dg.MetadataValue.json(counts.outcomes()),

@@ -27,7 +27,7 @@ from runway_pipelines.errors import (
 )
 from runway_pipelines.identity.answers import parse_answer
 from runway_pipelines.identity.counts import Counts, Skip, skipped
-from runway_pipelines.identity.transactions import is_locked
+from runway_pipelines.identity.transactions import is_held_up
 from runway_pipelines.identity.verdicts import Answer, Library
 from runway_pipelines.identity.writer import NotWritten
 from runway_pipelines.resources.lml import LmlPart, LmlService
@@ -50,11 +50,12 @@ class Circuit:
     """Whether it makes sense to go on asking; shared by all threads and shards of a run.
 
     It opens for good when LML refuses us, the catalogue cannot be written, or ``most_failed_batches`` failed in a row.
-    ``opened`` ends whoever waits for another attempt.
+    ``opened`` ends whoever waits for another attempt; ``is_writable`` is false once the catalogue is out of reach.
     """
 
     most_failed_batches: int
     failure: RunwayError | None = None
+    is_writable: bool = True
     opened: Event = field(default_factory=Event, repr=False)
     _failed_in_a_row: int = 0
     _lock: Lock = field(default_factory=Lock, repr=False)
@@ -67,6 +68,12 @@ class Circuit:
     def stop(self, failure: RunwayError) -> None:
         """Open it; the first reason stays."""
         with self._lock:
+            self._open(failure)
+
+    def stop_writing(self, failure: RunwayError) -> None:
+        """Open it because the catalogue cannot be written: nobody need try again."""
+        with self._lock:
+            self.is_writable = False
             self._open(failure)
 
     def answered(self) -> None:
@@ -209,7 +216,7 @@ class Resolver:
         batch.refused_inputs += is_input
         if isinstance(error, LmlRefused):
             self.circuit.stop(error)
-        elif not is_input or batch.is_hopeless:
+        else:
             batch.failure = error
 
     def _write(self, answer: Answer, libraries: int, batch: _Batch, writing: BoundedSemaphore) -> None:
@@ -217,14 +224,18 @@ class Resolver:
         batch.counts.others.update(_of_the_answer(answer))
         try:
             with writing:
+                # Each of the threads that wait here would wait for a server that is gone as long as the first did.
+                if not self.circuit.is_writable:
+                    batch.counts.merge(skipped(libraries, Skip.WRITER_ERROR))
+                    return
                 written = self.write(answer, stopped=self.circuit.opened)
         except NotWritten as error:
             batch.counts.merge(error.counts)
-            if is_locked(error.reason):
+            if is_held_up(error.reason):
                 batch.failure = error.reason
                 self.log.warning(f"{libraries} libraries are not written: {error.reason}")
             else:
-                self.circuit.stop(error.reason)
+                self.circuit.stop_writing(error.reason)
             return
         batch.counts.merge(written)
         if libraries >= TELLING and not answer.verdicts:

@@ -31,15 +31,18 @@ Result = TypeVar("Result")
 
 # With the pool's own 10 s for a connection: a server that restarts or fails over within a minute is waited for.
 ATTEMPTS = 8
-# Each costs `lock_timeout`, 30 s: somebody who holds a row for a minute may hold it for an hour.
-ATTEMPTS_WHEN_LOCKED = 2
+# Each costs `lock_timeout`, 30 s, or `statement_timeout`, 120 s: who holds a row for so long may hold it for hours.
+ATTEMPTS_WHEN_HELD_UP = 2
 _LONGEST_WAIT_SECONDS = 10
 # What a trigger says of a row is as much the database's word as a constraint; 54000 is an index entry that is too long.
 _ABOUT_THE_ROWS = ("22", "23", "44", "P0", "54000")
-# Classes that begin with one of these are nobody's but a trigger's own (``ERRCODE``), but for those of Postgres itself.
-_CUSTOM = tuple("56789IJKLMNOPQRSTUVWXYZ")
-_POSTGRES = ("53", "54", "55", "57", "58", "P0", "XX")
-_LOCK_NOT_AVAILABLE = "55P03"
+# The classes of SQLSTATE that Postgres uses (its manual, appendix A); any other is a trigger's own (``ERRCODE``).
+_CLASSES = {
+    "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "22",
+    "23", "24", "25", "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40",
+    "42", "44", "53", "54", "55", "57", "58", "72", "F0", "HV", "P0", "XX",
+}  # fmt: skip
+_HELD_UP = ("55P03", "57014")  # lock_not_available, query_canceled
 
 
 class Refused(Exception):
@@ -75,14 +78,14 @@ def in_transaction(
     return result
 
 
-def is_locked(error: RunwayError) -> bool:
-    """Whether somebody else held a row for longer than we wait: about these rows, not about the database."""
-    return error.code == _LOCK_NOT_AVAILABLE
+def is_held_up(error: RunwayError) -> bool:
+    """Whether a lock or a statement took longer than we wait: about these rows, not about the database."""
+    return error.code in _HELD_UP
 
 
 def _is_enough(state: RetryCallState) -> bool:
     error = state.outcome.exception() if state.outcome else None
-    attempts = ATTEMPTS_WHEN_LOCKED if isinstance(error, RunwayError) and is_locked(error) else ATTEMPTS
+    attempts = ATTEMPTS_WHEN_HELD_UP if isinstance(error, RunwayError) and is_held_up(error) else ATTEMPTS
     return state.attempt_number >= attempts
 
 
@@ -108,8 +111,7 @@ def _refusal(error: Exception) -> str | None:
     state = getattr(error, "sqlstate", None)
     if state is None:  # raised by the driver before anything was sent: a NUL byte
         return "a value that cannot be sent" if isinstance(error, psycopg.DataError) else None
-    is_custom = state.startswith(_CUSTOM) and not state.startswith(_POSTGRES)
-    if not (is_custom or state.startswith(_ABOUT_THE_ROWS)):
+    if state[:2] in _CLASSES and not state.startswith(_ABOUT_THE_ROWS):
         return None
     constraint = error.diag.constraint_name if isinstance(error, psycopg.Error) else None
     return f"{type(error).__name__} ({state})" + (f" by {constraint}" if constraint else "")

@@ -1,0 +1,99 @@
+"""When a run stops asking: after how many failed batches in a row, for which reason, and for good."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runway_pipelines.errors import LmlRefused, LmlUnavailable, Permanent, RunwayError, Transient, Unavailable
+from runway_pipelines.identity.resolution import Circuit
+
+MOST = 3
+
+
+def unavailable(number: int = 1) -> LmlUnavailable:
+    return LmlUnavailable(status=503, expected="LML to answer", came=f"trouble {number}", remedy="try again")
+
+
+def refused() -> LmlRefused:
+    return LmlRefused(status=401, expected="LML to let us in", came="HTTP 401", remedy="set LML_API_KEY")
+
+
+def test_a_new_circuit_is_closed() -> None:
+    circuit = Circuit(MOST)
+    assert not circuit.is_open and not circuit.opened.is_set() and circuit.failure is None
+
+
+def test_it_opens_at_the_last_of_the_failures_in_a_row_and_says_why() -> None:
+    circuit = Circuit(MOST)
+    for number in range(1, MOST):
+        circuit.failed(unavailable(number))
+        assert not circuit.is_open and circuit.failure is None
+    circuit.failed(unavailable(MOST))
+    assert circuit.is_open and circuit.opened.is_set()
+    assert isinstance(circuit.failure, Unavailable) and circuit.failure.code == "503"
+    assert circuit.failure.came == "3 failed batches in a row, the last with trouble 3"
+    assert "try again" in circuit.failure.remedy and "run again" in circuit.failure.remedy
+
+
+def test_one_failure_is_enough_where_one_is_allowed() -> None:
+    circuit = Circuit(1)
+    circuit.failed(unavailable())
+    assert circuit.is_open
+
+
+def test_an_answer_sets_the_count_back() -> None:
+    circuit = Circuit(MOST)
+    for _ in range(5):
+        for _ in range(MOST - 1):
+            circuit.failed(unavailable())
+        circuit.answered()
+    assert not circuit.is_open
+    circuit.failed(unavailable())
+    assert not circuit.is_open
+
+
+@pytest.mark.parametrize("failure", [refused(), Permanent(expected="a", came="b", remedy="c")])
+def test_what_stops_it_at_once_is_told_as_it_came(failure: RunwayError) -> None:
+    circuit = Circuit(MOST)
+    circuit.stop(failure)
+    assert circuit.is_open and circuit.failure is failure
+
+
+def test_the_first_reason_stays_and_nothing_closes_it_again() -> None:
+    circuit = Circuit(1)
+    first = refused()
+    circuit.stop(first)
+    circuit.answered()
+    circuit.failed(unavailable())
+    circuit.stop(Transient(expected="a", came="b", remedy="c"))
+    assert circuit.is_open and circuit.failure is first
+
+
+@given(st.lists(st.booleans(), max_size=40), st.integers(1, 5))
+def test_it_is_open_when_there_ever_were_so_many_failures_in_a_row(outcomes: list[bool], most: int) -> None:
+    circuit = Circuit(most)
+    for is_answered in outcomes:
+        if is_answered:
+            circuit.answered()
+        else:
+            circuit.failed(unavailable())
+    told = "".join("+" if is_answered else "-" for is_answered in outcomes)
+    assert circuit.is_open is ("-" * most in told)
+
+
+def test_threads_that_fail_together_are_each_counted_and_give_one_reason() -> None:
+    threads = 8
+    for _ in range(50):
+        circuit, barrier = Circuit(threads), Barrier(threads)
+
+        def fail(number: int, circuit: Circuit = circuit, barrier: Barrier = barrier) -> None:
+            barrier.wait()
+            circuit.failed(unavailable(number))
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fail, range(threads)))
+        assert circuit.failure is not None
+        assert circuit.failure.came.startswith("8 failed batches in a row")

@@ -1,0 +1,95 @@
+"""Which checks a run's counts and the catalogue's health pass: what is judged, and where each line is drawn."""
+
+from collections import Counter
+
+import dagster as dg
+import pytest
+
+from runway_pipelines.identity.assets import CHECK_SPECS, FEWEST_ANSWERS, LIBRARY_IDENTITY, evaluations
+from runway_pipelines.identity.counts import Counts, Skip
+from runway_pipelines.identity.health import IdentityHealth
+from runway_pipelines.identity.options import IdentityOptions
+
+HEALTHY = IdentityHealth(verified_in_time=100, verifiable=100, mains_without_sources=0)
+ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
+
+
+def judged(
+    counts: Counts, health: IdentityHealth | None = HEALTHY, **options: float
+) -> dict[str, dg.AssetCheckEvaluation]:
+    made = list(evaluations(counts, health, IdentityOptions(**options)))
+    assert {each.asset_key for each in made} == {LIBRARY_IDENTITY}
+    return {each.check_name: each for each in made}
+
+
+def complete(**numbers: int) -> Counts:
+    counts = Counts(**numbers)
+    counts.scanned = counts.accounted_for
+    return counts
+
+
+def test_every_check_is_judged_and_a_run_that_found_nothing_due_passes_all() -> None:
+    checks = judged(Counts())
+    assert list(checks) == [spec.name for spec in CHECK_SPECS]
+    assert all(check.passed for check in checks.values())
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        Counts(scanned=3, rows_resolved=2),
+        Counts(scanned=3, rows_resolved=4),
+        Counts(scanned=3, rows_unresolved=1, rows_skipped=Counter({Skip.LML_ERROR: 1})),
+        Counts(rows_resolved_compilation=1),
+    ],
+    ids=["one lost", "one twice", "one of a batch lost", "one from nowhere"],
+)
+def test_a_library_that_is_lost_or_twice_is_an_error(counts: Counts) -> None:
+    check = judged(counts)["counts_add_up"]
+    assert (check.passed, check.severity) == (False, ERROR)
+    assert f"{counts.scanned} scanned, {counts.accounted_for} accounted for" in str(check.description)
+
+
+def test_every_way_that_a_library_can_end_counts() -> None:
+    counts = Counts(rows_resolved=1, rows_resolved_compilation=2, rows_unresolved=3)
+    counts.rows_skipped.update(dict.fromkeys(Skip, 4))
+    counts.scanned = 1 + 2 + 3 + 7 * 4
+    assert judged(counts)["counts_add_up"].passed
+    counts.scanned += 1
+    assert not judged(counts)["counts_add_up"].passed
+
+
+@pytest.mark.parametrize(
+    ("unresolved", "resolved", "passes"),
+    [(50, 50, True), (51, 49, False), (100, 0, False), (FEWEST_ANSWERS - 1, 0, True), (FEWEST_ANSWERS, 0, False)],
+)
+def test_many_unresolved_answers_are_a_warning_where_there_are_enough(
+    unresolved: int, resolved: int, passes: bool
+) -> None:
+    check = judged(complete(rows_unresolved=unresolved, rows_resolved=resolved))["unresolved_share"]
+    assert (check.passed, check.severity) == (passes, WARN)
+
+
+def test_libraries_that_got_no_answer_are_no_answers() -> None:
+    counts = Counts(rows_unresolved=40, rows_resolved=60, rows_skipped=Counter({Skip.LML_ERROR: 900}))
+    counts.scanned = counts.accounted_for
+    check = judged(counts, most_unresolved=0.39)["unresolved_share"]
+    assert not check.passed and "40.0% of 100 answers" in str(check.description)
+    assert judged(counts, most_unresolved=0.4)["unresolved_share"].passed
+
+
+@pytest.mark.parametrize(("verified", "passes"), [(90, True), (89, False), (0, False)])
+def test_few_libraries_that_are_verified_in_time_are_a_warning(verified: int, passes: bool) -> None:
+    check = judged(Counts(), IdentityHealth(verified, 100, 0))["verified_in_time"]
+    assert (check.passed, check.severity) == (passes, WARN)
+    assert judged(Counts(), IdentityHealth(0, 0, 0))["verified_in_time"].passed, "there is nothing to verify"
+
+
+def test_one_main_row_without_its_sources_is_a_warning() -> None:
+    check = judged(Counts(), IdentityHealth(100, 100, 1))["sources_complete"]
+    assert (check.passed, check.severity) == (False, WARN)
+    assert "1 main rows lack their sources" in str(check.description)
+
+
+def test_without_the_catalogue_only_the_counts_are_judged() -> None:
+    assert set(judged(Counts(), None)) == {"counts_add_up", "unresolved_share"}
