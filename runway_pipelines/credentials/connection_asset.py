@@ -10,6 +10,7 @@ import dagster as dg
 
 from runway_pipelines.credentials.trial import Trial
 from runway_pipelines.dagster_events import target_of_newest
+from runway_pipelines.ownership import OWNERS, domain
 from runway_pipelines.partner_tenants.partitions import PARTNERS
 from runway_pipelines.run_outcomes.outcomes import CODE, SECRET_VERSION_ID
 
@@ -22,7 +23,8 @@ EDU_CONNECTION_SPEC = dg.AssetSpec(
     description="The partner's connection to its EDU warehouse, as of the newest version of its secret that works. A "
     "version that does not work is not materialized: the check says why, and the partition is failed.",
     group_name="credentials",
-    owners=["team:runway-data"],
+    owners=OWNERS,
+    tags=domain("credentials"),
     kinds={"snowflake", "aws"},
     skippable=True,
 )

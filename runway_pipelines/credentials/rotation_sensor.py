@@ -30,6 +30,7 @@ from runway_pipelines.credentials.rotation import (
 )
 from runway_pipelines.dagster_events import newest_checks, with_partition_tags
 from runway_pipelines.errors import Unavailable
+from runway_pipelines.ownership import OWNERS
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
 from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, PARTNER_TAG, SECRET_VERSION_TAG, LargeRuns, partner_run
 from runway_pipelines.resources.events import Log, OperatorEvents
@@ -50,6 +51,7 @@ def build_rotated_sensor(
         job_name=job_name,
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
+        owners=list(OWNERS),
         description="Requests a partner's rosters once for each new version of its secret, and again, with growing "
         "intervals, while its credentials fail. Reads version ids only, never a value. Its cursor may be cleared: no "
         "version is refreshed twice for it.",

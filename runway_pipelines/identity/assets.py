@@ -17,13 +17,13 @@ from runway_pipelines.identity.counts import Counts, dry_run_document, total
 from runway_pipelines.identity.health import IdentityHealth
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.services import IdentityServices
+from runway_pipelines.ownership import OWNERS, domain
 from runway_pipelines.run_outcomes.outcomes import OUTCOMES
 
 LIBRARY_IDENTITY = dg.AssetKey(["identity", "library_identity"])
 LIBRARY_IDENTITY_SOURCE = dg.AssetKey(["identity", "library_identity_source"])
 COMPILATION_TRACK_ARTIST = dg.AssetKey(["identity", "compilation_track_artist"])
 GRAPH = "library_identity_graph"
-OWNERS = ["team:runway-data"]
 COUNTS = "counts for machines"
 # Of fewer answers a share says little: three of five unresolved are a quiet night.
 FEWEST_ANSWERS = 50
@@ -129,6 +129,7 @@ def summarize_identity_run(
             description=description,
             is_required=False,
             owners=OWNERS,
+            tags=domain("identity"),
             kinds={"postgres"},
         )
         for name, (key, description) in _TABLES.items()

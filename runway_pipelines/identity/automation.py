@@ -4,6 +4,7 @@ import dagster as dg
 
 from runway_pipelines.identity.assets import COMPILATION_TRACK_ARTIST, GRAPH, LIBRARY_IDENTITY, LIBRARY_IDENTITY_SOURCE
 from runway_pipelines.identity.options import IdentityOptions
+from runway_pipelines.ownership import OWNERS, domain
 
 # A step that stopped has done its work and said so: running only the summary again would repeat its words. What was
 # answered is not asked again anyway.
@@ -14,7 +15,8 @@ library_identity_job = dg.define_asset_job(
     "library_identity_job",
     selection=_SELECTION,
     description="Ask LML about what is due, and write its verdicts.",
-    tags=RERUN_ALL,
+    tags=RERUN_ALL | domain("identity"),
+    owners=OWNERS,
 )
 library_identity_recheck_job = dg.define_asset_job(
     "library_identity_recheck_job",
@@ -25,7 +27,8 @@ library_identity_recheck_job = dg.define_asset_job(
         config_fn=lambda options: {"ops": {GRAPH: {"config": {**options, "recheck": True}}}},
     ),
     description="Ask again about every compilation that was answered before, on demand.",
-    tags=RERUN_ALL,
+    tags=RERUN_ALL | domain("identity"),
+    owners=OWNERS,
 )
 
 
@@ -37,5 +40,6 @@ def build_identity_schedule(cron_schedule: str, timezone: str) -> dg.ScheduleDef
         cron_schedule=cron_schedule,
         execution_timezone=timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
+        owners=OWNERS,
         description="A run that finds nothing due asks nothing.",
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
+from runway_pipelines.ownership import OWNERS
 from runway_pipelines.partner_tenants.keys import shown
 from runway_pipelines.partner_tenants.partitions import partition_requests, plan_partitions
 from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, approval_of
@@ -60,6 +61,7 @@ def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> d
         name="partner_tenants_sync_sensor",
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
+        owners=list(OWNERS),
         description="Adds and removes partitions as the application's database says. More than a quarter of the keys "
         "are removed only when the cursor is set to the text that the tick asks for.",
     )

@@ -21,6 +21,7 @@ from runway_pipelines.credentials.connection_asset import (
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.dagster_events import keep_storage_connections, partitions_done_before, report_planned
 from runway_pipelines.errors import Permanent, RunwayError
+from runway_pipelines.ownership import OWNERS, domain
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
 from runway_pipelines.partner_tenants.registry import RosterPartner
@@ -42,7 +43,6 @@ from runway_pipelines.rosters.refresh import RefreshContext, Status, TenantOutco
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.run_outcomes.outcomes import OUTCOMES
 
-OWNERS = ["team:runway-data"]
 GROUP = "rosters"
 
 
@@ -55,6 +55,7 @@ GROUP = "rosters"
             "year: an immutable snapshot with its manifest.",
             group_name=GROUP,
             owners=OWNERS,
+            tags=domain(GROUP),
             kinds={"snowflake", "s3"},
             metadata={"dagster/column_schema": ROSTER_COLUMNS},
             skippable=True,
@@ -65,6 +66,7 @@ GROUP = "rosters"
             description="The snapshot where Runway reads it: one object for each enabled school year without an ODS.",
             group_name=GROUP,
             owners=OWNERS,
+            tags=domain(GROUP),
             kinds={"s3"},
             skippable=True,
         ),
@@ -109,6 +111,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
             "does only what failed.",
             group_name=GROUP,
             owners=OWNERS,
+            tags=domain(GROUP),
             kinds={"snowflake", "s3"},
             skippable=True,
         ),

@@ -7,6 +7,7 @@ import dagster as dg
 from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
 from runway_pipelines.dagster_events import with_partition_tags
 from runway_pipelines.errors import RunwayError
+from runway_pipelines.ownership import OWNERS, domain
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
 from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns, partner_run
 from runway_pipelines.resources.secrets_manager import PartnerSecrets
@@ -19,6 +20,8 @@ partner_rosters_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets(EDU_CONNECTION, PARTNER_ROSTER_INDEX),
     description="Try a partner's credentials, then refresh and publish all of its rosters.",
     executor_def=dg.in_process_executor,
+    owners=OWNERS,
+    tags=domain("rosters"),
 )
 
 
@@ -33,6 +36,7 @@ def build_daily_schedule(
         cron_schedule=cron_schedule,
         execution_timezone=timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
+        owners=OWNERS,
         description="One run for each partner, keyed by day: a tick that is repeated asks for nothing new.",
     )
     def partner_rosters_daily_schedule(

@@ -7,6 +7,7 @@ import dagster as dg
 
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.errors import RunwayError
+from runway_pipelines.ownership import OWNERS, domain
 from runway_pipelines.partner_tenants.partitions import PARTNERS, PARTNERS_NAME
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.freshness import Freshness, Straggler, freshness_of
@@ -87,6 +88,8 @@ def judge_freshness(context: dg.OpExecutionContext, rosters: RosterServices) -> 
     name="roster_freshness_job",
     description="Judge every partner's freshness from its index; nothing is refreshed.",
     executor_def=dg.in_process_executor,
+    owners=OWNERS,
+    tags=domain("rosters"),
 )
 def roster_freshness_job() -> None:
     """One op for all partners."""
@@ -98,5 +101,6 @@ roster_freshness_schedule = dg.ScheduleDefinition(
     job=roster_freshness_job,
     cron_schedule="40 * * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
+    owners=OWNERS,
     description="A partner whose run did not start, or hangs, is noticed here.",
 )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from runway_pipelines.ownership import OWNERS
 from runway_pipelines.resources.events import Log, OperatorEvents
 from runway_pipelines.run_outcomes.cursor import RunCursor
 from runway_pipelines.run_outcomes.outcomes import event_of
@@ -27,6 +28,7 @@ def build_run_outcome_sensor(
         name="run_outcome_event_sensor",
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
+        owners=list(OWNERS),
         description="Tells operators of failed refreshes, failing credentials and recoveries. It requests no run.",
     )
     def run_outcome_event_sensor(context: dg.SensorEvaluationContext, operators: OperatorEvents) -> dg.SensorResult:

@@ -7,6 +7,7 @@ import dagster as dg
 import pytest
 
 from runway_pipelines.definitions import build_definitions, build_services, defs
+from runway_pipelines.ownership import DOMAIN_TAG, OWNERS
 from runway_pipelines.settings import Settings
 
 ASSETS = {
@@ -71,3 +72,13 @@ def test_the_schedule_asks_for_one_run_a_partner_keyed_by_day() -> None:
 
 def _at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo("America/Los_Angeles"))
+
+
+def test_everything_that_dagster_shows_says_what_it_is_and_whom_to_call() -> None:
+    repository = defs.get_repository_def()
+    assets = [repository.asset_graph.get(key) for key in repository.asset_graph.get_all_asset_keys()]
+    jobs = [job for job in repository.get_all_jobs() if not job.name.startswith("__")]
+    for each in [*assets, *jobs, *repository.schedule_defs, *repository.sensor_defs]:
+        assert each.description and list(each.owners or []) == list(OWNERS), each
+    assert all(DOMAIN_TAG in each.tags for each in [*assets, *jobs])
+    assert all(asset.group_name == asset.tags[DOMAIN_TAG] and asset.kinds for asset in assets)
