@@ -85,8 +85,10 @@ class Handoff:
             raise ClientGone
 
     async def get(self) -> bytes | Ending:
-        """The next part, or how it ended."""
-        item = await self._parts.get()
+        """The next part, or how it ended; what was on the way to a client that has left is not sent any more."""
+        item = Abandoned() if self._gone.is_set() else await self._parts.get()
+        if self._gone.is_set():
+            return Abandoned()
         if isinstance(item, bytes):
             self._room.release()
         return item

@@ -70,6 +70,13 @@ def is_known(if_none_match: str | None, current: str) -> bool:
     return "*" in known or current in known
 
 
+def is_outdated(if_match: str | None, current: str | None) -> bool:
+    """Whether the client wants only bytes that it knows, and these are others (strong comparison)."""
+    if if_match is None or if_match.strip() == "*":
+        return False
+    return current not in {entry.strip() for entry in if_match.split(",")}
+
+
 def may_resume(if_range: str | None, current: str) -> bool:
     """Whether a range may be answered: the client has the beginning of the same bytes (strong comparison)."""
     return if_range is None or if_range.strip() == current

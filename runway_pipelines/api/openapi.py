@@ -11,7 +11,7 @@ _RUN_ID = {
     "in": "path",
     "required": True,
     "description": "The run's id, as the token has it.",
-    "schema": {"type": "string", "pattern": "^[0-9]{1,10}$"},
+    "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,9}$"},
 }
 _ERROR = {
     "type": "object",
@@ -70,6 +70,7 @@ def _roster(operation: str) -> dict[str, Any]:
         "400": _error("source is none that there is.", is_head),
         **_refusals(is_head),
         "409": _error("Cross-year matching is off for the run's partner or tenant.", is_head),
+        "412": _error("The roster is not the one that If-Match names.", is_head),
         "426": _error("The warehouse's roster is not sent in HTTP/1.0.", is_head),
         "500": _error("No credentials, no session, or the statement failed, before the first byte.", is_head),
     }
@@ -89,7 +90,7 @@ def _roster(operation: str) -> dict[str, Any]:
                 "description": "For operators; auto takes the snapshot while it is fresh.",
                 "schema": {"type": "string", "enum": [str(source) for source in Source], "default": "auto"},
             },
-            *(_header(name) for name in ("Range", "If-Range", "If-None-Match", "Accept-Encoding")),
+            *(_header(name) for name in ("Range", "If-Range", "If-Match", "If-None-Match", "Accept-Encoding")),
         ],
         "responses": answers,
     }

@@ -28,6 +28,10 @@ GZIP_LEVEL = 2
 _GZIP = 31  # zlib's window bits for gzip's own header
 
 
+class NoRoom(Unavailable):
+    """As many pulls are under way as the process can have."""
+
+
 @dataclass
 class Pull:
     """One pull, as its thread and the event loop see it.
@@ -42,11 +46,20 @@ class Pull:
     as_of: datetime | None = None
     lines: int = 0
     _waits_for: EduSession | None = None
+    _is_stopped: bool = False
     _lock: Lock = field(default_factory=Lock)
 
     def start(self, work: Callable[[Pull], None]) -> None:
-        """Do the work in a thread of its own, which no shutdown waits for."""
-        Thread(target=self._run, args=(work,), name="pull", daemon=True).start()
+        """Do the work in a thread of its own, which no shutdown waits for. Raises `NoRoom`."""
+        try:
+            Thread(target=self._run, args=(work,), name="pull", daemon=True).start()
+        except RuntimeError:
+            self.on_end()
+            raise NoRoom(
+                expected="a thread for one more pull",
+                came="none",
+                remedy="lower RUNWAY_STREAM_MOST_PULLS, or give the process more threads and memory",
+            ) from None
 
     def _run(self, work: Callable[[Pull], None]) -> None:
         ending: Failed | Finished = Finished()
@@ -76,17 +89,23 @@ class Pull:
             self.handoff.put(compressor.compress(piece))
         self.handoff.put(compressor.flush())
 
-    def select(self, session: EduSession, tenant: PartnerTenant, run_id: int) -> Selection:
-        """Run the statement; `abandon` stops it."""
+    def select(self, session: EduSession, tenant: PartnerTenant, run_id: int) -> Selection | None:
+        """Run the statement, which `abandon` stops; None where the client had left before.
+
+        Raises `ClientGone` when the session is being ended, also where the answer came first: nobody may use it again.
+        """
         with self._lock:
+            if self.handoff.is_abandoned:
+                return None
             self._waits_for = session
         try:
-            if self.handoff.is_abandoned:
-                raise ClientGone
-            return select_roster(session, tenant, run_id=f"stream-{run_id}")
+            selection = select_roster(session, tenant, run_id=f"stream-{run_id}")
         finally:
             with self._lock:
                 self._waits_for = None
+        if self._is_stopped:
+            raise ClientGone
+        return selection
 
     def abandon(self) -> None:
         """The client left (called in the loop): stop the thread, and the statement that it waits for.
@@ -96,8 +115,10 @@ class Pull:
         """
         self.handoff.abandon()
         with self._lock:
-            if self._waits_for is not None:
-                Thread(target=self._waits_for.close, name="abort", daemon=True).start()
+            session, self._waits_for = self._waits_for, None
+            self._is_stopped = self._is_stopped or session is not None
+        if session is not None:
+            Thread(target=session.close, name="abort", daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -110,27 +131,31 @@ class WarehousePull:
 
     def __call__(self, pull: Pull) -> None:
         """Raises our errors; a session that saw none goes back to the pool, also when the client left."""
-        gone = False
         with self.sessions.session() as session:
             pull.on_ready()
             selection = pull.select(session, self.tenant, self.run_id)
-            pull.as_of = selection.started_at
-            small = Selection(
-                selection.query_id,
-                selection.started_at,
-                selection.row_count,
-                in_small_batches(selection.batches, ROWS_AT_ONCE),  # type: ignore[arg-type]
-            )
-            counts = RosterCounts()
-            try:
-                pull.hand_over(checked_pieces(roster_pieces(small, self.tenant, counts), counts))
-            except ClientGone:
-                gone = True
-            finally:
-                pull.lines = counts.lines
-                selection.batches.close()  # type: ignore[attr-defined]
-        if gone:
+            is_taken = selection is not None and self._hand_over(pull, selection)
+        if not is_taken:
             raise ClientGone
+
+    def _hand_over(self, pull: Pull, selection: Selection) -> bool:
+        """Whether the client took all of it."""
+        pull.as_of = selection.started_at
+        small = Selection(
+            selection.query_id,
+            selection.started_at,
+            selection.row_count,
+            in_small_batches(selection.batches, ROWS_AT_ONCE),  # type: ignore[arg-type]
+        )
+        counts = RosterCounts()
+        try:
+            pull.hand_over(checked_pieces(roster_pieces(small, self.tenant, counts), counts))
+        except ClientGone:
+            return False
+        finally:
+            pull.lines = counts.lines
+            selection.batches.close()  # type: ignore[attr-defined]
+        return True
 
 
 @dataclass(frozen=True)
@@ -146,28 +171,30 @@ class SessionProof:
 
 @dataclass(frozen=True)
 class SnapshotPull:
-    """The bytes of a snapshot, or a part of them. The whole is compared with its digest, and the end withheld until
-    it was.
+    """The bytes of a snapshot, or a part of them, whose end is withheld until the whole was compared with its digest.
+
+    A part that reaches the end is read from the beginning, for who resumes a download has the rest of the same bytes.
     """
 
     store: ObjectStore
     key: str
     sha256: str
     part: ByteRange
-    is_whole: bool
+    size: int
 
     def __call__(self, pull: Pull) -> None:
         """Raises `Unavailable` when S3 breaks off again and again, `StoredObjectDamaged` for other bytes."""
         pull.on_ready()
-        chunks = self._read(pull)
-        pull.hand_over(self._verified(chunks) if self.is_whole else chunks)
+        chunks = self._read(pull, self.part.first) if self.part.last < self.size - 1 else self._verified(pull)
+        pull.hand_over(_counted(chunks, pull))
 
-    def _read(self, pull: Pull) -> Iterator[bytes]:
-        position, attempts = self.part.first, 0
+    def _read(self, pull: Pull, position: int) -> Iterator[bytes]:
+        attempts = 0
         while position <= self.part.last:
             try:
                 for chunk in self.store.chunks(self.key, position, self.part.last):
-                    pull.lines += chunk.count(b"\n")
+                    if pull.handoff.is_abandoned:
+                        raise ClientGone
                     position += len(chunk)
                     yield chunk
                     attempts = 0
@@ -179,13 +206,13 @@ class SnapshotPull:
                 if attempts == READ_ATTEMPTS:
                     raise
 
-    def _verified(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        digest, last = hashlib.sha256(), b""
-        for chunk in chunks:
+    def _verified(self, pull: Pull) -> Iterator[bytes]:
+        digest, last, not_wanted = hashlib.sha256(), b"", self.part.first
+        for chunk in self._read(pull, 0):
             if last:
                 yield last
             digest.update(chunk)
-            last = chunk
+            last, not_wanted = chunk[not_wanted:], max(0, not_wanted - len(chunk))
         if digest.hexdigest() != self.sha256:
             raise StoredObjectDamaged(
                 expected=f"sha256 {self.sha256} in {self.store.uri(self.key)}",
@@ -193,3 +220,9 @@ class SnapshotPull:
                 remedy="publish the tenant's roster anew",
             )
         yield last
+
+
+def _counted(chunks: Iterator[bytes], pull: Pull) -> Iterator[bytes]:
+    for chunk in chunks:
+        pull.lines += chunk.count(b"\n")
+        yield chunk

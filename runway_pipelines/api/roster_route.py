@@ -21,17 +21,18 @@ from runway_pipelines.api.negotiation import (
     accepts_gzip,
     etag,
     is_known,
+    is_outdated,
     may_resume,
     parse_range,
 )
 from runway_pipelines.api.pools import PartnerPools
-from runway_pipelines.api.pulls import Pull, SessionProof, SnapshotPull, WarehousePull
+from runway_pipelines.api.pulls import NoRoom, Pull, SessionProof, SnapshotPull, WarehousePull
 from runway_pipelines.api.refusals import Refusal
 from runway_pipelines.api.runs import RunTenant
 from runway_pipelines.api.sources import Source, choose
 from runway_pipelines.api.streaming import JSON_LINES, PullRecord, RosterResponse, first_part
 from runway_pipelines.credentials.rotation import Current, Gone, Observation
-from runway_pipelines.errors import RunwayError, StoredObjectDamaged, Unavailable
+from runway_pipelines.errors import RunwayError, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.rosters.manifest import Pointer, pointer_key, snapshot_key
@@ -54,7 +55,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Served:
-    """What was decided on a pull. ``snapshot`` is None for the warehouse."""
+    """What was decided on a pull, and why. ``snapshot`` is None for the warehouse."""
 
     snapshot: Snapshot | None
     seen: Observation
@@ -91,15 +92,17 @@ class RosterRoute:
         except ValueError:
             raise Refusal(400, "unknown_source", f"source is one of {', '.join(Source)}.") from None
         served = await to_thread.run_sync(self._choose, run.tenant, requested)
+        reason = served.reason
         if served.snapshot is not None:
-            record = PullRecord(run.tenant, run.run_id, Source.SNAPSHOT, started, self._metrics)
+            record = PullRecord(run.tenant, run.run_id, Source.SNAPSHOT, reason, started, self._metrics)
             try:
                 return await self._from_snapshot(request, served.snapshot, record)
             except RunwayError as error:
-                if requested is Source.SNAPSHOT:
+                if requested is Source.SNAPSHOT or isinstance(error, NoRoom):
                     raise
                 log.warning("%s: the warehouse is asked, because the snapshot cannot be read: %s", run.tenant, error)
-        record = PullRecord(run.tenant, run.run_id, Source.WAREHOUSE, started, self._metrics)
+                reason = "the snapshot cannot be read"
+        record = PullRecord(run.tenant, run.run_id, Source.WAREHOUSE, reason, started, self._metrics)
         return await self._from_warehouse(request, run.tenant, served.seen, record)
 
     def _choose(self, tenant: PartnerTenant, requested: Source) -> Served:
@@ -158,6 +161,7 @@ class RosterRoute:
             "X-Roster-As-Of": pointer.verified_at,
             "Accept-Ranges": "bytes",
         }
+        _require_current(request, validator)
         for known in (validator, etag(pointer.sha256, is_gzip=not is_gzip)):
             if is_known(request.headers.get("if-none-match"), known):
                 return Response(status_code=304, headers=headers | {"ETag": known})
@@ -178,13 +182,16 @@ class RosterRoute:
         if part is not None:
             headers |= {"Content-Range": f"bytes {part.first}-{part.last}/{size}"}
         if request.method == "HEAD":
-            return Response(headers=headers)
+            head = Response(headers=headers)
+            if is_gzip:
+                del head.headers["content-length"]  # Starlette's 0 would be the length of what GET sends
+            return head
         work = SnapshotPull(
             self._store,
             snapshot_key(record.tenant, pointer.sha256),
             pointer.sha256,
             part or whole,
-            is_whole=(part or whole) == whole,
+            size,
         )
         return await self._stream(
             request, work, record, is_gzip=is_gzip, status=200 if part is None else 206, headers=lambda pull: headers
@@ -200,6 +207,7 @@ class RosterRoute:
                 "In HTTP/1.0 a roster that broke off would look complete.",
                 {"Upgrade": "HTTP/1.1", "Connection": "Upgrade"},
             )
+        _require_current(request, None)
         is_gzip = accepts_gzip(request.headers.get("accept-encoding"))
         sessions = self._pools.of(tenant.partner_id, seen)
 
@@ -250,7 +258,7 @@ class RosterRoute:
             async with asyncio.timeout(self._acquire_seconds):
                 await self._room.acquire()
         except TimeoutError:
-            raise Unavailable(
+            raise NoRoom(
                 expected=f"room for one more pull within {self._acquire_seconds:g} s",
                 came="RUNWAY_STREAM_MOST_PULLS of them",
                 remedy="raise it, or run one more server",
@@ -262,6 +270,12 @@ class RosterRoute:
             self._room.release()
 
         return Pull(Handoff(), is_gzip, on_end=lambda: call_soon(loop, release))
+
+
+def _require_current(request: Request, validator: str | None) -> None:
+    """Refuse who wants to go on with other bytes than these; the warehouse's have no validator."""
+    if is_outdated(request.headers.get("if-match"), validator):
+        raise Refusal(412, "precondition_failed", "The roster is not the one that If-Match names.")
 
 
 def _is_chunked(request: Request) -> bool:

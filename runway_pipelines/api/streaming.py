@@ -38,6 +38,7 @@ class PullRecord:
     tenant: PartnerTenant
     run_id: int
     source: Source
+    source_reason: str
     started: float
     metrics: Metrics
     lines: int = 0
@@ -54,11 +55,12 @@ class PullRecord:
         self.metrics.seconds.labels(self.source).observe(seconds)
         log.log(
             logging.INFO if ended == "complete" else logging.WARNING,
-            "%s: run %d, %d rows from the %s, %d bytes, %d ms: %s%s",
+            "%s: run %d, %d rows from the %s (%s), %d bytes, %d ms: %s%s",
             self.tenant,
             self.run_id,
             self.lines,
             self.source,
+            self.source_reason,
             self.sent,
             seconds * 1000,
             ended,

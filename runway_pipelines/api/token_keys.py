@@ -44,7 +44,7 @@ def token_keys(settings: Settings, secrets: PartnerSecrets) -> TokenKeys:
 class SecretKeys:
     """The keys of a secret: the current one, and the one before it, for tokens that were signed before a rotation.
 
-    While the secret cannot be read, what was read last is used.
+    While the secret cannot be read, what was read last is used; while somebody reads it, nobody else waits for that.
     """
 
     def __init__(self, name: str, secrets: PartnerSecrets, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -57,16 +57,24 @@ class SecretKeys:
 
     def __call__(self) -> tuple[bytes, ...]:
         """The keys; raises our errors only while none could ever be read."""
-        with self._lock:
-            if not self._keys or self._clock() - self._read_at >= READ_AGAIN_SECONDS:
-                try:
-                    self._keys = self._read()
-                except RunwayError as error:
-                    if not self._keys:
-                        raise
-                    log.warning("the key of the tokens stays as it was read before: %s", error)
-                self._read_at = self._clock()
-            return self._keys
+        # A service that hangs would else hold up every request, a minute of each two.
+        if self._lock.acquire(blocking=not self._keys):
+            try:
+                self._refresh()
+            finally:
+                self._lock.release()
+        return self._keys
+
+    def _refresh(self) -> None:
+        if self._keys and self._clock() - self._read_at < READ_AGAIN_SECONDS:
+            return
+        try:
+            self._keys = self._read()
+        except RunwayError as error:
+            if not self._keys:
+                raise
+            log.warning("the key of the tokens stays as it was read before: %s", error)
+        self._read_at = self._clock()
 
     def _read(self) -> tuple[bytes, ...]:
         current = self._secrets.read_named(self._name, "AWSCURRENT")
@@ -74,15 +82,23 @@ class SecretKeys:
             raise ConfigurationError(
                 expected=f"the secret {self._name}", came="no secret of that name", remedy="create it"
             )
+        key = _checked(f"secret {self._name}", current.text)
         previous = self._secrets.read_named(self._name, "AWSPREVIOUS")
-        return tuple(
-            _checked(f"secret {self._name}", version.text) for version in (current, previous) if version is not None
-        )
+        # Too short, it is what a secret is created with before it gets its first key: no token was signed with it.
+        return (key,) if previous is None or not _is_long_enough(previous.text) else (key, _bytes(previous.text))
+
+
+def _bytes(text: str) -> bytes:
+    return text.strip().encode()
+
+
+def _is_long_enough(text: str) -> bool:
+    return len(_bytes(text)) >= LEAST_KEY_BYTES
 
 
 def _checked(where: str, text: str) -> bytes:
-    key = text.strip().encode()
-    if len(key) < LEAST_KEY_BYTES:
+    key = _bytes(text)
+    if not _is_long_enough(text):
         raise ConfigurationError(
             expected=f"a key of at least {LEAST_KEY_BYTES} bytes in {where}",
             came=f"{len(key)} bytes",

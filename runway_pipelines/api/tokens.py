@@ -48,7 +48,8 @@ class TokenRules:
         claimed = claims[self.run_claim]
         if isinstance(claimed, bool) or not isinstance(claimed, int | str):
             raise TokenRefused("claims")
-        if not hmac.compare_digest(str(claimed).encode(), run_id.encode()):
+        # backslashreplace: JSON may hold half a surrogate pair, which UTF-8 cannot.
+        if not hmac.compare_digest(str(claimed).encode(errors="backslashreplace"), run_id.encode()):
             raise TokenRefused("run")
 
     def _claims(self, token: str, keys: Sequence[bytes]) -> dict[str, object]:

@@ -42,12 +42,15 @@ class SessionQueue(QueuePool):
                 waiting.append(self._pool.get(block=False))
             except Empty:
                 break
-        evicted = 0
+        evicted = []
         for record in waiting:
             if record.dbapi_connection is not None and record.info.get(_IDLE_SINCE, 0.0) <= oldest:
-                record.close()
-                evicted += 1
+                evicted.append(record.dbapi_connection)
+                # The record's own close would wait for the server.
+                record.dbapi_connection = None  # type: ignore[misc]
         waiting.reverse()  # taken newest first: the newest shall be taken first again
         for record in sorted(waiting, key=lambda each: each.dbapi_connection is not None):
             self._pool.put(record, block=False)
-        return evicted
+        for connection in evicted:  # seconds for each where the network is gone; the places are free by now
+            self._close_connection(connection)
+        return len(evicted)

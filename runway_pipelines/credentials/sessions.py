@@ -113,9 +113,9 @@ class PartnerSessions:
                 self._refusal = error
             raise
         finally:
-            if self._retired:
-                borrowed.invalidate()
             borrowed.close()
+            if self._retired:  # asked when it is back, for `retire` may have looked just before
+                self._pool.evict_idle(0)
             with self._returned:
                 self._in_use.discard(session)
                 self._returned.notify_all()

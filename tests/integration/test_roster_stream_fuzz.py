@@ -49,6 +49,7 @@ def ask(case: Any, server: StreamServer, headers: dict[str, str] | None) -> None
     response = case.call(base_url=server.url, headers=headers, timeout=30)
     allowed = {int(status) for status in case.operation.definition.raw["responses"]} | {405}
     assert response.status_code in allowed, response.status_code
+    assert response.status_code < 500, response.text  # nothing is wrong with the server's surroundings
     case.validate_response(response, checks=CHECKS)
 
 

@@ -139,7 +139,7 @@ def test_twenty_pulls_with_one_session_stuck(world: World, tmp_path: Path) -> No
             sticks = False
             release.set()
             wait_until(lambda: server.metric(IN_FLIGHT) == 0)
-            assert server.metric(IN_USE) == 0
+            assert (server.metric(IN_USE), server.metric(IDLE)) == (0, 20)  # the late one serves the next pull
             assert server.pull(run).status_code == 200
 
 
@@ -163,6 +163,20 @@ def test_more_pulls_than_sessions_wait_for_one_and_give_up_when_none_comes(
                 slow.close()
                 assert waiting.result().status_code == 200
         assert server.metric(IDLE) == 1
+
+
+def test_who_finds_no_room_waits_for_it_once_and_then_gives_up(world: World, tmp_path: Path, big: Big) -> None:
+    settings = {"RUNWAY_STREAM_MOST_PULLS": "1", "RUNWAY_STREAM_ACQUIRE_SECONDS": "2"}
+    with stream_server(tmp_path / "server.log", **settings) as server:
+        with raw_client(server, request_bytes(big.run), buffer=4096) as slow:
+            slow.recv(1)
+            started = time.monotonic()
+            answer = server.pull(big.run)
+            assert (answer.status_code, answer.json()["error"]) == (500, "no_room")
+            assert 2 <= time.monotonic() - started < 3.5
+        wait_until(lambda: server.metric(IN_FLIGHT) == 0)
+        assert server.pull(big.run).headers["x-roster-source"] == "snapshot"
+        assert "cannot be read" not in server.log()
 
 
 @pytest.mark.parametrize("source", ["snapshot", "warehouse"])

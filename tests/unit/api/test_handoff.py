@@ -99,3 +99,24 @@ def test_a_thread_outlives_its_loop_without_harm() -> None:
         handoff.put(b"late")
     handoff.end(Finished())
     assert handoff.is_abandoned
+
+
+def test_nothing_that_was_on_the_way_is_handed_to_a_reader_that_has_left() -> None:
+    """Also when the thread was done by then: the pull did not end for the client."""
+
+    async def leave() -> None:
+        handoff = Handoff()
+
+        def produce() -> None:
+            for _ in range(PARTS_AHEAD):
+                handoff.put(bytes(PART_BYTES))
+            handoff.end(Finished())
+
+        await asyncio.to_thread(produce)
+        assert isinstance(await handoff.get(), bytes)
+        handoff.abandon()
+        assert [await asyncio.wait_for(handoff.get(), 5) for _ in range(PARTS_AHEAD + 3)] == [Abandoned()] * (
+            PARTS_AHEAD + 3
+        )
+
+    asyncio.run(leave())

@@ -12,6 +12,7 @@ from runway_pipelines.api.negotiation import (
     accepts_gzip,
     etag,
     is_known,
+    is_outdated,
     may_resume,
     parse_range,
 )
@@ -81,6 +82,15 @@ def test_gzip_is_sent_only_when_it_is_named(header: str | None, is_gzip: bool) -
 def test_the_validator_names_the_digest_and_the_encoding() -> None:
     assert etag("abc", is_gzip=False) == '"abc"'
     assert etag("abc", is_gzip=True) == '"abc-gzip"'
+
+
+def test_if_match_wants_the_same_bytes_or_none() -> None:
+    assert is_outdated('"a"', '"b"')
+    assert is_outdated('W/"b"', '"b"')
+    assert is_outdated('"b"', None)
+    assert not is_outdated('"a", "b"', '"b"')
+    assert not is_outdated("*", None)
+    assert not is_outdated(None, '"b"')
 
 
 def test_if_none_match_compares_weakly_and_if_range_strongly() -> None:

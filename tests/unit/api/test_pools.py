@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from runway_pipelines.api import pools as pools_module
 from runway_pipelines.api.pools import PartnerPools
@@ -229,3 +230,61 @@ def test_closing_is_quick_when_what_is_in_use_comes_back(pools: PartnerPools) ->
     pools.close(10)
     assert time.monotonic() - started < 2
     thread.join()
+
+
+def test_nobody_waits_for_a_session_while_idle_ones_are_ended(
+    pools: PartnerPools, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the network is gone, ending one takes the driver many seconds."""
+    monkeypatch.setattr(pools_module, "IDLE_SECONDS", 0)
+    pool = pools.of("acme", Current("v1"))
+    hangs, ending = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        ending.set()
+        hangs.wait(5)
+
+    with pool.session() as first, pool.session() as second, pool.session() as third:
+        for session in (first, second, third):
+            session.close = hang  # type: ignore[method-assign]
+    eviction = threading.Thread(target=pools.evict_idle)
+    eviction.start()
+    assert ending.wait(5)
+    started = time.monotonic()
+    with pool.session() as fresh:
+        assert fresh not in (first, second, third)
+    assert time.monotonic() - started < 0.5
+    hangs.set()
+    eviction.join(5)
+
+
+def test_a_session_that_returns_while_its_pool_is_retired_is_ended(pools: PartnerPools, account: Account) -> None:
+    pool = pools.of("acme", Current("v1"))
+    queue = pool._pool
+    put_back = queue._do_return_conn
+
+    def retire_just_before(record: ConnectionPoolEntry) -> None:
+        queue._do_return_conn = put_back  # type: ignore[method-assign]
+        pool.retire()
+        put_back(record)
+
+    with pool.session() as session:
+        queue._do_return_conn = retire_just_before  # type: ignore[method-assign]
+    assert session.closed  # type: ignore[attr-defined]
+    assert pool.sessions_idle == 0
+
+
+def test_an_error_on_a_retired_pool_is_the_error_that_is_seen(
+    pools: PartnerPools, account: Account, recwarn: pytest.WarningsRecorder
+) -> None:
+    pool = pools.of("acme", Current("v1"))
+
+    def fail() -> None:
+        with pool.session():
+            pool.retire()
+            raise QueryFailed(expected="rows", came="an error", remedy="mend it", code="1")
+
+    with pytest.raises(QueryFailed):
+        fail()
+    assert account.opened[0].closed
+    assert not recwarn.list

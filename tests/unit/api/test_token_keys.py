@@ -1,5 +1,8 @@
 """The key of the tokens: of the settings, or of a secret that rotates."""
 
+import threading
+import time
+
 import pytest
 from pydantic import SecretStr
 
@@ -66,3 +69,33 @@ def test_a_key_of_the_settings_must_be_long_enough_and_is_not_shown() -> None:
         with pytest.raises(ConfigurationError) as refused:
             token_keys(Settings(stream_token_key=key), secrets)  # type: ignore[arg-type]
         assert "c4n4ry" not in str(refused.value)
+
+
+def test_nobody_waits_for_a_service_that_hangs_once_there_is_a_key() -> None:
+    hangs, asked, now = threading.Event(), threading.Event(), [0.0]
+
+    class Hanging(Stages):
+        def read_named(self, name: str, stage: str) -> SecretVersion | None:
+            if self.is_down:
+                asked.set()
+                hangs.wait(5)
+            return super().read_named(name, stage)
+
+    stages = Hanging(AWSCURRENT=NEW)
+    keys = SecretKeys("key", stages, clock=lambda: now[0])  # type: ignore[arg-type]
+    first = keys()
+    stages.is_down = True
+    now[0] += READ_AGAIN_SECONDS
+    reader = threading.Thread(target=keys)
+    reader.start()
+    assert asked.wait(5)
+    started = time.monotonic()
+    assert keys() == first
+    assert time.monotonic() - started < 1
+    hangs.set()
+    reader.join(5)
+
+
+def test_what_the_secret_was_created_with_before_its_first_key_is_no_key() -> None:
+    keys = SecretKeys("key", Stages(AWSCURRENT=NEW, AWSPREVIOUS="change me"))  # type: ignore[arg-type]
+    assert keys() == (NEW.strip().encode(),)
