@@ -6,6 +6,7 @@ webserver and the daemon load no code of ours: their option ``--log-format json`
 Texts of exceptions are shown where the exception is ours; of others only the type: a library's text may quote data.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,8 @@ class JsonLines(logging.Formatter):
         meta = getattr(record, "dagster_meta", None) or {}
         event = meta.get("dagster_event")
         tags = meta.get("job_tags") or {}
-        tenant = getattr(record, "tenant", None) or _tenant(event)
+        said = getattr(record, "tenant", None)  # by us; a library may mean something else by it
+        tenant = said if isinstance(said, str) else _tenant(event)
         document = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -46,9 +48,11 @@ class JsonLines(logging.Formatter):
             "tenant": tenant,
             "errors": [*_errors_of_event(event), *_errors_of_record(record)] or None,
         }
-        return orjson.dumps(
-            {name: value for name, value in document.items() if value is not None}, default=str
-        ).decode()
+        known = {name: value for name, value in document.items() if value is not None}
+        try:
+            return orjson.dumps(known, default=str).decode()
+        except TypeError:  # half a surrogate, as a file's name that is not UTF-8 has it: the other encoder escapes it
+            return json.dumps(known, default=str)
 
 
 class _Stdout(logging.StreamHandler[TextIO]):
@@ -110,14 +114,14 @@ def _is_unhandled(record: logging.LogRecord) -> bool:
 
 def _message(record: logging.LogRecord) -> str:
     """The text, with exceptions among its arguments as `_shown`; arguments that do not fit are left out."""
-    text, arguments = str(record.msg), record.args
+    text, arguments = str(_safe(record.msg)), record.args
     if not arguments:
         return text
     try:
         if isinstance(arguments, Mapping):
             return text % {name: _safe(argument) for name, argument in arguments.items()}
         return text % tuple(_safe(argument) for argument in arguments)
-    except (TypeError, ValueError, KeyError):
+    except Exception:  # noqa: BLE001 - logging would print the record's raw arguments in place of the line
         return text
 
 

@@ -199,9 +199,12 @@ class PartnerSessions:
         try:
             secret = self._current_secret()
             try:
-                return self._open(secret)
+                session = self._open(secret)
             except AuthenticationRefused as error:
-                return self._open_with_fresh_secret(secret, error)
+                session = self._open_with_fresh_secret(secret, error)
+            with self._reading:
+                self._failed_opens = 0  # of a server that lives for days, only failures in a row say something
+            return session
         except Permanent as refusal:
             self._refusal = refusal
             raise

@@ -133,7 +133,9 @@ def _bucket(scope: Scope) -> list[Statement]:
 def _events(scope: Scope) -> list[Statement]:
     if not scope.event_bus:
         return []
-    return [_allow("OperatorEvents", ["events:PutEvents"], [_arn(scope, "events", f"event-bus/{scope.event_bus}")])]
+    bus = scope.event_bus  # a name, or the ARN of another account's
+    arn = _checked(bus) if bus.startswith("arn:") else _arn(scope, "events", f"event-bus/{bus}")
+    return [_allow("OperatorEvents", ["events:PutEvents"], [arn])]
 
 
 def _keys(scope: Scope) -> list[Statement]:

@@ -19,7 +19,9 @@ GetParameter = Callable[[str], str | None]
 _NOT_JSON = object()
 HIGHEST_PORT = 65_535
 _PORT = re.compile(r"[0-9]{1,5}")
-_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
+# Labels of at most 63 characters: for others the resolver raises what no driver takes for a failure to connect.
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,254}}$){_LABEL}(\.{_LABEL})*\.?")
 
 
 class Members:

@@ -19,7 +19,7 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from runway_pipelines.data_stores.mongo import MongoConnection, load_mongo, parse_env
+from runway_pipelines.data_stores.mongo import MongoConnection, database_name, load_mongo, parse_env
 from runway_pipelines.data_stores.vocabulary import DEFAULT_REGION
 from runway_pipelines.errors import AuthenticationRefused, ConfigurationError, Permanent, RunwayError, Unavailable
 from runway_pipelines.resources.ca_files import write_ca_file
@@ -48,7 +48,6 @@ class MongoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     attempts: int = Field(default=ATTEMPTS, ge=1)
 
     _client: Any = PrivateAttr(default=None)
-    _goal: MongoConnection | None = PrivateAttr(default=None)
     _opening: Lock = PrivateAttr(default_factory=Lock)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
@@ -73,17 +72,14 @@ class MongoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         Raises `AuthenticationRefused` at once, `Unavailable` after the last attempt, `StoreMissing`, `StoreMalformed`,
         and `ConfigurationError`, also where the driver is not installed.
         """
-        with self._opening:
-            if self._client is None:
-                goal = self.destination()
-                self._client, self._goal = self._connected(goal), goal
+        self._opened()
 
     def ping(self) -> bool:
         """Whether it answers now: a round trip, which raises nothing."""
         try:
-            self.open()
+            client = self._opened()
             with _mapping(self._whereabouts()):
-                self._client.admin.command("ping")
+                client.admin.command("ping")
         except RunwayError as error:
             _log.warning("MongoDB does not answer: %s", error)
             return False
@@ -91,10 +87,7 @@ class MongoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def database(self) -> Database[dict[str, Any]]:
         """The project's database, connected; what is done with it raises the driver's own errors."""
-        self.open()
-        if self._goal is None:
-            raise AssertionError("unreachable")
-        return self._client[self._goal.database]  # type: ignore[no-any-return]
+        return self._opened()[database_name(self.project or "")]
 
     def destination(self) -> MongoConnection:
         """Where connections go now; raises what the lookups raise. A deprecated environment is warned of."""
@@ -110,8 +103,15 @@ class MongoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             _log.warning("%s", goal.deprecation)
         return goal
 
+    def _opened(self) -> MongoClient[dict[str, Any]]:
+        with self._opening:
+            if self._client is None:
+                self._client = self._connected(self.destination())
+            return self._client  # type: ignore[no-any-return]
+
     def _connected(self, goal: MongoConnection) -> MongoClient[dict[str, Any]]:
-        client = new_client(goal)
+        with _mapping(self._whereabouts()):
+            client = new_client(goal)
         attempts = Retrying(
             retry=retry_if_exception_type(Unavailable),
             stop=stop_after_attempt(self.attempts),

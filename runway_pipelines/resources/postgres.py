@@ -156,7 +156,7 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 pool = self._new_pool(self._goal)
                 try:
                     pool.open()
-                except (psycopg.Error, RunwayError) as error:
+                except (psycopg.Error, RunwayError, UnicodeError) as error:
                     raise mapped(error, self._whereabouts()) from None
                 self._pool = pool
             return self._pool
@@ -236,8 +236,7 @@ class ApplicationDatabase(PostgresResource):
         ``idle_in_transaction_session_timeout``. Advisory locks write nothing, so read-only connections may take them.
         Raises `LockTimeout`.
         """
-        with self.connection() as connection:
-            connection.execute("select set_config('lock_timeout', %s, false)", [f"{wait_seconds}s"])
+        with self.connection() as connection, _lock_timeout(connection, f"{wait_seconds}s"):
             try:
                 connection.execute("select pg_advisory_lock(hashtextextended(%s, 0))", [name])
             except psycopg.errors.LockNotAvailable:
@@ -273,13 +272,26 @@ class CatalogueDatabase(PostgresResource):
         } | super().session_settings()
 
 
+@contextmanager
+def _lock_timeout(connection: Connection[Any], timeout: str) -> Iterator[None]:
+    """Another timeout while it lasts: the connection is somebody else's after that."""
+    (before,) = connection.execute("select current_setting('lock_timeout')").fetchone() or ("0",)
+    change = "select set_config('lock_timeout', %s, false)"
+    connection.execute(change, [timeout])
+    try:
+        yield
+    finally:
+        if not connection.broken:
+            connection.execute(change, [before])
+
+
 def tunnelled(tunnel: str) -> dict[str, Any]:
     """What libpq is told to connect to ``tunnel`` while the host that is verified stays the real one."""
     host, _, port = tunnel.rpartition(":")
     number = as_port(port, "a port", "RUNWAY_DB_TUNNEL")
     try:
         address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0][4][0]
-    except OSError:
+    except (OSError, UnicodeError):
         raise ConfigurationError(
             expected="the host in RUNWAY_DB_TUNNEL to have an address", came="none", remedy="correct RUNWAY_DB_TUNNEL"
         ) from None

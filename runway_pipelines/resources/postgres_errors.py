@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from runway_pipelines.errors import AuthenticationRefused, Permanent, RunwayError, Unavailable
+from runway_pipelines.errors import AuthenticationRefused, ConfigurationError, Permanent, RunwayError, Unavailable
 
 # A session that stood idle for too long, and a server that is not the primary any more: psycopg takes them for defects.
 PASSING_STATES = ("25P03", "25P04", "25006")
 # A connection that never stood has no SQLSTATE, only a text.
 _REFUSED = re.compile(
-    'authentication failed|no pg_hba.conf entry|is not permitted to log in|role "[^"]*" does not exist'
+    "authentication failed|no pg_hba.conf entry|is not permitted to log in|no password supplied"
+    '|role "[^"]*" does not exist|permission denied for database'
 )
 _UNTRUSTED = re.compile(
     "certificate verify failed|does not match host name|server does not support SSL|root certificate"
@@ -44,6 +45,8 @@ def is_final(error: BaseException) -> bool:
     """Whether another attempt to connect would fail the same way."""
     if isinstance(error, RunwayError):
         return isinstance(error, Permanent)
+    if not isinstance(error, Exception) or isinstance(error, UnicodeError):  # told to stop; a host that is no name
+        return True
     return is_refused_login(error) or _says(error, _UNTRUSTED) or _says(error, _NO_DATABASE)
 
 
@@ -58,6 +61,10 @@ def mapped(error: Exception, where: Whereabouts) -> RunwayError:
             came="a refused login",
             remedy=f"correct {where.login}",
             code=state,
+        )
+    if isinstance(error, UnicodeError):
+        return ConfigurationError(
+            expected=f"a host's name in {expected}", came="what cannot be one", remedy="correct the host"
         )
     if isinstance(error, PoolTimeout):
         return Unavailable(

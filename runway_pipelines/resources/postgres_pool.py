@@ -17,6 +17,7 @@ from psycopg import Connection
 from psycopg_pool import ConnectionPool
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from runway_pipelines.resources.postgres_check import check_answers
 from runway_pipelines.resources.postgres_errors import is_final
 
 ATTEMPTS = 3
@@ -49,7 +50,10 @@ class HealingPool:
         self._probed: Connection[Any] | None = None
         self._failure: Exception | None = None
         self._noting = Lock()
-        self._pool: ConnectionPool[Connection[Any]] = ConnectionPool(
+        # Of the time that a caller waits, half is for the connection that it draws, and half for all of its neighbours.
+        self._answer_seconds = wait_seconds / 2
+        neighbour_seconds = wait_seconds / 2 / size
+        self._pool: ConnectionPool[Connection[Any]] = _pool_class(neighbour_seconds)(
             connection_class=_connecting_with(self._connect),
             min_size=0,
             max_size=size,
@@ -144,10 +148,21 @@ class HealingPool:
         ones would cost a caller more than it waits, for the pool pauses between two of them.
         """
         try:
-            ConnectionPool.check_connection(connection)
+            check_answers(connection, self._answer_seconds)
         except psycopg.Error:
             self._pool.check()
             raise
+
+
+def _pool_class(answer_seconds: float) -> type[ConnectionPool[Connection[Any]]]:
+    """A pool of psycopg's, whose look at idle connections waits no longer than this for each."""
+
+    class Looking(ConnectionPool[Connection[Any]]):
+        @staticmethod
+        def check_connection(conn: Connection[Any]) -> None:
+            check_answers(conn, answer_seconds)
+
+    return Looking
 
 
 def apply_settings(connection: Connection[Any], settings: Mapping[str, str]) -> None:

@@ -144,9 +144,6 @@ def driver() -> ModuleType:
 def new_client(goal: RedisConnection, ca_file: str | None) -> Redis:
     """A client that has not connected yet; certificates are verified, and so is the host's name in them."""
     redis = driver()
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
     tls = {"ssl": True, "ssl_cert_reqs": "required", "ssl_check_hostname": True} if goal.is_tls else {}
     if goal.is_tls and ca_file:
         tls["ssl_ca_certs"] = read_ca_file(ca_file, "RUNWAY_REDIS_CA_FILE")
@@ -159,26 +156,49 @@ def new_client(goal: RedisConnection, ca_file: str | None) -> Redis:
         socket_timeout=ANSWER_SECONDS,
         socket_keepalive=True,
         health_check_interval=IDLE_CHECK_SECONDS,
-        # Once more, on a new connection: what broke may have stood idle.
-        retry=Retry(NoBackoff(), 1),
+        retry=_once_more(),
         decode_responses=True,
         **tls,
     )
     return client
 
 
+def _once_more() -> Any:
+    """Once more, on a new connection, for what broke may have stood idle; a refused login, which redis-py counts among
+    the broken connections, is not tried again.
+    """
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    refused = _refusals()
+
+    class OnceMore(Retry):
+        def call_with_retry(self, do: Any, fail: Any, is_retryable: Any = None, *args: Any, **options: Any) -> Any:
+            def may_pass(error: Exception) -> bool:
+                return not isinstance(error, refused) and (is_retryable is None or is_retryable(error))
+
+            return super().call_with_retry(do, fail, may_pass, *args, **options)
+
+    return OnceMore(NoBackoff(), 1)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What redis-py raises where the server does not let us in."""
+    exceptions = driver().exceptions
+    return (
+        exceptions.AuthenticationError,
+        exceptions.AuthorizationError,
+        exceptions.AuthenticationWrongNumberOfArgsError,
+    )
+
+
 @contextmanager
 def _mapping(place: str) -> Iterator[None]:
     """What redis-py raises, made into ours."""
     redis = driver()
-    refused = (
-        redis.exceptions.AuthenticationError,
-        redis.exceptions.AuthorizationError,
-        redis.exceptions.AuthenticationWrongNumberOfArgsError,
-    )
     try:
         yield
-    except refused:
+    except _refusals():
         raise AuthenticationRefused(
             expected=f"{place} to let us in", came="a refused login", remedy="correct the service's secret"
         ) from None

@@ -53,7 +53,7 @@ class StoreLookups:
         return str(answer["Parameter"]["Value"])
 
     def database_token(self, host: str, port: int, username: str) -> str:
-        """A token that RDS takes for this user's password, once within 15 minutes; signed here, without a call."""
+        """A token that RDS takes for this user's password for 15 minutes; signed here, without a call."""
         try:
             token = self._client("rds").generate_db_auth_token(
                 DBHostname=host, Port=port, DBUsername=username, Region=self._region

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 import orjson
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -19,6 +19,7 @@ from runway_pipelines.rosters.refresh import TenantOutcome
 
 NEVER = "never refreshed"
 DEPARTED = "not in the registry"
+RETURNED = "back in the registry, not refreshed since"
 STILL_PUBLISHED = "what was published stays until somebody says runway-pipelines rosters purge"
 WRITE_ATTEMPTS = 8
 
@@ -68,16 +69,16 @@ class PartnerIndex:
         """
         try:
             document = orjson.loads(stored.body) if stored else {"tenants": []}
-            known = {member["tenant_code"]: IndexEntry(**member) for member in document["tenants"]}
+            known = {member["tenant_code"]: _entry(member) for member in document["tenants"]}
             run_id = document.get("run_id")
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):
             known, run_id = {}, None
         return cls(
             partner.partner_id,
             partner.published_years,
             tuple(
                 sorted(
-                    [known.get(code, IndexEntry(code, NEVER, "")) for code in partner.tenant_codes]
+                    [_present(known.get(code, IndexEntry(code, NEVER, ""))) for code in partner.tenant_codes]
                     + [
                         replace(entry, status=DEPARTED, reason=STILL_PUBLISHED)
                         for code, entry in known.items()
@@ -132,6 +133,19 @@ def forget_tenant(store: ObjectStore, tenant: PartnerTenant) -> None:
         document = orjson.loads(stored.body)
         document["tenants"] = [entry for entry in document["tenants"] if entry["tenant_code"] != tenant.tenant_code]
         store.write(key, orjson.dumps(document, option=orjson.OPT_INDENT_2), replacing=stored)
+
+
+def _entry(member: dict[str, Any]) -> IndexEntry:
+    """An entry as it was stored; raises `TypeError` and `ValueError` for what nobody wrote so."""
+    entry = IndexEntry(**member)
+    if entry.refreshed_at is not None and datetime.fromisoformat(entry.refreshed_at).tzinfo is None:
+        raise ValueError("refreshed_at has no time zone")
+    return entry
+
+
+def _present(entry: IndexEntry) -> IndexEntry:
+    """The entry of a tenant that the registry has; one that was away counts again, with the age of its roster."""
+    return replace(entry, status=RETURNED, reason="") if entry.has_departed else entry
 
 
 def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:

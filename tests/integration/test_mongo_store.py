@@ -105,6 +105,14 @@ def test_a_ping_says_no_instead_of_raising_and_connected_stays_a_flag(store: Sto
     assert resource.ping() is True
 
 
+def test_a_ping_says_no_where_the_cas_file_cannot_be_written(
+    store: Store, resource: MongoResource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    assert resource.ping() is False
+    assert not resource.is_connected
+
+
 @pytest.mark.parametrize("code", [18, 13])
 def test_a_refusal_to_let_in_is_final(store: Store, resource: MongoResource, code: int) -> None:
     if code == 18:

@@ -19,6 +19,8 @@ import pytest
 
 from runway_pipelines.errors import (
     AuthenticationRefused,
+    ConfigurationError,
+    LockTimeout,
     Permanent,
     RunwayError,
     StoreMalformed,
@@ -29,6 +31,7 @@ from runway_pipelines.local.certificates import new_authority
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
 from runway_pipelines.local.rds import LocalRds, local_rds
 from runway_pipelines.resources.postgres import ApplicationDatabase, PostgresResource
+from runway_pipelines.resources.postgres_pool import HealingPool
 from tests.integration.world import World
 
 SERVICE, DATABASE, USER = "chat-api", "chat_api", "chat_api_app"
@@ -206,6 +209,63 @@ def test_plaintext_is_refused_and_not_tried_again(rds: LocalRds, opened: ExitSta
     assert rds.front.connections == 0
 
 
+def test_a_password_that_was_forgotten_is_a_refused_login_and_not_tried_again(rds: LocalRds, opened: ExitStack) -> None:
+    one = PostgresResource(host="127.0.0.1", port=rds.front.port, database=DATABASE, username=USER, sslmode="require")
+    opened.callback(one.close)
+    with pytest.raises(AuthenticationRefused):
+        ask(one)
+    assert rds.front.connections == 1
+
+
+def test_a_database_that_the_user_may_not_enter_is_a_refused_login(
+    server: Server, rds: LocalRds, opened: ExitStack
+) -> None:
+    server.running.create_database("closed")
+    with psycopg.connect(server.running.dsn(), autocommit=True) as admin:
+        admin.execute("revoke connect on database closed from public")
+    with pytest.raises(AuthenticationRefused):
+        ask(database(rds, opened, database="closed"))
+    assert len(rds.tokens) == 1
+
+
+def test_a_host_that_is_no_name_is_said_at_once(opened: ExitStack) -> None:
+    one = PostgresResource(host="db..internal", database=DATABASE, username=USER)
+    opened.callback(one.close)
+    started = time.monotonic()
+    with pytest.raises(ConfigurationError, match="a host's name"):
+        ask(one)
+    assert time.monotonic() - started < 1
+
+
+def test_who_is_told_to_stop_while_it_connects_does_not_try_again() -> None:
+    attempts = []
+
+    def interrupted() -> dict[str, Any]:
+        attempts.append(1)
+        raise KeyboardInterrupt
+
+    pool = HealingPool(interrupted, {}, size=1, idle_seconds=1, wait_seconds=1)
+    with pytest.raises(KeyboardInterrupt):
+        pool.open()
+    assert len(attempts) == 1
+
+
+def test_a_locks_timeout_is_gone_with_the_lock(rds: LocalRds, opened: ExitStack) -> None:
+    one = ApplicationDatabase(
+        env="mirror", service=SERVICE, region=REGION, ca_file=str(rds.ca_file), pool_size=1, lock_timeout_ms=700
+    )
+    other = ApplicationDatabase(env="mirror", service=SERVICE, region=REGION, ca_file=str(rds.ca_file))
+    opened.callback(one.close)
+    opened.callback(other.close)
+    with one.advisory_lock("a", 5) as connection:
+        assert connection.execute("show lock_timeout").fetchone() == ("5s",)
+    assert ask(one, "show lock_timeout") == ("700ms",)
+    with other.advisory_lock("a", 5), pytest.raises(LockTimeout), one.advisory_lock("a", 1):
+        pass
+    assert ask(one, "show lock_timeout") == ("700ms",)
+    assert rds.front.connections == 2
+
+
 def test_a_server_without_tls_is_not_spoken_to(server: Server, world: World, rds: LocalRds, opened: ExitStack) -> None:
     _parameters("127.0.0.1", server.running.port)
     with pytest.raises(Permanent, match="no TLS"):
@@ -256,6 +316,30 @@ def test_idle_connections_that_broke_are_replaced_without_failing_who_comes_next
     assert ask(one) == (1,)
     assert time.monotonic() - started < 2  # drawn one by one, ten broken ones would take more than 10 s
     assert rds.front.connections <= 21
+
+
+@pytest.mark.parametrize("frozen", [1, 10])
+def test_a_connection_that_says_nothing_any_more_holds_nobody_up(
+    server: Server, rds: LocalRds, opened: ExitStack, frozen: int
+) -> None:
+    """As behind a tunnel whose far end vanished: TCP is content, and nobody answers."""
+    one = database(rds, opened, connect_timeout_seconds=4)
+    with ExitStack() as held:
+        for _ in range(frozen):
+            held.enter_context(one.connection())
+    with psycopg.connect(server.running.dsn(), autocommit=True) as admin:
+        pids = admin.execute("select pid from pg_stat_activity where usename = %s", [USER]).fetchall()
+    for (pid,) in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        answers: list[Any] = []
+        caller = threading.Thread(target=lambda: answers.append(ask(one)), daemon=True)
+        caller.start()
+        caller.join(6)
+        assert answers == [(1,)]
+    finally:
+        for (pid,) in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def test_who_is_refused_later_is_told_so_and_not_that_the_pool_is_slow(rds: LocalRds, opened: ExitStack) -> None:

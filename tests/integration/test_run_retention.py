@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from runway_pipelines.local.stack import DAGSTER_DATABASE
+from runway_pipelines.partner_tenants.runs import PARTNER_TAG, SECRET_VERSION_TAG
 from tests.integration.world import TestPartner, Warehouse, World, definitions, run_partner
 
 ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
@@ -95,3 +96,25 @@ def test_a_run_that_has_not_ended_stays(postgres_instance: dg.DagsterInstance, s
     tidied(postgres_instance)
     assert storage.rows_of(run.run_id)["runs"] == 1
     postgres_instance.delete_run(run.run_id)
+
+
+def test_the_rotation_sensor_keeps_its_memory(postgres_instance: dg.DagsterInstance, storage: Storage) -> None:
+    job = definitions().resolve_job_def("roster_freshness_job")
+
+    def ended(version: str, parent: dg.DagsterRun | None = None) -> dg.DagsterRun:
+        return postgres_instance.create_run_for_job(
+            job,
+            status=dg.DagsterRunStatus.SUCCESS,
+            tags={PARTNER_TAG: "retained", SECRET_VERSION_TAG: version},
+            parent_run_id=parent.run_id if parent else None,
+            root_run_id=parent.run_id if parent else None,
+        )
+
+    of_first, of_second = ended("v1"), [ended("v2"), ended("v2")]
+    again = ended("v1", parent=of_first)
+    runs = [of_first, *of_second, again]
+    storage.make_old(*(run.run_id for run in runs))
+    assert tidied(postgres_instance).success
+    assert [storage.rows_of(run.run_id)["runs"] for run in runs] == [1, 0, 1, 0]
+    for run in runs:
+        postgres_instance.delete_run(run.run_id)

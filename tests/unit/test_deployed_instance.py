@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import yaml
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 
+from runway_pipelines.data_stores import mongo, postgres, redis
+from runway_pipelines.data_stores.mongo import MongoEnv
+from runway_pipelines.data_stores.vocabulary import Env, Role
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.resources.secrets_manager import PartnerSecrets
 from runway_pipelines.rosters.manifest import index_key, stable_key
@@ -231,6 +235,67 @@ def test_only_what_cannot_be_granted_for_less_is_granted_for_everything() -> Non
         for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
     }
     assert broad == {"ecs:DescribeTaskDefinition", "ec2:DescribeNetworkInterfaces", "secretsmanager:ListSecrets"}
+
+
+@pytest.mark.parametrize("task", ["CodeServerTask", "RunTask"])
+def test_a_password_is_injected_where_its_secret_is_given(task: str) -> None:
+    """ECS refuses a task whose secret has no ARN, whatever else was given."""
+    conditions = template("services.yaml")["Conditions"]
+    for entry in container(task)["Secrets"]:
+        condition, injected, _ = entry["Fn::If"]
+        assert conditions[condition] == {"Fn::Not": [{"Fn::Equals": [injected["ValueFrom"], ""]}]}
+
+
+def test_runs_can_be_told_of_what_they_share() -> None:
+    assert {"RUNWAY_REDIS_SERVICE", "RUNWAY_LML_CALLS_PER_SECOND"} <= variables("RunTask")
+
+
+def shared(env: str, action: str) -> list[str]:
+    """The resources of the shared stores' policy in an environment, for the service runway."""
+    document = template("permissions.yaml")["Resources"]["SharedStores"]["Properties"]["PolicyDocument"]
+    holds = {"HasStoresCa": False, "HasIamStores": env != "dev"}
+    holds |= {f"Has{each.capitalize()}Stores": each == env for each in ("dev", "mirror", "prod")}
+
+    def chosen(entry: Any) -> Any:
+        if isinstance(entry, dict) and "Fn::If" in entry:
+            condition, then, otherwise = entry["Fn::If"]
+            return chosen(then if holds[condition] else otherwise)
+        return entry
+
+    found = [each for each in map(chosen, document["Statement"]) if each.get("Action") == action]
+    resources = [chosen(entry) for statement in found for entry in as_list(statement["Resource"])]
+    texts = [entry["Fn::Sub"] for entry in resources if "Fn::Sub" in entry]
+    values = {"StoresEnvironment": env, "StoresService": "runway", "StoresDbUsername": "runway_ro"}
+    return [re.sub(r"\$\{([\w:]+)\}", lambda found: values.get(found[1], "*"), text) for text in texts]
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def reaches(env: str, name: str) -> bool:
+    arn = f"arn:aws:secretsmanager:us-west-2:123456789012:secret:{name}-AbCdEf"
+    return any(fnmatchcase(arn, pattern) for pattern in shared(env, "secretsmanager:GetSecretValue"))
+
+
+@pytest.mark.parametrize("env", [*Env])
+def test_the_shared_stores_are_those_that_the_service_finds_and_no_others(env: Env) -> None:
+    assert reaches(env, redis.secret_name(env, "runway"))
+    assert not reaches(env, redis.secret_name(env, "runway-other"))
+    for db_id in (None, "history"):
+        for role in Role:
+            is_ours = env is Env.DEV and role is Role.RO
+            assert reaches(env, postgres.secret_name("runway", role, db_id)) is is_ours
+    if env is not Env.DEV:
+        assert reaches(env, mongo.secret_name(MongoEnv(env), "runway"))
+    paths = [redis.endpoint_path(env)]
+    if env is not Env.DEV:
+        paths += [postgres.endpoint_path(env), postgres.port_path(env), *mongo.parameter_paths(MongoEnv(env))]
+    for path in paths:
+        arn = f"arn:aws:ssm:us-west-2:123456789012:parameter{path}"
+        assert any(fnmatchcase(arn, pattern) for pattern in shared(env, "ssm:GetParameter"))
+    users = [resource.rpartition("/")[2] for resource in shared(env, "rds-db:connect")]
+    assert users == ([] if env is Env.DEV else [postgres.user_name("runway", Role.RO)])
 
 
 def test_every_password_that_ecs_injects_it_may_read() -> None:

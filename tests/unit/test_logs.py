@@ -67,6 +67,32 @@ def test_what_is_no_text_and_arguments_that_do_not_fit_still_give_a_line() -> No
     assert line(record({"a": 1}))["message"] == "{'a': 1}"  # type: ignore[arg-type]
 
 
+def test_an_exception_that_is_the_message_itself_is_shown_like_any_other() -> None:
+    said = JsonLines().format(record(ValueError(CANARY)))  # type: ignore[arg-type]
+    assert json.loads(said)["message"] == "ValueError"
+    assert CANARY not in said
+
+
+class Unspeakable:
+    """An argument that has no text."""
+
+    def __str__(self) -> str:
+        raise AttributeError(CANARY)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (record("the file \udcff.csv"), "the file \udcff.csv"),
+        (record("asked", tenant=7), "asked"),
+        (record("of %s", Unspeakable()), "of %s"),
+    ],
+    ids=["half a surrogate", "a tenant that is not ours", "no text"],
+)
+def test_nothing_that_a_library_logs_loses_its_line(made: logging.LogRecord, message: str) -> None:
+    assert line(made)["message"] == message
+
+
 class Broken(Exception):
     """Not ours: a library's."""
 

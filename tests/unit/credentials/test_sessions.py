@@ -334,6 +334,26 @@ def test_a_moments_failure_refuses_nobody_for_good(
     assert borrow(sessions).secret_version_id == "v1"
 
 
+def test_failures_with_a_success_between_them_do_not_add_up(
+    snowflake: CountedSnowflake, partner_sessions: Callable[..., PartnerSessions]
+) -> None:
+    sessions = partner_sessions(CountedSecrets(version("v1")), 1)
+    is_reachable = False
+
+    def sometimes(_: str) -> None:
+        if not is_reachable:
+            raise Unavailable(expected="a session", came="no answer", remedy="again")
+
+    snowflake.before_answer = sometimes
+    for _ in range(3):
+        is_reachable = False
+        with pytest.raises(Unavailable):
+            borrow(sessions)
+        is_reachable = True
+        with pytest.raises(ZeroDivisionError), sessions.session():
+            raise ZeroDivisionError  # a session that saw an error is not kept
+
+
 def test_a_secret_that_cannot_be_read_the_second_time_is_what_the_caller_hears(
     snowflake: CountedSnowflake, partner_sessions: Callable[..., PartnerSessions]
 ) -> None:

@@ -124,6 +124,11 @@ def test_keys_and_secrets_that_no_name_leads_to_are_named_by_the_caller() -> Non
     assert grants(scope, "rds-db:connect", db_user("dagster"))
 
 
+def test_a_bus_of_another_account_is_named_by_its_arn() -> None:
+    bus = "arn:aws:events:us-west-2:210987654321:event-bus/operators"
+    assert grants(replace(SCOPE, event_bus=bus), "events:PutEvents", bus)
+
+
 @pytest.mark.parametrize(
     "change",
     [

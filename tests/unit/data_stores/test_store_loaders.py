@@ -219,6 +219,8 @@ MALFORMED: list[tuple[str, str, str]] = [
     ("no host", json.dumps(DEV | {"host": None}), "the field host in secret"),
     ("a host with a port", json.dumps(DEV | {"host": f"{CANARY}:5432"}), "the name of a host alone"),
     ("a host that is a URL", json.dumps(DEV | {"host": f"tcp://{CANARY}"}), "the name of a host alone"),
+    ("a host that cannot be looked up", json.dumps(DEV | {"host": f"{CANARY}..internal"}), "the name of a host alone"),
+    ("a host with a label of 64", json.dumps(DEV | {"host": "c" * 64}), "the name of a host alone"),
     ("a host that is a number", json.dumps(DEV | {"host": 7}), "a text in the field host"),
     ("no port", json.dumps({key: DEV[key] for key in DEV if key != "port"}), "the field port in secret"),
     ("a port that is a word", json.dumps(DEV | {"port": CANARY}), "the field port to be a number"),

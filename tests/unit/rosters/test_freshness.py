@@ -1,13 +1,17 @@
 """Which tenants are named as stragglers, and that one live tenant does not hide the others."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runway_pipelines.partner_tenants.registry import RosterPartner
+from runway_pipelines.resources.object_store import StoredDocument
 from runway_pipelines.rosters.freshness import freshness_of
-from runway_pipelines.rosters.index import DEPARTED, NEVER, IndexEntry
+from runway_pipelines.rosters.index import DEPARTED, NEVER, IndexEntry, PartnerIndex
 
 NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -38,6 +42,26 @@ def test_a_tenant_that_was_never_published_comes_first_and_one_that_left_does_no
     )
     assert [each.tenant_code for each in freshness.stragglers] == ["new", "old"]
     assert freshness.tenants == 2
+
+
+PARTNER = RosterPartner("acme", "Acme", ("away", "north"), ())
+
+
+def stored(**changes: object) -> StoredDocument:
+    entries = [asdict(entry("away", 9 * DAY, DEPARTED)) | changes, asdict(entry("north", timedelta()))]
+    return StoredDocument(orjson.dumps({"tenants": entries}), "etag")
+
+
+def test_a_tenant_that_came_back_counts_again_before_any_run_reached_it() -> None:
+    freshness = freshness_of(PartnerIndex.parse(stored(), PARTNER).tenants, NOW, DAY)
+    assert [each.tenant_code for each in freshness.stragglers] == ["away"]
+    assert freshness.tenants == 2
+
+
+@pytest.mark.parametrize("when", ["yesterday", "2026-03-07T12:00:00", 7])
+def test_an_index_whose_times_are_none_starts_anew_and_stops_nobody(when: object) -> None:
+    index = PartnerIndex.parse(stored(refreshed_at=when), PARTNER)
+    assert [each.age for each in freshness_of(index.tenants, NOW, DAY).stragglers] == [None, None]
 
 
 def test_of_many_stragglers_the_oldest_are_named() -> None:
