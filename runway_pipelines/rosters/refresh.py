@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import IO, Any, Protocol
 
+from psycopg import Connection
 from tenacity import (
     retry,
     retry_if_exception,
@@ -188,8 +189,8 @@ def refresh_tenant(
     with tempfile.TemporaryFile() as file:
         with sessions.session() as session:
             extract = extract_roster(session, tenant, file, run_id=context.run_id, log=context.log)
-        with context.database.advisory_lock(f"runway_pipelines/roster/{tenant}", context.lock_wait_seconds):
-            return _publish_extract(context, tenant, school_years, file, extract, started)
+        with context.database.advisory_lock(f"runway_pipelines/roster/{tenant}", context.lock_wait_seconds) as lock:
+            return _publish_extract(context, tenant, school_years, file, extract, started, lock)
 
 
 def extract_roster(session: EduSession, tenant: PartnerTenant, file: IO[bytes], *, run_id: str, log: Log) -> Extract:
@@ -223,6 +224,7 @@ def _publish_extract(
     file: IO[bytes],
     extract: Extract,
     started: float,
+    lock: Connection[Any],
 ) -> TenantOutcome:
     stored = context.store.read(pointer_key(tenant))
     published = _published(context, tenant, stored)
@@ -238,6 +240,8 @@ def _publish_extract(
         return TenantOutcome(tenant, Status.HELD, reason, time.monotonic() - started, verdicts=verdicts)
 
     keep_snapshot(context.store, tenant, file, extract.digest, manifest)
+    # The lock goes with its connection: lost during a long upload, another run may be copying by now.
+    lock.execute("select 1")
     keys_written = publish(context.store, tenant, school_years, extract.digest)
     pointer = Pointer(
         sha256=manifest.sha256,

@@ -348,6 +348,29 @@ def test_a_run_waits_for_the_tenants_lock_and_says_when_it_waited_too_long(
     assert run_partner(instance, partner).success
 
 
+def test_a_lock_that_is_lost_during_the_upload_copies_nothing_and_the_tenant_is_tried_again(
+    partner: TestPartner, instance: dg.DagsterInstance, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, copy = refresh.keep_snapshot, refresh.publish
+    happened: list[str] = []
+
+    def keep_and_lose_the_lock(*arguments: Any) -> None:
+        keep(*arguments)
+        happened.append("kept")
+        if happened == ["kept"]:
+            with world.connect() as connection:
+                connection.execute("select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'")
+
+    def noted(*arguments: Any) -> Any:
+        happened.append("copied")
+        return copy(*arguments)
+
+    monkeypatch.setattr(refresh, "keep_snapshot", keep_and_lose_the_lock)
+    monkeypatch.setattr(refresh, "publish", noted)
+    assert run_partner(instance, partner).success
+    assert happened == ["kept", "kept", "copied"]
+
+
 def test_a_damaged_pointer_is_replaced_and_stops_nothing(
     partner: TestPartner, instance: dg.DagsterInstance, world: World
 ) -> None:
