@@ -1,4 +1,7 @@
-"""A process that runs one partner, for tests that kill it: ``python -m tests.integration.run_partner PARTNER``."""
+"""A process that runs one partner, for tests that kill it or run something beside it.
+
+``python -m tests.integration.run_partner PARTNER``; it ends with 1 when the run failed.
+"""
 
 import sys
 
@@ -9,6 +12,7 @@ from tests.integration.world import bring_in_line, definitions
 if __name__ == "__main__":
     with dg.instance_for_test() as instance:
         bring_in_line(instance)
-        definitions().resolve_job_def("partner_rosters_job").execute_in_process(
+        result = definitions().resolve_job_def("partner_rosters_job").execute_in_process(
             instance=instance, partition_key=sys.argv[1], raise_on_error=False
         )
+    sys.exit(not result.success)
