@@ -67,7 +67,7 @@ def _wrong(name: str, expected: str, came: str) -> ConfigurationError:
 # Null-safe: a library without volume letters is none that is like 'Z%'.
 _IS_COMPILATION = sql.SQL(
     "(coalesce(l.code_volume_letters like 'Z%%', false)"
-    " or exists (select from {tracks} as t where t.library_id = l.id))"
+    " or exists (select from {tracks} as t where t.library_id = l.id offset 0))"
 )
 _IS_CANONICAL = sql.SQL("l.canonical_entity_id is not null")
 # Of a library without an identity the comparison is null.
@@ -92,10 +92,12 @@ def statement(selection: Selection, cohort: Cohort, columns: sql.Composable) -> 
     ]
     if selection.shard[1] > 1:
         conditions.append(sql.SQL("mod(abs(l.id), %(shards)s) = %(shard)s"))
-    # The cursor for the identities too: Postgres does not infer it, and would read them from the first on each page.
+    # "offset 0": looked up for each library by the index, whatever Postgres knows of the tables. Left to itself it
+    # reads all tracks, and with old statistics all identities, for each page: 203 CPU seconds for 650,000 libraries.
     return sql.SQL(
-        "select {columns} from {library} as l"
-        " left join {identity} as i on i.library_id = l.id and i.library_id > %(after)s where {conditions}"
+        "select {columns} from {library} as l left join lateral"
+        " (select e.last_verified_at from {identity} as e where e.library_id = l.id offset 0) as i on true"
+        " where {conditions}"
     ).format(columns=columns, library=library, identity=identity, conditions=sql.SQL(" and ").join(conditions))
 
 

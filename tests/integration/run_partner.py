@@ -12,7 +12,9 @@ from tests.integration.world import bring_in_line, definitions
 if __name__ == "__main__":
     with dg.instance_for_test() as instance:
         bring_in_line(instance)
-        result = definitions().resolve_job_def("partner_rosters_job").execute_in_process(
-            instance=instance, partition_key=sys.argv[1], raise_on_error=False
+        result = (
+            definitions()
+            .resolve_job_def("partner_rosters_job")
+            .execute_in_process(instance=instance, partition_key=sys.argv[1], raise_on_error=False)
         )
     sys.exit(not result.success)
