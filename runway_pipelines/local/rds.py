@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import psycopg
 from psycopg import sql
+from tenacity import retry, stop_after_delay, wait_fixed
 
 from runway_pipelines.local.certificates import new_authority
 from runway_pipelines.local.postgres_server import PostgresServer
@@ -97,6 +98,14 @@ def let_in(server: PostgresServer, data: Path, users: Sequence[str]) -> None:
             if connection.execute("select from pg_roles where rolname = %s", [user]).fetchone() is None:
                 connection.execute(sql.SQL("create role {} login").format(sql.Identifier(user)))
         connection.execute("select pg_reload_conf()")
+    for user in users:
+        _until_trusted(server, user)
+
+
+@retry(stop=stop_after_delay(10), wait=wait_fixed(0.05), reraise=True)
+def _until_trusted(server: PostgresServer, user: str) -> None:
+    """The server reads its rules anew a moment after it was told to."""
+    psycopg.connect(host=server.host, port=server.port, dbname="postgres", user=user).close()
 
 
 def refusal_of(token: str, signer: Signer, user: str, now: datetime) -> str | None:

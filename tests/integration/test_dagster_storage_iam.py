@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import boto3
 import dagster as dg
 import psycopg
 import pytest
@@ -22,7 +23,8 @@ USER, DATABASE, REGION = "dagster_app", "dagster_by_token", "us-west-2"
 
 
 @pytest.fixture
-def rds(world: World, tmp_path: Path) -> Iterator[LocalRds]:
+def rds(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalRds]:
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # its keys are those of the test that used it first
     server = world.stack.postgres
     server.create_database(DATABASE)
     with local_rds(

@@ -33,6 +33,7 @@ FEW = (
 def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it would keep these keys for the tests after this one
     with mock_aws():
         yield boto3.client("secretsmanager", region_name="us-west-2")
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import yaml
 from dagster._core.instance.ref import InstanceRef
@@ -41,6 +42,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         monkeypatch.setenv(name, values.get(name, "127.0.0.1"))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it would keep these keys for the tests after this one
     monkeypatch.delenv("DAGSTER_PG_PASSWORD", raising=False)
     return monkeypatch
 
