@@ -47,7 +47,7 @@ def run() -> Iterator[Report]:
         os.environ["RUNWAY_ROSTERS_CRON"] = _cron(datetime.now(UTC) - timedelta(hours=2))
         os.environ["RUNWAY_ROSTERS_TIMEZONE"] = "UTC"
         phases = {FIRST: _phase(stack, "credential_rotation")}
-        os.environ["RUNWAY_ROSTERS_CRON"] = _cron(datetime.now(UTC) + timedelta(minutes=2))
+        os.environ["RUNWAY_ROSTERS_CRON"] = _cron(datetime.now(UTC) + timedelta(seconds=90))
         phases[NIGHT] = _phase(stack, "schedule")
         yield _report(phases)
 
