@@ -17,9 +17,8 @@ from typing import Any, Literal, TextIO
 import orjson
 
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.partner_tenants.runs import PARTNER_TAG
+from runway_pipelines.partner_tenants.runs import PARTITION_TAG, PARTNER_TAG
 
-PARTITION_TAG = "dagster/partition"
 # How the text of an exception begins, as Dagster keeps it, where the rest of it was written by us.
 _OURS = ("runway_pipelines.", "dagster._core.definitions.events.Failure:")
 

@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Event, Lock
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from runway_pipelines.errors import (
     ConfigurationError,
@@ -30,19 +30,13 @@ from runway_pipelines.identity.counts import Counts, Skip, skipped
 from runway_pipelines.identity.transactions import is_held_up
 from runway_pipelines.identity.verdicts import Answer, Library
 from runway_pipelines.identity.writer import NotWritten
+from runway_pipelines.resources.events import Log
 from runway_pipelines.resources.lml import LmlPart, LmlService
 
 # A line in the run's log for every so many libraries.
 REPORT_LIBRARIES = 10_000
 # From so many libraries on, trouble with every one of them is not about them.
 TELLING = 10
-
-
-class Log(Protocol):
-    """What of Dagster's logger is used."""
-
-    def info(self, message: str) -> Any: ...
-    def warning(self, message: str) -> Any: ...
 
 
 @dataclass

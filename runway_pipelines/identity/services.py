@@ -11,11 +11,12 @@ from runway_pipelines.identity.counts import Counts
 from runway_pipelines.identity.health import IdentityHealth, identity_health
 from runway_pipelines.identity.migration import require_columns
 from runway_pipelines.identity.options import IdentityOptions
-from runway_pipelines.identity.resolution import Circuit, Log, Page, Resolver, Write
+from runway_pipelines.identity.resolution import Circuit, Page, Resolver, Write
 from runway_pipelines.identity.selection import Cohort, Selection, count, pages
 from runway_pipelines.identity.statements import NOTES
 from runway_pipelines.identity.verdicts import Answer
 from runway_pipelines.identity.writer import plan, write
+from runway_pipelines.resources.events import Log
 from runway_pipelines.resources.lml import LmlService
 from runway_pipelines.resources.postgres import CatalogueDatabase
 

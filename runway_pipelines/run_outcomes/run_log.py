@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from runway_pipelines.partner_tenants.runs import TRIGGER_TAG
+from runway_pipelines.partner_tenants.runs import PARTITION_TAG, TRIGGER_TAG
 from runway_pipelines.run_outcomes.outcomes import (
     CODE,
     OUTCOMES,
@@ -16,9 +16,6 @@ from runway_pipelines.run_outcomes.outcomes import (
     counts_of,
 )
 
-# Dagster's own tag of a run's partition, which is the partner. Unlike runway/partner, it is also on the runs that a
-# person starts in the UI and on a backfill's.
-PARTITION_TAG = "dagster/partition"
 # Canceled runs are left out: somebody decided so, and nothing is known of the rosters.
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 # The previous outcome is looked for among this many runs of the partner.
