@@ -75,24 +75,23 @@ class Counts:
 
     def outcomes(self) -> dict[str, int]:
         """How many libraries ended how, of those ways that occurred."""
-        ended = {
-            "scanned": self.scanned,
-            "rows_resolved": self.rows_resolved,
-            "rows_resolved_compilation": self.rows_resolved_compilation,
-            "rows_unresolved": self.rows_unresolved,
-            **_by_reason(self.rows_skipped),
-        }
+        ended = {**self._libraries(), **_by_reason(self.rows_skipped)}
         return {name: number for name, number in ended.items() if number}
 
     def document(self) -> dict[str, Any]:
         """For machines: the names of the contract."""
         return {
+            **self._libraries(),
+            "rows_skipped": _by_reason(self.rows_skipped),
+            **{name: self.others[name] for name in sorted({*OTHERS, *self.others})},
+        }
+
+    def _libraries(self) -> dict[str, int]:
+        return {
             "scanned": self.scanned,
             "rows_resolved": self.rows_resolved,
             "rows_resolved_compilation": self.rows_resolved_compilation,
             "rows_unresolved": self.rows_unresolved,
-            "rows_skipped": _by_reason(self.rows_skipped),
-            **{name: self.others[name] for name in sorted({*OTHERS, *self.others})},
         }
 
 
