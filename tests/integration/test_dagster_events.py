@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from runway_pipelines.local.stack import DAGSTER_DATABASE
+from runway_pipelines.partner_tenants.runs import PARTITION_TAG, PARTNER_TAG
 from tests.integration.world import (
     TestPartner,
     Warehouse,
@@ -108,9 +109,7 @@ def sessions_so_far(world: World) -> int:
 def test_the_queue_runs_one_run_at_a_time_for_each_partner(postgres_instance: dg.DagsterInstance) -> None:
     limits = postgres_instance.get_concurrency_config().run_queue_config
     assert limits is not None
-    assert {
-        "key": "runway/partner",
-        "value": {"applyLimitPerUniqueValue": True},
-        "limit": 1,
-    } in limits.tag_concurrency_limits
+    for tag in (PARTNER_TAG, PARTITION_TAG):
+        one_at_a_time = {"key": tag, "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+        assert one_at_a_time in limits.tag_concurrency_limits
     assert postgres_instance.run_monitoring_enabled
