@@ -33,9 +33,9 @@ from runway_pipelines.resources.secrets_manager import PartnerSecrets
 from runway_pipelines.resources.snowflake import EduSnowflake
 from runway_pipelines.rosters.assets import partner_rosters, tenant_rosters
 from runway_pipelines.rosters.automation import build_daily_schedule, partner_rosters_job
-from runway_pipelines.rosters.freshness_check import roster_freshness_job, roster_freshness_schedule
+from runway_pipelines.rosters.freshness_check import TENANTS_FRESH, roster_freshness_job, roster_freshness_schedule
 from runway_pipelines.rosters.services import RosterPolicy, RosterServices
-from runway_pipelines.run_outcomes.sensor import build_run_outcome_sensor
+from runway_pipelines.run_outcomes.sensor import Watched, build_run_outcome_sensor
 from runway_pipelines.run_retention import build_retention_job, build_retention_schedule
 from runway_pipelines.settings import Settings, load_settings
 
@@ -205,9 +205,13 @@ def build_definitions(settings: Settings) -> dg.Definitions:
                 large_runs=large_runs,
             ),
             build_run_outcome_sensor(
-                partner_job=partner_rosters_job.name,
-                identity_jobs=frozenset({library_identity_job.name, library_identity_recheck_job.name}),
-                can_connect=CAN_CONNECT,
+                Watched(
+                    partner_job=partner_rosters_job.name,
+                    freshness_job=roster_freshness_job.name,
+                    identity_jobs=frozenset({library_identity_job.name, library_identity_recheck_job.name}),
+                    can_connect=CAN_CONNECT,
+                    tenants_fresh=TENANTS_FRESH,
+                ),
                 interval_seconds=interval,
             ),
         ],

@@ -9,10 +9,12 @@ from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.ownership import OWNERS, domain
 from runway_pipelines.partner_tenants.partitions import PARTNERS, PARTNERS_NAME
+from runway_pipelines.partner_tenants.runs import TRIGGER_TAG
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.freshness import Freshness, Straggler, freshness_of
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.services import RosterServices
+from runway_pipelines.run_outcomes.outcomes import NEVER_REFRESHED, STRAGGLERS
 
 TENANTS_FRESH = dg.AssetCheckKey(PARTNER_ROSTER_INDEX, "tenants_fresh")
 TENANTS_FRESH_SPEC = dg.AssetCheckSpec(
@@ -46,7 +48,7 @@ def _metadata(freshness: Freshness) -> dict[str, dg.MetadataValue]:
     if freshness.oldest is not None:
         metadata["oldest roster hours"] = dg.MetadataValue.float(_hours(freshness.oldest))
     if freshness.stragglers:
-        metadata["stragglers"] = dg.MetadataValue.table(list(map(_row, freshness.stragglers)))
+        metadata[STRAGGLERS] = dg.MetadataValue.table(list(map(_row, freshness.stragglers)))
     return metadata
 
 
@@ -54,7 +56,7 @@ def _row(straggler: Straggler) -> dg.TableRecord:
     return dg.TableRecord(
         {
             "tenant": straggler.tenant_code,
-            "hours": "never" if straggler.age is None else f"{_hours(straggler.age):.0f}",
+            "hours": NEVER_REFRESHED if straggler.age is None else f"{_hours(straggler.age):.0f}",
             "status": straggler.status,
             "reason": straggler.reason,
         }
@@ -100,6 +102,7 @@ roster_freshness_schedule = dg.ScheduleDefinition(
     name="roster_freshness_hourly_schedule",
     job=roster_freshness_job,
     cron_schedule="40 * * * *",
+    tags={TRIGGER_TAG: "schedule"},
     default_status=dg.DefaultScheduleStatus.RUNNING,
     owners=OWNERS,
     description="A partner whose run did not start, or hangs, is noticed here.",

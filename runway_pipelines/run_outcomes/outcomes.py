@@ -5,8 +5,8 @@ a row. A canceled run is no outcome: somebody decided so, and nothing is known o
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -14,11 +14,15 @@ CREDENTIALS_FAILING = "credentials_failing"
 ROSTER_REFRESH_FAILED = "roster_refresh_failed"
 ROSTER_REFRESH_RECOVERED = "roster_refresh_recovered"
 IDENTITY_RUN_FAILED = "identity_run_failed"
+ROSTERS_STALE = "rosters_stale"
+ROSTERS_FRESH_AGAIN = "rosters_fresh_again"
 
 # Labels in the metadata of a run's failure and its checks, by which `run_log.py` finds again what operators are told.
 OUTCOMES = "outcomes"
 CODE = "code"
 SECRET_VERSION_ID = "secret version id"  # noqa: S105 (a label)
+STRAGGLERS = "stragglers"
+NEVER_REFRESHED = "never"  # in place of a straggler's hours
 
 # EventBridge refuses an entry of more than 256 KB. JSON makes at most six bytes of a character: 150 KB of reasons.
 MOST_REASONS = 50
@@ -68,6 +72,24 @@ def event_of(
     """What to tell; ``previous`` is the outcome before it of the same job and partner, None when there is none."""
     detail_type = _detail_type(outcome, previous, identity_jobs)
     return None if detail_type is None else OperatorEvent(detail_type, _detail(outcome, dagster_url))
+
+
+def freshness_event(
+    judgement: RunOutcome, stale: Mapping[str, str], was_stale: Collection[str], dagster_url: str | None
+) -> OperatorEvent | None:
+    """What to tell of a partner whose rosters were judged, ``was_stale`` being the tenants of the judgement before.
+
+    A tenant is told once, when it is stale, however long it stays so; and that all are fresh again, when none is.
+    """
+    if not stale.keys() <= set(was_stale):
+        detail_type = ROSTERS_STALE
+    elif was_stale and not stale:
+        detail_type = ROSTERS_FRESH_AGAIN
+    else:
+        return None
+    return OperatorEvent(
+        detail_type, _detail(replace(judgement, counts={"stale": len(stale)}, reasons=stale), dagster_url)
+    )
 
 
 def secret_gone(partner_id: str, reason: str, now: datetime) -> OperatorEvent:

@@ -9,8 +9,10 @@ import dagster as dg
 from runway_pipelines.partner_tenants.runs import PARTITION_TAG, TRIGGER_TAG
 from runway_pipelines.run_outcomes.outcomes import (
     CODE,
+    NEVER_REFRESHED,
     OUTCOMES,
     SECRET_VERSION_ID,
+    STRAGGLERS,
     CredentialsFailure,
     RunOutcome,
     counts_of,
@@ -29,10 +31,15 @@ def end_of(record: dg.RunRecord) -> float:
 
 @dataclass(frozen=True)
 class RunLog:
-    """The runs of an instance; ``can_connect`` is the check that fails when a partner's credentials do not work."""
+    """The runs of an instance.
+
+    ``can_connect`` is the check that fails when a partner's credentials do not work, ``tenants_fresh`` the one that
+    names a partner's stragglers.
+    """
 
     instance: dg.DagsterInstance
     can_connect: dg.AssetCheckKey
+    tenants_fresh: dg.AssetCheckKey
 
     def outcome_of(self, record: dg.RunRecord) -> RunOutcome:
         """How the run ended."""
@@ -64,6 +71,23 @@ class RunLog:
                 return self.outcome_of(earlier)
         return None
 
+    def stale_rosters(self, run_id: str) -> dict[str, dict[str, str]]:
+        """Of each partner that the run judged, the stale tenants' keys and what is known of each.
+
+        Without those that never had a roster: they are new, or their runs fail, which is told.
+        """
+        return {
+            check.partition: dict(_stale(check, check.partition))
+            for check in self._evaluations(run_id, self.tenants_fresh)
+            if isinstance(check.partition, str)
+        }
+
+    def previously_stale(self, record: dg.RunRecord) -> dict[str, dict[str, str]]:
+        """`stale_rosters` of the good run of the same job before this one."""
+        good = dg.RunsFilter(job_name=record.dagster_run.job_name, statuses=[dg.DagsterRunStatus.SUCCESS])
+        earlier = self.instance.get_run_records(good, limit=1, cursor=record.dagster_run.run_id)
+        return self.stale_rosters(earlier[0].dagster_run.run_id) if earlier else {}
+
     def _published_metadata(self, run_id: str) -> Mapping[str, dg.MetadataValue]:
         """Of the newest materialization that counts outcomes: the partner's index, which a run writes last."""
         newest = self.instance.get_records_for_run(
@@ -85,11 +109,16 @@ class RunLog:
     def _credentials_failure(self, run_id: str) -> CredentialsFailure | None:
         """What the run's last evaluation of the check says; None when it passed, or was not evaluated."""
         failure = None
+        for check in self._evaluations(run_id, self.can_connect):
+            failure = None if check.passed else _failure_of(check)
+        return failure
+
+    def _evaluations(self, run_id: str, key: dg.AssetCheckKey) -> Iterator[dg.AssetCheckEvaluation]:
+        """The run's evaluations of a check, in order."""
         for entry in self._entries(run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION):
             check = entry.asset_check_evaluation
-            if check is not None and check.asset_check_key == self.can_connect:
-                failure = None if check.passed else _failure_of(check)
-        return failure
+            if check is not None and check.asset_check_key == key:
+                yield check
 
     def _entries(self, run_id: str, of_type: dg.DagsterEventType) -> Iterator[dg.EventLogEntry]:
         """The run's events of a type, in order."""
@@ -115,6 +144,17 @@ def _counts(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, int]:
     if not isinstance(counts, dg.JsonMetadataValue) or not isinstance(counts.data, Mapping):
         return {}
     return {str(status): number for status, number in counts.data.items() if isinstance(number, int)}
+
+
+def _stale(check: dg.AssetCheckEvaluation, partner_id: str) -> Iterator[tuple[str, str]]:
+    table = check.metadata.get(STRAGGLERS)
+    for row in table.records if isinstance(table, dg.TableMetadataValue) else []:
+        hours, status, reason = (row.data[column] for column in ("hours", "status", "reason"))
+        if hours != NEVER_REFRESHED:
+            yield (
+                f"{partner_id}/{row.data['tenant']}",
+                f"{hours} hours old; last try: {status}, {reason}".removesuffix(", "),
+            )
 
 
 def _failure_of(check: dg.AssetCheckEvaluation) -> CredentialsFailure:

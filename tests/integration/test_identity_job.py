@@ -13,6 +13,7 @@ from runway_pipelines.credentials.connection_asset import CAN_CONNECT
 from runway_pipelines.definitions import build_definitions, build_identity
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.local.lml_faults import Rule
+from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
 from runway_pipelines.run_outcomes.run_log import RunLog
 from runway_pipelines.settings import load_settings
 from tests.integration.identity_job_world import (
@@ -160,7 +161,7 @@ def test_operators_hear_how_far_a_failed_run_came_and_why(
     assert not result.success
     record = instance.get_run_record_by_id(result.run_id)
     assert record is not None
-    outcome = RunLog(instance, CAN_CONNECT).outcome_of(record)
+    outcome = RunLog(instance, CAN_CONNECT, TENANTS_FRESH).outcome_of(record)
     assert outcome.partner_id is None
     assert outcome.counts["scanned"] == 30 and outcome.counts["lml_error"] == 10
     assert list(outcome.reasons) == ["identity/library_identity"]

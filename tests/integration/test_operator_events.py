@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import socket
 import uuid
@@ -17,18 +18,20 @@ import pytest
 from runway_pipelines.resources import events as events_module
 from runway_pipelines.resources.events import OperatorEvents
 from runway_pipelines.rosters import assets, extraction, refresh
+from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
 from runway_pipelines.run_outcomes import sensor as sensor_module
 from runway_pipelines.run_outcomes.cursor import OVERLAP_SECONDS
 from runway_pipelines.run_outcomes.outcomes import OperatorEvent
-from runway_pipelines.run_outcomes.sensor import build_run_outcome_sensor
+from runway_pipelines.run_outcomes.sensor import Watched, build_run_outcome_sensor
 from tests.integration.event_bus import Bus, make_bus
 from tests.integration.world import TestPartner, Warehouse, World, definitions, reexecute, run_partner
 
 CAN_CONNECT = dg.AssetCheckKey(dg.AssetKey(["credentials", "edu_connection"]), "can_connect")
 JOB = "partner_rosters_job"
 IDENTITY_JOB = "library_identity_job"
+FRESHNESS_JOB = "roster_freshness_job"
 SENSOR = build_run_outcome_sensor(
-    partner_job=JOB, identity_jobs=frozenset([IDENTITY_JOB]), can_connect=CAN_CONNECT, interval_seconds=60
+    Watched(JOB, FRESHNESS_JOB, frozenset([IDENTITY_JOB]), CAN_CONNECT, TENANTS_FRESH), interval_seconds=60
 )
 CANARY = "CANARY-student-7731"
 EVENT = OperatorEvent("roster_refresh_failed", {"partner": "acme", "run_id": "run-1", "reasons": {"acme/a": CANARY}})
@@ -356,6 +359,74 @@ def test_a_failed_identity_run_is_told_and_a_good_one_and_other_jobs_are_not(
     ended_run(instance, "FAILURE", job="some_other_job")
     assert ticks.tick().startswith("2 runs looked at, 1 events")
     assert bus.types() == ["identity_run_failed"]
+
+
+def judge(instance: dg.DagsterInstance) -> None:
+    """A run of the hourly job."""
+    job = definitions().resolve_job_def(FRESHNESS_JOB)
+    assert job.execute_in_process(instance=instance, tags={"runway/trigger": "schedule"}).success
+
+
+def test_a_roster_that_no_run_reached_is_told_once_and_that_all_are_fresh_again(
+    world: World, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
+) -> None:
+    warehouse = Warehouse()
+    for code in ("north", "south"):
+        warehouse.students(code, 3)
+    partner, other = world.partner(warehouse, ["north", "south"]), world.partner(warehouse, ["north"])
+    for each in (partner, other):
+        assert run_partner(instance, each).success
+    judge(instance)
+    ticks.tick()
+    assert bus.types() == []
+
+    told = []
+    for stale in ("south", "south", "north"):
+        partner.change_index(stale, refreshed_at="2026-01-01T00:00:00+00:00")
+        judge(instance)
+        ticks.tick()
+        told.append(bus.received())
+    (first,), nothing, (second,) = told
+    assert nothing == []
+    south, north = (partner.tenant(code).key for code in ("south", "north"))
+    assert (first["detail-type"], first["detail"]["partner"]) == ("rosters_stale", partner.partner_id)
+    assert (first["detail"]["counts"], first["detail"]["trigger"]) == ({"stale": 1}, "schedule")
+    assert re.match(r"\d+ hours old; last try: new, published to 1", first["detail"]["reasons"][south])
+    assert set(second["detail"]["reasons"]) == {north, south}
+
+    assert run_partner(instance, partner).success
+    judge(instance)
+    judge(instance)
+    ticks.tick()
+    (fresh,) = bus.received()
+    assert (fresh["detail-type"], fresh["detail"]["partner"]) == ("rosters_fresh_again", partner.partner_id)
+    assert (fresh["detail"]["counts"], fresh["detail"]["reasons"]) == ({"stale": 0}, {})
+
+
+def test_a_tenant_that_never_had_a_roster_is_not_told_as_stale(
+    partner: TestPartner, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
+) -> None:
+    run_partner(instance, partner)
+    ticks.tick()
+    assert bus.types() == ["roster_refresh_failed"]
+    judge(instance)
+    assert ticks.tick() == "1 runs looked at, 0 events emitted, 0 runs left for the next tick"
+
+
+def test_a_stale_roster_that_cannot_be_told_is_told_when_the_bus_is_back(
+    world: World, instance: dg.DagsterInstance, bus: Bus, gone: OperatorEvents, ticks: Ticks
+) -> None:
+    warehouse = Warehouse()
+    warehouse.students("north", 3)
+    partner = world.partner(warehouse, ["north"])
+    assert run_partner(instance, partner).success
+    ticks.tick()
+    partner.change_index("north", refreshed_at="2026-01-01T00:00:00+00:00")
+    judge(instance)
+    assert ticks.tick(gone) == "0 runs looked at, 0 events emitted, 1 runs left for the next tick"
+    judge(instance)
+    ticks.tick()
+    assert bus.types() == ["rosters_stale"]
 
 
 def test_a_run_that_vanished_is_told_without_reasons(

@@ -3,14 +3,11 @@
 from typing import Any
 
 import dagster as dg
-import orjson
 import pytest
 
-from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
-from runway_pipelines.rosters.manifest import index_key
 from runway_pipelines.settings import load_settings
-from tests.integration.world import TestPartner, Warehouse, World, definitions, run_partner
+from tests.integration.world import Warehouse, World, definitions, run_partner
 
 
 @pytest.fixture
@@ -35,15 +32,6 @@ def judged(instance: dg.DagsterInstance) -> Any:
     return job.execute_in_process(instance=instance, raise_on_error=False)
 
 
-def change_index(world: World, partner: TestPartner, tenant_code: str, **changes: Any) -> None:
-    key = index_key(partner.partner_id)
-    document = orjson.loads(world.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
-    for entry in document["tenants"]:
-        if entry["tenant_code"] == tenant_code:
-            entry |= changes
-    world.s3.put_object(Bucket=BUCKET, Key=key, Body=orjson.dumps(document))
-
-
 def test_a_run_says_that_its_tenants_are_fresh_and_names_one_that_was_held(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -63,7 +51,7 @@ def test_the_hourly_job_names_the_tenant_that_no_run_reached(
     stale, live = world.partner(warehouse, ["north", "south"]), world.partner(warehouse, ["north"])
     assert fresh_checks(run_partner(instance, stale))[stale.partner_id].passed
     run_partner(instance, live)
-    change_index(world, stale, "south", refreshed_at="2026-01-01T00:00:00+00:00")
+    stale.change_index("south", refreshed_at="2026-01-01T00:00:00+00:00")
     for _ in range(2):  # the same partition's check, evaluated again
         result = judged(instance)
         assert result.success

@@ -27,7 +27,7 @@ from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, S
 from runway_pipelines.local.stack import APP_DATABASE, BUCKET, EmbeddedStack
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import sync_partitions
-from runway_pipelines.rosters.manifest import Manifest, Pointer, manifest_key, pointer_key, stable_key
+from runway_pipelines.rosters.manifest import Manifest, Pointer, index_key, manifest_key, pointer_key, stable_key
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.settings import load_settings
 from tests.reference_roster import ReferenceRoster, reference_roster
@@ -235,6 +235,15 @@ class TestPartner:
     def pending_uploads(self) -> list[str]:
         answer = self.world.s3.list_multipart_uploads(Bucket=BUCKET, Prefix=f"__roster_snapshots/{self.partner_id}/")
         return [upload["Key"] for upload in answer.get("Uploads", ())]
+
+    def change_index(self, code: str, **changes: Any) -> None:
+        """Other members of a tenant's entry in the stored index: time passed, or somebody wrote it."""
+        key = index_key(self.partner_id)
+        document = json.loads(self._get(key) or b"")
+        for entry in document["tenants"]:
+            if entry["tenant_code"] == code:
+                entry |= changes
+        self.world.s3.put_object(Bucket=BUCKET, Key=key, Body=json.dumps(document).encode())
 
     def _get(self, key: str) -> bytes | None:
         try:

@@ -16,10 +16,13 @@ from runway_pipelines.run_outcomes.outcomes import (
     MOST_REASONS,
     ROSTER_REFRESH_FAILED,
     ROSTER_REFRESH_RECOVERED,
+    ROSTERS_FRESH_AGAIN,
+    ROSTERS_STALE,
     CredentialsFailure,
     RunOutcome,
     counts_of,
     event_of,
+    freshness_event,
 )
 
 IDENTITY = "library_identity_job"
@@ -77,6 +80,26 @@ def test_an_outcome_and_the_one_before_it_make_one_event_or_none(
 ) -> None:
     found = event(outcome, previous)
     assert (found and found.detail_type) == expected
+
+
+@pytest.mark.parametrize(
+    ("was_stale", "stale", "expected"),
+    [
+        ("", "", None),
+        ("", "a", ROSTERS_STALE),
+        ("a", "a", None),
+        ("a", "ab", ROSTERS_STALE),
+        ("a", "b", ROSTERS_STALE),
+        ("ab", "a", None),
+        ("a", "", ROSTERS_FRESH_AGAIN),
+    ],
+)
+def test_a_stale_tenant_is_news_once_and_so_is_that_none_is(was_stale: str, stale: str, expected: str | None) -> None:
+    found = freshness_event(SUCCESS, dict.fromkeys(stale, "50 hours old"), set(was_stale), None)
+    assert (found and found.detail_type) == expected
+    if found is not None:
+        assert (found.detail["partner"], found.detail["counts"]) == ("acme", {"stale": len(stale)})
+        assert found.detail["reasons"] == dict.fromkeys(stale, "50 hours old")
 
 
 def test_a_failed_refresh_says_who_what_when_and_where_to_look() -> None:
