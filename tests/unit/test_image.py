@@ -1,6 +1,7 @@
 """What the Dockerfile promises, as far as reading it shows; `make image-check` builds the image and tries it."""
 
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +18,7 @@ def pins(lock: str) -> set[str]:
 
 def test_every_stage_stands_on_the_one_pinned_base() -> None:
     assert instructions("FROM") == ["${BASE} AS dependencies", "${BASE} AS wheel", "${BASE}"]
-    assert re.fullmatch(r"BASE=python:3\.11\.\d+-slim-bookworm", instructions("ARG")[0])
+    assert re.fullmatch(r"BASE=python:3\.11\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", instructions("ARG")[0])
 
 
 def test_nothing_is_downloaded_but_packages_with_known_hashes() -> None:
@@ -50,3 +51,10 @@ def test_what_is_copied_reaches_the_builder_and_nothing_else_does() -> None:
         source.split("/")[0] for step in instructions("COPY") if "--from" not in step for source in step.split()[:-1]
     }
     assert copied == let_in
+
+
+def test_the_image_has_what_the_stream_and_the_stores_need() -> None:
+    """The lock is made with these extras (Makefile, lock); without `api` the stream's task would end at once."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = {re.match(r"[\w-]+", one)[0].lower() for extra in ("api", "mongo", "redis") for one in extras[extra]}  # type: ignore[index]
+    assert wanted <= {pin.split("==")[0] for pin in pins("requirements.lock")}
