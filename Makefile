@@ -40,7 +40,7 @@ lint: setup ## Check style and formatting, the Dockerfile and the CloudFormation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/cfn-lint deploy/ecs/permissions.yaml deploy/ecs/services.yaml
+	$(BIN)/cfn-lint $(filter-out %/dagster.yaml %/workspace.yaml,$(wildcard deploy/ecs/*.yaml))
 
 types: setup ## Check types (strict on the pure modules)
 	$(BIN)/mypy

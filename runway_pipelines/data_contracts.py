@@ -6,7 +6,8 @@ Names are made where they are used (`data_stores`, `rosters`, `credentials`); wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from runway_pipelines.credentials.edu_connection import secret_name
@@ -23,6 +24,14 @@ _TENANT = PartnerTenant("acme", "ashford")
 _SHA256 = "{sha256}"
 
 
+class Process(StrEnum):
+    """Whose role a policy is for."""
+
+    ALL = "all"  # one role for everything that the settings name
+    PIPELINE = "pipeline"  # the code server, the runs and the commands: all but the key of the stream's tokens
+    STREAM = "stream"  # `runway-pipelines serve`, which writes nothing
+
+
 @dataclass(frozen=True)
 class PolicyOptions:
     """What a policy is made of beside the settings; without ``partners``, the secrets of all of them.
@@ -31,6 +40,7 @@ class PolicyOptions:
     """
 
     account: str
+    process: Process = Process.ALL
     partition: str = "aws"
     partners: Sequence[str] = ()
     db_resource_ids: Sequence[str] = ()
@@ -50,33 +60,63 @@ def page() -> str:
             ("manifest", f"`{manifest.manifest_key(_TENANT, _SHA256)}`", "the snapshot, in numbers"),
             ("pointer", f"`{manifest.pointer_key(_TENANT)}`", "which snapshot is published"),
             ("index", f"`{manifest.index_key(_TENANT.partner_id)}`", "the partner's tenants"),
+            (
+                "key of the stream's tokens",
+                "the secret that `RUNWAY_STREAM_TOKEN_SECRET` names",
+                "32 bytes or more, as text",
+            ),
         ]
     )
 
 
 def policy(settings: Settings, options: PolicyOptions) -> dict[str, Any]:
-    """What the pipeline's role may do, with these settings; raises `ConfigurationError` where a name is missing."""
-    return policy_document(
-        Scope(
-            account=options.account,
-            region=settings.aws_region,
-            partition=options.partition,
-            partner_secrets=_partner_secrets(settings, options.partners),
-            named_secrets=(settings.stream_token_secret,) if settings.stream_token_secret else (),
-            bucket=settings.bucket,
-            bucket_prefixes=(manifest.ROSTERS_PREFIX, manifest.SNAPSHOTS_PREFIX),
-            event_bus=settings.event_bus,
-            env=parse_env(settings.stores_env) if settings.stores_env else None,
-            postgres_users=tuple(_postgres_users(settings, with_owner=options.with_owner)),
-            more_db_users=tuple(options.more_db_users),
-            db_resource_ids=tuple(options.db_resource_ids),
-            redis_service=settings.redis_service,
-            mongo_env=mongo.parse_env(place) if (place := mongo_place(settings)) else None,
-            mongo_project=settings.mongo_project,
-            more_secrets=tuple(options.more_secrets),
-            kms_keys=tuple(options.kms_keys),
-        )
+    """What a role may do, with these settings; raises `ConfigurationError` where a name is missing."""
+    scope = Scope(
+        account=options.account,
+        region=settings.aws_region,
+        partition=options.partition,
+        partner_secrets=_partner_secrets(settings, options.partners),
+        bucket=settings.bucket,
+        env=parse_env(settings.stores_env) if settings.stores_env else None,
+        more_db_users=tuple(options.more_db_users),
+        db_resource_ids=tuple(options.db_resource_ids),
+        more_secrets=tuple(options.more_secrets),
+        kms_keys=tuple(options.kms_keys),
     )
+    if options.process == Process.STREAM:
+        return policy_document(_for_stream(scope, settings))
+    scope = _for_pipeline(scope, settings, with_owner=options.with_owner)
+    named = _token_secret(settings) if options.process == Process.ALL else ()
+    return policy_document(replace(scope, named_secrets=named))
+
+
+def _for_pipeline(scope: Scope, settings: Settings, *, with_owner: bool) -> Scope:
+    place = mongo_place(settings)
+    return replace(
+        scope,
+        bucket_prefixes=(manifest.ROSTERS_PREFIX, manifest.SNAPSHOTS_PREFIX),
+        event_bus=settings.event_bus,
+        postgres_users=(*_app_db_users(settings), *_catalogue_users(settings, with_owner=with_owner)),
+        redis_service=settings.redis_service,
+        mongo_env=mongo.parse_env(place) if place else None,
+        mongo_project=settings.mongo_project,
+    )
+
+
+def _for_stream(scope: Scope, settings: Settings) -> Scope:
+    """It looks at one partner at a time, and of the bucket it reads snapshots and their pointers."""
+    return replace(
+        scope,
+        lists_secrets=False,
+        named_secrets=_token_secret(settings),
+        bucket_prefixes=(manifest.SNAPSHOTS_PREFIX,),
+        only_reads=True,
+        postgres_users=tuple(_app_db_users(settings)),
+    )
+
+
+def _token_secret(settings: Settings) -> tuple[str, ...]:
+    return (settings.stream_token_secret,) if settings.stream_token_secret else ()
 
 
 def mongo_place(settings: Settings) -> str | None:
@@ -96,15 +136,17 @@ def _partner_secrets(settings: Settings, partners: Sequence[str]) -> tuple[str, 
     return tuple(secret_name(settings.envlabel, checked_part("partner_id", partner)) for partner in partners)
 
 
-def _postgres_users(settings: Settings, *, with_owner: bool) -> list[PostgresUser]:
-    """Those that are found by their service; at a plain host nobody asks IAM."""
-    users: list[PostgresUser] = []
-    if settings.app_db_service and settings.given("app_db_host") is None:
-        role, username = Role(settings.app_db_role), settings.given("app_db_user")
-        users.append(PostgresUser(settings.app_db_service, role, settings.app_db_db_id, username))
-    if settings.catalogue_db_service and settings.given("catalogue_db_host") is None:
-        service, db_id = settings.catalogue_db_service, settings.catalogue_db_db_id
-        users.append(PostgresUser(service, Role.APP, db_id, settings.given("catalogue_db_user")))
-        if with_owner:
-            users.append(PostgresUser(service, Role.OWNER, db_id))
-    return users
+def _app_db_users(settings: Settings) -> list[PostgresUser]:
+    """One, where the database is found by its service; at a plain host nobody asks IAM."""
+    if not settings.app_db_service or settings.given("app_db_host") is not None:
+        return []
+    role, username = Role(settings.app_db_role), settings.given("app_db_user")
+    return [PostgresUser(settings.app_db_service, role, settings.app_db_db_id, username)]
+
+
+def _catalogue_users(settings: Settings, *, with_owner: bool) -> list[PostgresUser]:
+    service, db_id = settings.catalogue_db_service, settings.catalogue_db_db_id
+    if not service or settings.given("catalogue_db_host") is not None:
+        return []
+    users = [PostgresUser(service, Role.APP, db_id, settings.given("catalogue_db_user"))]
+    return [*users, PostgresUser(service, Role.OWNER, db_id)] if with_owner else users

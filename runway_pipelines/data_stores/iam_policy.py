@@ -35,16 +35,19 @@ class Scope:
 
     ``bucket_prefixes``, ``partner_secrets`` (patterns) and ``named_secrets`` are the pipeline's own.
     ``db_resource_ids`` are RDS's ids of the instances (``db-ABC...``); without one, any instance of the account.
-    ``more_secrets`` are ARNs that no name leads to, such as that of MongoDB's CA.
+    ``more_secrets`` are ARNs that no name leads to, such as that of MongoDB's CA. ``lists_secrets``: whether it sees
+    all partners' secrets at once; ``only_reads``: whether it leaves the bucket as it is.
     """
 
     account: str
     region: str = DEFAULT_REGION
     partition: str = "aws"
     partner_secrets: tuple[str, ...] = ()
+    lists_secrets: bool = True
     named_secrets: tuple[str, ...] = ()
     bucket: str | None = None
     bucket_prefixes: tuple[str, ...] = ()
+    only_reads: bool = False
     event_bus: str | None = None
     env: Env | None = None
     postgres_users: tuple[PostgresUser, ...] = ()
@@ -82,7 +85,7 @@ def _partner_secrets(scope: Scope) -> list[Statement]:
     return [
         _allow("PartnerSecrets", ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"], arns),
         # AWS grants listing on everything or on nothing; a list holds names and version ids, no values.
-        _allow("ListSecrets", ["secretsmanager:ListSecrets"], ["*"]),
+        *_allowed("ListSecrets", ["secretsmanager:ListSecrets"], ["*"] if scope.lists_secrets else []),
     ]
 
 
@@ -122,10 +125,13 @@ def _bucket(scope: Scope) -> list[Statement]:
     if not scope.bucket:
         return []
     bucket = f"arn:{scope.partition}:s3:::{_checked(scope.bucket)}"
-    objects = ["s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
+    whole, objects = ["s3:ListBucket"], ["s3:GetObject"]
+    if not scope.only_reads:
+        whole += ["s3:ListBucketMultipartUploads"]
+        objects = ["s3:AbortMultipartUpload", "s3:DeleteObject", *objects, "s3:PutObject"]
     return [
         # Without a condition on the prefix: with one, S3 answers 403 instead of 404 for a key that is not there.
-        _allow("Bucket", ["s3:ListBucket", "s3:ListBucketMultipartUploads"], [bucket]),
+        _allow("Bucket", whole, [bucket]),
         _allow("Objects", objects, [f"{bucket}/{_checked(prefix)}/*" for prefix in scope.bucket_prefixes]),
     ]
 
@@ -139,7 +145,8 @@ def _events(scope: Scope) -> list[Statement]:
 
 
 def _keys(scope: Scope) -> list[Statement]:
-    return _allowed("Keys", ["kms:Decrypt", "kms:GenerateDataKey"], list(scope.kms_keys))
+    actions = ["kms:Decrypt"] if scope.only_reads else ["kms:Decrypt", "kms:GenerateDataKey"]
+    return _allowed("Keys", actions, list(scope.kms_keys))
 
 
 def _secret_arn(scope: Scope, name: str) -> str:

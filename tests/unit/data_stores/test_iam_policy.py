@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from runway_pipelines.data_contracts import PolicyOptions, Process, policy
 from runway_pipelines.data_stores.iam_policy import PostgresUser, Scope, policy_document
 from runway_pipelines.data_stores.mongo import MongoEnv
 from runway_pipelines.data_stores.vocabulary import Env, Role
 from runway_pipelines.errors import ConfigurationError
+from runway_pipelines.settings import Settings
 
 ACCOUNT = "123456789012"
 SCOPE = Scope(
@@ -114,6 +116,58 @@ def test_what_is_not_used_has_no_statement_and_nothing_is_granted_on_everything_
     everything = [statement["Sid"] for statement in policy_document(SCOPE)["Statement"] if "*" in statement["Resource"]]
     assert everything == ["ListSecrets"]
     assert all("*" not in "".join(statement["Action"]) for statement in policy_document(SCOPE)["Statement"])
+
+
+def test_who_only_reads_changes_no_object_and_who_looks_at_one_secret_lists_none() -> None:
+    key = f"arn:aws:kms:us-west-2:{ACCOUNT}:key/1"
+    reader = replace(SCOPE, only_reads=True, lists_secrets=False, kms_keys=(key,))
+    roster = "arn:aws:s3:::runway-prod/__roster_snapshots/acme/ashford/1.jsonl"
+    for action, resource in (
+        ("s3:GetObject", roster),
+        ("s3:ListBucket", "arn:aws:s3:::runway-prod"),
+        ("kms:Decrypt", key),
+    ):
+        assert grants(reader, action, resource)
+    for action in ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"):
+        assert not grants(reader, action, roster)
+    assert not grants(reader, "s3:ListBucketMultipartUploads", "arn:aws:s3:::runway-prod")
+    assert not grants(reader, "kms:GenerateDataKey", key)
+    assert not grants(reader, "secretsmanager:ListSecrets", "*")
+    assert grants(reader, READ, secret("prod-edu-connection-info-acme"))
+
+
+STREAM = {
+    "ENVLABEL": "prod",
+    "RUNWAY_BUCKET": "runway-prod",
+    "RUNWAY_EVENT_BUS": "operators",
+    "RUNWAY_STORES_ENV": "prod",
+    "RUNWAY_APP_DB_SERVICE": "runway-app",
+    "RUNWAY_CATALOGUE_DB_SERVICE": "catalogue",
+    "RUNWAY_REDIS_SERVICE": "pipelines",
+    "RUNWAY_STREAM_TOKEN_SECRET": "prod/stream-key",
+}
+
+
+def of_process(process: Process) -> dict[str, list[str]]:
+    """What is granted to a process where everything is set: resources by statement."""
+    document = policy(Settings(), PolicyOptions(ACCOUNT, process))
+    return {statement["Sid"]: statement["Resource"] for statement in document["Statement"]}
+
+
+def test_the_stream_gets_the_key_of_its_tokens_and_nothing_that_only_runs_use(
+    clean_environment: pytest.MonkeyPatch,
+) -> None:
+    for name, value in STREAM.items():
+        clean_environment.setenv(name, value)
+    stream = of_process(Process.STREAM)
+    key = [secret("prod/stream-key").replace("aBc123", "??????")]
+    assert stream["OtherSecrets"] == key
+    assert stream["ConnectToPostgres"] == [db_user("runway_app_ro", "*")]
+    assert stream["Objects"] == ["arn:aws:s3:::runway-prod/__roster_snapshots/*"]
+    assert not {"ListSecrets", "OperatorEvents"} & stream.keys()
+    pipeline = of_process(Process.PIPELINE)
+    assert key[0] not in pipeline["OtherSecrets"]
+    assert set(of_process(Process.ALL)["OtherSecrets"]) == {*pipeline["OtherSecrets"], *key}
 
 
 def test_keys_and_secrets_that_no_name_leads_to_are_named_by_the_caller() -> None:
