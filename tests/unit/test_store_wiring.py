@@ -110,7 +110,7 @@ def test_a_service_without_an_environment_is_said_where_it_is_used(monkeypatch: 
 def test_stores_that_are_not_configured_are_not_there() -> None:
     assert build_redis(load_settings()) is None
     assert build_mongo(load_settings()) is None
-    assert build_lml_limiter(load_settings()).acquire() == 0
+    assert build_lml_limiter(load_settings()).reserve() == 0
 
 
 def test_stores_that_are_configured_are_found_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +173,11 @@ def test_the_policy_follows_the_settings(monkeypatch: pytest.MonkeyPatch) -> Non
         "arn:aws:s3:::runway-stg/__rosters/*",
     ]
     assert policy()["PartnerSecrets"] == [f"{prefix('secretsmanager')}secret:stg-edu-connection-info-*"]
+    of_stream, of_pipeline = policy("--for", "stream"), policy("--for", "pipeline")
+    assert of_stream["OtherSecrets"] == [f"{prefix('secretsmanager')}secret:stg-stream-key-??????"]
+    assert of_stream["Objects"] == ["arn:aws:s3:::runway-stg/__roster_snapshots/*"]
+    assert of_stream["ConnectToPostgres"] == [f"{prefix('rds-db')}dbuser:*/runway_app_ro"]
+    assert not [arn for arn in of_pipeline["OtherSecrets"] if "stg-stream-key" in arn]
     owner = f"{prefix('rds-db')}dbuser:*/catalogue_owner"
     assert owner not in policy()["ConnectToPostgres"]
     assert owner in policy("--with-owner")["ConnectToPostgres"]

@@ -1,0 +1,59 @@
+"""The command ``runway-pipelines``: its own options, and the list of its commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from runway_pipelines.cli.credentials import credentials
+from runway_pipelines.cli.doctor import doctor
+from runway_pipelines.cli.documents import data_contracts, iam_policy, settings
+from runway_pipelines.cli.identity import identity
+from runway_pipelines.cli.local import demo, dev
+from runway_pipelines.cli.partitions import partitions
+from runway_pipelines.cli.rosters import rosters
+from runway_pipelines.cli.serve import serve
+from runway_pipelines.cli.target import Target
+from runway_pipelines.errors import RunwayError
+
+
+class Commands(click.Group):
+    """Our own errors end a command with their text instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except RunwayError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(
+    cls=Commands,
+    commands=[
+        demo,
+        dev,
+        serve,
+        settings,
+        data_contracts,
+        iam_policy,
+        doctor,
+        partitions,
+        credentials,
+        identity,
+        rosters,
+    ],
+)
+@click.option("--local", is_flag=True, help="Use the embedded stack instead of the systems that the environment names.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(".runway"),
+    show_default=True,
+    help="The embedded stack's folder.",
+)
+@click.pass_context
+def main(context: click.Context, local: bool, state: Path) -> None:
+    """Cross-year rosters: from each partner's Snowflake to where Runway reads them."""
+    context.obj = Target(local, state)

@@ -1,0 +1,39 @@
+"""``credentials``: the partners' keys."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+
+import click
+import orjson
+
+from runway_pipelines.cli.target import Target
+from runway_pipelines.cli.terminal import console, keys_table
+
+
+@click.group()
+def credentials() -> None:
+    """Partners' credentials."""
+
+
+@credentials.command()
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@click.pass_obj
+def report(target: Target, is_json: bool) -> None:
+    """Each partner's current and previous key, by their public fingerprints, and their age.
+
+    Exit code 1 when a key is older than RUNWAY_KEY_AGE_WARNING_DAYS, or a secret cannot be used.
+    """
+    from runway_pipelines.credentials.trial import report_keys
+
+    with target.services() as services:
+        days = services.policy.key_age_warning_days
+        partners = sorted(services.registry().partners)
+        now = datetime.now(UTC)
+        rows = [report_keys(services.secrets, partner_id, now=now).document(days) for partner_id in partners]
+    if is_json:
+        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+    else:
+        console.print(keys_table(rows))
+    sys.exit(0 if all(row["is_fine"] for row in rows) else 1)

@@ -1,0 +1,79 @@
+"""``doctor``: gives `runway_pipelines.doctor` what it examines, and shows what it found."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+from rich.console import Console
+from rich.markup import escape
+
+from runway_pipelines.cli.target import Target
+from runway_pipelines.cli.terminal import console, findings_table
+from runway_pipelines.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from runway_pipelines.doctor import OtherStores
+    from runway_pipelines.identity.services import IdentityServices
+    from runway_pipelines.rosters.services import RosterServices
+
+
+@click.command()
+@click.option("--partner", "partner_id", metavar="PARTNER", help="Examine this partner alone.")
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@click.pass_obj
+def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
+    """Try everything that the pipeline depends on, and say what to do about what does not work.
+
+    Exit code 1 when something failed.
+    """
+    from runway_pipelines.doctor import diagnose, document, is_healthy
+
+    findings = []
+    with Console(stderr=True).status("Examining ...") as status:
+        for finding in diagnose(lambda: _services_or_error(target), partner_id, _other_stores):
+            findings.append(finding)
+            status.update(f"Examining ... {escape(finding.subject)}: {finding.check} {finding.status}")
+    if is_json:
+        click.echo(orjson.dumps(document(findings), option=orjson.OPT_INDENT_2).decode())
+    else:
+        console.print(findings_table(findings))
+    sys.exit(0 if is_healthy(findings) else 1)
+
+
+@contextmanager
+def _services_or_error(target: Target) -> Iterator[tuple[RosterServices, IdentityServices]]:
+    """All services; that the embedded stack does not start is an error of ours, for the doctor to report."""
+    try:
+        with target.services() as services, _identity() as identity:
+            yield services, identity
+    except click.ClickException as error:
+        # The lines after the first are a server's log.
+        raise ConfigurationError(
+            expected="the embedded stack to start",
+            came=error.message.splitlines()[0].rstrip("."),
+            remedy=f"look into {target.state / 'logs'}",
+        ) from None
+
+
+@contextmanager
+def _identity() -> Iterator[IdentityServices]:
+    from runway_pipelines.definitions import build_identity
+    from runway_pipelines.settings import load_settings
+
+    with build_identity(load_settings()).process_config_and_initialize_cm() as services:
+        yield services
+
+
+def _other_stores() -> OtherStores:
+    """Redis and MongoDB, where the settings have them."""
+    from runway_pipelines.definitions import build_mongo, build_redis
+    from runway_pipelines.doctor import OtherStores
+    from runway_pipelines.settings import load_settings
+
+    settings = load_settings()
+    return OtherStores(build_redis(settings), build_mongo(settings))

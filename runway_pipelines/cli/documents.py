@@ -1,0 +1,50 @@
+"""What is made from the settings and their names: two pages of the documentation, and the IAM policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import orjson
+
+
+@click.command()
+def settings() -> None:
+    """Every setting as a Markdown table, as docs/configuration.md has it."""
+    from runway_pipelines.settings import settings_markdown
+
+    click.echo(settings_markdown(), nl=False)
+
+
+@click.command()
+def data_contracts() -> None:
+    """Every name and path by which data and data stores are found, as docs/data-contracts.md has them."""
+    from runway_pipelines.data_contracts import page
+
+    click.echo(page(), nl=False)
+
+
+@click.command()
+@click.option("--account", required=True, help="The AWS account's id.")
+@click.option(
+    "--for",
+    "process",
+    type=click.Choice(["all", "pipeline", "stream"]),
+    default="all",
+    show_default=True,
+    help="Whose role: of everything, of all but the stream, or of the stream, which only reads.",
+)
+@click.option("--partition", default="aws", show_default=True, help="aws, aws-us-gov or aws-cn.")
+@click.option("--partner", "partners", multiple=True, metavar="PARTNER", help="Only this partner's secret; repeatable.")
+@click.option("--db-resource-id", "db_resource_ids", multiple=True, help="RDS' id of an instance (db-...); repeatable.")
+@click.option("--db-user", "more_db_users", multiple=True, help="Another IAM user, such as Dagster's; repeatable.")
+@click.option("--secret-arn", "more_secrets", multiple=True, help="A secret that no name leads to; repeatable.")
+@click.option("--kms-key", "kms_keys", multiple=True, metavar="ARN", help="A key of your own; repeatable.")
+@click.option("--with-owner", is_flag=True, help="For whoever runs `identity migrate --apply`.")
+def iam_policy(**options: Any) -> None:
+    """What a role may do in AWS, and nothing more: a policy made from the settings' names."""
+    from runway_pipelines.data_contracts import PolicyOptions, Process, policy
+    from runway_pipelines.settings import load_settings
+
+    document = policy(load_settings(), PolicyOptions(**options | {"process": Process(options["process"])}))
+    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())

@@ -1,0 +1,54 @@
+"""``identity``: the library's identity in the catalogue."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from runway_pipelines.cli.target import Target
+from runway_pipelines.cli.terminal import console
+from runway_pipelines.data_stores.vocabulary import Role
+
+if TYPE_CHECKING:
+    from runway_pipelines.resources.postgres import CatalogueDatabase
+
+
+@click.group()
+def identity() -> None:
+    """The library's identity in the catalogue."""
+
+
+@identity.command()
+@click.option("--check", "is_check", is_flag=True, help="Only say which columns are missing: exit code 1 when any is.")
+@click.option("--apply", "is_apply", is_flag=True, help="Add the columns that are missing; needs the tables' owner.")
+@click.pass_obj
+def migrate(target: Target, is_check: bool, is_apply: bool) -> None:
+    """The optional columns of the artist-level ids: check for them, or add them."""
+    from runway_pipelines.identity.migration import apply, missing_columns
+
+    if is_check is is_apply:
+        raise click.UsageError("Say either --check or --apply.")
+    role = Role.OWNER if is_apply else Role.APP
+    with target.services(), _catalogue(role) as (catalogue, schema), catalogue.connection() as connection:
+        if is_apply:
+            added = apply(connection, schema)
+            console.print(f"Added {', '.join(added)}." if added else "Nothing is missing.")
+            return
+        missing = missing_columns(connection, schema)
+    console.print(f"Missing: {', '.join(missing)}." if missing else "Nothing is missing.")
+    sys.exit(1 if missing else 0)
+
+
+@contextmanager
+def _catalogue(role: Role) -> Iterator[tuple[CatalogueDatabase, str]]:
+    """The catalogue's database in a role, and its schema."""
+    from runway_pipelines.definitions import build_catalogue
+    from runway_pipelines.settings import load_settings
+
+    settings = load_settings()
+    with build_catalogue(settings, role).process_config_and_initialize_cm() as catalogue:
+        yield catalogue, settings.catalogue_schema

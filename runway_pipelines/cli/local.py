@@ -1,0 +1,77 @@
+"""The commands that run the embedded stack: ``demo`` once, ``dev`` until Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import click
+import orjson
+
+from runway_pipelines.cli.target import Target
+from runway_pipelines.cli.terminal import console
+
+
+@click.command()
+@click.option(
+    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here too."
+)
+@click.pass_obj
+def demo(target: Target, json_file: Path | None) -> None:
+    """Start the embedded stack, take and publish every roster, show the results.
+
+    Then resolve the library's identity, and rotate a partner's key.
+
+    Exit code 1 when a tenant ended otherwise than the data set means it to.
+    """
+    with target.stack() as services:
+        from runway_pipelines.local.demo import (
+            print_identity,
+            print_results,
+            print_rotation,
+            results_document,
+            run_demo,
+            run_identity,
+            run_rotation,
+        )
+
+        results = list(run_demo(services, console))
+        print_results(results, console)
+        identity = run_identity()
+        print_identity(identity, console)
+        rotation = run_rotation(services, target.state, console)
+        print_rotation(rotation, console)
+    document = results_document(results, identity, rotation)
+    if json_file:
+        json_file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    console.print(f"Published files: [bold]{target.state / 'aws' / 's3'}[/]. The runs: [bold]make dev[/].")
+    sys.exit(0 if document["is_success"] else 1)
+
+
+@click.command()
+@click.option("--port", default=3000, show_default=True, help="First port to try for the Dagster UI.")
+@click.pass_obj
+def dev(target: Target, port: int) -> None:
+    """Keep the embedded stack running with the Dagster UI and daemon, until Ctrl-C."""
+    with target.stack() as services:
+        import dagster as dg
+
+        from runway_pipelines.local.dagster_services import dagster_services
+        from runway_pipelines.partner_tenants.partitions import sync_partitions
+
+        with dg.DagsterInstance.get() as instance:
+            sync_partitions(instance, services.registry())
+        with dagster_services(target.state, _free_port_from(port)) as running:
+            console.print(f"Dagster UI: [bold]{running.url}[/]  (Ctrl-C ends everything)")
+            console.print(f"Logs: {target.state / 'logs'}")
+            running.wait()
+
+
+def _free_port_from(first: int) -> int:
+    """The first port from ``first`` on that nobody listens on."""
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise click.ClickException(f"Ports {first} to {first + 99} are all taken: say another one with --port.")

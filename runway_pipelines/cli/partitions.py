@@ -1,0 +1,37 @@
+"""``partitions``: Dagster's partition keys, brought in line with the application's database."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from runway_pipelines.cli.target import Target
+from runway_pipelines.cli.terminal import console
+
+
+@click.group()
+def partitions() -> None:
+    """Partition keys of partners and tenants."""
+
+
+@partitions.command()
+@click.option("--allow-mass-removal", is_flag=True, help="Remove more than a quarter of the keys at once.")
+@click.pass_obj
+def sync(target: Target, allow_mass_removal: bool) -> None:
+    """Add and remove partition keys so that they match the application's database. Exit code 1 when it refuses."""
+    import dagster as dg
+
+    from runway_pipelines.partner_tenants.partitions import sync_partitions
+    from runway_pipelines.partner_tenants.reconciliation import approval_of
+
+    with target.services() as services, dg.DagsterInstance.get() as instance:
+        registry = services.registry()
+        plan = sync_partitions(instance, registry, allow_mass_removal=allow_mass_removal)
+    for skipped in registry.skipped:
+        console.print(f"Skipped {skipped}: it cannot be a partition key.", markup=False)
+    for name, changes in plan.items():
+        console.print(f"{name}: {changes.summary}.")
+    if approval_of(plan) is not None:
+        console.print("Nothing was removed. If it is meant, say --allow-mass-removal.")
+    sys.exit(1 if any(changes.refused for changes in plan.values()) else 0)

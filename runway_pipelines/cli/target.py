@@ -1,0 +1,57 @@
+"""Where a command's services come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from runway_pipelines.rosters.services import RosterServices
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a command works on: the systems that the environment names, or the embedded stack of a folder."""
+
+    is_local: bool
+    state: Path
+
+    @contextmanager
+    def services(self) -> Iterator[RosterServices]:
+        """The services, ready to use."""
+        if self.is_local:
+            with self.stack() as services:
+                yield services
+        else:
+            with _services() as services:
+                yield services
+
+    @contextmanager
+    def stack(self) -> Iterator[RosterServices]:
+        """The embedded stack, started with its data (or joined, where it runs already); SIGTERM ends it in order."""
+        try:
+            from runway_pipelines.local.processes import LocalServerError, exit_on_termination
+            from runway_pipelines.local.session import local_session
+        except ImportError as error:
+            raise click.ClickException(
+                f"The embedded stack is not installed ({error.name}): install the extra runway-pipelines[local]."
+            ) from None
+        try:
+            with exit_on_termination(), local_session(self.state), _services() as services:
+                yield services
+        except LocalServerError as error:
+            raise click.ClickException(str(error)) from None
+
+
+@contextmanager
+def _services() -> Iterator[RosterServices]:
+    from runway_pipelines.definitions import build_services
+    from runway_pipelines.settings import load_settings
+
+    with build_services(load_settings()).process_config_and_initialize_cm() as services:
+        yield services
