@@ -1,5 +1,6 @@
 """What resolving the library's identity speaks to: the one resource of its ops."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event
 from typing import Any
@@ -39,12 +40,13 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def due(self, options: IdentityOptions, as_of: datetime) -> dict[Cohort, int]:
         """How many libraries of each cohort a run would ask about."""
-        selection = self._selection(options, as_of, 0, 1)
+        selection = self._selection(options, as_of)
         return {cohort: count(self.catalogue.connection, selection, cohort) for cohort in Cohort}
 
     def resolve_shard(self, options: IdentityOptions, as_of: datetime, shard: int, log: Log) -> Counts:
         """One shard's two cohorts through the same threads; what stopped the run is in `circuit`."""
-        selection = self._selection(options, as_of, shard, options.shard_count)
+        whole = self._selection(options, as_of)
+        selection = replace(whole, shard=(shard, options.shard_count), limit=options.limit_of(shard))
         resolver = Resolver(
             lml=self.lml,
             write=self._writer(options, log),
@@ -89,14 +91,14 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         return planned if options.dry_run else written
 
-    def _selection(self, options: IdentityOptions, as_of: datetime, shard: int, shards: int) -> Selection:
+    def _selection(self, options: IdentityOptions, as_of: datetime) -> Selection:
+        """What a run asks about, all shards together."""
         return Selection(
             as_of=as_of,
             stale_days=options.stale_days,
             include_null_canonical=options.include_null_canonical,
             unresolved_retry_days=options.unresolved_retry_days,
             recheck=options.recheck,
-            shard=(shard, shards),
-            limit=options.limit if shards == 1 else options.limit_of(shard),
+            limit=options.limit,
             schema=self.catalogue_schema,
         )

@@ -51,15 +51,8 @@ class CallLimiter(dg.ConfigurableResource):  # type: ignore[type-arg]
     _forgone_until: float = PrivateAttr(default=0.0)
     _taking: Lock = PrivateAttr(default_factory=Lock)
 
-    def acquire(self) -> float:
-        """Wait until a call may be made; returns for how many seconds that was."""
-        seconds = self.reserve()
-        if seconds > 0:
-            time.sleep(seconds)
-        return seconds
-
     def reserve(self) -> float:
-        """Take the next free moment, and say how many seconds it is away: for whoever has a better way to wait."""
+        """Take the next free moment, and say how many seconds it is away: the caller waits, who may be stopped."""
         if self.calls_per_second is None:
             return 0.0
         interval = 1 / self.calls_per_second

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from runway_pipelines.data_stores.mongo import MongoConnection, database_name, load_mongo, parse_env
 from runway_pipelines.data_stores.vocabulary import DEFAULT_REGION
 from runway_pipelines.errors import AuthenticationRefused, ConfigurationError, Permanent, RunwayError, Unavailable
 from runway_pipelines.resources.ca_files import write_ca_file
 from runway_pipelines.resources.store_lookups import StoreLookups
+from runway_pipelines.resources.store_opening import ATTEMPTS, answering
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 CONNECT_MS = 5_000
 ANSWER_MS = 10_000
-ATTEMPTS = 3
-FIRST_WAIT_SECONDS = 1.0
 # MongoDB's codes AuthenticationFailed and Unauthorized: trying again gives the same.
 REFUSALS = (18, 13)
 
@@ -77,9 +75,7 @@ class MongoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def ping(self) -> bool:
         """Whether it answers now: a round trip, which raises nothing."""
         try:
-            client = self._opened()
-            with _mapping(self._whereabouts()):
-                client.admin.command("ping")
+            self._ask(self._opened())
         except RunwayError as error:
             _log.warning("MongoDB does not answer: %s", error)
             return False
@@ -112,23 +108,11 @@ class MongoResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def _connected(self, goal: MongoConnection) -> MongoClient[dict[str, Any]]:
         with _mapping(self._whereabouts()):
             client = new_client(goal)
-        attempts = Retrying(
-            retry=retry_if_exception_type(Unavailable),
-            stop=stop_after_attempt(self.attempts),
-            wait=wait_exponential(multiplier=FIRST_WAIT_SECONDS, min=FIRST_WAIT_SECONDS),
-            reraise=True,
-        )
+        return answering(client, self._ask, self.attempts)
 
-        def probe() -> None:
-            with _mapping(self._whereabouts()):
-                client.admin.command("ping")
-
-        try:
-            attempts(probe)
-        except BaseException:
-            client.close()
-            raise
-        return client
+    def _ask(self, client: MongoClient[dict[str, Any]]) -> None:
+        with _mapping(self._whereabouts()):
+            client.admin.command("ping")
 
     def _whereabouts(self) -> str:
         return f"the MongoDB of {self.project} in {self.env}"

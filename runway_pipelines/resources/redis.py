@@ -15,21 +15,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from runway_pipelines.data_stores.redis import RedisConnection, load_redis
 from runway_pipelines.data_stores.vocabulary import DEFAULT_REGION, parse_env
 from runway_pipelines.errors import AuthenticationRefused, ConfigurationError, Permanent, RunwayError, Unavailable
 from runway_pipelines.resources.ca_files import read_ca_file
 from runway_pipelines.resources.store_lookups import StoreLookups
+from runway_pipelines.resources.store_opening import ATTEMPTS, answering
 
 if TYPE_CHECKING:
     from redis import Redis
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 3.0
-ATTEMPTS = 3
-FIRST_WAIT_SECONDS = 1.0
 # A connection that stood idle for longer is tried before it is used: a firewall may have forgotten it.
 IDLE_CHECK_SECONDS = 30
 
@@ -107,24 +105,11 @@ class RedisResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             return self._client  # type: ignore[no-any-return]
 
     def _connected(self) -> Redis:
-        client = new_client(self.destination(), self.ca_file)
-        attempts = Retrying(
-            retry=retry_if_exception_type(Unavailable),
-            stop=stop_after_attempt(self.attempts),
-            wait=wait_exponential(multiplier=FIRST_WAIT_SECONDS, min=FIRST_WAIT_SECONDS),
-            reraise=True,
-        )
+        return answering(new_client(self.destination(), self.ca_file), self._ask, self.attempts)
 
-        def probe() -> None:
-            with _mapping(self._whereabouts()):
-                client.ping()
-
-        try:
-            attempts(probe)
-        except BaseException:
-            client.close()
-            raise
-        return client
+    def _ask(self, client: Redis) -> None:
+        with _mapping(self._whereabouts()):
+            client.ping()
 
     def _whereabouts(self) -> str:
         return f"the Redis of {self.service} in {self.env}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -15,9 +15,11 @@ from runway_pipelines.local.lml_faults import Rule
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.settings import load_settings
+from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
+    ALL,
     COMPILATIONS,
-    LIBRARIES,
+    DATABASE,
     assert_written,
     checks,
     counts,
@@ -36,35 +38,10 @@ from tests.integration.identity_world import TestCatalogue, catalogue
 from tests.integration.lml_control import LmlControl
 from tests.integration.world import World
 
-DATABASE = "identity_job_checks"
-ALL = LIBRARIES + COMPILATIONS
+# pytest finds fixtures among the names of a module.
+made, tables = identity_job_world.made, identity_job_world.tables
+lml, instance = identity_job_world.lml, identity_job_world.instance
 KEY, PASSWORD, ARTIST, TITLE, BODY = (f"CANARY-{word}" for word in ("key", "password", "artist", "title", "body"))
-
-
-@pytest.fixture(scope="module")
-def made(stack: EmbeddedStack) -> Iterator[TestCatalogue]:
-    with catalogue(stack.postgres, DATABASE, artist_columns=False) as one:
-        yield one
-
-
-@pytest.fixture
-def lml(world: World) -> Iterator[LmlControl]:
-    control = LmlControl(world.stack.lml_url)
-    control.script()
-    yield control
-    control.script()
-
-
-@pytest.fixture
-def tables(made: TestCatalogue, lml: LmlControl, monkeypatch: pytest.MonkeyPatch) -> TestCatalogue:
-    fill(made)
-    return point_at(made, DATABASE, monkeypatch)
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as one:
-        yield one
 
 
 # checks

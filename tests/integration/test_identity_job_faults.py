@@ -13,10 +13,9 @@ import psycopg
 import pytest
 
 from runway_pipelines.local.lml_faults import Rule
-from runway_pipelines.local.stack import EmbeddedStack
+from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
-    COMPILATIONS,
-    LIBRARIES,
+    ALL,
     LONG_AGO,
     WITHOUT_SOURCES,
     assert_written,
@@ -29,55 +28,18 @@ from tests.integration.identity_job_world import (
     impatient_catalogue,
     impatient_lml,
     logged,
-    point_at,
     run,
     verified_long_ago,
 )
-from tests.integration.identity_world import TestCatalogue, catalogue
+from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
-from tests.integration.world import World
 
-DATABASE = "identity_job_faults"
-ALL = LIBRARIES + COMPILATIONS
+# pytest finds fixtures among the names of a module.
+made, tables, altered = identity_job_world.made, identity_job_world.tables, identity_job_world.altered
+lml, instance = identity_job_world.lml, identity_job_world.instance
 # With two shards and batches of ten, the libraries that are asked about together with number 8.
 BATCH = set(range(2, 21, 2))
 UUID = "0f3e8d9c-1111-4222-8333-944445555666"
-
-
-@pytest.fixture(scope="module")
-def made(stack: EmbeddedStack) -> Iterator[TestCatalogue]:
-    with catalogue(stack.postgres, DATABASE, artist_columns=False) as one:
-        yield one
-
-
-@pytest.fixture
-def lml(world: World) -> Iterator[LmlControl]:
-    control = LmlControl(world.stack.lml_url)
-    control.script()
-    yield control
-    control.script()
-
-
-@pytest.fixture
-def tables(made: TestCatalogue, lml: LmlControl, monkeypatch: pytest.MonkeyPatch) -> TestCatalogue:
-    """A catalogue of artists and compilations that nobody has verified."""
-    fill(made)
-    return point_at(made, DATABASE, monkeypatch)
-
-
-@pytest.fixture
-def altered(stack: EmbeddedStack, lml: LmlControl, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCatalogue]:
-    """The same with tables that a test may alter."""
-    with catalogue(stack.postgres, DATABASE, artist_columns=False) as one:
-        fill(one)
-        yield point_at(one, DATABASE, monkeypatch)
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """In memory, which is made in a fifth of the time."""
-    with dg.DagsterInstance.ephemeral() as one:
-        yield one
 
 
 def assert_sound(result: Any, tables: TestCatalogue) -> None:

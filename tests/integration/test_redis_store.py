@@ -188,7 +188,7 @@ def test_calls_are_spread_evenly_over_processes(store: Store) -> None:
         "redis.open()\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "for _ in range(20):\n"
-        "    one.acquire(); print(time.time(), flush=True)\n"
+        "    time.sleep(one.reserve()); print(time.time(), flush=True)\n"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -261,14 +261,14 @@ def test_no_trouble_with_redis_ever_fails_a_caller(
     if trouble == "no permission":
         monkeypatch.setattr("runway_pipelines.resources.call_limiter.KEY", "others:{name}")
     with caplog.at_level(logging.WARNING):
-        assert [one.acquire() >= 0 for _ in range(3)] == [True] * 3
+        assert [one.reserve() >= 0 for _ in range(3)] == [True] * 3
     assert len([record for record in caplog.records if "limits its calls" in record.message]) == 1
 
 
 def test_without_a_rate_there_is_no_limit_and_nobody_is_asked(store: Store) -> None:
     before = store.front.connections
     one = CallLimiter(name="free", redis=resource(store))
-    assert {one.acquire() for _ in range(100)} == {0.0}
+    assert {one.reserve() for _ in range(100)} == {0.0}
     assert store.front.connections == before
 
 
@@ -278,7 +278,7 @@ def test_the_connections_end_with_the_run(store: Store) -> None:
     @dg.op
     def work(one: CallLimiter) -> None:
         kept.append(one)
-        one.acquire()
+        one.reserve()
 
     @dg.job(resource_defs={"one": limiter(store, name="run")})
     def run() -> None:
