@@ -123,12 +123,20 @@ for _ in $(seq 60); do
 done
 inside sh -c 'DAGSTER_HOME=/tmp/home dagster-daemon liveness-check' || { cat "$log"; fail "no heartbeat"; }
 
-for role in code_server webserver daemon; do
+say "the roster stream, with the health check of its task definition"
+start env ENVLABEL=dev AWS_REGION=us-west-2 RUNWAY_BUCKET=none RUNWAY_STREAM_TOKEN_KEY="$(head -c 24 /dev/urandom | base64)" \
+    runway-pipelines serve --host 127.0.0.1 --port 8080
+stream=$pid
+answers='import urllib.request; urllib.request.urlopen("http://127.0.0.1:8080/healthz", timeout=5)'
+for _ in $(seq 30); do inside python -c "$answers" 2>/dev/null && break; sleep 1; done
+inside python -c "$answers" || { cat "$log"; fail "the roster stream does not answer"; }
+
+for role in code_server webserver daemon stream; do
     printf '%s: %s MB resident at most\n' "$role" "$(awk '/^VmHWM/ {print int($2 / 1024)}' "/proc/${!role}/status")"
 done
 
-say "all three end by themselves when they are told to"
-for pid in "$daemon" "$webserver" "$code_server"; do
+say "all of them end by themselves when they are told to"
+for pid in "$stream" "$daemon" "$webserver" "$code_server"; do
     kill -TERM "$pid"
     for _ in $(seq 60); do kill -0 "$pid" 2>/dev/null || continue 2; sleep 1; done
     fail "process $pid is still there 60 seconds after SIGTERM"
