@@ -52,7 +52,7 @@ validate: setup ## Load the code location as Dagster does
 	@mkdir -p $(VENV)/dagster_home # an empty one: the checkout's dagster.yaml names a database that need not be there
 	DAGSTER_HOME=$(CURDIR)/$(VENV)/dagster_home $(BIN)/dagster definitions validate -m runway_pipelines.definitions
 
-check: lint types contracts validate test ## All of the above
+check: lint types contracts validate test ## lint, types, contracts, validate and test
 
 bench: setup ## Run the benchmarks, each beside a peer or a floor
 	$(BIN)/python -m benchmarks

@@ -46,7 +46,7 @@ def run() -> Iterator[Report]:
         # Far away, while the sensors find all partners for themselves.
         os.environ["RUNWAY_ROSTERS_CRON"] = _cron(datetime.now(UTC) - timedelta(hours=2))
         os.environ["RUNWAY_ROSTERS_TIMEZONE"] = "UTC"
-        phases = {FIRST: _phase(stack, "credential_rotation")}
+        phases = {FIRST: _phase(stack, "credential_first_sight")}
         os.environ["RUNWAY_ROSTERS_CRON"] = _cron(datetime.now(UTC) + timedelta(seconds=90))
         phases[NIGHT] = _phase(stack, "schedule")
         yield _report(phases)

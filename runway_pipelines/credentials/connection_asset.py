@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from runway_pipelines.credentials.key_hygiene import KeyHygiene
 from runway_pipelines.credentials.trial import Trial
 from runway_pipelines.dagster_events import target_of_newest
-from runway_pipelines.ownership import OWNERS, domain
+from runway_pipelines.ownership import OPERATIONS, OWNERS, domain, runbook
 from runway_pipelines.partner_tenants.partitions import PARTNERS
 from runway_pipelines.run_outcomes.outcomes import CODE, SECRET_VERSION_ID
 
@@ -26,6 +27,7 @@ EDU_CONNECTION_SPEC = dg.AssetSpec(
     owners=OWNERS,
     tags=domain("credentials"),
     kinds={"snowflake", "aws"},
+    metadata=runbook("the-secret-of-a-partner"),
     skippable=True,
 )
 CONNECTION_CHECK_SPECS = [
@@ -71,18 +73,24 @@ def events_of_trial(instance: dg.DagsterInstance, trial: Trial, key_age_warning_
         partition=trial.partner_id,
         target_materialization_data=target,
     )
-    if trial.hygiene.age_days is not None:
-        yield dg.AssetCheckEvaluation(
-            asset_key=EDU_CONNECTION,
-            check_name=KEY_AGE.name,
-            passed=not trial.hygiene.is_old(key_age_warning_days),
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"the current key is {trial.hygiene.age_days} days old; more than {key_age_warning_days} is a "
-            "warning: rotate it as docs/operations.md says",
-            metadata={"age days": trial.hygiene.age_days},
-            partition=trial.partner_id,
-            target_materialization_data=target,
-        )
+    # Also where there is no key to judge: a planned check that a failed run leaves out is shown as failed itself.
+    yield dg.AssetCheckEvaluation(
+        asset_key=EDU_CONNECTION,
+        check_name=KEY_AGE.name,
+        passed=not trial.hygiene.is_old(key_age_warning_days),
+        severity=dg.AssetCheckSeverity.WARN,
+        description=_said_of_age(trial.hygiene, key_age_warning_days),
+        metadata={} if trial.hygiene.age_days is None else {"age days": trial.hygiene.age_days},
+        partition=trial.partner_id,
+        target_materialization_data=target,
+    )
+
+
+def _said_of_age(hygiene: KeyHygiene, warning_days: int) -> str:
+    if hygiene.age_days is None:
+        return f"not judged: the key's age is not known ({CAN_CONNECT.name} says whether there is a key)"
+    days = f"the current key is {hygiene.age_days} days old"
+    return f"{days}, more than {warning_days}: rotate it as {OPERATIONS} says" if hygiene.is_old(warning_days) else days
 
 
 def connection_metadata(trial: Trial) -> _Metadata:

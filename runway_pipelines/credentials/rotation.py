@@ -78,8 +78,12 @@ class Requests:
 
 
 class Trigger(StrEnum):
-    """Why a run was requested: the value of its tag ``runway/trigger``."""
+    """Why a run was requested: the value of its tag ``runway/trigger``.
 
+    A first sight is that of a partner, or of a secret where there was none: nothing rotated.
+    """
+
+    FIRST_SIGHT = "credential_first_sight"
     ROTATION = "credential_rotation"
     HEALING = "credential_healing"
 
@@ -178,22 +182,23 @@ def decide(
 def _first_sight(version_id: str, requested: Requested | None, is_first_tick: bool, next_try: datetime) -> Decision:
     """New credentials; or a partner that was away and is back; or a cursor that was cleared, which changes nothing."""
     if requested is None:
-        return Decision(Seen(version_id, 0, next_try), Trigger.ROTATION)
+        return Decision(Seen(version_id, 0, next_try), Trigger.FIRST_SIGHT)
     if is_first_tick:
         return Decision(Seen(version_id, requested.attempt))
     attempt = requested.attempt + 1
-    return Decision(Seen(version_id, attempt, next_try), Trigger.ROTATION, attempt)
+    return Decision(Seen(version_id, attempt, next_try), Trigger.FIRST_SIGHT, attempt)
 
 
 def _changed(seen: Seen, version_id: str, requests: Requests, next_try: datetime) -> Decision:
     """Another version than the one in the cursor: a new one, one that came back, or a restored secret."""
+    trigger = Trigger.FIRST_SIGHT if seen.version is None else Trigger.ROTATION
     if requests.observed is None:
-        return Decision(Seen(version_id, seen.attempt, next_try), Trigger.ROTATION)
+        return Decision(Seen(version_id, seen.attempt, next_try), trigger)
     if seen.version is not None and requests.are_newer_for_observed:
         return Decision(Seen(version_id, max(seen.attempt, requests.observed.attempt), next_try))
     # Of a cursor that was cleared in between the number is too small.
     attempt = max(seen.attempt, requests.observed.attempt) + 1
-    return Decision(Seen(version_id, attempt, next_try), Trigger.ROTATION, attempt)
+    return Decision(Seen(version_id, attempt, next_try), trigger, attempt)
 
 
 def _same_version(seen: Seen, last_try: LastTry, now: datetime, pacing: Pacing) -> Decision:

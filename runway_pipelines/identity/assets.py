@@ -17,7 +17,7 @@ from runway_pipelines.identity.counts import Counts, dry_run_document, total
 from runway_pipelines.identity.health import IdentityHealth
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.services import IdentityServices
-from runway_pipelines.ownership import OWNERS, domain
+from runway_pipelines.ownership import OWNERS, domain, runbook
 from runway_pipelines.run_outcomes.outcomes import OUTCOMES
 
 LIBRARY_IDENTITY = dg.AssetKey(["identity", "library_identity"])
@@ -131,6 +131,7 @@ def summarize_identity_run(
             owners=OWNERS,
             tags=domain("identity"),
             kinds={"postgres"},
+            metadata=runbook("the-librarys-identity"),
         )
         for name, (key, description) in _TABLES.items()
     },
@@ -197,14 +198,13 @@ def evaluations(
 
 
 def counts_metadata(counts: Counts, health: IdentityHealth) -> dict[str, dg.MetadataValue]:
-    """The counts as a table for people and as one JSON for machines."""
-    document = counts.document()
-    skipped = document.pop("rows_skipped")
-    rows = {**document, **{f"skipped: {name}": number for name, number in skipped.items()}}
+    """How the libraries ended as a table for people; every count as one JSON for machines."""
+    ended = [dg.TableRecord({"what": name, "libraries": number}) for name, number in counts.outcomes().items()]
+    columns = dg.TableSchema([dg.TableColumn("what"), dg.TableColumn("libraries", "int")])
     return {
-        "counts": dg.MetadataValue.table([dg.TableRecord({"count": k, "number": v}) for k, v in rows.items()]),
+        "libraries": dg.MetadataValue.table(ended, columns),
+        "share of canonical libraries verified in time": dg.MetadataValue.float(round(health.fresh_share, 4)),
         COUNTS: dg.MetadataValue.json(counts.document()),
-        "verified in time": dg.MetadataValue.float(round(health.fresh_share, 4)),
     }
 
 

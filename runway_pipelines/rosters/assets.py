@@ -6,7 +6,7 @@ docs/decisions/0001-partitions.md. Both routes go through `refresh.refresh_tenan
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 
@@ -21,7 +21,7 @@ from runway_pipelines.credentials.connection_asset import (
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.dagster_events import keep_storage_connections, partitions_done_before, report_planned
 from runway_pipelines.errors import Permanent, RunwayError
-from runway_pipelines.ownership import OWNERS, domain
+from runway_pipelines.ownership import OWNERS, domain, runbook
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
 from runway_pipelines.partner_tenants.registry import RosterPartner
@@ -44,6 +44,15 @@ from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.run_outcomes.outcomes import OUTCOMES
 
 GROUP = "rosters"
+RUNBOOK = runbook("a-run-failed-what-now")
+HOW_REFRESHED = (
+    "Refreshed every night by materializing rosters/partner_roster_index for the partner; materialize here for single "
+    "districts only. "
+)
+# What a failure's text names; its metadata has every tenant and the whole of each reason.
+MOST_REASONS = 3
+MOST_TENANTS = 5
+MOST_CHARACTERS = 300
 
 
 @dg.multi_asset(
@@ -51,23 +60,25 @@ GROUP = "rosters"
     specs=[
         dg.AssetSpec(
             CROSS_YEAR_ROSTER,
-            description="Every student that the partner's warehouse has ever seen for the tenant, each in the latest "
-            "year: an immutable snapshot with its manifest.",
+            description=f"{HOW_REFRESHED}Every student that the partner's warehouse has ever seen for the tenant, "
+            "each in the latest year: an immutable snapshot with its manifest.",
             group_name=GROUP,
             owners=OWNERS,
             tags=domain(GROUP),
             kinds={"snowflake", "s3"},
-            metadata={"dagster/column_schema": ROSTER_COLUMNS},
+            metadata={"dagster/column_schema": ROSTER_COLUMNS, **RUNBOOK},
             skippable=True,
         ),
         dg.AssetSpec(
             PUBLISHED_ROSTER,
             deps=[CROSS_YEAR_ROSTER],
-            description="The snapshot where Runway reads it: one object for each enabled school year without an ODS.",
+            description=f"{HOW_REFRESHED}The snapshot where Runway reads it: one object for each enabled school year "
+            "without an ODS.",
             group_name=GROUP,
             owners=OWNERS,
             tags=domain(GROUP),
             kinds={"s3"},
+            metadata=RUNBOOK,
             skippable=True,
         ),
     ],
@@ -78,6 +89,7 @@ GROUP = "rosters"
 )
 def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
     """Refresh any selection of tenants; which of the two assets was selected makes no difference."""
+    require_partitions(context)
     keep_storage_connections(context.instance)
     registry = rosters.registry()
     tenants = sorted(PartnerTenant.parse(key) for key in context.partition_keys)
@@ -113,6 +125,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
             owners=OWNERS,
             tags=domain(GROUP),
             kinds={"snowflake", "s3"},
+            metadata=RUNBOOK,
             skippable=True,
         ),
     ],
@@ -122,6 +135,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
 )
 def partner_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
     """Try the partner's credentials; with those that work refresh all of its tenants, record each, write the index."""
+    require_partitions(context)
     keep_storage_connections(context.instance)
     partner = _registered_partner(context, rosters)
     report_planned(context, {EDU_CONNECTION} - context.selected_asset_keys, [partner.partner_id])
@@ -151,8 +165,21 @@ def _refresh_partner(
     if any(not outcome.status.is_success for outcome in outcomes):
         # A failed run materializes nothing here; the table with the reasons is what its reader needs.
         yield dg.AssetObservation(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
-        fail_if_any_failed(outcomes, "re-execute this run from failure, it does only these")
+        fail_if_any_failed(
+            outcomes,
+            "re-execute this run from failure, it does only these. The table of all tenants is among the Events of "
+            f"{PARTNER_ROSTER_INDEX.to_user_string()}, partition {partner.partner_id}",
+        )
     yield dg.MaterializeResult(asset_key=PARTNER_ROSTER_INDEX, metadata=metadata)
+
+
+def require_partitions(context: dg.AssetExecutionContext) -> None:
+    """Refuse a run of no partition: that is what "Execute all" of an asset's checks starts."""
+    if not (context.has_partition_key or context.has_partition_key_range):
+        raise dg.Failure(
+            description="Choose partitions: use Materialize on the asset's page; its checks are judged with it.",
+            allow_retries=False,
+        )
 
 
 def _sessions(context: dg.AssetExecutionContext, rosters: RosterServices, partner_id: str) -> PartnerSessions:
@@ -217,17 +244,35 @@ def _refresh(
     return record_outcomes(rosters.store, partner, own, run_id)
 
 
-def fail_if_any_failed(outcomes: list[TenantOutcome], remedy: str) -> None:
-    """End the step as failed, naming each tenant that is not published as of this run."""
+def fail_if_any_failed(outcomes: Sequence[TenantOutcome], remedy: str) -> None:
+    """End the step as failed, naming the tenants that are not published as of this run, and why."""
     failed = {o.tenant.key: f"{o.status}: {o.reason}" for o in outcomes if not o.status.is_success}
     if failed:
         raise dg.Failure(
-            description=f"{len(failed)} of {len(outcomes)} tenants failed: {', '.join(sorted(failed))}. What they had "
-            f"published before is untouched. When the reasons are mended: {remedy}.",
+            description=f"{len(failed)} of {len(outcomes)} tenants {'is' if len(failed) == 1 else 'are'} not "
+            f"published: {_first_reasons(outcomes)}. What was published before is untouched. When the reasons are "
+            f"mended: {remedy}.",
             metadata=counts_of(outcomes)
             | {key: dg.MetadataValue.text(reason) for key, reason in sorted(failed.items())},
             allow_retries=False,
         )
+
+
+def _first_reasons(outcomes: Iterable[TenantOutcome]) -> str:
+    """Who failed why, in a few lines however many did; of credentials that are refused, each has the same reason."""
+    by_reason: dict[str, list[str]] = {}
+    for outcome in sorted(outcomes, key=lambda outcome: outcome.tenant.key):
+        if not outcome.status.is_success:
+            reason = outcome.reason.removesuffix(".")
+            shown = reason if len(reason) <= MOST_CHARACTERS else f"{reason[:MOST_CHARACTERS]}..."
+            by_reason.setdefault(f"{outcome.status}: {shown}", []).append(outcome.tenant.key)
+    parts = [f"{_first(keys, MOST_TENANTS)} {reason}" for reason, keys in by_reason.items()]
+    return _first(parts, MOST_REASONS, "; ", " (the step's metadata has every reason)")
+
+
+def _first(texts: Sequence[str], most: int, separator: str = ", ", where: str = "") -> str:
+    more = len(texts) - most
+    return separator.join(texts[:most]) + (f" and {more} more{where}" if more > 0 else "")
 
 
 def counts_of(outcomes: Iterable[TenantOutcome]) -> dict[str, dg.MetadataValue]:

@@ -127,18 +127,23 @@ def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.M
                     {
                         "tenant": entry.tenant_code,
                         "status": entry.status,
+                        "reason": entry.reason,
                         "lines": entry.lines,
                         "students": entry.students,
-                        "refreshed_at": entry.refreshed_at,
-                        "reason": entry.reason,
+                        "refreshed_at": _to_minutes(entry.refreshed_at),
                     }
                 )
                 for entry in index.tenants
             ]
         ),
-        "tenants published": sum(1 for entry in index.tenants if entry.is_published),
+        "tenants with a snapshot": sum(1 for entry in index.tenants if entry.has_snapshot),
         "students": sum(entry.students for entry in index.tenants),
     }
+
+
+def _to_minutes(moment: str | None) -> str | None:
+    """`2026-11-21 19:24` of an ISO 8601 moment, which is in UTC."""
+    return None if moment is None else moment[:16].replace("T", " ")
 
 
 def students_plot(outcomes: Iterable[TenantOutcome]) -> Mapping[str, dg.MetadataValue]:
@@ -167,8 +172,10 @@ def counts_table(name: str, counts: Mapping[str, int], students: int) -> dg.Meta
 
 def changes_table(manifest: Manifest) -> dg.MetadataValue:
     """What changed against the previous snapshot, in students."""
+    if manifest.previous_sha256 is None:
+        return dg.MetadataValue.text("a first snapshot: there is none to compare with")
     if manifest.students_added is None:
-        return dg.MetadataValue.text("a first snapshot, or the previous one could not be read")
+        return dg.MetadataValue.text("not compared: the previous snapshot could not be read, the run's log says why")
     return dg.MetadataValue.table(
         records=[
             dg.TableRecord(

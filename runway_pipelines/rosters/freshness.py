@@ -1,7 +1,7 @@
 """Which of a partner's rosters are older than they may be: pure.
 
 Dagster's own freshness policy looks at the newest materialization of a whole asset: one live tenant keeps it green.
-Here each tenant counts, by when its published roster was last found right.
+Here each tenant counts, by when its published roster was last confirmed correct.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ class Freshness:
     tenants: int
     stragglers: tuple[Straggler, ...]
     oldest: timedelta | None
+    most_age: timedelta
 
     @property
     def summary(self) -> str:
         """One sentence for a person, naming the first stragglers."""
+        within = f"confirmed correct within {self.most_age.total_seconds() / 3600:g} hours"
         if not self.stragglers:
-            return f"all {self.tenants} tenants are fresh"
+            return f"all {self.tenants} tenants were {within}"
         named = ", ".join(straggler.tenant_code for straggler in self.stragglers[:_NAMED])
         more = len(self.stragglers) - _NAMED
-        return f"{len(self.stragglers)} of {self.tenants} tenants are not fresh: {named}" + (
+        return f"{len(self.stragglers)} of {self.tenants} tenants were not {within}: {named}" + (
             f" and {more} more" if more > 0 else ""
         )
 
@@ -59,6 +61,7 @@ def freshness_of(entries: Iterable[IndexEntry], now: datetime, most_age: timedel
         tenants=len(ages),
         stragglers=tuple(sorted(stragglers, key=_oldest_first)),
         oldest=max((age for age in ages.values() if age is not None), default=None),
+        most_age=most_age,
     )
 
 

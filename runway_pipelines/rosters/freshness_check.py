@@ -20,8 +20,8 @@ TENANTS_FRESH = dg.AssetCheckKey(PARTNER_ROSTER_INDEX, "tenants_fresh")
 TENANTS_FRESH_SPEC = dg.AssetCheckSpec(
     TENANTS_FRESH.name,
     asset=PARTNER_ROSTER_INDEX,
-    description="Every tenant's roster was found right within RUNWAY_ROSTER_FRESH_HOURS. Names those of which "
-    "it was not; judged after each run, and every hour.",
+    description="Every tenant's roster was confirmed correct within the hours of RUNWAY_ROSTER_FRESH_HOURS (the result "
+    "says how many). Names those of which it was not; judged after each run, and every hour.",
     partitions_def=PARTNERS,
 )
 

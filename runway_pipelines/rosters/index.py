@@ -42,8 +42,8 @@ class IndexEntry:
         return self.status == DEPARTED
 
     @property
-    def is_published(self) -> bool:
-        """Whether a roster of this tenant has been published, now or before."""
+    def has_snapshot(self) -> bool:
+        """Whether a roster of this tenant was ever kept; to how many school years it was published is another thing."""
         return self.sha256 is not None
 
 
@@ -82,7 +82,7 @@ class PartnerIndex:
                     + [
                         replace(entry, status=DEPARTED, reason=STILL_PUBLISHED)
                         for code, entry in known.items()
-                        if code not in partner.tenant_codes and entry.is_published
+                        if code not in partner.tenant_codes and entry.has_snapshot
                     ],
                     key=lambda entry: entry.tenant_code,
                 )

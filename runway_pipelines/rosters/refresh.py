@@ -276,7 +276,9 @@ def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDoc
 
 def _publication_reason(school_years: Sequence[int], keys_written: Sequence[str]) -> str:
     if not school_years:
-        return "the partner has no enabled school year that does without the ODS: published to no key"
+        return (
+            "not published: the partner has no enabled school year that uses this file (those with send_to_ods do not)"
+        )
     return f"published to {len(school_years)} school years, {len(keys_written)} of them written"
 
 

@@ -248,7 +248,7 @@ def test_partners_that_appear_in_the_database_become_partitions_and_get_their_fi
     }
     bystander = partners["bystander"]
     (first,) = daemon.runs(bystander)
-    assert first.dagster_run.tags[TRIGGER_TAG] == "credential_rotation"
+    assert first.dagster_run.tags[TRIGGER_TAG] == "credential_first_sight"
     reference = bystander.warehouse.reference("north")
     assert bystander.published("north") == b"".join(reference.lines)
 

@@ -40,7 +40,7 @@ def test_a_run_says_that_its_tenants_are_fresh_and_names_one_that_was_held(
     assert not result.success
     check = fresh_checks(result)[partner.partner_id]
     assert not check.passed and check.severity is dg.AssetCheckSeverity.WARN
-    assert check.description == "1 of 3 tenants are not fresh: empty"
+    assert check.description == "1 of 3 tenants were not confirmed correct within 30 hours: empty"
     (straggler,) = check.metadata["stragglers"].records  # type: ignore[union-attr]
     assert straggler.data["tenant"] == "empty" and straggler.data["hours"] == "never"
 
@@ -57,7 +57,9 @@ def test_the_hourly_job_names_the_tenant_that_no_run_reached(
         assert result.success
         checks = fresh_checks(result)
         assert checks[live.partner_id].passed
-        assert checks[stale.partner_id].description == "1 of 2 tenants are not fresh: south"
+        assert (
+            checks[stale.partner_id].description == "1 of 2 tenants were not confirmed correct within 30 hours: south"
+        )
     assert checks[stale.partner_id].target_materialization_data is not None
 
 

@@ -15,6 +15,7 @@ from tests.integration.world import (
     Warehouse,
     World,
     bring_in_line,
+    definitions,
     failed_checks,
     materialized,
     reexecute,
@@ -37,6 +38,14 @@ def warehouse() -> Warehouse:
         one.student(tenant, "twin-1", ("Local", "same"))
         one.student(tenant, "twin-2", ("Local", "same"), ("State", "own"))
     return one
+
+
+def failure_text(result: dg.ExecuteInProcessResult) -> str:
+    """The failed step's own words."""
+    (event,) = (event for event in result.all_events if event.is_step_failure)
+    failure = event.step_failure_data.user_failure_data
+    assert failure is not None
+    return str(failure.description)
 
 
 def test_every_enabled_year_without_an_ods_gets_the_reference_bytes(
@@ -151,7 +160,7 @@ def test_a_partner_without_a_year_to_publish_to_says_so_and_keeps_its_snapshots(
         if event.asset_key == dg.AssetKey(["rosters", "published_roster"])
     )
     assert publication.metadata["keys"].value == 0
-    assert "no enabled school year" in str(publication.metadata["reason"].value)
+    assert str(publication.metadata["reason"].value).startswith("not published: the partner has no enabled school year")
 
 
 def test_a_direct_materialization_records_both_assets_and_the_checks(
@@ -204,6 +213,11 @@ def test_one_tenants_failure_is_red_stops_nobody_and_is_alone_redone(
     assert not result.success
     empty = partner.tenant("empty").key
     assert failed_checks(result) == {(empty, "not_empty")}
+    said = failure_text(result)
+    assert said.startswith(
+        f"1 of 3 tenants is not published: {empty} held: the warehouse has no student of this tenant"
+    )
+    assert f"Events of rosters/partner_roster_index, partition {partner.partner_id}" in said
     for code in ("north", "south"):
         assert partner.published(code) == b"".join(warehouse.reference(code).lines)
     for asset in ("cross_year_roster", "published_roster"):
@@ -260,6 +274,47 @@ def test_a_partner_that_was_switched_off_says_what_is_still_published(
     assert (entry["tenant_code"], entry["status"]) == ("north", "not in the registry")
     assert "purge" in entry["reason"]
     assert partner.published("north") is not None
+
+
+def test_the_table_of_a_failed_partner_has_the_reason_beside_the_status(
+    world: World, instance: dg.DagsterInstance, warehouse: Warehouse
+) -> None:
+    partner = world.partner(warehouse, ["north", "empty"])
+    result = run_partner(instance, partner)
+    (event,) = (
+        event.event_specific_data.asset_observation  # type: ignore[union-attr]
+        for event in result.all_events
+        if event.event_type_value == "ASSET_OBSERVATION"
+    )
+    assert (event.asset_key.path[-1], event.partition) == ("partner_roster_index", partner.partner_id)
+    empty, north = (record.data for record in event.metadata["tenants"].records)
+    assert list(empty)[:3] == ["tenant", "status", "reason"]
+    assert (empty["status"], empty["refreshed_at"]) == ("held", None)
+    assert str(empty["reason"]).startswith("the warehouse has no student")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", str(north["refreshed_at"]))
+    assert event.metadata["tenants with a snapshot"].value == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["rosters/cross_year_roster", "rosters/partner_roster_index", "credentials/edu_connection"]
+)
+@pytest.mark.parametrize("are_checks_alone", [True, False])
+@pytest.mark.usefixtures("world")
+def test_a_run_of_no_partition_says_to_choose_some(
+    instance: dg.DagsterInstance, key: str, are_checks_alone: bool
+) -> None:
+    asset = dg.AssetKey.from_user_string(key)
+    job = definitions().resolve_implicit_global_asset_job_def()
+    checks = {check for check in job.asset_layer.asset_graph.asset_check_keys if check.asset_key == asset}
+    assert checks
+    # "Execute all" of the tab of checks asks for the checks alone.
+    selected = job.get_subset(
+        asset_selection=set() if are_checks_alone else {asset},
+        asset_check_selection=checks if are_checks_alone else None,
+    )
+    result = selected.execute_in_process(instance=instance, raise_on_error=False)
+    assert not result.success
+    assert failure_text(result).startswith("Choose partitions: use Materialize on the asset's page")
 
 
 def test_the_index_knows_every_tenant_whichever_route_refreshed_it(

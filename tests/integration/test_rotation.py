@@ -114,6 +114,9 @@ def test_first_sight_refreshes_each_and_a_rotation_its_partner_alone_and_once(
     first, second = partners
     sensor.tick()
     assert len(sensor.keys()) == 2 and all(result.success for result in sensor.results.values())
+    assert {result.dagster_run.tags["runway/trigger"] for result in sensor.results.values()} == {
+        "credential_first_sight"
+    }
     assert not sensor.tick().run_requests
 
     before, version = second.pointer("north"), first.rotate()

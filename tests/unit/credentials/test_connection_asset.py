@@ -37,12 +37,17 @@ def test_a_key_older_than_the_setting_is_a_warning(age_days: int, passed: bool) 
     check = evaluations(trial(age_days=age_days))["key_age"]
     assert (check.passed, check.severity) == (passed, dg.AssetCheckSeverity.WARN)
     assert check.metadata["age days"].value == age_days
+    assert f"{age_days} days old" in str(check.description)
+    assert ("rotate it" in str(check.description)) is not passed
     assert KeyReport("acme", trial(age_days=age_days).hygiene).document(90)["is_fine"] is passed
 
 
-def test_the_age_of_a_key_that_is_not_known_is_not_judged() -> None:
-    keys = key_hygiene(CONNECTION, None, None, has_previous=False, now=NOW)
-    assert "key_age" not in evaluations(replace(trial(), hygiene=keys))
+def test_where_there_is_no_key_its_age_is_no_failure() -> None:
+    error = AuthenticationRefused(expected="a secret", came="none", remedy="make one")
+    keys = key_hygiene(None, None, None, has_previous=False, now=NOW)
+    check = evaluations(replace(trial(error=error), connection=None, hygiene=keys))["key_age"]
+    assert check.passed and not check.metadata
+    assert str(check.description).startswith("not judged")
 
 
 @pytest.mark.parametrize(("has_previous", "said"), [(True, "10 days ago"), (False, "never")])

@@ -44,10 +44,10 @@ def tick(seen: Seen | None, observed: Observation, **given: Any) -> Decision:
     return decide(seen, observed, now=NOW, pacing=PACING, **(defaults | given))
 
 
-def test_the_first_sight_of_a_secret_counts_as_new_credentials() -> None:
+def test_the_first_sight_of_a_secret_counts_as_new_credentials_and_as_no_rotation() -> None:
     for is_first_tick in (True, False):
         decision = tick(None, Current("v1"), is_first_tick=is_first_tick)
-        assert decision == Decision(Seen("v1", 0, SOON), Trigger.ROTATION)
+        assert decision == Decision(Seen("v1", 0, SOON), Trigger.FIRST_SIGHT)
 
 
 def test_a_new_version_is_tried_with_the_plain_key() -> None:
@@ -70,7 +70,7 @@ def test_a_cleared_cursor_starts_nothing_that_was_requested_before() -> None:
 
 def test_a_partner_that_was_away_and_is_back_is_refreshed_with_a_key_of_its_own() -> None:
     requests = Requests(observed=Requested(attempt=2, order=17))
-    assert tick(None, Current("v1"), requests=requests) == Decision(Seen("v1", 3, SOON), Trigger.ROTATION, 3)
+    assert tick(None, Current("v1"), requests=requests) == Decision(Seen("v1", 3, SOON), Trigger.FIRST_SIGHT, 3)
 
 
 def test_a_version_that_came_back_after_another_was_tried_gets_the_next_number() -> None:
@@ -109,8 +109,10 @@ def test_a_secret_that_is_gone_is_said_once_and_its_number_kept() -> None:
 
 def test_a_restored_secret_is_refreshed_with_a_key_of_its_own_and_a_first_one_with_the_plain_key() -> None:
     requests = Requests(observed=Requested(0, order=17))
-    assert tick(Seen(None, 4), Current("v1"), requests=requests) == Decision(Seen("v1", 5, SOON), Trigger.ROTATION, 5)
-    assert tick(Seen(None), Current("v1")) == Decision(Seen("v1", 0, SOON), Trigger.ROTATION)
+    assert tick(Seen(None, 4), Current("v1"), requests=requests) == Decision(
+        Seen("v1", 5, SOON), Trigger.FIRST_SIGHT, 5
+    )
+    assert tick(Seen(None), Current("v1")) == Decision(Seen("v1", 0, SOON), Trigger.FIRST_SIGHT)
 
 
 @pytest.mark.parametrize("seen", [None, Seen("v1", 2, SOON), Seen(None, 2)])

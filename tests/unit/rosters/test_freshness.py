@@ -28,7 +28,7 @@ def test_a_live_tenant_hides_no_straggler() -> None:
         ("old", 2 * DAY, "no students")
     ]
     assert (freshness.tenants, freshness.oldest) == (2, 2 * DAY)
-    assert freshness.summary == "1 of 2 tenants are not fresh: old"
+    assert freshness.summary == "1 of 2 tenants were not confirmed correct within 24 hours: old"
 
 
 @pytest.mark.parametrize(("age", "is_fresh"), [(DAY - timedelta(seconds=1), True), (DAY, True), (1.5 * DAY, False)])
@@ -67,12 +67,13 @@ def test_an_index_whose_times_are_none_starts_anew_and_stops_nobody(when: object
 def test_of_many_stragglers_the_oldest_are_named() -> None:
     entries = [entry(f"t{number:02d}", number * DAY) for number in range(2, 15)]
     assert freshness_of(entries, NOW, DAY).summary == (
-        "13 of 13 tenants are not fresh: t14, t13, t12, t11, t10, t09, t08, t07, t06, t05 and 3 more"
+        "13 of 13 tenants were not confirmed correct within 24 hours: t14, t13, t12, t11, t10, t09, t08, t07, t06, t05 "
+        "and 3 more"
     )
 
 
 def test_without_tenants_nobody_is_late() -> None:
-    assert freshness_of([], NOW, DAY).summary == "all 0 tenants are fresh"
+    assert freshness_of([], NOW, 1.5 * DAY).summary == "all 0 tenants were confirmed correct within 36 hours"
 
 
 @given(st.lists(st.none() | st.integers(0, 10**6), max_size=20))

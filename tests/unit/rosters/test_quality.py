@@ -137,11 +137,20 @@ def numbered(descriptors: set[str]) -> dict[str, int]:
     return {f"{number},": 1 for number in range(len(descriptors))}
 
 
-@pytest.mark.parametrize(("colliding", "passed"), [(0, True), (1, False)])
-def test_one_code_that_two_students_share_is_a_warning(colliding: int, passed: bool) -> None:
-    found = verdict(COLLIDING_CODES, manifest(colliding_codes=colliding))
+@pytest.mark.parametrize(("colliding", "passed"), [(0, True), (1, True), (20, True), (21, False), (1000, False)])
+def test_more_shared_codes_than_an_ordinary_district_has_are_a_warning(colliding: int, passed: bool) -> None:
+    found = verdict(COLLIDING_CODES, manifest(students=1000, colliding_codes=colliding))
     assert (found.passed, found.blocks) == (passed, False)
-    assert found.numbers == {"colliding_codes": colliding}
+    assert found.numbers == {"colliding_codes": colliding, "colliding_codes_share": colliding / 1000}
+    assert ("more than 2% of 1000 students" in found.reason) is not passed
+
+
+@pytest.mark.parametrize(
+    ("colliding", "said"),
+    [(0, "no code is shared by two students"), (1, "1 code is shared"), (3, "3 codes are shared")],
+)
+def test_how_many_codes_are_shared_is_said_and_that_none_is(colliding: int, said: str) -> None:
+    assert verdict(COLLIDING_CODES, manifest(students=1000, colliding_codes=colliding)).reason.startswith(said)
 
 
 @pytest.mark.parametrize(

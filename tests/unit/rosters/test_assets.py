@@ -1,0 +1,51 @@
+"""What a failed run says at its top line."""
+
+import dagster as dg
+import pytest
+
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.assets import fail_if_any_failed
+from runway_pipelines.rosters.refresh import Status, TenantOutcome
+
+
+def outcome(code: str, status: Status, reason: str) -> TenantOutcome:
+    return TenantOutcome(PartnerTenant("acme", code), status, reason, 0.1)
+
+
+def failure_of(*outcomes: TenantOutcome) -> dg.Failure:
+    with pytest.raises(dg.Failure) as caught:
+        fail_if_any_failed(outcomes, "run it again")
+    return caught.value
+
+
+def test_the_text_says_who_is_held_or_failed_and_why() -> None:
+    failure = failure_of(
+        outcome("kestrel", Status.HELD, "no student"),
+        outcome("ashford", Status.NEW, "published"),
+        outcome("lark", Status.FAILED, "Expected a table; got none. To do: grant it."),
+    )
+    assert str(failure.description) == (
+        "2 of 3 tenants are not published: acme/kestrel held: no student; acme/lark failed: Expected a table; got "
+        "none. To do: grant it. What was published before is untouched. When the reasons are mended: run it again."
+    )
+    assert failure.metadata["acme/kestrel"].value == "held: no student", "what operators are told"
+
+
+def test_tenants_with_one_reason_are_named_together() -> None:
+    refused = [outcome(f"t{number}", Status.FAILED, "the key is refused") for number in range(7)]
+    assert str(failure_of(*refused).description).startswith(
+        "7 of 7 tenants are not published: acme/t0, acme/t1, acme/t2, acme/t3, acme/t4 and 2 more failed: the key is "
+        "refused. "
+    )
+
+
+def test_the_text_is_bounded_and_the_metadata_is_whole() -> None:
+    failed = [outcome(f"t{number:03d}", Status.FAILED, f"{number}" + "x" * 5000) for number in range(400)]
+    failure = failure_of(*failed)
+    assert len(str(failure.description)) < 1500
+    assert "and 397 more (the step's metadata has every reason)" in str(failure.description)
+    assert failure.metadata["acme/t399"].value == "failed: " + failed[399].reason
+
+
+def test_where_all_are_published_nothing_is_raised() -> None:
+    fail_if_any_failed([outcome("a", Status.UNCHANGED, ""), outcome("b", Status.SUPERSEDED, "")], "")
