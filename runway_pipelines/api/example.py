@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import secrets
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from runway_pipelines.api.payload import ROSTER_PATH
+from runway_pipelines.api.runs import find_run
 from runway_pipelines.api.tokens import TokenRules
 from runway_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from runway_pipelines.resources.postgres import ApplicationDatabase
 
 _FIRST_RUN = 1  # of the synthetic data set
 
@@ -21,11 +26,17 @@ def with_a_key(settings: Settings) -> Settings:
     return settings.model_copy(update={"stream_token_key": SecretStr(secrets.token_urlsafe(32))})
 
 
-def example_call(settings: Settings, base_url: str) -> str:
-    """A command that pulls the first run's roster; empty where the key is in a secret."""
-    if settings.stream_token_key is None:
+def example_call(settings: Settings, database: ApplicationDatabase, base_url: str) -> str:
+    """A command that shows the first run's roster (all of it is 2 MB), and whose it is; empty where there is none.
+
+    There is none where the key is in a secret, or the run has no roster.
+    """
+    run = find_run(database, str(_FIRST_RUN))
+    if settings.stream_token_key is None or run is None or run.tenant is None:
         return ""
     rules = TokenRules(settings.stream_token_audience, settings.stream_token_run_claim)
     key = settings.stream_token_key.get_secret_value().encode()
     token = rules.mint(_FIRST_RUN, key, valid_for=timedelta(days=1))
-    return f"curl -H 'Authorization: Bearer {token}' {base_url}{ROSTER_PATH.format(run_id=_FIRST_RUN)}"
+    url = f"{base_url}{ROSTER_PATH.format(run_id=_FIRST_RUN)}"
+    # Silent: curl would complain that head has seen enough.
+    return f"The roster of {run.tenant}, its first lines:\ncurl -s -H 'Authorization: Bearer {token}' {url} | head -3"

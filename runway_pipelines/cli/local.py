@@ -5,12 +5,18 @@ from __future__ import annotations
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import orjson
 
-from runway_pipelines.cli.target import Target
+from runway_pipelines.cli.target import Target, local_parts
 from runway_pipelines.cli.terminal import console
+
+if TYPE_CHECKING:
+    from runway_pipelines.local.processes import StateLock
+
+STOPPING = "Stopping (runs under way finish first, for up to a minute) ..."
 
 
 @click.command()
@@ -45,7 +51,7 @@ def demo(target: Target, json_file: Path | None) -> None:
     document = results_document(results, identity, rotation)
     if json_file:
         json_file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    console.print(f"Published files: [bold]{target.state / 'aws' / 's3'}[/]. The runs: [bold]make dev[/].")
+    console.print(f"Published files: [bold]{target.state / 'aws' / 's3'}[/]. The runs: [bold]make dev[/], page Runs.")
     sys.exit(0 if document["is_success"] else 1)
 
 
@@ -53,8 +59,26 @@ def demo(target: Target, json_file: Path | None) -> None:
 @click.option("--port", default=3000, show_default=True, help="First port to try for the Dagster UI.")
 @click.pass_obj
 def dev(target: Target, port: int) -> None:
-    """Keep the embedded stack running with the Dagster UI and daemon, until Ctrl-C."""
-    with target.stack() as services:
+    """Keep the embedded stack running with the Dagster UI and daemon, until Ctrl-C.
+
+    Where they run already, it says where, and ends.
+    """
+    with local_parts():
+        from runway_pipelines.local.dagster_services import DagsterAlreadyRunning, dagster_lock
+        from runway_pipelines.local.processes import end_on_interrupt
+    try:
+        # The lock first: of two that are started at once, one is told.
+        with end_on_interrupt(STOPPING), dagster_lock(target.state) as lock:
+            _run_dagster(target, port, lock)
+    except DagsterAlreadyRunning as running:
+        click.echo(str(running))
+        return
+    click.echo(f"Stopped; the state is in {target.state}.")
+
+
+def _run_dagster(target: Target, port: int, lock: StateLock) -> None:
+    """The stack as our own: one that we joined would end with its owner, under our daemon."""
+    with target.stack(must_own=True) as services:
         import dagster as dg
 
         from runway_pipelines.local.dagster_services import dagster_services
@@ -62,7 +86,7 @@ def dev(target: Target, port: int) -> None:
 
         with dg.DagsterInstance.get() as instance:
             sync_partitions(instance, services.registry())
-        with dagster_services(target.state, _free_port_from(port)) as running:
+        with dagster_services(target.state, _free_port_from(port), lock) as running:
             console.print(f"Dagster UI: [bold]{running.url}[/]  (Ctrl-C ends everything)")
             console.print(f"Logs: {target.state / 'logs'}")
             running.wait()

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from runway_pipelines.cli.target import Target
-from runway_pipelines.cli.terminal import console, history_table
+from runway_pipelines.cli.terminal import console, history_table, some_of
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+
+if TYPE_CHECKING:
+    from runway_pipelines.partner_tenants.registry import Registry
+    from runway_pipelines.resources.object_store import ObjectStore
+
+WHOLE_SHA256 = 64
 
 
 class TenantArgument(click.ParamType[PartnerTenant]):
@@ -35,23 +43,30 @@ def rosters() -> None:
 @click.pass_obj
 def show(target: Target, tenant: PartnerTenant) -> None:
     """What is published for PARTNER/TENANT: its manifest, and the snapshots before it."""
+    from runway_pipelines.rosters.manifest import manifest_key, pointer_key
     from runway_pipelines.rosters.publication import list_manifests, read_published
 
     with target.services() as services:
         published = read_published(services.store, tenant)
+        if published is None:
+            raise click.ClickException(why_nothing(services.registry(), tenant))
         manifests = list_manifests(services.store, tenant)
-    if published is None:
-        raise click.ClickException(f"Nothing was ever published for {tenant}.")
     if published.manifest is not None:
+        key = manifest_key(tenant, published.pointer.sha256)
+        console.print(f"[bold]Manifest[/] of the current snapshot: {key}", soft_wrap=True)
         console.print_json(published.manifest.to_json().decode())
+    console.print(f"\n[bold]Pointer[/] to it, and since when it is right: {pointer_key(tenant)}", soft_wrap=True)
     console.print_json(published.pointer.to_json().decode())
+    console.print()
     console.print(history_table(manifests, published.pointer.sha256))
 
 
 @rosters.command()
 @click.argument("tenant", type=TenantArgument())
 @click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
-@click.option("--sha256", help="A snapshot of the history instead of the published one.")
+@click.option(
+    "--sha256", help="A snapshot of the history instead of the current one; its first digits, as `rosters show` has."
+)
 @click.pass_obj
 def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) -> None:
     """Write PARTNER/TENANT's roster to a file: .parquet or .csv as a table of codes, anything else as it is stored.
@@ -59,10 +74,62 @@ def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) 
     The file holds student identifiers: it is readable for you alone.
     """
     from runway_pipelines.rosters.frames import save_roster
+    from runway_pipelines.rosters.publication import read_published
 
     with target.services() as services:
+        if sha256 is None and read_published(services.store, tenant) is None:
+            registry = services.registry()
+            if tenant.key not in registry.tenant_keys:  # of one that is there, `save_roster` says what to do
+                raise click.ClickException(why_nothing(registry, tenant))
+        if sha256 is not None:
+            sha256 = _whole_sha256(services.store, tenant, sha256)
         students = save_roster(services.store, tenant, file, sha256)
-    console.print(f"{students:,} students of {tenant} in {file}")
+    console.print(f"{tenant}: {students:,} students, {_size(file)}, in {file}", soft_wrap=True)
+
+
+def why_nothing(registry: Registry, tenant: PartnerTenant) -> str:
+    """Why nothing is published: nothing was yet, or the registry has no such tenant, or no such partner."""
+    if tenant.key in registry.tenant_keys:
+        return f"Nothing was ever published for {tenant}."
+    if (partner := registry.partners.get(tenant.partner_id)) is not None:
+        has = f"Tenants of {tenant.partner_id}: {some_of(partner.tenant_codes)}"
+    elif tenant.partner_id in registry.switched_off:
+        has = f"The partner {tenant.partner_id} has cross-year matching switched off"
+    elif registry.partners:
+        has = f"Nor a partner {tenant.partner_id}. Partners: {some_of(sorted(registry.partners))}"
+    else:
+        has = "It has no partner with cross-year matching at all"
+    return f"The registry has no tenant {tenant}, and nothing is published for it. {has}."
+
+
+def _whole_sha256(store: ObjectStore, tenant: PartnerTenant, beginning: str) -> str:
+    """The digest of the one snapshot that begins so."""
+    from runway_pipelines.rosters.publication import list_manifests
+
+    if len(beginning) == WHOLE_SHA256:  # a snapshot may be without a manifest
+        return beginning
+    found = [manifest.sha256 for manifest in list_manifests(store, tenant) if manifest.sha256.startswith(beginning)]
+    if len(found) != 1:
+        raise click.ClickException(
+            f"Expected the beginning of one snapshot's sha256; got one of {len(found)}. "
+            f"To do: take it from rosters show {tenant}."
+        )
+    return found[0]
+
+
+def _size(file: Path) -> str:
+    """What was written, counted in the file: one student has many rows."""
+    if file.suffix == ".parquet":
+        from pyarrow.parquet import read_metadata
+
+        rows = read_metadata(file).num_rows
+    elif file.suffix == ".csv":
+        with file.open(newline="") as text:
+            rows = sum(1 for _ in csv.reader(text)) - 1
+    else:
+        with file.open("rb") as stored:
+            return f"{sum(1 for _ in stored):,} lines (as stored)"
+    return f"{rows:,} rows (one for each student, organization and code)"
 
 
 @rosters.command()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 import click
 
-from runway_pipelines.cli.target import Target
+from runway_pipelines.cli.target import Target, local_parts
 
 
 @click.command()
@@ -15,6 +16,19 @@ from runway_pipelines.cli.target import Target
 @click.pass_obj
 def serve(target: Target, host: str, port: int) -> None:
     """Stream rosters to executors over HTTP, until SIGTERM or Ctrl-C (see docs/roster-stream.md)."""
+    if not target.is_local:
+        # uvicorn waits for the pulls in flight, and then passes the signal on.
+        with suppress(KeyboardInterrupt):
+            _serve_until_stopped(target, host, port)
+        return
+    with local_parts():
+        from runway_pipelines.local.processes import end_on_interrupt
+    with end_on_interrupt("Stopping ..."):
+        _serve_until_stopped(target, host, port)
+    click.echo(f"Stopped; the state is in {target.state}.")
+
+
+def _serve_until_stopped(target: Target, host: str, port: int) -> None:
     try:
         from runway_pipelines.api.server import serve as serve_stream
     except ImportError as error:
@@ -33,7 +47,7 @@ def serve(target: Target, host: str, port: int) -> None:
             # flush: whoever starts us waits for this line.
             click.echo(f"READY {bound}")
             if target.is_local:
-                click.echo(example_call(settings, f"http://{host}:{bound}"))
+                click.echo(example_call(settings, services.database, f"http://{host}:{bound}"))
             sys.stdout.flush()
 
         serve_stream(settings, services, host=host, port=port, on_ready=ready)

@@ -32,20 +32,35 @@ class Target:
                 yield services
 
     @contextmanager
-    def stack(self) -> Iterator[RosterServices]:
-        """The embedded stack, started with its data (or joined, where it runs already); SIGTERM ends it in order."""
-        try:
+    def stack(self, *, must_own: bool = False) -> Iterator[RosterServices]:
+        """The embedded stack, started with its data; SIGTERM ends it in order.
+
+        Where it runs already it is joined, or with ``must_own`` waited for until it ends.
+        """
+        with local_parts():
             from runway_pipelines.local.processes import LocalServerError, exit_on_termination
             from runway_pipelines.local.session import local_session
-        except ImportError as error:
-            raise click.ClickException(
-                f"The embedded stack is not installed ({error.name}): install the extra runway-pipelines[local]."
-            ) from None
         try:
-            with exit_on_termination(), local_session(self.state), _services() as services:
+            with (
+                exit_on_termination(),
+                # To stderr: what a command prints may be for a machine.
+                local_session(self.state, must_own=must_own, say=lambda text: click.echo(text, err=True)),
+                _services() as services,
+            ):
                 yield services
         except LocalServerError as error:
             raise click.ClickException(str(error)) from None
+
+
+@contextmanager
+def local_parts() -> Iterator[None]:
+    """For imports of the embedded stack, which is an extra."""
+    try:
+        yield
+    except ImportError as error:
+        raise click.ClickException(
+            f"The embedded stack is not installed ({error.name}): install the extra runway-pipelines[local]."
+        ) from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.manifest import Manifest
 
 console = Console()
+SHA256_SHOWN = 12  # as much as `rosters load --sha256` wants of it, and enough for any history
 STATUS_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
 
 
@@ -48,19 +50,36 @@ def keys_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
-def history_table(manifests: list[Manifest], published_sha256: str) -> Table:
-    """A tenant's snapshots, the published one marked."""
-    history = Table(title="Snapshots, newest first", title_justify="left")
-    for name in ("created", "sha256", "students", "rows", "added", "removed", "changed"):
-        history.add_column(name)
+def history_table(manifests: list[Manifest], current_sha256: str) -> Table:
+    """A tenant's snapshots, the current one marked. Fits into 80 columns, where a cut digest would name nothing."""
+    history = Table(title="Snapshots, newest first", title_justify="left", show_edge=False, pad_edge=False)
+    history.add_column("created (UTC)", no_wrap=True)
+    history.add_column("sha256", overflow="fold", min_width=SHA256_SHOWN)  # a narrow terminal: the mark goes below
+    for name in ("students", "lines", "added", "removed", "changed"):
+        history.add_column(name, justify="right", no_wrap=True)
     for manifest in manifests:
-        mark = " (published)" if manifest.sha256 == published_sha256 else ""
+        mark = " (current)" if manifest.sha256 == current_sha256 else ""
         changes = (manifest.students_added, manifest.students_removed, manifest.students_changed)
         history.add_row(
-            manifest.created_at,
-            manifest.sha256[:12] + mark,
-            str(manifest.students),
-            str(manifest.lines),
-            *("-" if count is None else str(count) for count in changes),
+            minute(manifest.created_at),
+            manifest.sha256[:SHA256_SHOWN] + mark,
+            f"{manifest.students:,}",
+            f"{manifest.lines:,}",
+            *("-" if count is None else f"{count:,}" for count in changes),
         )
     return history
+
+
+def minute(moment: str) -> str:
+    """A document's moment (ISO 8601) for a table: in UTC, to the minute; as it is where it is none."""
+    try:
+        return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M}"
+    except ValueError:
+        return moment
+
+
+def some_of(names: Iterable[str], most: int = 10) -> str:
+    """Names in a sentence, no more than ``most``."""
+    known = list(names)
+    left = f" and {len(known) - most:,} more" if len(known) > most else ""
+    return ", ".join(known[:most]) + left

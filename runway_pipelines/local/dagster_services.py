@@ -11,11 +11,22 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runway_pipelines.local.processes import Child, LocalServerError, free_port, start_child, stop_stale
+from runway_pipelines.local.processes import (
+    Child,
+    Holder,
+    LocalServerError,
+    StateLock,
+    free_port,
+    start_child,
+    stop_stale,
+)
 
 _HOST = "127.0.0.1"
 _CODE_SERVER_SECONDS = 120.0
 _WEBSERVER_SECONDS = 60.0
+_GRACE_SECONDS = 10.0
+# The code server lets its runs finish, and then ends. The data set's longest takes 20 s; one that is cut is red.
+RUN_GRACE_SECONDS = 60.0
 _WORKSPACE = """\
 load_from:
   - grpc_server: {{host: {host}, port: {port}, location_name: runway_pipelines}}
@@ -37,9 +48,35 @@ class RunningDagster:
         raise LocalServerError(f"{ended.name} ended.\n{ended.log_tail()}")
 
 
+class DagsterAlreadyRunning(LocalServerError):
+    """Another process runs Dagster's services on this state folder, or is starting them."""
+
+    def __init__(self, state_dir: Path, holder: Holder) -> None:
+        does = (
+            f"runs on {state_dir} already: {holder.note}" if holder.note else f"is being started on {state_dir} already"
+        )
+        super().__init__(f"Dagster {does} ({holder}).")
+
+
 @contextmanager
-def dagster_services(state_dir: Path, ui_port: int) -> Iterator[RunningDagster]:
-    """Start all three with this process's environment (DAGSTER_HOME in it), and end them, their runs with them."""
+def dagster_lock(state_dir: Path) -> Iterator[StateLock]:
+    """The right to run Dagster's services on a state folder. Raises `DagsterAlreadyRunning`."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = StateLock(state_dir, "dagster")
+    if holder := lock.try_acquire():
+        raise DagsterAlreadyRunning(state_dir, holder)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+@contextmanager
+def dagster_services(state_dir: Path, ui_port: int, lock: StateLock) -> Iterator[RunningDagster]:
+    """Start all three with this process's environment (DAGSTER_HOME in it), and end them: runs under way finish first.
+
+    ``lock`` is `dagster_lock`'s: what a killed owner left is stopped, and another's would be.
+    """
     with ExitStack() as undo:
         code_server = start_code_server(state_dir, undo)
         daemon = start_daemon(state_dir, undo)
@@ -50,7 +87,9 @@ def dagster_services(state_dir: Path, ui_port: int) -> Iterator[RunningDagster]:
             undo,
         )
         webserver.wait_until(lambda: _accepts(ui_port), _WEBSERVER_SECONDS)
-        yield RunningDagster(f"http://{_HOST}:{ui_port}", (code_server, daemon, webserver))
+        url = f"http://{_HOST}:{ui_port}"
+        lock.note(url)
+        yield RunningDagster(url, (code_server, daemon, webserver))
 
 
 def start_code_server(state_dir: Path, undo: ExitStack) -> Child:
@@ -62,6 +101,7 @@ def start_code_server(state_dir: Path, undo: ExitStack) -> Child:
         ["dagster", "code-server", "start", "-h", _HOST, "-p", str(port), "-m", module],
         state_dir,
         undo,
+        grace=RUN_GRACE_SECONDS,
     )
     code_server.wait_until(lambda: _accepts(port), _CODE_SERVER_SECONDS)
     _workspace(state_dir).write_text(_WORKSPACE.format(host=_HOST, port=port))
@@ -77,12 +117,14 @@ def _workspace(state_dir: Path) -> Path:
     return state_dir.resolve() / "dagster_home" / "workspace.yaml"
 
 
-def _start(name: str, module_and_arguments: list[str], state_dir: Path, undo: ExitStack) -> Child:
+def _start(
+    name: str, module_and_arguments: list[str], state_dir: Path, undo: ExitStack, *, grace: float = _GRACE_SECONDS
+) -> Child:
     state_dir = state_dir.resolve()
     stop_stale(name, state_dir)
     command = [sys.executable, "-m", *module_and_arguments]
     child = start_child(name, command, state_dir, environment=dict(os.environ))
-    undo.callback(child.stop)
+    undo.callback(child.stop, grace)
     return child
 
 

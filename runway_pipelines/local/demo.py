@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import boto3
 import dagster as dg
+import orjson
 from rich.console import Console
 from rich.table import Table
 
@@ -29,6 +33,8 @@ from runway_pipelines.rosters.refresh import Status
 from runway_pipelines.rosters.services import RosterServices
 
 ROTATED_PARTNER = "cascade"
+_LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:]+ \S+ - dagster - (?P<level>[A-Z]+) - (?P<message>.*?)\.?")
+_OPERATOR_EVENT = re.compile(r"operator event (?P<type>\w+): (?P<detail>\{.*\})")
 # The demo tells the story; the event log has every word of it.
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
@@ -46,6 +52,11 @@ class TenantResult:
     sha256: str | None
     reason: str
     is_expected: bool
+
+    @property
+    def published_years(self) -> tuple[int, ...]:
+        """The school years that read a roster of this tenant, of this run or of one before."""
+        return self.school_years if self.sha256 is not None else ()
 
 
 @dataclass(frozen=True)
@@ -155,9 +166,9 @@ def print_results(results: list[PartnerResult], console: Console) -> None:
     table = Table(title="Cross-year rosters", title_justify="left")
     for name in ("partner", "tenant"):
         table.add_column(name)
-    for name in ("students", "rows"):
+    for name in ("students", "lines"):
         table.add_column(name, justify="right")
-    table.add_column("school years")
+    table.add_column("published for")
     table.add_column("result")
     troubled: list[TenantResult] = []
     for result in results:
@@ -169,7 +180,7 @@ def print_results(results: list[PartnerResult], console: Console) -> None:
                 tenant.tenant_code,
                 f"{tenant.students:,}",
                 f"{tenant.lines:,}",
-                ", ".join(map(str, tenant.school_years)) or "none",
+                ", ".join(map(str, tenant.published_years)) or "no year",
                 f"[{'red' if is_trouble else 'green'}]{tenant.status}[/]",
             )
         table.add_section()
@@ -177,9 +188,15 @@ def print_results(results: list[PartnerResult], console: Console) -> None:
     for tenant in troubled:
         meant = "as the data set means it" if tenant.is_expected else "[red]not expected[/]"
         console.print(f"[bold]{tenant.partner_id}/{tenant.tenant_code}[/] {tenant.status}, {meant}: {tenant.reason}")
+    for result in results:
+        if kept := [tenant for tenant in result.tenants if tenant.sha256 is not None and not tenant.school_years]:
+            console.print(
+                f"[bold]{result.partner_id}[/] has no school year to publish to: what its {len(kept)} tenants have is "
+                "kept as snapshots, and not published."
+            )
     seconds = sum(result.seconds for result in results)
     lines = sum(tenant.lines for result in results for tenant in result.tenants)
-    console.print(f"{sum(len(r.tenants) for r in results)} tenants, {lines:,} rows, {seconds:.1f} s.")
+    console.print(f"{sum(len(r.tenants) for r in results)} tenants, {lines:,} lines, {seconds:.1f} s.")
 
 
 @dataclass(frozen=True)
@@ -229,7 +246,8 @@ def run_rotation(services: RosterServices, state_dir: Path, console: Console) ->
     (partner,) = (one for one in synthetic_partners() if one.partner_id == ROTATED_PARTNER)
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
-        before = evaluate_sensor(defs, SENSOR_NAME, instance, None)
+        with log_told(console):
+            before = evaluate_sensor(defs, SENSOR_NAME, instance, None)
         version = rotate_key(
             state_dir,
             partner,
@@ -237,7 +255,8 @@ def run_rotation(services: RosterServices, state_dir: Path, console: Console) ->
             envlabel=services.secrets.envlabel or "",
         )
         console.print(f"Rotated the key of [bold]{ROTATED_PARTNER}[/]: its secret has the new version {version}.")
-        requests = evaluate_sensor(defs, SENSOR_NAME, instance, before.cursor).run_requests or ()
+        with log_told(console):
+            requests = evaluate_sensor(defs, SENSOR_NAME, instance, before.cursor).run_requests or ()
         runs = [execute_quietly(instance, str(request.partition_key), request.tags) for request in requests]
     index = PartnerIndex.read(services.store, services.registry().partner(ROTATED_PARTNER))
     return RotationResult(
@@ -248,6 +267,43 @@ def run_rotation(services: RosterServices, state_dir: Path, console: Console) ->
         tuple(entry.status for entry in index.tenants if index.run_id in {run.run_id for run in runs}),
         round(time.monotonic() - started, 2),
     )
+
+
+@contextmanager
+def log_told(console: Console) -> Iterator[None]:
+    """What a tick logs in the block, which Dagster writes to stderr, comes as lines of the story."""
+    logged = StringIO()
+    try:
+        with redirect_stderr(logged):
+            yield
+    finally:
+        for line in logged.getvalue().splitlines():
+            console.print(readable_log_line(line), markup=False, highlight=False)
+
+
+def readable_log_line(line: str) -> str:
+    """A line of Dagster's log without its time and level; an operators' event as a sentence, with what it names.
+
+    Anything else is returned as it is: nothing that was logged is lost.
+    """
+    found = _LOG_LINE.fullmatch(line)
+    if found is None:
+        return line
+    level, message = found["level"], found["message"]
+    if (event := _OPERATOR_EVENT.fullmatch(message)) and (detail := _members(event["detail"])):
+        parts = [f"{name.replace('_', ' ')} {value}" for name, value in detail.items()]
+        return f"Operators are told of {event['type']}: {'; '.join(parts)}."
+    return f"The sensor says: {message}." if level == "INFO" else f"The sensor says ({level}): {message}."
+
+
+def _members(text: str) -> dict[str, Any]:
+    """An event's members that say something, those of `credentials` among them; none where it is no document."""
+    try:
+        detail = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    flat = {**detail, **(detail.get("credentials") or {})}
+    return {name: value for name, value in flat.items() if value and name not in ("credentials", "occurred_at")}
 
 
 def print_rotation(result: RotationResult, console: Console) -> None:

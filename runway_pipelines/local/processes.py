@@ -12,12 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
@@ -34,6 +35,10 @@ class LocalServerError(RuntimeError):
 
 class StackAlreadyRunning(LocalServerError):
     """Another process runs a stack on this state folder."""
+
+    def __init__(self, state_dir: Path, holder: Holder) -> None:
+        super().__init__(f"A stack already runs on {state_dir} ({holder}). Stop it, or use another state folder.")
+        self.holder = holder
 
 
 class ChildEnded(LocalServerError):
@@ -216,29 +221,54 @@ def terminate(process: psutil.Process, grace: float) -> None:
             process.wait(grace)
 
 
-class StateLock:
-    """An exclusive lock on a state folder, held by the process; the kernel lets go of it when the process ends."""
+@dataclass(frozen=True)
+class Holder:
+    """The process that has a lock, and what it noted there."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self._path = state_dir / "stack.lock"
+    pid: int | None
+    note: str = ""
+
+    def __str__(self) -> str:
+        return f"process {'unknown' if self.pid is None else self.pid}"
+
+
+class StateLock:
+    """An exclusive lock in a state folder, held by the process; the kernel lets go of it when the process ends.
+
+    The stack has one, and Dagster's services another.
+    """
+
+    def __init__(self, state_dir: Path, name: str = "stack") -> None:
+        self._path = state_dir / f"{name}.lock"
         self._file: IO[str] | None = None
 
-    def acquire(self) -> None:
-        """Raises StackAlreadyRunning, naming the process that holds it."""
+    def try_acquire(self) -> Holder | None:
+        """Take it and return None; or say who has it."""
         handle = self._path.open("a+")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             handle.seek(0)
-            holder = handle.read().strip() or "unknown"
+            pid, _, note = handle.read().partition("\n")
             handle.close()
-            raise StackAlreadyRunning(
-                f"A stack already runs on {self._path.parent} (process {holder}). Stop it, or use another state folder."
-            ) from None
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
+            return Holder(int(pid) if pid.isdecimal() else None, note.strip())
         self._file = handle
+        self.note("")
+        return None
+
+    def acquire(self) -> None:
+        """Raises StackAlreadyRunning, naming the process that holds it."""
+        if holder := self.try_acquire():
+            raise StackAlreadyRunning(self._path.parent, holder)
+
+    def note(self, text: str) -> None:
+        """Leave a line for whoever finds the lock taken."""
+        if self._file is None:
+            raise LocalServerError(f"{self._path} is not held by this process.")
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(f"{os.getpid()}\n{text}\n")
+        self._file.flush()
 
     def release(self) -> None:
         if self._file is not None:
@@ -252,16 +282,77 @@ def exit_on_termination() -> Iterator[None]:
 
     For the main thread of the process that owns a stack. Ctrl-C is KeyboardInterrupt already.
     """
-    signals = (signal.SIGTERM, signal.SIGHUP)
 
     def leave(number: int, frame: FrameType | None) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_IGN)
+        _handle(dict.fromkeys(_ENDING, signal.SIG_IGN))
         raise SystemExit(128 + number)
 
-    previous = {each: signal.signal(each, leave) for each in signals}
+    with _handling(dict.fromkeys((signal.SIGTERM, signal.SIGHUP), leave)):
+        yield
+
+
+@contextlib.contextmanager
+def end_on_interrupt(message: str) -> Iterator[None]:
+    """The first Ctrl-C says ``message`` at once and ends the block, which is no failure; more are ignored.
+
+    For the main thread. Children have sessions of their own: a terminal's Ctrl-C is not theirs.
+    """
+    is_ending = False
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        nonlocal is_ending
+        if is_ending:  # a block within may have put this handler back
+            return
+        is_ending = True
+        _handle(dict.fromkeys(_ENDING, signal.SIG_IGN))
+        _say_in_handler(message)
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt), _handling({signal.SIGINT: leave}):
+        yield
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C, SIGTERM and SIGHUP for as long as servers are stopped in order: a stop that is cut leaves some."""
+    with _handling(dict.fromkeys(_ENDING, signal.SIG_IGN)):
+        yield
+
+
+@contextlib.contextmanager
+def impatience() -> Iterator[Callable[[], bool]]:
+    """Says whether somebody asked the process to end since, even where that is ignored otherwise."""
+    asked: list[int] = []
+    with _handling(dict.fromkeys(_ENDING, lambda number, frame: asked.append(number))):
+        yield lambda: bool(asked)
+
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_Handler = Callable[[int, FrameType | None], Any] | signal.Handlers | int
+
+
+@contextlib.contextmanager
+def _handling(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
+    """Use the handlers in the block; afterwards each ending signal is handled as before, whatever a handler changed."""
+    if threading.current_thread() is not threading.main_thread():  # others get no signals, and may set no handler
+        yield
+        return
+    # None: of a handler that was not set by Python, which cannot be set again either.
+    before = {each: handler for each in _ENDING if (handler := signal.getsignal(each)) is not None}
+    _handle(handlers)
     try:
         yield
     finally:
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        _handle(before)
+
+
+def _handle(handlers: Mapping[signal.Signals, _Handler]) -> None:
+    for each, handler in handlers.items():
+        signal.signal(each, handler)
+
+
+def _say_in_handler(message: str) -> None:
+    # Not print: the signal may have come in the midst of one, which Python refuses to enter twice.
+    with contextlib.suppress(OSError):
+        newline = "\n" if os.isatty(1) else ""  # the terminal shows ^C on the line
+        os.write(1, f"{newline}{message}\n".encode())

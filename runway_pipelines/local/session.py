@@ -2,52 +2,142 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 import boto3
 import psycopg
 
 from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.local.catalogue import seed_catalogue
-from runway_pipelines.local.processes import StackAlreadyRunning
+from runway_pipelines.local.processes import Holder, StackAlreadyRunning, impatience, undisturbed
 from runway_pipelines.local.seed import seed
 from runway_pipelines.local.stack import APP_DATABASE, CATALOGUE_DATABASE, EmbeddedStack
 from runway_pipelines.settings import load_settings
 
 CHECKOUT = Path(__file__).parents[2]
+_LOOK_SECONDS = 0.2
+_CHANGE_SECONDS = 120.0  # a start takes 4 s, the data set at first 5; a stop that saves much may take a minute
 
 
 @contextmanager
-def local_session(state_dir: Path) -> Iterator[None]:
+def local_session(
+    state_dir: Path, *, must_own: bool = False, say: Callable[[str], None] = lambda text: None
+) -> Iterator[None]:
     """Start the stack, bring the data set into it, and point this process's environment at both.
 
-    A stack that runs on this folder already (``make dev`` in another terminal) is joined. DAGSTER_HOME becomes a folder
-    of the state folder, with the checkout's ``dagster.yaml``.
+    A stack that runs on this folder already (``make dev`` in another terminal) is joined: its owner, when it is done,
+    keeps it until those who joined are done too. ``must_own`` is for who runs until somebody stops it: it waits until
+    the stack is its own. What is waited for is said. DAGSTER_HOME becomes a folder of the state folder, with the
+    checkout's ``dagster.yaml``.
     """
-    environment_file = state_dir / "environment.json"
-    try:
-        stack = EmbeddedStack(state_dir)
-        stack.start()
-    except StackAlreadyRunning:
-        if not environment_file.exists():
-            raise
-        _use(json.loads(environment_file.read_text()))
-        yield
-        return
-    try:
+    stack = EmbeddedStack(state_dir)
+    with ExitStack() as undo:
+        if (joined := _start_or_join(stack, must_own=must_own, say=say, undo=undo)) is not None:
+            _use(joined)
+            yield
+            return
+        undo.enter_context(_stopped_at_the_end(stack, say))
         environment = stack.environment() | {"DAGSTER_HOME": str(_dagster_home(stack.state_dir))}
         _use(environment)
         _seed(stack)
-        _write_private(environment_file, json.dumps(environment))
+        _write_private(_environment_file(state_dir), json.dumps({"owner": os.getpid(), "environment": environment}))
         yield
+
+
+def _start_or_join(
+    stack: EmbeddedStack, *, must_own: bool, say: Callable[[str], None], undo: ExitStack
+) -> dict[str, str] | None:
+    """Start the stack and return None, or join the one that runs: its environment. Waits while it can do neither."""
+    give_up_at = time.monotonic() + _CHANGE_SECONDS
+    has_said = False
+    while True:
+        try:
+            stack.start()
+            return None
+        except StackAlreadyRunning as error:
+            if not must_own:
+                if (environment := _join(stack.state_dir, error.holder, undo)) is not None:
+                    return environment
+                if time.monotonic() > give_up_at:
+                    raise
+            if not has_said:
+                say(_waits_for(error.holder, must_own=must_own))
+                has_said = True
+        time.sleep(_LOOK_SECONDS)
+
+
+def _waits_for(holder: Holder, *, must_own: bool) -> str:
+    if must_own:
+        return f"The embedded stack is in use ({holder}): waiting for that to end ..."
+    return f"The embedded stack is being started or stopped ({holder}): waiting for it ..."
+
+
+def _join(state_dir: Path, owner: Holder, undo: ExitStack) -> dict[str, str] | None:
+    """The environment of the owner's stack, which the owner then keeps for us; None before it is ready, or at its end.
+
+    The lock first: an owner that ends takes the file away before it looks whether anybody joined.
+    """
+    with ExitStack() as until_known:
+        handle = until_known.enter_context(_joined_file(state_dir).open("a"))
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            document = json.loads(_environment_file(state_dir).read_text())
+        except (BlockingIOError, FileNotFoundError, json.JSONDecodeError):
+            return None
+        if document.get("owner") != owner.pid:  # what a killed owner left
+            return None
+        undo.push(until_known.pop_all())
+        return dict(document["environment"])
+
+
+@contextmanager
+def _stopped_at_the_end(stack: EmbeddedStack, say: Callable[[str], None]) -> Iterator[None]:
+    """Stop the stack when nobody uses it any more; where a signal told the process to end, at once."""
+    state_dir = stack.state_dir
+    is_terminated = False
+    try:
+        _environment_file(state_dir).unlink(missing_ok=True)  # of a killed owner
+        yield
+    except SystemExit:
+        is_terminated = True
+        raise
     finally:
-        environment_file.unlink(missing_ok=True)
-        stack.stop()
+        with undisturbed(), _joined_file(state_dir).open("a") as handle:
+            _environment_file(state_dir).unlink(missing_ok=True)
+            if not is_terminated:
+                _wait_until_unused(handle, say)
+            stack.stop()
+
+
+def _wait_until_unused(handle: IO[str], say: Callable[[str], None]) -> None:
+    """Wait for those who joined, and let nobody join any more; a further Ctrl-C (or SIGTERM) ends the wait."""
+    has_said = False
+    with impatience() as is_impatient:
+        while not is_impatient():
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if not has_said:
+                    say("Another command uses the embedded stack: it stays until that ends (Ctrl-C: stop it now) ...")
+                    has_said = True
+            time.sleep(_LOOK_SECONDS)
+
+
+def _environment_file(state_dir: Path) -> Path:
+    return state_dir / "environment.json"
+
+
+def _joined_file(state_dir: Path) -> Path:
+    return state_dir / "joined.lock"
 
 
 def _use(environment: Mapping[str, str]) -> None:

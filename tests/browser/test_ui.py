@@ -39,7 +39,7 @@ def ui() -> Iterator[str]:
         yield address.group()
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(120)
 
 
 @pytest.fixture(scope="module")

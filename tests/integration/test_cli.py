@@ -1,6 +1,9 @@
 """The command line against the running stack."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +39,28 @@ def test_show_prints_the_manifest_and_the_history(partner: TestPartner, instance
     second = partner.manifest("north")
     assert second.sha256 in result.output
     assert result.output.index(second.sha256[:12]) < result.output.rindex(first.sha256[:12])
+    said = result.output
+    assert said.index("Manifest of the current snapshot") < said.index('"students_by_id_system"')
+    assert said.index('"students_by_id_system"') < said.index("Pointer to it") < said.index('"verified_at"')
+    history = said[said.index("Snapshots, newest first") :]
+    assert history.index(second.sha256[:12]) < history.index("(current)") < history.index(first.sha256[:12])
 
 
-def test_show_of_a_tenant_without_a_roster_says_so(world: World) -> None:
-    result = CliRunner().invoke(main, ["rosters", "show", "nobody/nowhere"])
-    assert result.exit_code == 1
-    assert "Nothing was ever published for nobody/nowhere" in result.output
+@pytest.mark.parametrize(
+    ("command", "nothing"),
+    [(["show"], "Nothing was ever published for {}."), (["load", "--to", "never.csv"], "a published roster of {}")],
+)
+def test_nothing_published_is_told_apart_from_no_such_tenant(world: World, command: list[str], nothing: str) -> None:
+    partner = world.partner(Warehouse(), ["north"])
+
+    def said(tenant: str) -> str:
+        result = CliRunner().invoke(main, ["rosters", *command, tenant])
+        assert result.exit_code == 1
+        return result.output
+
+    assert nothing.format(f"{partner.partner_id}/north") in said(f"{partner.partner_id}/north")
+    assert f"Tenants of {partner.partner_id}: north." in said(f"{partner.partner_id}/nope")
+    assert "The registry has no tenant nobody/nowhere" in said("nobody/nowhere")
 
 
 def test_a_key_that_is_none_is_refused(world: World) -> None:
@@ -57,11 +76,36 @@ def test_load_writes_a_file_for_its_owner_alone(partner: TestPartner, tmp_path: 
     assert result.exit_code == 0, result.output
     assert target.stat().st_mode & 0o777 == 0o600
     if suffix == ".jsonl":
-        assert target.read_bytes() == partner.published("north")
+        published = partner.published("north")
+        assert published is not None and target.read_bytes() == published
+        lines = published.count(b"\n")
+        assert result.output.startswith(f"{partner.partner_id}/north: 6 students, {lines} lines (as stored), in ")
         return
+    # The five have a code each, the sixth two.
+    assert ": 6 students, 7 rows (one for each student, organization and code), in " in result.output
     frame = pd.read_parquet(target) if suffix == ".parquet" else pd.read_csv(target, dtype="string")
     codes = frame[frame["student_unique_id"] == "0604921"]["id_code"]
     assert sorted(codes) == ["0012", "12"]
+
+
+def test_load_takes_a_snapshot_by_the_digits_that_show_has(
+    partner: TestPartner, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    first, body = partner.manifest("north"), partner.published("north")
+    partner.warehouse.students("north", 2, prefix="N")
+    partner.write_tables()
+    assert run_partner(instance, partner).success
+    target = tmp_path / "roster.jsonl"
+    load = ["rosters", "load", f"{partner.partner_id}/north", "--to", str(target), "--sha256"]
+    for digits in (first.sha256[:12], first.sha256):
+        assert CliRunner().invoke(main, [*load, digits]).exit_code == 0
+        assert target.read_bytes() == body
+        target.unlink()
+    for digits, found in (("no-digest", 0), ("", 2)):
+        refused = CliRunner().invoke(main, [*load, digits])
+        assert refused.exit_code == 1
+        assert f"got one of {found}." in refused.output
+        assert not target.exists()
 
 
 def test_without_settings_the_error_names_the_variable(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
@@ -69,6 +113,22 @@ def test_without_settings_the_error_names_the_variable(monkeypatch: pytest.Monke
     result = CliRunner().invoke(main, ["rosters", "show", "acme/north"])
     assert result.exit_code == 1
     assert "RUNWAY_BUCKET" in result.output
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+def test_ctrl_c_is_no_failure_of_serve(world: World, monkeypatch: pytest.MonkeyPatch, number: int, code: int) -> None:
+    monkeypatch.setenv("RUNWAY_STREAM_TOKEN_KEY", "k" * 43)
+    command = [sys.executable, "-m", "runway_pipelines.cli", "serve", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith("READY "):
+                process.send_signal(number)
+        assert process.wait(20) == code, said
+    assert "curl" not in "".join(said)
+    assert "Aborted" not in "".join(said)
 
 
 def test_purge_is_refused_while_the_partner_has_rosters_and_deletes_when_it_left(

@@ -1,0 +1,233 @@
+"""The commands that keep the embedded stack running, as processes: how they share a state folder, and how they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.xdist_group("local_commands"), pytest.mark.timeout(300)]
+
+CLI = [sys.executable, "-m", "runway_pipelines.cli"]
+# A command that uses the stack until a line comes from stdin, and shows that it can.
+USER = """
+import os, sys
+from pathlib import Path
+import psycopg
+from runway_pipelines.local.processes import exit_on_termination
+from runway_pipelines.local.session import local_session
+
+def shown():
+    names = {"host": "HOST", "port": "PORT", "dbname": "NAME", "user": "USER", "password": "PASSWORD"}
+    with psycopg.connect(**{key: os.environ[f"RUNWAY_APP_DB_{name}"] for key, name in names.items()}) as connection:
+        return connection.execute("select count(*) from partner").fetchone()[0]
+
+with exit_on_termination(), local_session(Path(sys.argv[1]), say=lambda text: print(text, flush=True)):
+    print("partners:", shown(), flush=True)
+    sys.stdin.readline()
+    print("still:", shown(), flush=True)
+"""
+
+
+class Command:
+    """A running command, and what it printed."""
+
+    def __init__(self, arguments: list[str], output: Path) -> None:
+        self._output = output
+        with output.open("wb") as file:
+            self.process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+            )
+        self.started: list[psutil.Process] = []
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def wait_for(self, text: str, seconds: float = 120) -> str:
+        """Wait until it printed this; all that it printed."""
+        deadline = time.monotonic() + seconds
+        while text not in self.output:
+            assert self.process.poll() is None, f"ended before it said {text!r}: {self.output}"
+            assert time.monotonic() < deadline, f"did not say {text!r}: {self.output}"
+            time.sleep(0.1)
+        self.started = psutil.Process(self.process.pid).children(recursive=True)
+        return self.output
+
+    def go_on(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
+    def end(self, number: int | None = None, seconds: float = 100) -> int:
+        """Send it a signal, if any; its exit code. Nothing that it had started may be left."""
+        if number is not None:
+            self.process.send_signal(number)
+        code = self.process.wait(seconds)
+        _, alive = psutil.wait_procs(self.started, timeout=10)
+        assert alive == []
+        return code
+
+
+Start = Callable[..., Command]
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state folder for all tests of this module: the data set is made once."""
+    return tmp_path_factory.mktemp("local_commands") / "state"
+
+
+@pytest.fixture
+def start(state: Path, tmp_path: Path) -> Iterator[Start]:
+    """Starts a command of the command line on the state folder, or USER."""
+    commands: list[Command] = []
+
+    def started(*arguments: str) -> Command:
+        command = [*CLI, "--state", str(state), *arguments] if arguments else [sys.executable, "-c", USER, str(state)]
+        commands.append(Command(command, tmp_path / f"output-{len(commands)}"))
+        return commands[-1]
+
+    yield started
+    for command in commands:
+        command.process.kill()
+        command.process.wait()
+
+
+def test_a_second_dev_says_where_the_first_one_is_and_ctrl_c_thrice_ends_that_in_order(
+    start: Start, state: Path
+) -> None:
+    first = start("dev", "--port", "3700")
+    url = re.search(r"Dagster UI: (\S+)", first.wait_for("Logs:"))
+    assert url is not None
+    servers = {file.stem: psutil.Process(int(file.read_text())) for file in state.glob("*.pid")}
+    assert servers.keys() >= {"postgres", "dagster_daemon", "dagster_code_server", "dagster_webserver"}
+
+    second = start("dev", "--port", "3700")
+    assert second.end(seconds=20) == 0
+    assert second.output == f"Dagster runs on {state} already: {url[1]} (process {first.process.pid}).\n"
+    assert [name for name, process in servers.items() if not process.is_running()] == []
+
+    first.process.send_signal(signal.SIGINT)
+    first.wait_for("Stopping (runs under way finish first", seconds=1)
+    for _ in range(2):
+        time.sleep(0.3)
+        first.process.send_signal(signal.SIGINT)
+    assert first.end() == 0
+    assert first.output.count("Stopping") == 1
+    assert first.output.endswith(f"Stopped; the state is in {state}.\n")
+
+
+def test_of_two_devs_at_once_one_is_told(start: Start, state: Path) -> None:
+    both = [start("dev", "--port", "3720") for _ in range(2)]
+    deadline = time.monotonic() + 60
+    while not (ended := [each for each in both if each.process.poll() is not None]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (told,) = ended
+    (starting,) = set(both) - {told}
+    assert told.process.returncode == 0
+    assert f"Dagster is being started on {state} already" in told.output
+    assert f"(process {starting.process.pid})" in told.output
+    assert starting.end(signal.SIGINT) == 0
+
+
+@pytest.mark.parametrize("after", [1.0, 3.0, 6.0])
+def test_ctrl_c_while_dev_is_still_starting_is_no_crash(start: Start, after: float) -> None:
+    dev = start("dev", "--port", "3740")
+    time.sleep(after)
+    dev.started = psutil.Process(dev.process.pid).children(recursive=True)
+    assert dev.end(signal.SIGINT) == 0, dev.output
+    assert "Stopped; " in dev.output
+    assert "Traceback" not in dev.output
+
+
+def test_dev_waits_for_the_owner_of_the_stack_and_then_has_one_of_its_own(start: Start, state: Path) -> None:
+    owner = start()
+    owner.wait_for("partners: ")
+    dev = start("dev", "--port", "3760")
+    dev.wait_for(f"in use (process {owner.process.pid}): waiting for that to end")
+    owner.go_on()
+    assert owner.end() == 0
+    deadline = time.monotonic() + 60
+    # Not until the UI is there: the daemon would launch runs by then, and they finish first.
+    while not (state / "environment.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert json.loads((state / "environment.json").read_text())["owner"] == dev.process.pid
+    assert dev.end(signal.SIGINT) == 0
+
+
+def test_an_owner_that_is_done_keeps_the_stack_for_who_joined_it(start: Start) -> None:
+    owner = start()
+    owner.wait_for("partners: ")
+    joined = start()
+    joined.wait_for("partners: ")
+    assert joined.started == []
+    owner.go_on()
+    owner.wait_for("Another command uses the embedded stack")
+    late = start()  # which finds a stack that ends, and waits for its turn
+    late.wait_for("started or stopped")
+    joined.go_on()
+    assert joined.end() == 0
+    assert "still: " in joined.output
+    assert owner.end() == 0
+    late.wait_for("partners: ")
+    late.go_on()
+    assert late.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_does_not_want_to_wait_for_who_joined_says_so(start: Start, number: int) -> None:
+    owner = start()
+    owner.wait_for("partners: ")
+    joined = start()
+    joined.wait_for("partners: ")
+    owner.go_on()
+    owner.wait_for("Another command uses the embedded stack")
+    assert owner.end(number, seconds=30) == 0
+
+
+def test_a_terminated_owner_waits_for_nobody_and_what_a_killed_one_left_is_not_joined(
+    start: Start, state: Path
+) -> None:
+    owner = start()
+    owner.wait_for("partners: ")
+    joined = start()
+    joined.wait_for("partners: ")
+    assert owner.end(signal.SIGTERM, seconds=30) == 128 + signal.SIGTERM
+    joined.process.kill()
+    killed = start()
+    killed.wait_for("partners: ")
+    killed.process.kill()
+    killed.process.wait()
+    assert (state / "environment.json").exists()
+    pair = [start(), start()]
+    for each in pair:
+        each.wait_for("partners: ")
+    for each in pair:
+        each.go_on()
+    assert [each.end() for each in pair] == [0, 0]
+
+
+def test_serve_says_whose_roster_its_example_shows_and_ctrl_c_ends_it_in_order(start: Start, state: Path) -> None:
+    serve = start("--local", "serve", "--port", "0")
+    said = serve.wait_for("| head -3")
+    assert re.search(r"^READY \d+$", said, re.MULTILINE)
+    assert "The roster of acme/ashford, its first lines:\ncurl " in said
+    assert serve.end(signal.SIGINT) == 0
+    assert serve.output.endswith(f"Stopping ...\nStopped; the state is in {state}.\n")
+    assert "Aborted" not in serve.output

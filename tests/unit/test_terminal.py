@@ -1,0 +1,68 @@
+"""Tables and sentences of the command line: what one copies is whole, whatever the terminal's width."""
+
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from runway_pipelines.cli.rosters import why_nothing
+from runway_pipelines.cli.terminal import history_table, minute, some_of
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
+from tests.factories import manifest
+
+FIRST = manifest(sha256="a" * 64, created_at="2026-11-21T19:24:59.123456+00:00", students=100_000, lines=1_234_567)
+SECOND = replace(FIRST, sha256="b" * 64, created_at="2026-11-21T20:31:00+01:00", students_added=12_000)
+PARTNERS = {
+    "acme": RosterPartner("acme", "Acme", ("ashford", "brookdale"), (2026,)),
+    "large": RosterPartner("large", "Large", tuple(f"district-{n:02}" for n in range(12)), (2026,)),
+}
+REGISTRY = Registry(PARTNERS, switched_off=("eventide",))
+
+
+def rendered(width: int) -> str:
+    console = Console(file=StringIO(), width=width)
+    console.print(history_table([SECOND, FIRST], FIRST.sha256))
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_history_tells_snapshots_apart_by_time_and_digest_in_any_width(width: int) -> None:
+    text = rendered(width)
+    assert "…" not in text
+    for shown in ("2026-11-21 19:24", "2026-11-21 19:31", "a" * 12, "b" * 12, "12,000", "1,234,567", "lines"):
+        assert shown in text
+    assert text.count("(current)") == 1
+    assert "published" not in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_moment_that_is_none_is_shown_as_it_is() -> None:
+    assert minute("yesterday") == "yesterday"
+
+
+def test_names_are_cut_to_ten() -> None:
+    names = [f"n{number}" for number in range(11)]
+    assert some_of(names[:10]) == ", ".join(names[:10])
+    assert some_of(names) == ", ".join(names[:10]) + " and 1 more"
+
+
+@pytest.mark.parametrize(
+    ("tenant", "said"),
+    [
+        ("acme/ashford", "Nothing was ever published for acme/ashford."),
+        ("acme/nope", "no tenant acme/nope, and nothing is published for it. Tenants of acme: ashford, brookdale."),
+        ("large/nope", "district-09 and 2 more."),
+        ("nobody/ashford", "Nor a partner nobody. Partners: acme, large."),
+        ("eventide/north", "The partner eventide has cross-year matching switched off."),
+    ],
+)
+def test_why_nothing_is_published_is_the_registrys_answer(tenant: str, said: str) -> None:
+    answer = why_nothing(REGISTRY, PartnerTenant.parse(tenant))
+    assert answer.endswith(said)
+    assert answer.startswith("Nothing" if tenant == "acme/ashford" else f"The registry has no tenant {tenant}")
+
+
+def test_a_registry_without_partners_has_none_to_name() -> None:
+    assert why_nothing(Registry({}), PartnerTenant("acme", "x")).endswith("no partner with cross-year matching at all.")
