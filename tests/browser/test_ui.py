@@ -50,6 +50,7 @@ def page(ui: str) -> Iterator[Page]:
         pytest.fail("make test-browser needs Debian's package chromium: apt-get install chromium")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    quiet.append("--disable-dev-shm-usage")  # a container's shared memory is small
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=quiet)
         page = browser.new_page(base_url=ui, viewport={"width": 1500, "height": 1000})
