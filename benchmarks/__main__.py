@@ -25,6 +25,7 @@ from benchmarks import (
     partner,
     postgres_pool,
     roster_stream,
+    roster_stream_load,
     rotation,
     scale,
 )
@@ -38,12 +39,13 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Report]]] = {
     "comparison": comparison.run,
     "rotation": rotation.run,
     "roster_stream": roster_stream.run,
+    "roster_stream_load": roster_stream_load.run,
     "identity": identity.run,
     "postgres_pool": postgres_pool.run,
     "scale": scale.run,
 }
-# A quarter of an hour: only when it is named.
-SLOW = {"scale"}
+# A quarter of an hour and more: only when they are named.
+SLOW = {"roster_stream_load", "scale"}
 
 
 _WIDTH = 150  # of a file or a pipe

@@ -2,7 +2,7 @@
 
 Beside it the way Runway's application does it: a Node.js server that has the driver give it row by row, over the same
 statement, the same local Snowflake and a pool of as many sessions. Each server is a process of its own; the clients
-share one, on the same cores.
+share one, on the same cores. Size: ROSTER_STREAM_STUDENTS.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from runway_pipelines.rosters.query import ROSTER_SQL
 from runway_pipelines.rosters.refresh import RefreshContext, refresh_tenant
 from runway_pipelines.settings import load_settings
 
-STUDENTS = 100_000
+STUDENTS = int(os.environ.get("ROSTER_STREAM_STUDENTS", "100000"))
 CLIENTS = (1, 5, 20)
 REPEATS = 3
 PARTNER = partner_with((Tenant("big", STUDENTS),))
@@ -66,6 +66,11 @@ class Served:
     path: str
     headers: dict[str, str] = field(default_factory=dict)
 
+    def ask_for(self, source: str, *, is_gzip: bool) -> None:
+        """What the next pulls want, of our server."""
+        self.path = f"/earthbeam/jobs/{RUN}/roster?source={source}"
+        self.headers["Accept-Encoding"] = "gzip" if is_gzip else "identity"
+
 
 @dataclass(frozen=True)
 class Fetched:
@@ -83,10 +88,10 @@ def run() -> Iterator[Report]:
         write_warehouse(stack, PARTNER, TENANT, STUDENTS)
         published = in_own_process(publish)
         results: dict[str, dict[int, dict[str, Any]]] = {}
-        with _our_server(stack) as server:
+        with our_server(stack) as server:
+            warm_up(server)
             for name, source in _SOURCES.items():
-                server.path = f"/earthbeam/jobs/{RUN}/roster?source={source}"
-                server.headers["Accept-Encoding"] = "gzip" if "gzip" in name else "identity"
+                server.ask_for(source, is_gzip="gzip" in name)
                 results[name] = {clients: _measure(server, clients) for clients in CLIENTS}
         try:
             with _node_server(stack) as server:
@@ -101,7 +106,11 @@ def _report(results: dict[str, dict[int, dict[str, Any]]], lines: int, sha256: s
         "roster_stream",
         f"roster_stream: {STUDENTS:,} students, {lines:,} rows, to each client",
         ("", "clients", "first byte s", "slowest", "all done s", "rows/s", "server's CPU s", "its peak MB"),
-        numbers={"students": STUDENTS, "rows": lines, "contenders": results},
+        numbers={
+            "students": STUDENTS,
+            "rows": lines,
+            "contenders": {name: {str(clients): each for clients, each in of.items()} for name, of in results.items()},
+        },
     )
     for name, of_clients in results.items():
         for clients, result in of_clients.items():
@@ -161,7 +170,7 @@ def _measure(server: Served, clients: int) -> dict[str, Any]:
         "first_byte": [pull.first_byte for pull in pulls],
         "bytes": pulls[0].size,
         "sha256": sorted({pull.sha256 for pull in pulls}),
-        "peak_memory": _peak_memory_of(server.process),
+        "peak_memory": peak_memory_of(server.process),
     }
 
 
@@ -204,9 +213,17 @@ def publish() -> dict[str, Any]:
         return {"lines": outcome.manifest.lines, "sha256": outcome.manifest.sha256}
 
 
+def warm_up(server: Served) -> None:
+    """The server imports the driver while it answers the first pulls: a second of CPU for each, and 100 MB."""
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)) as connection:
+        connection.request("HEAD", f"/earthbeam/jobs/{RUN}/roster?source=warehouse", headers=server.headers)
+        connection.getresponse().read()
+
+
 @contextmanager
-def _our_server(stack: EmbeddedStack) -> Iterator[Served]:
-    environment = os.environ | {"RUNWAY_STREAM_TOKEN_KEY": _KEY}
+def our_server(stack: EmbeddedStack, **variables: str) -> Iterator[Served]:
+    """Ours, with these variables in its environment."""
+    environment = os.environ | {"RUNWAY_STREAM_TOKEN_KEY": _KEY} | variables
     command = [sys.executable, "-m", "runway_pipelines.cli", "serve", "--port", "0"]
     settings = load_settings()
     rules = TokenRules(settings.stream_token_audience, settings.stream_token_run_claim)
@@ -254,7 +271,7 @@ def _server(
             process.terminate()
 
 
-def _peak_memory_of(process: psutil.Process) -> int:
+def peak_memory_of(process: psutil.Process) -> int:
     """The most that it has had in memory; where the system does not say, what it has now."""
     status = Path(f"/proc/{process.pid}/status")
     if status.exists():

@@ -95,7 +95,9 @@ class Settings(BaseSettings):
     )
 
     roster_fresh_hours: float = Field(
-        30, gt=0, description="Warn of a tenant whose roster was last found right longer ago: a night and some hours."
+        30,
+        gt=0,
+        description="Warn of a tenant whose roster was last confirmed correct longer ago: a night and some hours.",
     )
 
     run_retention_days: int = Field(
@@ -151,8 +153,16 @@ class Settings(BaseSettings):
     stream_most_pulls: int = Field(
         200, ge=1, description="Pulls at the same time; each holds a thread and a few megabytes. Others wait."
     )
+    stream_most_pulls_per_partner: int = Field(
+        50, ge=1, description="Of them at most so many of one partner, whose warehouse may be stuck."
+    )
     stream_stall_seconds: int = Field(
         300, ge=1, description="Seconds after which a client that takes nothing is given up (where the system can)."
+    )
+    stream_least_bytes_per_second: int = Field(
+        10_000,
+        ge=1,
+        description="Bytes a second that a client takes at least, on average; those seconds on top of that.",
     )
     stream_grace_seconds: int = Field(
         30, ge=0, description="Seconds that pulls in flight get to finish when the stream is told to stop."

@@ -10,19 +10,21 @@ from datetime import timedelta
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
+from runway_pipelines.api.blocking import BlockingCalls, in_thread
 from runway_pipelines.api.metrics import CONTENT_TYPE, Metrics
 from runway_pipelines.api.openapi import document
 from runway_pipelines.api.payload import CROSS_YEAR_PATH, ROSTER_PATH, job_payload
+from runway_pipelines.api.places import Places
 from runway_pipelines.api.pools import EVICTION_SECONDS, PartnerPools
 from runway_pipelines.api.refusals import Guard, Refusal, failed, refused, unauthorized, unrouted
 from runway_pipelines.api.roster_route import RosterRoute
 from runway_pipelines.api.runs import RunTenant, find_run
+from runway_pipelines.api.streaming import Patience
 from runway_pipelines.api.token_keys import TokenKeys, token_keys
 from runway_pipelines.api.tokens import TokenRefused, TokenRules
 from runway_pipelines.errors import RunwayError
@@ -49,6 +51,7 @@ class StreamApi:
         self._services = services
         self._base_url = settings.stream_url
         self._keys = keys
+        self._call = BlockingCalls()
         self._rules = TokenRules(settings.stream_token_audience, settings.stream_token_run_claim)
         self._pools = PartnerPools(
             services.secrets,
@@ -64,9 +67,11 @@ class StreamApi:
             services.store,
             self._pools,
             self._metrics,
+            self._call,
+            Places(settings.stream_most_pulls, settings.stream_most_pulls_per_partner),
+            Patience(settings.stream_stall_seconds, settings.stream_least_bytes_per_second),
             fresh_for=timedelta(hours=settings.stream_snapshot_hours),
             acquire_seconds=settings.stream_acquire_seconds,
-            most_pulls=settings.stream_most_pulls,
         )
 
     def app(self) -> ASGIApp:
@@ -93,19 +98,19 @@ class StreamApi:
     async def _cross_year(self, request: Request) -> Response:
         run = await self._authorized_run(request)
         base_url = self._base_url or str(request.base_url)
-        payload = await to_thread.run_sync(lambda: job_payload(self._pools.can_connect, run, base_url=base_url))
+        payload = await self._call(lambda: job_payload(self._pools.can_connect, run, base_url=base_url))
         return JSONResponse(payload, headers={"Cache-Control": "no-store"})
 
     async def _authorized_run(self, request: Request) -> RunTenant:
         """The run of the path, if the request's token is for it."""
         run_id = request.path_params["run_id"]
-        keys = await to_thread.run_sync(self._keys)
+        keys = await self._call(self._keys)
         try:
             self._rules.check(request.headers.get("authorization"), run_id, keys)
         except TokenRefused as refusal:
             self._metrics.refused.labels(refusal.reason).inc()
             raise unauthorized() from None
-        run = await to_thread.run_sync(find_run, self._services.database, run_id)
+        run = await self._call(find_run, self._services.database, run_id)
         if run is None:
             raise Refusal(404, "unknown_run", "There is no such run.")
         return run
@@ -123,7 +128,7 @@ class StreamApi:
 
     async def _state(self, what: str, reach: Callable[[], None]) -> str:
         try:
-            await to_thread.run_sync(reach)
+            await self._call(reach)
         except RunwayError as error:
             log.warning("not ready: %s: %s", what, error)
             return "failed"
@@ -150,7 +155,7 @@ class StreamApi:
             evicting.cancel()
             with suppress(asyncio.CancelledError):
                 await evicting
-            await to_thread.run_sync(self._pools.close)
+            await in_thread(self._pools.close)  # not behind calls that hang
 
 
 class _Counted:
@@ -174,7 +179,7 @@ async def _every(seconds: float, work: Callable[[], object]) -> None:
     while True:
         await asyncio.sleep(seconds)
         try:
-            await to_thread.run_sync(work)
+            await in_thread(work)
         except Exception as error:  # noqa: BLE001 - tomorrow's sessions must be evicted too
             log.error("idle sessions were not evicted: %s", type(error).__name__)
 

@@ -36,6 +36,8 @@ class Finished:
 class Abandoned:
     """The client left, or took too long, before the thread was done."""
 
+    reason: str = ""
+
 
 Ending = Failed | Finished | Abandoned
 

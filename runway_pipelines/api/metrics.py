@@ -31,6 +31,12 @@ class Metrics:
         self.refused = Counter("refused_tokens", "Requests that proved nothing, by the reason.", ("reason",), **named)
         self.pulls = Counter("pulls", "Rosters that began, by source and how they ended.", ("source", "ended"), **named)
         self.bytes = Counter("sent_bytes", "Bytes of rosters handed to clients.", ("source",), **named)
+        self.damaged = Counter(
+            "damaged_snapshots",
+            "Pulls that met a damaged snapshot: found by its bytes (torn), or known from one before.",
+            ("met",),
+            **named,
+        )
         self.in_flight = Gauge("pulls_in_flight", "Pulls whose thread works or waits.", **named)
         self.first_byte = Histogram(
             "first_byte_seconds", "From the request to the first byte.", ("source",), buckets=_SECONDS, **named

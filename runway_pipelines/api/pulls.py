@@ -36,7 +36,8 @@ class NoRoom(Unavailable):
 class Pull:
     """One pull, as its thread and the event loop see it.
 
-    ``on_ready`` is called (by the thread) when it has what it waited for, ``on_end`` when the thread is done.
+    ``on_ready`` is called (by the thread) when it has what it waited for, ``on_end`` when the thread is done: also when
+    none could be started.
     """
 
     handoff: Handoff
@@ -181,6 +182,7 @@ class SnapshotPull:
     sha256: str
     part: ByteRange
     size: int
+    on_damage: Callable[[], object] = lambda: None
 
     def __call__(self, pull: Pull) -> None:
         """Raises `Unavailable` when S3 breaks off again and again, `StoredObjectDamaged` for other bytes."""
@@ -214,6 +216,7 @@ class SnapshotPull:
             digest.update(chunk)
             last, not_wanted = chunk[not_wanted:], max(0, not_wanted - len(chunk))
         if digest.hexdigest() != self.sha256:
+            self.on_damage()
             raise StoredObjectDamaged(
                 expected=f"sha256 {self.sha256} in {self.store.uri(self.key)}",
                 came=digest.hexdigest(),

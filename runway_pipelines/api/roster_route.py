@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from anyio import to_thread
 from starlette.responses import Response
 
-from runway_pipelines.api.handoff import Abandoned, Failed, Handoff, call_soon
+from runway_pipelines.api.blocking import BlockingCalls
+from runway_pipelines.api.damaged import DamagedSnapshots
+from runway_pipelines.api.handoff import Abandoned, Ending, Failed, Handoff, call_soon
 from runway_pipelines.api.metrics import Metrics
 from runway_pipelines.api.negotiation import (
     ByteRange,
@@ -25,12 +26,13 @@ from runway_pipelines.api.negotiation import (
     may_resume,
     parse_range,
 )
+from runway_pipelines.api.places import Places
 from runway_pipelines.api.pools import PartnerPools
 from runway_pipelines.api.pulls import NoRoom, Pull, SessionProof, SnapshotPull, WarehousePull
 from runway_pipelines.api.refusals import Refusal
 from runway_pipelines.api.runs import RunTenant
 from runway_pipelines.api.sources import Source, choose
-from runway_pipelines.api.streaming import JSON_LINES, PullRecord, RosterResponse, first_part
+from runway_pipelines.api.streaming import JSON_LINES, Patience, PullRecord, RosterResponse, first_part, unless_gone
 from runway_pipelines.credentials.rotation import Current, Gone, Observation
 from runway_pipelines.errors import RunwayError, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
@@ -70,17 +72,22 @@ class RosterRoute:
         store: ObjectStore,
         pools: PartnerPools,
         metrics: Metrics,
+        call: BlockingCalls,
+        places: Places,
+        patience: Patience,
         *,
         fresh_for: timedelta,
         acquire_seconds: float,
-        most_pulls: int,
     ) -> None:
         self._store = store
         self._pools = pools
         self._metrics = metrics
+        self._call = call
+        self._places = places
+        self._patience = patience
         self._fresh_for = fresh_for
         self._acquire_seconds = acquire_seconds
-        self._room = asyncio.Semaphore(most_pulls)
+        self._damaged = DamagedSnapshots()
 
     async def answer(self, request: Request, run: RunTenant) -> Response:
         """The roster, 304, 206, or a `Refusal`; raises our errors for what is a 500."""
@@ -91,7 +98,7 @@ class RosterRoute:
             requested = Source(request.query_params.get("source", Source.AUTO))
         except ValueError:
             raise Refusal(400, "unknown_source", f"source is one of {', '.join(Source)}.") from None
-        served = await to_thread.run_sync(self._choose, run.tenant, requested)
+        served = await self._call(self._choose, run.tenant, requested)
         reason = served.reason
         if served.snapshot is not None:
             record = PullRecord(run.tenant, run.run_id, Source.SNAPSHOT, reason, started, self._metrics)
@@ -112,12 +119,14 @@ class RosterRoute:
         )
         pointer: Pointer | None = None
         size = 0
+        is_usable = True
         if requested is not Source.WAREHOUSE:
             try:
                 pointer, size = self._published(tenant)
             except RunwayError as error:
                 if requested is Source.SNAPSHOT:
                     raise
+                is_usable = False
                 log.warning("%s: the snapshot cannot be used: %s", tenant, error)
         choice = choose(
             requested,
@@ -128,15 +137,25 @@ class RosterRoute:
         )
         if choice.snapshot is None and requested is Source.SNAPSHOT:
             raise Refusal(404, "no_snapshot", "No roster was ever published for the run's tenant.")
-        return Served(None if choice.snapshot is None else Snapshot(choice.snapshot, size), seen, choice.reason)
+        reason = choice.reason if is_usable else "the snapshot cannot be used"
+        return Served(None if choice.snapshot is None else Snapshot(choice.snapshot, size), seen, reason)
 
     def _published(self, tenant: PartnerTenant) -> tuple[Pointer | None, int]:
-        """The pointer, and the size of its snapshot; raises `StoredObjectDamaged` where the two do not fit."""
+        """The pointer, and the size of its snapshot; raises `StoredObjectDamaged` where the two do not fit, as far
+        as can be seen or is known from a pull before.
+        """
         key = pointer_key(tenant)
         stored = self._store.read(key)
         if stored is None:
             return None, 0
         pointer = Pointer.from_json(key, stored.body)
+        if self._damaged.is_known(tenant, pointer):
+            self._metrics.damaged.labels("known").inc()
+            raise StoredObjectDamaged(
+                expected=f"the bytes that {key} tells of",
+                came="others, as a pull before has found",
+                remedy="publish the tenant's roster anew",
+            )
         found = self._store.stat(snapshot_key(tenant, pointer.sha256))
         if found is None or found.sha256 not in (None, pointer.sha256):
             raise StoredObjectDamaged(
@@ -186,12 +205,18 @@ class RosterRoute:
             if is_gzip:
                 del head.headers["content-length"]  # Starlette's 0 would be the length of what GET sends
             return head
+
+        def note_damage() -> None:
+            self._damaged.remember(record.tenant, pointer)
+            self._metrics.damaged.labels("found").inc()
+
         work = SnapshotPull(
             self._store,
             snapshot_key(record.tenant, pointer.sha256),
             pointer.sha256,
             part or whole,
             size,
+            note_damage,
         )
         return await self._stream(
             request, work, record, is_gzip=is_gzip, status=200 if part is None else 206, headers=lambda pull: headers
@@ -241,35 +266,38 @@ class RosterRoute:
         headers: Callable[[Pull], dict[str, str]],
     ) -> Response:
         """Wait for the first byte; raises what failed before it."""
-        pull = await self._begin(is_gzip)
-        first = await first_part(pull, work, request, self._acquire_seconds)
+        pull = Pull(Handoff(), is_gzip)
+        first = await unless_gone(request, self._first_part(pull, work, record.tenant.partner_id))
         if isinstance(first, Failed):
             record.over("failed")
             raise first.error
         if isinstance(first, Abandoned):
             record.over("abandoned")
             return Response(status_code=204)  # to nobody
-        return RosterResponse(first, pull, request, record, status=status, headers=headers(pull))
+        return RosterResponse(first, pull, request, record, self._patience, status=status, headers=headers(pull))
 
-    async def _begin(self, is_gzip: bool) -> Pull:
-        """A pull, when there is room for one more; each has a thread until the thread is done."""
+    async def _first_part(self, pull: Pull, work: Callable[[Pull], None], partner_id: str) -> bytes | Ending:
+        """Its first bytes, once there is a place for it; it has that, and a thread, until the thread is done."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._acquire_seconds):
-                await self._room.acquire()
+                give_back = await self._places.take(partner_id)
         except TimeoutError:
-            raise NoRoom(
-                expected=f"room for one more pull within {self._acquire_seconds:g} s",
-                came="RUNWAY_STREAM_MOST_PULLS of them",
-                remedy="raise it, or run one more server",
-            ) from None
+            return Failed(
+                NoRoom(
+                    expected=f"room for one more pull within {self._acquire_seconds:g} s",
+                    came="RUNWAY_STREAM_MOST_PULLS_PER_PARTNER of this partner, or RUNWAY_STREAM_MOST_PULLS of all",
+                    remedy="see why they take so long; raise it, or run one more server",
+                )
+            )
         self._metrics.in_flight.inc()
 
         def release() -> None:
             self._metrics.in_flight.dec()
-            self._room.release()
+            give_back()
 
-        return Pull(Handoff(), is_gzip, on_end=lambda: call_soon(loop, release))
+        pull.on_end = lambda: call_soon(loop, release)
+        return await first_part(pull, work, self._acquire_seconds)
 
 
 def _require_current(request: Request, validator: str | None) -> None:

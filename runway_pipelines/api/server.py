@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.services import RosterServices
     from runway_pipelines.settings import Settings
 
-# Longer than a load balancer keeps an idle connection, which would otherwise be used after we closed it: its idle timeout
-# has to be some minutes where it also ends a wait for the first byte (AWS's Application Load Balancer; 60 s at first).
+# Longer than a load balancer keeps an idle connection, which would otherwise be used after we closed it: its idle
+# timeout has to be some minutes where it also ends a wait for the first byte (AWS's Application Load Balancer).
 KEEP_ALIVE_SECONDS = 310
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}

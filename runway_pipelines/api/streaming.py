@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
@@ -69,16 +69,40 @@ class PullRecord:
         )
 
 
-async def first_part(
-    pull: Pull, work: Callable[[Pull], None], request: Request, acquire_seconds: float
-) -> bytes | Ending:
-    """Start the pull; its first bytes, or why there are none.
+@dataclass(frozen=True)
+class Patience:
+    """How long a pull waits for its client: for ``seconds``, and as long as what it took takes at the least rate.
 
-    Until the pull has its session, for at most ``acquire_seconds``; from then on for as long as the statement takes. A
-    client that leaves abandons it.
+    An average of the whole pull: what is seen of a client comes in lumps, for the kernel tells of room in its buffer
+    only when a third of up to 4 MB is free. Time in which the client waits for us does not count.
+    """
+
+    seconds: float
+    bytes_per_second: int
+
+    def left(self, sent: int, waited: float) -> float:
+        """Seconds for the next part, of a client that was waited for so long."""
+        return self.seconds + sent / self.bytes_per_second - waited
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, bytes | Ending]) -> bytes | Ending:
+    """What the work gives; a client that leaves before cancels it."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else Abandoned()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def first_part(pull: Pull, work: Callable[[Pull], None], acquire_seconds: float) -> bytes | Ending:
+    """Start the pull; its first bytes, or why there are none. Who cancels this abandons the pull.
+
+    Until the pull has its session, for at most ``acquire_seconds``; from then on for as long as the statement takes.
     """
     loop = asyncio.get_running_loop()
-    watch = asyncio.create_task(_abandon_when_gone(pull, request))
     try:
         async with asyncio.timeout(acquire_seconds) as waiting:
 
@@ -101,13 +125,15 @@ async def first_part(
     except asyncio.CancelledError:
         pull.abandon()
         raise
-    finally:
-        watch.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _abandon_when_gone(pull: Pull, request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    await _gone(request)
     pull.abandon()
 
 
@@ -120,6 +146,7 @@ class RosterResponse(Response):
         pull: Pull,
         request: Request,
         record: PullRecord,
+        patience: Patience,
         *,
         status: int,
         headers: Mapping[str, str],
@@ -132,6 +159,8 @@ class RosterResponse(Response):
         self._pull = pull
         self._request = request
         self._record = record
+        self._patience = patience
+        self._waited = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send what comes, as fast as the client takes it."""
@@ -148,13 +177,23 @@ class RosterResponse(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         self._record.first_byte()
         part: bytes | Ending = self._first
-        while isinstance(part, bytes):
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-            self._record.sent += len(part)
-            part = await self._pull.handoff.get()
-        if isinstance(part, Finished):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        try:
+            while isinstance(part, bytes):
+                await self._send_body(send, part)
+                part = await self._pull.handoff.get()
+            if isinstance(part, Finished):
+                await self._send_body(send, b"")
+        except TimeoutError:
+            return Abandoned("the client took too little for too long")
         return part
+
+    async def _send_body(self, send: Send, part: bytes) -> None:
+        """A part, or the end; raises `TimeoutError` for a client that is too slow."""
+        began = time.monotonic()
+        async with asyncio.timeout(self._patience.left(self._record.sent, self._waited)):
+            await send({"type": "http.response.body", "body": part, "more_body": bool(part)})
+        self._waited += time.monotonic() - began
+        self._record.sent += len(part)
 
     def _note(self, ending: Ending) -> None:
         self._record.lines = self._pull.lines
@@ -163,4 +202,4 @@ class RosterResponse(Response):
         elif isinstance(ending, Failed):
             self._record.over("torn", str(ending.error))
         else:
-            self._record.over("abandoned")
+            self._record.over("abandoned", ending.reason)

@@ -18,6 +18,7 @@ import dagster as dg
 
 from runway_pipelines.credentials.edu_connection import EduConnection
 from runway_pipelines.errors import AuthenticationRefused, QueryFailed, RunwayError, Unavailable
+from runway_pipelines.resources.snowflake_driver import prepare_driver
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,6 +141,7 @@ def _batches(cursor: Any) -> Iterator[pa.Table]:
     """The result's chunks, downloaded ahead by the driver's own threads and decoded as they are consumed."""
     from snowflake.connector import errors
 
+    prepare_driver()
     try:
         yield from cursor.fetch_arrow_batches()
     except errors.Error as error:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from threading import Thread
@@ -20,20 +21,28 @@ from typing import Any
 
 import httpx
 import psutil
+import pyarrow as pa
+import pytest
 
 from runway_pipelines.api.tokens import TokenRules
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.definitions import build_services
 from runway_pipelines.local import child_exec
-from runway_pipelines.local.stack import BUCKET
+from runway_pipelines.local.big_tenant import big_tenant_tables
+from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, SCHEMAS
+from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.rosters.manifest import pointer_key
 from runway_pipelines.rosters.refresh import RefreshContext, refresh_tenant
 from runway_pipelines.settings import load_settings
-from tests.integration.world import TestPartner, World
+from tests.integration.world import TestPartner, Warehouse, World, write_parquet
 
 KEY = "k" * 16 + "0123456789abcdef" * 2
 _RUN_IDS = itertools.count(1001)  # the stack is this test session's own
 RULES = TokenRules("earthbeam", "runId")
+WAREHOUSE = "roster?source=warehouse"
+IN_USE = 'roster_stream_snowflake_sessions{state="in_use"}'
+IDLE = 'roster_stream_snowflake_sessions{state="idle"}'
+IN_FLIGHT = "roster_stream_pulls_in_flight"
 
 
 class StreamServer:
@@ -112,6 +121,50 @@ def add_run(world: World, partner: TestPartner, code: str) -> int:
         )
         connection.execute("insert into run (id, job_id) values (%s, %s)", [run, run])
     return run
+
+
+@dataclass(frozen=True)
+class Big:
+    """A published roster that is more than any buffer on the way to a client holds."""
+
+    run: int
+    content: bytes
+
+
+@contextmanager
+def published_big(stack: EmbeddedStack, students: int = 40_000) -> Iterator[Big]:
+    """A partner of its own with that tenant (13 MB), for a fixture that outlives `world`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.environment().items():
+            patch.setenv(name, value)
+        load_settings.cache_clear()
+        world = World(stack)
+        partner = big_partner(world, students)
+        run = add_run(world, partner, "big")
+        yield Big(run, publish(partner, "big"))
+    load_settings.cache_clear()
+
+
+def big_partner(world: World, students: int) -> TestPartner:
+    """A partner with one tenant of that many students."""
+    partner = world.partner(Warehouse(), ["big"])
+    batches = list(big_tenant_tables(students, tenant_code="big"))
+    folder = world.stack.warehouse_dir / partner.account / "EDU" / "PROD"
+    for position, name in enumerate((ASSOCIATIONS, IDENTIFICATION_CODES)):
+        table = pa.Table.from_batches([batch[position] for batch in batches], schema=SCHEMAS[name])
+        write_parquet(folder / f"{name}.parquet", table)
+    return partner
+
+
+def is_connected(server: StreamServer, run: int) -> bool:
+    """Wait until the warehouse can be asked: importing its driver takes seconds, once for a process."""
+    wait_until(lambda: server.get(f"/earthbeam/jobs/{run}/{WAREHOUSE}", run, "HEAD").status_code == 200, 60)
+    return True
+
+
+def pulls(source: str, ended: str) -> str:
+    """The metric that counts them."""
+    return f'roster_stream_pulls_total{{ended="{ended}",source="{source}"}}'
 
 
 def request_bytes(run: int, path: str = "roster", version: str = "1.1", **headers: str) -> bytes:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
+import httpx
 import jwt
 import pytest
 
@@ -18,6 +19,7 @@ from tests.integration.stream_server import (
     StreamServer,
     add_run,
     bearer,
+    big_partner,
     change_pointer,
     publish,
     raw_client,
@@ -350,6 +352,35 @@ class TestWhereItComesFrom:
         assert answer.headers["x-roster-source"] == "warehouse"
         assert server.pull(run, "?source=snapshot").status_code == 500
 
+    def test_a_snapshot_that_was_found_damaged_tears_one_pull_and_no_other(
+        self, world: World, server: StreamServer
+    ) -> None:
+        """Its end alone is wrong, and it is longer than what is read before the first byte."""
+        partner = big_partner(world, 10_000)
+        run = add_run(world, partner, "big")
+        expected = publish(partner, "big")
+        pointer = partner.pointer("big")
+        assert pointer is not None
+        key = snapshot_key(partner.tenant("big"), pointer.sha256)
+        damaged = {"Bucket": BUCKET, "Key": key, "Metadata": {"sha256": pointer.sha256}}
+        world.s3.put_object(**damaged, Body=expected[:-2] + b"x\n")
+        counted = 'roster_stream_damaged_snapshots_total{met="%s"}'
+        found, known = server.metric(counted % "found"), server.metric(counted % "known")
+        with pytest.raises(httpx.RemoteProtocolError):
+            server.pull(run)
+        for times in (1, 2):
+            answer = server.pull(run)
+            assert (answer.headers["x-roster-source"], answer.content) == ("warehouse", expected)
+            warned = f"{partner.tenant('big')}: the snapshot cannot be used"
+            wait_until(lambda times=times, warned=warned: server.log().count(warned) == times)
+        answer = server.pull(run, "?source=snapshot")
+        assert (answer.status_code, answer.json()["error"]) == (500, "stored_object_damaged")
+        assert server.metric(counted % "found") == found + 1
+        assert server.metric(counted % "known") == known + 3
+        world.s3.put_object(**damaged, Body=expected)
+        change_pointer(partner, "big", run_id="the next one")  # somebody has looked at it
+        assert self.source(server, run) == "snapshot"
+
     def test_head_of_the_warehouse_runs_no_statement(self, server: StreamServer, run: int) -> None:
         head = server.get(f"/earthbeam/jobs/{run}/roster?source=warehouse", run, "HEAD")
         assert (head.status_code, head.headers["x-roster-source"]) == (200, "warehouse")
@@ -426,8 +457,6 @@ class TestFailuresAfterTheFirstByte:
         return add_run(world, world.partner(warehouse, ["north"]), "north")
 
     def test_the_client_sees_an_incomplete_body(self, server: StreamServer, late: int) -> None:
-        import httpx
-
         received = []
         with (
             server.client() as client,

@@ -7,22 +7,27 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
-from runway_pipelines.local.big_tenant import big_tenant_tables
-from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, SCHEMAS
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.settings import load_settings
 from tests.integration.fault_proxy import fault_proxy
 from tests.integration.stream_server import (
+    IDLE,
+    IN_FLIGHT,
+    IN_USE,
+    WAREHOUSE,
+    Big,
     StreamServer,
     add_run,
     bearer,
+    big_partner,
+    is_connected,
     publish,
+    published_big,
+    pulls,
     raw_client,
     read_all,
     request_bytes,
@@ -30,25 +35,9 @@ from tests.integration.stream_server import (
     unchunked,
     wait_until,
 )
-from tests.integration.world import TestPartner, Warehouse, World, write_parquet
+from tests.integration.world import Warehouse, World
 
 MEGABYTE = 1_000_000
-IN_USE = 'roster_stream_snowflake_sessions{state="in_use"}'
-IDLE = 'roster_stream_snowflake_sessions{state="idle"}'
-IN_FLIGHT = "roster_stream_pulls_in_flight"
-
-
-WAREHOUSE = "roster?source=warehouse"
-
-
-def is_connected(server: StreamServer, run: int) -> bool:
-    """Wait until the warehouse can be asked: importing its driver takes seconds, once for a process."""
-    wait_until(lambda: server.get(f"/earthbeam/jobs/{run}/{WAREHOUSE}", run, "HEAD").status_code == 200, 60)
-    return True
-
-
-def pulls(source: str, ended: str) -> str:
-    return f'roster_stream_pulls_total{{ended="{ended}",source="{source}"}}'
 
 
 @pytest.fixture(scope="module")
@@ -59,35 +48,8 @@ def server(stack: EmbeddedStack, _tables: None, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def big(stack: EmbeddedStack, _tables: None) -> Iterator[Big]:
-    """A tenant of 40,000 students (13 MB), published: more than any buffer on the way to a client holds."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in stack.environment().items():
-            patch.setenv(name, value)
-        load_settings.cache_clear()
-        world = World(stack)
-        partner = big_partner(world, 40_000)
-        run = add_run(world, partner, "big")
-        yield Big(run, publish(partner, "big"))
-    load_settings.cache_clear()
-
-
-@dataclass(frozen=True)
-class Big:
-    run: int
-    content: bytes
-
-
-def big_partner(world: World, students: int) -> TestPartner:
-    """A partner with one tenant of that many students."""
-    import pyarrow as pa
-
-    partner = world.partner(Warehouse(), ["big"])
-    batches = list(big_tenant_tables(students, tenant_code="big"))
-    folder = world.stack.warehouse_dir / partner.account / "EDU" / "PROD"
-    for position, name in enumerate((ASSOCIATIONS, IDENTIFICATION_CODES)):
-        table = pa.Table.from_batches([batch[position] for batch in batches], schema=SCHEMAS[name])
-        write_parquet(folder / f"{name}.parquet", table)
-    return partner
+    with published_big(stack) as published:
+        yield published
 
 
 @pytest.mark.parametrize("source", ["snapshot", "warehouse"])
@@ -206,15 +168,18 @@ def test_a_slow_client_does_not_make_memory_grow(server: StreamServer, big: Big,
 
 
 def test_memory_does_not_grow_with_the_number_of_pulls(server: StreamServer, big: Big) -> None:
-    def round_of_pulls() -> int:
-        for query in ("", "?source=warehouse") * 3:
-            assert server.pull(big.run, query).status_code == 200
-        return server.memory()
+    def least_of_three_rounds() -> int:
+        """After one of three or so, an allocator still has the last answer's 48 MB; the next round has them again."""
+        memory = []
+        for _ in range(3):
+            for query in ("", "?source=warehouse") * 3:
+                assert server.pull(big.run, query).status_code == 200
+            memory.append(server.memory())
+        return min(memory)
 
-    round_of_pulls()
-    before = round_of_pulls()
-    round_of_pulls()
-    assert round_of_pulls() - before < 15 * MEGABYTE
+    least_of_three_rounds()
+    before = least_of_three_rounds()
+    assert least_of_three_rounds() - before < 15 * MEGABYTE
 
 
 @pytest.mark.parametrize("source", ["snapshot", "warehouse"])

@@ -1,0 +1,160 @@
+"""What one partner, one client or a service that hangs may take from the others: a share, for a time."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from runway_pipelines.api.blocking import MOST_CALLS
+from runway_pipelines.local.stack import EmbeddedStack
+from tests.integration.fault_proxy import fault_proxy
+from tests.integration.stream_server import (
+    IN_FLIGHT,
+    IN_USE,
+    Big,
+    add_run,
+    is_connected,
+    publish,
+    published_big,
+    pulls,
+    raw_client,
+    request_bytes,
+    stream_server,
+    unchunked,
+    wait_until,
+)
+from tests.integration.world import Warehouse, World
+
+
+@pytest.fixture(scope="module")
+def big(stack: EmbeddedStack, _tables: None) -> Iterator[Big]:
+    with published_big(stack) as published:
+        yield published
+
+
+def test_a_partner_whose_warehouse_is_stuck_leaves_the_others_their_places(world: World, tmp_path: Path) -> None:
+    """It has more pulls than there are places at all, and each of them waits for its statement."""
+    warehouse = Warehouse()
+    warehouse.students("north", 3)
+    stuck, other = world.partner(warehouse, ["north"]), world.partner(warehouse, ["north"])
+    stuck_run, other_run = add_run(world, stuck, "north"), add_run(world, other, "north")
+    expected = publish(other, "north")
+    held = threading.Semaphore(0)
+    release = threading.Event()
+    with fault_proxy(f"http://127.0.0.1:{world.stack.snowflake_port}") as proxy, ExitStack() as opened:
+        opened.callback(release.set)
+        settings = {
+            "RUNWAY_SNOWFLAKE_PORT": proxy.url.rpartition(":")[2],
+            "RUNWAY_STREAM_MOST_PULLS": "3",
+            "RUNWAY_STREAM_MOST_PULLS_PER_PARTNER": "2",
+        }
+        server = opened.enter_context(stream_server(tmp_path / "server.log", **settings))
+        is_connected(server, stuck_run)
+
+        def hold_statements(method: str, path: str) -> None:
+            if "query-request" in path:
+                held.release()
+                release.wait(60)
+
+        proxy.fault = hold_statements
+        for _ in range(5):
+            opened.enter_context(raw_client(server, request_bytes(stuck_run)))
+        for _ in range(2):
+            assert held.acquire(timeout=20)
+        time.sleep(0.5)  # the others have asked by now
+        assert server.metric(IN_FLIGHT) == 2
+        started = time.monotonic()
+        assert server.pull(other_run).content == expected
+        assert time.monotonic() - started < 2
+
+
+def test_a_client_that_leaves_while_it_waits_for_a_place_takes_none(world: World, tmp_path: Path, big: Big) -> None:
+    settings = {"RUNWAY_STREAM_MOST_PULLS_PER_PARTNER": "1", "RUNWAY_STREAM_ACQUIRE_SECONDS": "30"}
+    with stream_server(tmp_path / "server.log", **settings) as server:
+        with raw_client(server, request_bytes(big.run), buffer=4096) as slow:
+            slow.recv(1)
+            for _ in range(3):
+                with raw_client(server, request_bytes(big.run)):
+                    time.sleep(0.5)
+            wait_until(lambda: server.metric(pulls("snapshot", "abandoned")) == 3, 5)
+            assert server.metric(IN_FLIGHT) == 1
+        assert server.pull(big.run).content == big.content
+        assert server.metric('roster_stream_first_byte_seconds_count{source="snapshot"}') == 2
+
+
+@pytest.mark.parametrize("source", ["snapshot", "warehouse"])
+def test_a_client_that_trickles_is_given_up_and_a_slow_one_is_not(
+    world: World, tmp_path: Path, big: Big, source: str
+) -> None:
+    """Both take something all the time: one 0.1 MB a second, the other 2; what is asked for is 0.5."""
+    settings = {"RUNWAY_STREAM_STALL_SECONDS": "3", "RUNWAY_STREAM_LEAST_BYTES_PER_SECOND": "500000"}
+    request = request_bytes(big.run, f"roster?source={source}", Connection="close")
+    with stream_server(tmp_path / "server.log", **settings) as server:
+        is_connected(server, big.run)
+        with raw_client(server, request, buffer=65_536) as trickling:
+            started = time.monotonic()
+            while server.metric(pulls(source, "abandoned")) == 0:
+                trickling.recv(30_000)
+                time.sleep(0.3)
+                assert time.monotonic() - started < 30
+            assert time.monotonic() - started > 3
+            assert "took too little" in server.log()
+            wait_until(lambda: server.metric(IN_FLIGHT) == server.metric(IN_USE) == 0)
+        received, started = b"", time.monotonic()
+        with raw_client(server, request, buffer=65_536) as slow:
+            while chunk := slow.recv(1 << 16):
+                received += chunk
+                time.sleep(len(chunk) / 2_000_000)
+        assert time.monotonic() - started > 6
+        body = received.partition(b"\r\n\r\n")[2]
+        assert (unchunked(body) if source == "warehouse" else body) == big.content
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_told_to_stop_does_so_also_when_aws_does_not_answer(
+    world: World, tmp_path: Path, big: Big, number: signal.Signals
+) -> None:
+    """More calls hang than there are threads for them. After SIGINT (or SIGTERM, for a container's first process) the
+    interpreter ends by itself, and would join threads that are no daemons.
+    """
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as silent, ExitStack() as opened:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        settings = {"AWS_ENDPOINT_URL": endpoint, "RUNWAY_STREAM_GRACE_SECONDS": "1"}
+        server = opened.enter_context(stream_server(tmp_path / "server.log", **settings))
+        for _ in range(MOST_CALLS + 10):
+            opened.enter_context(raw_client(server, request_bytes(big.run)))
+        time.sleep(2)
+        started = time.monotonic()
+        server.stop(number)
+        assert time.monotonic() - started < 1 + 10 + 5  # grace, the pools' time, and what Python and the database take
+
+
+def test_clients_that_read_for_a_minute_cost_no_more_memory_from_second_to_second(
+    world: World, tmp_path: Path, big: Big
+) -> None:
+    """One from the snapshot and one from the warehouse. Compressed, this roster would all be in the kernel's buffers:
+    `benchmarks roster_stream_load` does that with a larger one.
+    """
+    with stream_server(tmp_path / "server.log") as server, ExitStack() as opened:
+        clients = []
+        for source in ("snapshot", "warehouse"):
+            assert server.pull(big.run, f"?source={source}").content == big.content  # what stays allocated is allocated
+            request = request_bytes(big.run, f"roster?source={source}")
+            clients.append(opened.enter_context(raw_client(server, request, buffer=4096)))
+            clients[-1].recv(1)
+        time.sleep(2)
+        memory = [server.memory()]
+        for _ in range(60):
+            time.sleep(1)
+            for client in clients:
+                client.recv(4096)
+            memory.append(server.memory())
+        assert max(memory) - memory[0] < 2_000_000
+        assert server.metric(IN_FLIGHT) == 2
