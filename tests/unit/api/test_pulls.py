@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
+import random
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -11,7 +13,7 @@ from datetime import UTC, datetime
 import pytest
 
 from runway_pipelines.api import pulls as pulls_module
-from runway_pipelines.api.handoff import Failed, Finished, Handoff
+from runway_pipelines.api.handoff import PART_BYTES, PARTS_AHEAD, Failed, Finished, Handoff
 from runway_pipelines.api.negotiation import ByteRange
 from runway_pipelines.api.pulls import NoRoom, Pull, SnapshotPull, WarehousePull
 from runway_pipelines.credentials.sessions import PartnerSessions
@@ -131,6 +133,34 @@ def received(stored: bytes, published: bytes, part: ByteRange) -> tuple[bytes, i
         return content, pull.lines, got
 
     return asyncio.run(run())
+
+
+def test_a_compressed_pull_waits_for_its_client_too() -> None:
+    """Of bytes that nothing can compress; an integration test's roster would fit into the kernel's buffers."""
+    content = random.Random(1).randbytes(4 * PARTS_AHEAD * PART_BYTES)
+    read = 0
+
+    class Counted(StoredBytes):
+        def chunks(self, key: str, first: int, last: int) -> Iterator[bytes]:
+            nonlocal read
+            for start in range(0, len(content), PART_BYTES):
+                read += PART_BYTES
+                yield content[start : start + PART_BYTES]
+
+    async def run() -> bytes:
+        pull = Pull(Handoff(), is_gzip=True)
+        digest, size = hashlib.sha256(content).hexdigest(), len(content)
+        pull.start(SnapshotPull(Counted(content), "key", digest, ByteRange(0, size - 1), size))  # type: ignore[arg-type]
+        await asyncio.sleep(0.5)
+        # What is on the way, the last chunk that is withheld, and what zlib has in hand.
+        assert read <= (PARTS_AHEAD + 4) * PART_BYTES
+        got = b""
+        while isinstance(part := await pull.handoff.get(), bytes):
+            got += part
+        assert part == Finished()
+        return got
+
+    assert gzip.decompress(asyncio.run(run())) == content
 
 
 CONTENT = b"".join(b"%03d\n" % number for number in range(25))
