@@ -16,6 +16,7 @@ from runway_pipelines.local.lml_faults import Rule
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
 from runway_pipelines.run_outcomes.run_log import RunLog
 from runway_pipelines.settings import load_settings
+from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
     COMPILATIONS,
     LIBRARIES,
@@ -36,12 +37,7 @@ from tests.integration.world import World
 DATABASE = "identity_job"
 
 
-@pytest.fixture
-def lml(world: World) -> Iterator[LmlControl]:
-    control = LmlControl(world.stack.lml_url)
-    control.script()
-    yield control
-    control.script()
+lml = identity_job_world.lml
 
 
 @pytest.fixture

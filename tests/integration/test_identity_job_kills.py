@@ -21,6 +21,7 @@ import pytest
 
 from runway_pipelines.local.lml_faults import Rule
 from runway_pipelines.local.stack import EmbeddedStack
+from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
     OPTIONS,
     as_reference,
@@ -37,7 +38,6 @@ from tests.integration.identity_job_world import (
 from tests.integration.identity_run_process import CHECKOUT, RunProcess
 from tests.integration.identity_world import TestCatalogue, catalogue
 from tests.integration.lml_control import LmlControl
-from tests.integration.world import World
 from tests.reference_identity import ReferenceCatalogue
 
 DATABASE = "identity_kills"
@@ -48,12 +48,7 @@ OURS = "from pg_stat_activity where datname = current_database() and application
 KEY = 4711
 
 
-@pytest.fixture
-def lml(world: World) -> Iterator[LmlControl]:
-    control = LmlControl(world.stack.lml_url)
-    control.script()
-    yield control
-    control.script()
+lml = identity_job_world.lml
 
 
 @pytest.fixture
@@ -66,10 +61,7 @@ def tables(stack: EmbeddedStack, lml: LmlControl, monkeypatch: pytest.MonkeyPatc
         yield point_at(made, DATABASE, monkeypatch)
 
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as one:
-        yield one
+instance = identity_job_world.instance
 
 
 def wait_for(happened: Callable[[], object], seconds: float = 30) -> None:

@@ -20,6 +20,7 @@ from runway_pipelines.local import postgres_server
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
 from runway_pipelines.local.processes import free_port
 from runway_pipelines.resources import postgres_pool
+from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
     COMPILATIONS,
     LIBRARIES,
@@ -104,10 +105,7 @@ def tables(server: Server, world: World, monkeypatch: pytest.MonkeyPatch) -> Ite
         yield point_at(made, DATABASE, monkeypatch)
 
 
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as one:
-        yield one
+instance = identity_job_world.instance
 
 
 def at(moment: str, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
