@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
+from benchmarks.big_tenant import big_tenant
 from benchmarks.measure import MEGABYTE, Report, in_own_process, median, peak_memory, reset_peak_memory, spread, timed
-from runway_pipelines.local.big_tenant import big_tenant
 from runway_pipelines.rosters.comparison import compare_rosters
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
 

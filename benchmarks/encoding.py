@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from benchmarks.big_tenant import big_tenant
 from benchmarks.measure import (
     MEGABYTE,
     Report,
@@ -22,7 +23,6 @@ from benchmarks.measure import (
     timed,
 )
 from benchmarks.peers import lines_with_json, lines_with_orjson
-from runway_pipelines.local.big_tenant import big_tenant
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
 
 GOAL_STUDENTS_A_SECOND = 600_000

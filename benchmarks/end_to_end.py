@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 
+from benchmarks.big_tenant import big_tenant_tables
 from benchmarks.local_partner import (
     CHECKOUT,
     SCHOOL_YEAR,
@@ -41,16 +42,15 @@ from benchmarks.measure import (
     timed_in_turn,
 )
 from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.local.big_tenant import big_tenant_tables
 from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, SCHEMAS
 from runway_pipelines.local.partners import Partner, Tenant
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.resources.snowflake import EduSession, Selection
 from runway_pipelines.rosters.manifest import stable_key
 from runway_pipelines.rosters.query import ROSTER_SQL
 from runway_pipelines.rosters.refresh import Extract, RefreshContext, Status, extract_roster, refresh_tenant
 from runway_pipelines.rosters.services import RosterServices
+from runway_pipelines.systems.snowflake.client import EduSession, Selection
 
 STUDENTS = 200_000
 REPEATS = 5

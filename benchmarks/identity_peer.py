@@ -14,7 +14,7 @@ from psycopg import Connection
 
 from runway_pipelines.identity.rows import BatchRows, MainRow, SourceRow, TrackRow, as_real, batch_rows
 from runway_pipelines.identity.statements import LINK_METHOD, NOTES
-from runway_pipelines.identity.verdicts import Verdict
+from runway_pipelines.systems.lml.verdicts import Verdict
 
 _IDS = ("wikidata_qid", "spotify_id", "apple_music_id")
 _COMPARED = ("method", "confidence", *_IDS)

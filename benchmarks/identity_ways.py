@@ -19,14 +19,14 @@ import psycopg
 
 from benchmarks.identity_peer import write_library
 from benchmarks.measure import peak_memory, reset_peak_memory, server_cpu
-from runway_pipelines.identity.answers import parse_answer
 from runway_pipelines.identity.counts import Counts, total
 from runway_pipelines.identity.options import MOST_CALLS_IN_FLIGHT, IdentityOptions
 from runway_pipelines.identity.selection import Cohort, Selection, pages
 from runway_pipelines.identity.services import IdentityServices
-from runway_pipelines.identity.verdicts import Library
-from runway_pipelines.resources.lml import LmlService
-from runway_pipelines.resources.postgres import CatalogueDatabase
+from runway_pipelines.systems.lml.answers import parse_answer
+from runway_pipelines.systems.lml.client import LmlService
+from runway_pipelines.systems.lml.verdicts import Library
+from runway_pipelines.systems.postgres.databases import CatalogueDatabase
 
 # The tables that a contender may write in, and their orders.
 WRITTEN = {
@@ -64,7 +64,7 @@ def job(servers: dict[str, int]) -> dict[str, Any]:
 
     from runway_pipelines.definitions import defs
 
-    definition = defs.resolve_job_def("library_identity_job")
+    definition = defs().resolve_job_def("library_identity_job")
 
     def run(config: Mapping[str, Any]) -> None:
         definition.execute_in_process(

@@ -12,12 +12,12 @@ from pathlib import Path
 import boto3
 import psycopg
 
-from runway_pipelines.definitions import build_services
 from runway_pipelines.local.partners import Partner, Tenant
 from runway_pipelines.local.seed import partner_keys, seed_application_database, seed_secrets
 from runway_pipelines.local.stack import APP_DATABASE, EmbeddedStack
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.settings import load_settings
+from runway_pipelines.wiring import build_services
 
 CHECKOUT = Path(__file__).parents[1]
 SCHOOL_YEAR = 2026

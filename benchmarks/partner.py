@@ -20,7 +20,7 @@ from benchmarks.measure import Report, in_own_process, median, server_cpu, serve
 from runway_pipelines.local.partners import Tenant
 from runway_pipelines.local.seed import write_warehouse
 from runway_pipelines.local.stack import APP_DATABASE, DAGSTER_DATABASE
-from runway_pipelines.resources.snowflake import EduSession, EduSnowflake
+from runway_pipelines.systems.snowflake.client import EduSession, EduSnowflake
 
 TENANTS = 40
 STUDENTS_OF_EACH = 1_000
@@ -178,10 +178,10 @@ def tenants_alone(servers: dict[str, int]) -> dict[str, Any]:
 def partner_runs(servers: dict[str, int]) -> dict[str, Any]:
     """Runs of `partner_rosters_job`, as the demo makes them: first snapshots and runs without a change, in turn."""
     from runway_pipelines.definitions import defs
-    from runway_pipelines.partner_tenants.runs import PARTNER_TAG
+    from runway_pipelines.operations.tags import PARTNER_TAG
     from runway_pipelines.rosters.automation import partner_rosters_job
 
-    job = defs.resolve_job_def(partner_rosters_job.name)
+    job = defs().resolve_job_def(partner_rosters_job.name)
     with _instance() as instance, roster_services() as services:
 
         def work() -> None:
@@ -228,7 +228,7 @@ def _run_of_a_tenant(instance: Any) -> Callable[[Tenant], None]:
     from runway_pipelines.partner_tenants.keys import PartnerTenant
     from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER
 
-    job = defs.resolve_implicit_global_asset_job_def()
+    job = defs().resolve_implicit_global_asset_job_def()
 
     def refresh(tenant: Tenant) -> None:
         job.execute_in_process(

@@ -23,9 +23,9 @@ from psycopg_pool import ConnectionPool
 
 from benchmarks.measure import Report, in_own_process, median
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
-from runway_pipelines.local.rds import LocalRds, local_rds
-from runway_pipelines.resources.postgres import PostgresResource
-from runway_pipelines.resources.store_lookups import StoreLookups
+from runway_pipelines.systems.aws.lookups import StoreLookups
+from runway_pipelines.systems.postgres.databases import PostgresResource
+from tests.servers.rds import LocalRds, local_rds
 
 CHECKOUTS = 1_000
 CONNECTIONS = 50

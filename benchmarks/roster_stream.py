@@ -29,7 +29,6 @@ import psutil
 from benchmarks.end_to_end import node_environment, node_modules, write_warehouse
 from benchmarks.local_partner import SCHOOL_YEAR, key_file, partner_with, roster_services, stack_with
 from benchmarks.measure import MEGABYTE, ContenderFailed, Report, cpu_seconds_of, in_own_process, median
-from runway_pipelines.api.tokens import TokenRules
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.local.partners import Tenant
 from runway_pipelines.local.stack import EmbeddedStack
@@ -38,6 +37,7 @@ from runway_pipelines.rosters.manifest import stable_key
 from runway_pipelines.rosters.query import ROSTER_SQL
 from runway_pipelines.rosters.refresh import RefreshContext, refresh_tenant
 from runway_pipelines.settings import load_settings
+from runway_pipelines.stream.tokens import TokenRules
 
 STUDENTS = int(os.environ.get("ROSTER_STREAM_STUDENTS", "100000"))
 CLIENTS = (1, 5, 20)

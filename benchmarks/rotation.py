@@ -155,9 +155,9 @@ def _ticker(ref: Any) -> Callable[[str | None], Any]:
     from runway_pipelines.definitions import defs
 
     logging.disable(logging.INFO)  # a line for each tick
-    repository = defs.get_repository_def()
+    repository = defs().get_repository_def()
     sensor = repository.get_sensor_def(SENSOR_NAME)
-    resources = {key: (defs.resources or {})[key] for key in sensor.required_resource_keys}
+    resources = {key: (defs().resources or {})[key] for key in sensor.required_resource_keys}
 
     def tick(cursor: str | None) -> Any:
         with dg.build_sensor_context(
@@ -301,7 +301,7 @@ def _write_one_run(instance: Any, partner_id: str, version_id: str) -> str:
     key = run_key(partner_id, version_id, 0)
     request = partner_run(partner_id, key, Trigger.ROTATION.value, {SECRET_VERSION_TAG: version_id})
     run = instance.create_run_for_job(
-        defs.resolve_job_def(partner_rosters_job.name),
+        defs().resolve_job_def(partner_rosters_job.name),
         tags={**request.tags, "dagster/run_key": key, "dagster/partition": partner_id},
     )
     events = (

@@ -60,7 +60,7 @@ def _phase(stack: EmbeddedStack, trigger: str) -> dict[str, Any]:
     """Dagster's processes from their start until every partner's run with this trigger has ended."""
     import dagster as dg
 
-    from runway_pipelines.partner_tenants.runs import TRIGGER_TAG
+    from runway_pipelines.operations.tags import TRIGGER_TAG
 
     servers = server_processes(stack.state_dir)
     with dg.DagsterInstance.get() as instance, ExitStack() as undo:

@@ -1,7 +1,7 @@
 """The one exception tree.
 
 Every error says what was expected, what came and what to do; none carries a value that may identify a student or open a
-door. Errors of libraries are mapped to these at the boundary (``resources/``), with ``raise ... from None``: Dagster
+door. Errors of libraries are mapped to these at the boundary (``systems/``), with ``raise ... from None``: Dagster
 stores the whole chain of an exception in its event log, and a driver's text may quote data.
 """
 
@@ -48,20 +48,12 @@ class InvalidKey(Permanent):
     """A partner id or tenant code that may not become a partition key, an S3 key or a secret's name."""
 
 
-class CredentialsMissing(Permanent):
-    """The partner has no secret."""
+class SecretMissing(Permanent):
+    """A partner's secret, or a secret or parameter that locates a data store, does not exist; the message names it."""
 
 
-class CredentialsMalformed(Permanent):
-    """The partner's secret is there and cannot be used; the message names the field, never its value."""
-
-
-class StoreMissing(Permanent):
-    """A secret or parameter by which a data store is found does not exist; the message names it."""
-
-
-class StoreMalformed(Permanent):
-    """It is there and cannot be used; the message names the field and the place, never the value."""
+class SecretMalformed(Permanent):
+    """Such a secret or parameter exists but cannot be used; the message names the field, never the value."""
 
 
 class AuthenticationRefused(Permanent):

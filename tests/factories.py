@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.resources.object_store import FileDigest
 from runway_pipelines.rosters.manifest import Manifest, Pointer
 from runway_pipelines.rosters.query import ROW_SCHEMA
+from runway_pipelines.systems.aws.object_store import FileDigest
 from tests.reference_roster import reference_lines
 
 TENANT = PartnerTenant("acme", "district-12")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from runway_pipelines.identity.verdicts import Answer, Kind, Provenance, Verdict
+from runway_pipelines.systems.lml.verdicts import Answer, Kind, Provenance, Verdict
 
 Row = dict[str, Any]
 

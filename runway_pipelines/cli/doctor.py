@@ -62,8 +62,8 @@ def _services_or_error(target: Target) -> Iterator[tuple[RosterServices, Identit
 
 @contextmanager
 def _identity() -> Iterator[IdentityServices]:
-    from runway_pipelines.definitions import build_identity
     from runway_pipelines.settings import load_settings
+    from runway_pipelines.wiring import build_identity
 
     with build_identity(load_settings()).process_config_and_initialize_cm() as services:
         yield services
@@ -71,9 +71,9 @@ def _identity() -> Iterator[IdentityServices]:
 
 def _other_stores() -> OtherStores:
     """Redis and MongoDB, where the settings have them."""
-    from runway_pipelines.definitions import build_mongo, build_redis
     from runway_pipelines.doctor import OtherStores
     from runway_pipelines.settings import load_settings
+    from runway_pipelines.wiring import build_mongo, build_redis
 
     settings = load_settings()
     return OtherStores(build_redis(settings), build_mongo(settings))

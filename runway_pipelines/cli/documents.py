@@ -19,7 +19,7 @@ def settings() -> None:
 @click.command()
 def data_contracts() -> None:
     """Every name and path by which data and data stores are found, as docs/data-contracts.md has them."""
-    from runway_pipelines.data_contracts import page
+    from runway_pipelines.cli.data_contracts import page
 
     click.echo(page(), nl=False)
 
@@ -43,7 +43,7 @@ def data_contracts() -> None:
 @click.option("--with-owner", is_flag=True, help="For whoever runs `identity migrate --apply`.")
 def iam_policy(**options: Any) -> None:
     """What a role may do in AWS, and nothing more: a policy made from the settings' names."""
-    from runway_pipelines.data_contracts import PolicyOptions, Process, policy
+    from runway_pipelines.cli.iam_policy import PolicyOptions, Process, policy
     from runway_pipelines.settings import load_settings
 
     document = policy(load_settings(), PolicyOptions(**options | {"process": Process(options["process"])}))

@@ -11,10 +11,10 @@ import click
 
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
-from runway_pipelines.data_stores.vocabulary import Role
+from runway_pipelines.systems.vocabulary import Role
 
 if TYPE_CHECKING:
-    from runway_pipelines.resources.postgres import CatalogueDatabase
+    from runway_pipelines.systems.postgres.databases import CatalogueDatabase
 
 
 @click.group()
@@ -46,8 +46,8 @@ def migrate(target: Target, is_check: bool, is_apply: bool) -> None:
 @contextmanager
 def _catalogue(role: Role) -> Iterator[tuple[CatalogueDatabase, str]]:
     """The catalogue's database in a role, and its schema."""
-    from runway_pipelines.definitions import build_catalogue
     from runway_pipelines.settings import load_settings
+    from runway_pipelines.wiring import build_catalogue
 
     settings = load_settings()
     with build_catalogue(settings, role).process_config_and_initialize_cm() as catalogue:

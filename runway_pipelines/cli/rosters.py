@@ -15,7 +15,7 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
     from runway_pipelines.partner_tenants.registry import Registry
-    from runway_pipelines.resources.object_store import ObjectStore
+    from runway_pipelines.systems.aws.object_store import ObjectStore
 
 WHOLE_SHA256 = 64
 

@@ -30,13 +30,13 @@ def serve(target: Target, host: str, port: int) -> None:
 
 def _serve_until_stopped(target: Target, host: str, port: int) -> None:
     try:
-        from runway_pipelines.api.server import serve as serve_stream
+        from runway_pipelines.stream.server import serve as serve_stream
     except ImportError as error:
         raise click.ClickException(
             f"The roster stream is not installed ({error.name}): install the extra runway-pipelines[api]."
         ) from None
-    from runway_pipelines.api.example import example_call, with_a_key
     from runway_pipelines.settings import load_settings
+    from runway_pipelines.stream.example import example_call, with_a_key
 
     with target.services() as services:
         settings = load_settings()

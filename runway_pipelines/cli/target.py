@@ -65,8 +65,8 @@ def local_parts() -> Iterator[None]:
 
 @contextmanager
 def _services() -> Iterator[RosterServices]:
-    from runway_pipelines.definitions import build_services
     from runway_pipelines.settings import load_settings
+    from runway_pipelines.wiring import build_services
 
     with build_services(load_settings()).process_config_and_initialize_cm() as services:
         yield services

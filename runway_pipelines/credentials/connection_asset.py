@@ -11,9 +11,9 @@ import dagster as dg
 from runway_pipelines.credentials.key_hygiene import KeyHygiene
 from runway_pipelines.credentials.trial import Trial
 from runway_pipelines.dagster_events import target_of_newest
-from runway_pipelines.ownership import OPERATIONS, OWNERS, domain, runbook
+from runway_pipelines.operations.outcomes import CODE, SECRET_VERSION_ID
+from runway_pipelines.operations.tags import OPERATIONS, OWNERS, domain, runbook
 from runway_pipelines.partner_tenants.partitions import PARTNERS
-from runway_pipelines.run_outcomes.outcomes import CODE, SECRET_VERSION_ID
 
 EDU_CONNECTION = dg.AssetKey(["credentials", "edu_connection"])
 CAN_CONNECT = dg.AssetCheckKey(EDU_CONNECTION, "can_connect")

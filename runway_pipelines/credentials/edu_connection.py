@@ -2,16 +2,14 @@
 
 import base64
 import binascii
-import hashlib
 import json
-from dataclasses import dataclass, field
-from typing import Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from runway_pipelines.errors import CredentialsMalformed
+from runway_pipelines.errors import SecretMalformed
+from runway_pipelines.systems.snowflake.connection import EduConnection
 
 REQUIRED = ("username", "account", "database", "schema", "privateKey")
 OPTIONAL = ("warehouse", "role")
@@ -19,43 +17,23 @@ LONGEST_NAME = 255  # Snowflake's own limit for an identifier
 _NOT_JSON = object()
 
 
-@dataclass(frozen=True)
-class EduConnection:
-    """How to connect to a partner's warehouse. ``private_key`` is the base64 of a PEM text and never shown."""
-
-    username: str
-    account: str
-    database: str
-    schema: str
-    private_key: str = field(repr=False)
-    warehouse: str | None = None
-    role: str | None = None
-
-    @classmethod
-    def parse(cls, secret_name: str, text: str) -> Self:
-        """Read a secret's text; raises `CredentialsMalformed`, which names the secret and the field."""
-        values = _fields(secret_name, text)
-        connection = cls(
-            username=_required(secret_name, values, "username"),
-            account=_required(secret_name, values, "account"),
-            database=_required(secret_name, values, "database"),
-            schema=_required(secret_name, values, "schema"),
-            private_key=_required(secret_name, values, "privateKey"),
-            warehouse=_optional(secret_name, values, "warehouse"),
-            role=_optional(secret_name, values, "role"),
-        )
-        _check_private_key(secret_name, connection.private_key)
-        return connection
-
-    @property
-    def fingerprint(self) -> str:
-        """The key's public half as ``DESC USER`` shows it in ``RSA_PUBLIC_KEY_FP``: ``SHA256:`` and a base64 digest."""
-        key = load_pem_private_key(base64.b64decode("".join(self.private_key.split())), password=None)
-        der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        return "SHA256:" + base64.b64encode(hashlib.sha256(der).digest()).decode()
+def parse_connection(name: str, text: str) -> EduConnection:
+    """Read the text of the secret ``name``; raises `SecretMalformed`, which names the secret and the field."""
+    values = _fields(name, text)
+    connection = EduConnection(
+        username=_required(name, values, "username"),
+        account=_required(name, values, "account"),
+        database=_required(name, values, "database"),
+        schema=_required(name, values, "schema"),
+        private_key=_required(name, values, "privateKey"),
+        warehouse=_optional(name, values, "warehouse"),
+        role=_optional(name, values, "role"),
+    )
+    _check_private_key(name, connection.private_key)
+    return connection
 
 
-def secret_name(envlabel: str, partner_id: str) -> str:
+def partner_secret_name(envlabel: str, partner_id: str) -> str:
     """The name of a partner's secret."""
     return f"{envlabel}-edu-connection-info-{partner_id}"
 
@@ -110,7 +88,7 @@ def _check_private_key(name: str, encoded: str) -> None:
         raise _malformed(name, expected, "a PEM text that is no RSA key")
 
 
-def _malformed(name: str, expected: str, came: str) -> CredentialsMalformed:
-    return CredentialsMalformed(
+def _malformed(name: str, expected: str, came: str) -> SecretMalformed:
+    return SecretMalformed(
         expected=f"{expected} in secret {name}", came=came, remedy=f"put a corrected value into secret {name}"
     )

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from runway_pipelines.credentials.edu_connection import EduConnection
+from runway_pipelines.systems.snowflake.connection import EduConnection
 
 
 @dataclass(frozen=True)

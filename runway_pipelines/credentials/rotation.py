@@ -12,29 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-
-@dataclass(frozen=True)
-class Current:
-    """The version id behind AWSCURRENT."""
-
-    version_id: str
-
-
-@dataclass(frozen=True)
-class Gone:
-    """There is no secret to be read: deleted, pending deletion, or never created."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """Nothing is known this time; whatever was last seen still counts."""
-
-    reason: str
-
-
-Observation = Current | Gone | Unreadable
+from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observation, Unreadable
 
 
 class TryState(StrEnum):

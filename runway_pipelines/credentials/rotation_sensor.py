@@ -10,17 +10,15 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from runway_pipelines.credentials.connection_asset import CAN_CONNECT, EDU_CONNECTION
+from runway_pipelines.credentials.partner_secrets import MOST_LOOKS, PartnerSecrets
 from runway_pipelines.credentials.rotation import (
-    Current,
     Decision,
     LastTry,
-    Observation,
     Pacing,
     Requested,
     Requests,
     Seen,
     TryState,
-    Unreadable,
     attempt_of,
     cursor_text,
     decide,
@@ -30,12 +28,12 @@ from runway_pipelines.credentials.rotation import (
 )
 from runway_pipelines.dagster_events import newest_checks, with_partition_tags
 from runway_pipelines.errors import Unavailable
-from runway_pipelines.ownership import OWNERS
+from runway_pipelines.operations.events import Log, OperatorEvents
+from runway_pipelines.operations.outcomes import secret_gone
+from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, SECRET_VERSION_TAG
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
-from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, PARTNER_TAG, SECRET_VERSION_TAG, LargeRuns, partner_run
-from runway_pipelines.resources.events import Log, OperatorEvents
-from runway_pipelines.resources.secrets_manager import MOST_LOOKS, PartnerSecrets
-from runway_pipelines.run_outcomes.outcomes import secret_gone
+from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns, partner_run
+from runway_pipelines.systems.aws.secret_versions import Current, Observation, Unreadable
 
 SENSOR_NAME = "edu_credentials_rotated_sensor"
 MOST_TELLING_SECONDS = 15.0

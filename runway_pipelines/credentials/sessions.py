@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from runway_pipelines.credentials.edu_connection import EduConnection
-from runway_pipelines.credentials.session_queue import SessionQueue
+from runway_pipelines.credentials.edu_connection import parse_connection
 from runway_pipelines.errors import (
     AuthenticationRefused,
     Held,
@@ -27,10 +26,12 @@ from runway_pipelines.errors import (
     Transient,
     Unavailable,
 )
-from runway_pipelines.resources.snowflake import EduSession, EduSnowflake
+from runway_pipelines.systems.snowflake.client import EduSession, EduSnowflake
+from runway_pipelines.systems.snowflake.session_queue import SessionQueue
 
 if TYPE_CHECKING:
-    from runway_pipelines.resources.secrets_manager import PartnerSecrets, SecretVersion
+    from runway_pipelines.credentials.partner_secrets import PartnerSecrets
+    from runway_pipelines.systems.aws.secret_versions import SecretVersion
 
 ACQUIRE_TIMEOUT_SECONDS = 60
 PROOF_ATTEMPTS = 3
@@ -86,7 +87,7 @@ class PartnerSessions:
 
     @contextmanager
     def session(self) -> Iterator[EduSession]:
-        """Borrow a session. Raises `CredentialsMissing`, `CredentialsMalformed`, `AuthenticationRefused` or
+        """Borrow a session. Raises `SecretMissing`, `SecretMalformed`, `AuthenticationRefused` or
         `Unavailable`.
         """
         if self._refusal is not None:
@@ -241,7 +242,7 @@ class PartnerSessions:
         with self._reading:
             self.connects += 1
         return self._snowflake.open_session(
-            EduConnection.parse(secret.name, secret.text),
+            parse_connection(secret.name, secret.text),
             secret_version_id=secret.version_id,
             query_tag=self._query_tag,
         )

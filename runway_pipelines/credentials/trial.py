@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from runway_pipelines.credentials.edu_connection import EduConnection
+from runway_pipelines.credentials.edu_connection import parse_connection
 from runway_pipelines.credentials.key_hygiene import KeyHygiene, KeyReport, key_hygiene
+from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.errors import CredentialsMalformed, RunwayError
-from runway_pipelines.resources.secrets_manager import PartnerSecrets, SecretVersion
-from runway_pipelines.resources.snowflake import EduSnowflake
+from runway_pipelines.errors import RunwayError, SecretMalformed
+from runway_pipelines.systems.aws.secret_versions import SecretVersion
+from runway_pipelines.systems.snowflake.client import EduSnowflake
+from runway_pipelines.systems.snowflake.connection import EduConnection
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def report_keys(secrets: PartnerSecrets, partner_id: str, *, now: datetime) -> K
     """How old a partner's keys are, without connecting."""
     try:
         secret = secrets.require(partner_id)
-        current = EduConnection.parse(secret.name, secret.text)
+        current = parse_connection(secret.name, secret.text)
     except RunwayError as error:
         return KeyReport(partner_id, trouble=error.came)
     previous, _ = _previous_version(secrets, partner_id)
@@ -83,8 +85,8 @@ def report_keys(secrets: PartnerSecrets, partner_id: str, *, now: datetime) -> K
 
 def _parsed(secret: SecretVersion | None) -> EduConnection | None:
     try:
-        return EduConnection.parse(secret.name, secret.text) if secret else None
-    except CredentialsMalformed:
+        return parse_connection(secret.name, secret.text) if secret else None
+    except SecretMalformed:
         return None
 
 

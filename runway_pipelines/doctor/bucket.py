@@ -12,7 +12,7 @@ from runway_pipelines.errors import Permanent, PublicationRaced, RunwayError
 from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, SNAPSHOTS_PREFIX
 
 if TYPE_CHECKING:
-    from runway_pipelines.resources.object_store import ObjectStore, StoredDocument
+    from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 
 # No partner can have this name: a dot is not allowed in a partner id.
 PROBE_FOLDER = ".doctor"

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from runway_pipelines.doctor.findings import ALL_CHECKS, Finding, Seen, Status, examined, skipped
-from runway_pipelines.identity.verdicts import Library
+from runway_pipelines.systems.lml.verdicts import Library
 
 if TYPE_CHECKING:
     from runway_pipelines.identity.services import IdentityServices
-    from runway_pipelines.resources.lml import LmlService
+    from runway_pipelines.systems.lml.client import LmlService
 
 
 def examine_identity(identity: IdentityServices) -> Iterator[Finding]:
@@ -24,7 +24,7 @@ def examine_identity(identity: IdentityServices) -> Iterator[Finding]:
 
 
 def _see_lml(lml: LmlService) -> Seen:
-    from runway_pipelines.identity.answers import parse_answer
+    from runway_pipelines.systems.lml.answers import parse_answer
 
     asked = [Library(1, None, "Stereolab", "Dots and Loops")]
     parse_answer(lml.resolve(asked, include_tracks=False).document, asked)

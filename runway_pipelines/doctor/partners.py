@@ -8,16 +8,16 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runway_pipelines.credentials.edu_connection import EduConnection
-from runway_pipelines.credentials.rotation import Unreadable
+from runway_pipelines.credentials.edu_connection import parse_connection
 from runway_pipelines.doctor.findings import Finding, Seen, Status, in_turn, seen_error
 from runway_pipelines.errors import Permanent, RunwayError
 from runway_pipelines.partner_tenants.keys import checked_part, is_valid_part, shown
 from runway_pipelines.rosters.query import READABLE_SQL
+from runway_pipelines.systems.aws.secret_versions import Unreadable
 
 if TYPE_CHECKING:
+    from runway_pipelines.credentials.partner_secrets import PartnerSecrets
     from runway_pipelines.partner_tenants.registry import Registry
-    from runway_pipelines.resources.secrets_manager import PartnerSecrets
     from runway_pipelines.rosters.services import RosterServices
 
 # Opening a session takes 20 s, nearly all of it waiting.
@@ -92,7 +92,7 @@ def _partner_steps(services: RosterServices, registry: Registry | None, partner_
     yield Seen(
         Status.OK, f"{secret.name}, version {secret.version_id}, {_previous_version(services.secrets, partner_id)}"
     )
-    connection = EduConnection.parse(secret.name, secret.text)
+    connection = parse_connection(secret.name, secret.text)
     # `shown` cuts: 60 characters of a key that was put into the wrong field are its PEM header and nothing secret.
     account, user = shown(connection.account), shown(connection.username)
     yield Seen(Status.OK, f"account {account}, user {user}, and a private key that parses")
@@ -127,17 +127,11 @@ def _previous_version(secrets: PartnerSecrets, partner_id: str) -> str:
 
 def see_secrets_list(secrets: PartnerSecrets) -> Seen:
     """The list by which a rotation is noticed; raises what `PartnerSecrets.name` and AWS refuse."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    from runway_pipelines.resources.aws_errors import raise_mapped
+    from runway_pipelines.systems.aws.errors import aws_errors
 
     prefix = secrets.name("_").removesuffix("_")
-    try:
-        answer = secrets.secrets_manager.get_client().list_secrets(
-            MaxResults=1, Filters=[{"Key": "name", "Values": [prefix]}]
-        )
-    except (ClientError, BotoCoreError) as error:
-        raise_mapped(f"list the secrets {prefix}*", error)
+    with aws_errors(f"list the secrets {prefix}*"):
+        answer = secrets.client.list_secrets(MaxResults=1, Filters=[{"Key": "name", "Values": [prefix]}])
     # A page may be empty though there are more.
     if not answer["SecretList"] and "NextToken" not in answer:
         return Seen(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from runway_pipelines.doctor.findings import Finding, Seen, Status, examined, skipped
 
 if TYPE_CHECKING:
-    from runway_pipelines.resources.mongo import MongoResource
-    from runway_pipelines.resources.redis import RedisResource
+    from runway_pipelines.systems.mongo.client import MongoResource
+    from runway_pipelines.systems.redis.client import RedisResource
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from runway_pipelines.identity.counts import Counts, dry_run_document, total
 from runway_pipelines.identity.health import IdentityHealth
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.services import IdentityServices
-from runway_pipelines.ownership import OWNERS, domain, runbook
-from runway_pipelines.run_outcomes.outcomes import OUTCOMES
+from runway_pipelines.operations.outcomes import OUTCOMES
+from runway_pipelines.operations.tags import OWNERS, domain, runbook
 
 LIBRARY_IDENTITY = dg.AssetKey(["identity", "library_identity"])
 LIBRARY_IDENTITY_SOURCE = dg.AssetKey(["identity", "library_identity_source"])

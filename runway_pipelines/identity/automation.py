@@ -4,7 +4,7 @@ import dagster as dg
 
 from runway_pipelines.identity.assets import COMPILATION_TRACK_ARTIST, GRAPH, LIBRARY_IDENTITY, LIBRARY_IDENTITY_SOURCE
 from runway_pipelines.identity.options import IdentityOptions
-from runway_pipelines.ownership import OWNERS, domain
+from runway_pipelines.operations.tags import OWNERS, domain
 
 # A step that stopped has done its work and said so: running only the summary again would repeat its words. What was
 # answered is not asked again anyway.

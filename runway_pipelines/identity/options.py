@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from runway_pipelines.resources.lml_protocol import MOST_INPUTS
+from runway_pipelines.systems.lml.protocol import MOST_INPUTS
 
 MOST_CALLS_IN_FLIGHT = 64
 

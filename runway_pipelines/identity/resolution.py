@@ -25,13 +25,13 @@ from runway_pipelines.errors import (
     RunwayError,
     Unavailable,
 )
-from runway_pipelines.identity.answers import parse_answer
 from runway_pipelines.identity.counts import Counts, Skip, skipped
 from runway_pipelines.identity.transactions import is_held_up
-from runway_pipelines.identity.verdicts import Answer, Library
 from runway_pipelines.identity.writer import NotWritten
-from runway_pipelines.resources.events import Log
-from runway_pipelines.resources.lml import LmlPart, LmlService
+from runway_pipelines.operations.events import Log
+from runway_pipelines.systems.lml.answers import parse_answer
+from runway_pipelines.systems.lml.client import LmlPart, LmlService
+from runway_pipelines.systems.lml.verdicts import Answer, Library
 
 # A line in the run's log for every so many libraries.
 REPORT_LIBRARIES = 10_000

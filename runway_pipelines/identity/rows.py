@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from runway_pipelines.identity.counts import Counts, Skip
-from runway_pipelines.identity.verdicts import TRACKS_CONTRACT_VERSION, Answer, Kind, Provenance, Track, Verdict
+from runway_pipelines.systems.lml.verdicts import TRACKS_CONTRACT_VERSION, Answer, Kind, Provenance, Track, Verdict
 
 LONGEST_POSITION = 20
 

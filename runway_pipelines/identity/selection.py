@@ -17,7 +17,7 @@ from psycopg import Connection, sql
 
 from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.identity.transactions import Connections, in_transaction
-from runway_pipelines.identity.verdicts import Library
+from runway_pipelines.systems.lml.verdicts import Library
 
 _BEFORE_ALL = -(2**31)
 

@@ -15,11 +15,11 @@ from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.resolution import Circuit, Page, Resolver, Write
 from runway_pipelines.identity.selection import Cohort, Selection, count, pages
 from runway_pipelines.identity.statements import NOTES
-from runway_pipelines.identity.verdicts import Answer
 from runway_pipelines.identity.writer import plan, write
-from runway_pipelines.resources.events import Log
-from runway_pipelines.resources.lml import LmlService
-from runway_pipelines.resources.postgres import CatalogueDatabase
+from runway_pipelines.operations.events import Log
+from runway_pipelines.systems.lml.client import LmlService
+from runway_pipelines.systems.lml.verdicts import Answer
+from runway_pipelines.systems.postgres.databases import CatalogueDatabase
 
 
 class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -28,7 +28,7 @@ from runway_pipelines.identity.folding import fold_artist_name
 from runway_pipelines.identity.rows import BatchRows, MainRow, TrackRow, batch_rows, is_storable, unanswered
 from runway_pipelines.identity.statements import Statements, artists_named, statements
 from runway_pipelines.identity.transactions import Connections, Refused, in_transaction
-from runway_pipelines.identity.verdicts import Answer, Verdict
+from runway_pipelines.systems.lml.verdicts import Answer, Verdict
 
 # Called with the id of a quarantined library and the reason, which quotes no row.
 OnRefusal = Callable[[int, str], None]

@@ -24,9 +24,9 @@ from runway_pipelines.identity.assets import COUNTS
 from runway_pipelines.identity.automation import library_identity_job
 from runway_pipelines.local.key_rotation import rotate_key
 from runway_pipelines.local.partners import Partner, synthetic_partners
+from runway_pipelines.operations.tags import PARTNER_TAG, TRIGGER_TAG
 from runway_pipelines.partner_tenants.partitions import sync_partitions
 from runway_pipelines.partner_tenants.registry import RosterPartner
-from runway_pipelines.partner_tenants.runs import PARTNER_TAG, TRIGGER_TAG
 from runway_pipelines.rosters.automation import partner_rosters_job
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.refresh import Status
@@ -105,12 +105,16 @@ def execute_quietly(
     instance: dg.DagsterInstance, partner_id: str, tags: Mapping[str, str]
 ) -> dg.ExecuteInProcessResult:
     """`partner_rosters_job` for a partner, in this process; the event log has every word of it, the terminal none."""
-    return defs.resolve_job_def(partner_rosters_job.name).execute_in_process(
-        instance=instance,
-        partition_key=partner_id,
-        run_config={"loggers": QUIET},
-        tags=dict(tags),
-        raise_on_error=False,
+    return (
+        defs()
+        .resolve_job_def(partner_rosters_job.name)
+        .execute_in_process(
+            instance=instance,
+            partition_key=partner_id,
+            run_config={"loggers": QUIET},
+            tags=dict(tags),
+            raise_on_error=False,
+        )
     )
 
 
@@ -213,11 +217,15 @@ def run_identity() -> IdentityResult:
     """`library_identity_job` on the embedded catalogue and LML."""
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
-        run = defs.resolve_job_def(library_identity_job.name).execute_in_process(
-            instance=instance,
-            run_config={"loggers": QUIET},
-            tags={TRIGGER_TAG: "demo"},
-            raise_on_error=False,
+        run = (
+            defs()
+            .resolve_job_def(library_identity_job.name)
+            .execute_in_process(
+                instance=instance,
+                run_config={"loggers": QUIET},
+                tags={TRIGGER_TAG: "demo"},
+                raise_on_error=False,
+            )
         )
     counts: dict[str, Any] = {}
     for event in run.get_asset_materialization_events():
@@ -247,7 +255,7 @@ def run_rotation(services: RosterServices, state_dir: Path, console: Console) ->
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
         with log_told(console):
-            before = evaluate_sensor(defs, SENSOR_NAME, instance, None)
+            before = evaluate_sensor(defs(), SENSOR_NAME, instance, None)
         version = rotate_key(
             state_dir,
             partner,
@@ -256,7 +264,7 @@ def run_rotation(services: RosterServices, state_dir: Path, console: Console) ->
         )
         console.print(f"Rotated the key of [bold]{ROTATED_PARTNER}[/]: its secret has the new version {version}.")
         with log_told(console):
-            requests = evaluate_sensor(defs, SENSOR_NAME, instance, before.cursor).run_requests or ()
+            requests = evaluate_sensor(defs(), SENSOR_NAME, instance, before.cursor).run_requests or ()
         runs = [execute_quietly(instance, str(request.partition_key), request.tags) for request in requests]
     index = PartnerIndex.read(services.store, services.registry().partner(ROTATED_PARTNER))
     return RotationResult(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from runway_pipelines.credentials.edu_connection import secret_name
+from runway_pipelines.credentials.edu_connection import partner_secret_name
 from runway_pipelines.local.partners import Partner
 from runway_pipelines.local.seed import (
     connection_secret,
@@ -27,7 +27,8 @@ def rotate_key(state_dir: Path, partner: Partner, *, secrets_client: Any, envlab
     principal, public_keys = f"{partner.account}.{partner.user}".upper(), state_dir / "public_keys.json"
     register_public_keys(public_keys, {principal: public_half(path)})
     version = secrets_client.put_secret_value(
-        SecretId=secret_name(envlabel, partner.partner_id), SecretString=connection_secret(partner, path.read_text())
+        SecretId=partner_secret_name(envlabel, partner.partner_id),
+        SecretString=connection_secret(partner, path.read_text()),
     )["VersionId"]
     with replacing(public_keys) as temporary:
         registered = json.loads(public_keys.read_text())

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from runway_pipelines.credentials.edu_connection import secret_name
+from runway_pipelines.credentials.edu_connection import partner_secret_name
 from runway_pipelines.local import dataset, draws
 from runway_pipelines.local.partners import Partner, synthetic_partners
 
@@ -179,7 +179,7 @@ def seed_secrets(
     for partner in synthetic_partners() if partners is None else partners:
         if not partner.has_secret:
             continue
-        name = secret_name(envlabel, partner.partner_id)
+        name = partner_secret_name(envlabel, partner.partner_id)
         wanted = connection_secret(partner, keys[partner.partner_id])
         try:
             if client.describe_secret(SecretId=name).get("DeletedDate"):

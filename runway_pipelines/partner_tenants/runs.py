@@ -5,12 +5,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-PARTNER_TAG = "runway/partner"
-# Dagster's own tag of a run's partition, which is the partner. Unlike runway/partner, it is also on the runs that a
-# person starts in the UI and on a backfill's.
-PARTITION_TAG = "dagster/partition"
-TRIGGER_TAG = "runway/trigger"
-SECRET_VERSION_TAG = "runway/secret_version"  # noqa: S105 - the name of a tag
+from runway_pipelines.operations.tags import PARTNER_TAG, TRIGGER_TAG
 
 
 @dataclass(frozen=True)

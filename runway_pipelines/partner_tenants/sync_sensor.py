@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from runway_pipelines.ownership import OWNERS
+from runway_pipelines.operations.tags import OWNERS
 from runway_pipelines.partner_tenants.keys import shown
 from runway_pipelines.partner_tenants.partitions import partition_requests, plan_partitions
 from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, approval_of
 from runway_pipelines.partner_tenants.registry import Registry, read_registry
-from runway_pipelines.resources.postgres import ApplicationDatabase
+from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 
 # A refusal is logged at every tick until somebody acts, and may be of thousands of keys.
 LISTED_KEYS = 100

@@ -21,11 +21,11 @@ from runway_pipelines.credentials.connection_asset import (
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.dagster_events import keep_storage_connections, partitions_done_before, report_planned
 from runway_pipelines.errors import Permanent, RunwayError
-from runway_pipelines.ownership import OWNERS, domain, runbook
+from runway_pipelines.operations.outcomes import OUTCOMES
+from runway_pipelines.operations.tags import OWNERS, SECRET_VERSION_TAG, domain, runbook
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
 from runway_pipelines.partner_tenants.registry import RosterPartner
-from runway_pipelines.partner_tenants.runs import SECRET_VERSION_TAG
 from runway_pipelines.rosters.events import (
     CHECK_SPECS,
     CROSS_YEAR_ROSTER,
@@ -41,7 +41,6 @@ from runway_pipelines.rosters.index import PartnerIndex, record_outcomes
 from runway_pipelines.rosters.publication import published_keys
 from runway_pipelines.rosters.refresh import RefreshContext, Status, TenantOutcome, refresh_tenants
 from runway_pipelines.rosters.services import RosterServices
-from runway_pipelines.run_outcomes.outcomes import OUTCOMES
 
 GROUP = "rosters"
 RUNBOOK = runbook("a-run-failed-what-now")

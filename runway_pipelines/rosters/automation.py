@@ -5,12 +5,12 @@ from logging import Logger
 import dagster as dg
 
 from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
+from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.dagster_events import with_partition_tags
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.ownership import OWNERS, domain
+from runway_pipelines.operations.tags import OWNERS, domain
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
 from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns, partner_run
-from runway_pipelines.resources.secrets_manager import PartnerSecrets
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 
 JOB_NAME = "partner_rosters_job"

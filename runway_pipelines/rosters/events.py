@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 import dagster as dg
 
 from runway_pipelines.dagster_events import target_of_newest
+from runway_pipelines.operations.outcomes import SECRET_VERSION_ID
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
-from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
 from runway_pipelines.rosters.plots import bar_chart, inline_image
 from runway_pipelines.rosters.quality import RULES
 from runway_pipelines.rosters.refresh import Status, TenantOutcome
-from runway_pipelines.run_outcomes.outcomes import SECRET_VERSION_ID
+from runway_pipelines.systems.aws.object_store import ObjectStore
 
 CROSS_YEAR_ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
 PARTNER_ROSTER_INDEX = dg.AssetKey(["rosters", "partner_roster_index"])

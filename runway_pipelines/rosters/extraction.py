@@ -17,7 +17,7 @@ from runway_pipelines.rosters.quality import NOT_EMPTY, count_unreadable_systems
 from runway_pipelines.rosters.query import ROSTER_SQL
 
 if TYPE_CHECKING:
-    from runway_pipelines.resources.snowflake import EduSession, Selection
+    from runway_pipelines.systems.snowflake.client import EduSession, Selection
 
 
 def select_roster(session: EduSession, tenant: PartnerTenant, *, run_id: str) -> Selection:

@@ -11,9 +11,9 @@ import orjson
 
 from runway_pipelines.errors import Permanent, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.rosters.manifest import snapshot_key
 from runway_pipelines.rosters.publication import read_published
+from runway_pipelines.systems.aws.object_store import ObjectStore
 
 if TYPE_CHECKING:
     import pandas as pd

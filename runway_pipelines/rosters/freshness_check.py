@@ -7,14 +7,13 @@ import dagster as dg
 
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.ownership import OWNERS, domain
+from runway_pipelines.operations.outcomes import NEVER_REFRESHED, STRAGGLERS
+from runway_pipelines.operations.tags import OWNERS, TRIGGER_TAG, domain
 from runway_pipelines.partner_tenants.partitions import PARTNERS, PARTNERS_NAME
-from runway_pipelines.partner_tenants.runs import TRIGGER_TAG
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.freshness import Freshness, Straggler, freshness_of
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.services import RosterServices
-from runway_pipelines.run_outcomes.outcomes import NEVER_REFRESHED, STRAGGLERS
 
 TENANTS_FRESH = dg.AssetCheckKey(PARTNER_ROSTER_INDEX, "tenants_fresh")
 TENANTS_FRESH_SPEC = dg.AssetCheckSpec(

@@ -13,9 +13,9 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from runway_pipelines.errors import PublicationRaced
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import RosterPartner
-from runway_pipelines.resources.object_store import ObjectStore, StoredDocument
 from runway_pipelines.rosters.manifest import index_key
 from runway_pipelines.rosters.refresh import TenantOutcome
+from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 
 NEVER = "never refreshed"
 DEPARTED = "not in the registry"

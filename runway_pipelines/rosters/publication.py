@@ -12,7 +12,6 @@ from typing import IO
 
 from runway_pipelines.errors import StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant, checked_part
-from runway_pipelines.resources.object_store import FileDigest, ObjectStore, StoredDocument
 from runway_pipelines.rosters.manifest import (
     ROSTERS_PREFIX,
     SNAPSHOTS_PREFIX,
@@ -24,6 +23,7 @@ from runway_pipelines.rosters.manifest import (
     snapshots_prefix,
     stable_key,
 )
+from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore, StoredDocument
 
 
 @dataclass(frozen=True)

@@ -37,15 +37,15 @@ from runway_pipelines.errors import (
     Transient,
 )
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.resources.object_store import FileDigest, ObjectStore, StoredDocument
-from runway_pipelines.resources.postgres import ApplicationDatabase
-from runway_pipelines.resources.snowflake import EduSession
 from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
 from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.extraction import roster_pieces, select_roster
 from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, snapshot_key, snapshots_prefix
 from runway_pipelines.rosters.publication import Published, keep_snapshot, parse_published, point, publish
 from runway_pipelines.rosters.quality import Thresholds, Verdict, blocking, judge, refused
+from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore, StoredDocument
+from runway_pipelines.systems.postgres.databases import ApplicationDatabase
+from runway_pipelines.systems.snowflake.client import EduSession
 
 ATTEMPTS = 3
 # A tenant with more lines than this says how far it is, this often.

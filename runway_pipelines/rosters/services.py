@@ -4,15 +4,15 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.credentials.trial import Trial, try_credentials
 from runway_pipelines.partner_tenants.registry import Registry, read_registry
-from runway_pipelines.resources.object_store import ObjectStore
-from runway_pipelines.resources.postgres import ApplicationDatabase
-from runway_pipelines.resources.secrets_manager import PartnerSecrets
-from runway_pipelines.resources.snowflake import EduSnowflake
 from runway_pipelines.rosters.quality import Thresholds
 from runway_pipelines.rosters.query import READABLE_SQL
+from runway_pipelines.systems.aws.object_store import ObjectStore
+from runway_pipelines.systems.postgres.databases import ApplicationDatabase
+from runway_pipelines.systems.snowflake.client import EduSnowflake
 
 
 class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]

@@ -26,7 +26,7 @@ def said(name: str, answer: Any) -> str:
 
 
 if __name__ == "__main__":
-    repository = defs.get_repository_def()
+    repository = defs().get_repository_def()
     with dg.DagsterInstance.get() as instance:
         ref = instance.get_ref()
         for sensor in repository.sensor_defs:

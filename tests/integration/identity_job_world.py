@@ -16,14 +16,14 @@ import dagster as dg
 import psycopg
 import pytest
 
-from runway_pipelines import definitions
+from runway_pipelines import wiring
 from runway_pipelines.definitions import build_definitions
-from runway_pipelines.identity.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from runway_pipelines.local.lml_verdicts import TRACKS_CONTRACT_VERSION, compilation_tracks, resolved, track_artists
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.resources.lml import LmlService
-from runway_pipelines.resources.postgres import CatalogueDatabase
 from runway_pipelines.settings import load_settings
+from runway_pipelines.systems.lml.client import LmlService
+from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
+from runway_pipelines.systems.postgres.databases import CatalogueDatabase
 from tests.integration.identity_world import NOW, TestCatalogue, catalogue
 from tests.integration.lml_control import LmlControl
 from tests.integration.world import World
@@ -306,12 +306,12 @@ def without_times(rows: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[
 def impatient_lml(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Runs from now on have a client of LML that waits next to nothing between attempts, and ``changes``."""
     settings = {"first_wait_seconds": 0.01, "longest_wait_seconds": 0.02} | changes
-    monkeypatch.setattr(definitions, "LmlService", functools.partial(LmlService, **settings))
+    monkeypatch.setattr(wiring, "LmlService", functools.partial(LmlService, **settings))
 
 
 def impatient_catalogue(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Runs from now on have a pool of the catalogue's connections with ``changes``."""
-    monkeypatch.setattr(definitions, "CatalogueDatabase", functools.partial(CatalogueDatabase, **changes))
+    monkeypatch.setattr(wiring, "CatalogueDatabase", functools.partial(CatalogueDatabase, **changes))
 
 
 def before_statements(monkeypatch: pytest.MonkeyPatch, tell: Callable[[str, psycopg.Connection[Any]], None]) -> None:

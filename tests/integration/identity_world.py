@@ -12,10 +12,10 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from runway_pipelines.identity.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from runway_pipelines.local.catalogue import create_tables
 from runway_pipelines.local.postgres_server import PostgresServer
-from runway_pipelines.resources.postgres import CatalogueDatabase
+from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
+from runway_pipelines.systems.postgres.databases import CatalogueDatabase
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 _numbers = itertools.count()

@@ -4,7 +4,7 @@ import sys
 from datetime import timedelta
 
 from runway_pipelines.identity.writer import write
-from runway_pipelines.resources.postgres import CatalogueDatabase
+from runway_pipelines.systems.postgres.databases import CatalogueDatabase
 from tests.integration.identity_world import NOW, answer, found, single
 
 LIBRARIES, BATCH = 400, 50

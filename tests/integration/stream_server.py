@@ -24,16 +24,16 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from runway_pipelines.api.tokens import TokenRules
+from benchmarks.big_tenant import big_tenant_tables
 from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.definitions import build_services
 from runway_pipelines.local import child_exec
-from runway_pipelines.local.big_tenant import big_tenant_tables
 from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, SCHEMAS
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.rosters.manifest import pointer_key
 from runway_pipelines.rosters.refresh import RefreshContext, refresh_tenant
 from runway_pipelines.settings import load_settings
+from runway_pipelines.stream.tokens import TokenRules
+from runway_pipelines.wiring import build_services
 from tests.integration.world import TestPartner, Warehouse, World, write_parquet
 
 KEY = "k" * 16 + "0123456789abcdef" * 2

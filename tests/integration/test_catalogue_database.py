@@ -6,7 +6,7 @@ import pytest
 
 from runway_pipelines.errors import AuthenticationRefused, Permanent, Unavailable
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.resources.postgres import CatalogueDatabase
+from runway_pipelines.systems.postgres.databases import CatalogueDatabase
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from runway_pipelines.local.processes import Child
 from runway_pipelines.local.seed import seed_application_database
 from runway_pipelines.local.session import CHECKOUT
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.partner_tenants.runs import PARTITION_TAG, TRIGGER_TAG
+from runway_pipelines.operations.tags import PARTITION_TAG, TRIGGER_TAG
 from runway_pipelines.settings import load_settings
 from tests.integration.event_bus import Bus, make_bus
 from tests.integration.world import TestPartner, Warehouse, World

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from runway_pipelines.local.stack import DAGSTER_DATABASE
-from runway_pipelines.partner_tenants.runs import PARTITION_TAG, PARTNER_TAG
+from runway_pipelines.operations.tags import PARTITION_TAG, PARTNER_TAG
 from tests.integration.world import (
     TestPartner,
     Warehouse,

@@ -15,8 +15,8 @@ import pytest
 import yaml
 from dagster_postgres.utils import DagsterPostgresException
 
-from runway_pipelines.local.rds import LocalRds, local_rds
 from tests.integration.world import World
+from tests.servers.rds import LocalRds, local_rds
 
 DEPLOYED = Path(__file__).parents[2] / "deploy" / "ecs" / "dagster.yaml"
 USER, DATABASE, REGION = "dagster_app", "dagster_by_token", "us-west-2"
@@ -110,7 +110,7 @@ def test_another_authoritys_server_is_not_spoken_to(
     rds: LocalRds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dagster_postgres.utils.time.sleep", lambda seconds: None)
-    from runway_pipelines.local.certificates import new_authority
+    from tests.servers.certificates import new_authority
 
     other = new_authority(tmp_path / "other").certificate
     with (

@@ -15,13 +15,13 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runway_pipelines.cli import main
-from runway_pipelines.definitions import build_services
 from runway_pipelines.doctor import PARTNER_CHECKS, PROBE_FOLDER, Status, examine_partners
 from runway_pipelines.local.dataset import IDENTIFICATION_CODES
 from runway_pipelines.local.session import CHECKOUT
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.partner_tenants.registry import Registry
 from runway_pipelines.settings import load_settings
+from runway_pipelines.wiring import build_services
 from tests.integration.fault_proxy import fault_proxy
 from tests.integration.world import TestPartner, Warehouse, World
 

@@ -29,11 +29,11 @@ import yaml
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.launcher import LaunchRunContext
 
-from runway_pipelines.api.tokens import TokenRules
 from runway_pipelines.local.session import CHECKOUT
 from runway_pipelines.partner_tenants.runs import LargeRuns, partner_run
 from runway_pipelines.rosters.freshness_check import roster_freshness_job
 from runway_pipelines.settings import load_settings
+from runway_pipelines.stream.tokens import TokenRules
 from tests.cloudformation import Stack, granted
 from tests.filter_patterns import matches
 from tests.integration.api_calls import ApiCalls, listening

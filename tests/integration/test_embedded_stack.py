@@ -13,10 +13,10 @@ import psutil
 import psycopg
 import pytest
 
-from runway_pipelines.identity.verdicts import Library
 from runway_pipelines.local.processes import ChildEnded, LocalServerError, StackAlreadyRunning, start_child
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
-from runway_pipelines.resources.lml import LmlService
+from runway_pipelines.systems.lml.client import LmlService
+from runway_pipelines.systems.lml.verdicts import Library
 
 
 def aws(stack: EmbeddedStack, service: str) -> Any:

@@ -21,10 +21,10 @@ from runway_pipelines.errors import Unavailable
 from runway_pipelines.identity import transactions
 from runway_pipelines.identity.counts import Counts, Skip, skipped
 from runway_pipelines.identity.transactions import Connections
-from runway_pipelines.identity.verdicts import Verdict
 from runway_pipelines.identity.writer import NotWritten, write
 from runway_pipelines.local.postgres_server import start_postgres
 from runway_pipelines.local.stack import EmbeddedStack
+from runway_pipelines.systems.lml.verdicts import Verdict
 from tests.integration.identity_world import (
     NOW,
     TestCatalogue,

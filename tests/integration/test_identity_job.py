@@ -10,12 +10,13 @@ from click.testing import CliRunner
 
 from runway_pipelines.cli import main
 from runway_pipelines.credentials.connection_asset import CAN_CONNECT
-from runway_pipelines.definitions import build_definitions, build_identity
+from runway_pipelines.definitions import build_definitions
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.local.lml_faults import Rule
+from runway_pipelines.operations.run_log import RunLog
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
-from runway_pipelines.run_outcomes.run_log import RunLog
 from runway_pipelines.settings import load_settings
+from runway_pipelines.wiring import build_identity
 from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
     COMPILATIONS,

@@ -19,7 +19,7 @@ from runway_pipelines.identity import transactions
 from runway_pipelines.local import postgres_server
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
 from runway_pipelines.local.processes import free_port
-from runway_pipelines.resources import postgres_pool
+from runway_pipelines.systems.postgres import pool as postgres_pool
 from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
     COMPILATIONS,

@@ -21,7 +21,7 @@ from runway_pipelines.identity.services import IdentityServices
 from runway_pipelines.local.lml_faults import MALFORMED, UNSTORABLE, Rule
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.resources.lml import LmlService
+from runway_pipelines.systems.lml.client import LmlService
 from tests.integration.identity_job_world import (
     WITHOUT_SOURCES,
     as_reference,

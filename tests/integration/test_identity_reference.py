@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from runway_pipelines.identity.counts import Counts
 from runway_pipelines.identity.folding import fold_artist_name
-from runway_pipelines.identity.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from runway_pipelines.identity.writer import plan, write
 from runway_pipelines.local.stack import EmbeddedStack
+from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from tests.integration.identity_world import NOW, TestCatalogue, catalogue
 from tests.reference_identity import ARTIST_IDS, PLAIN_IDS, RELEASE_IDS, ReferenceCatalogue, float4
 

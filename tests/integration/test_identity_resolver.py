@@ -18,12 +18,12 @@ from runway_pipelines.errors import ConfigurationError, LmlRefused, Unavailable
 from runway_pipelines.identity import resolution
 from runway_pipelines.identity.counts import Counts, Skip
 from runway_pipelines.identity.resolution import Circuit, Page, Resolver, Write
-from runway_pipelines.identity.verdicts import Answer, Library
 from runway_pipelines.identity.writer import write
 from runway_pipelines.local.lml_faults import MALFORMED, UNSTORABLE, Rule, edited
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.resources.lml import LmlService
+from runway_pipelines.systems.lml.client import LmlService
+from runway_pipelines.systems.lml.verdicts import Answer, Library
 from tests.integration.identity_job_world import assert_written, ended, fill, foreseen, verdict
 from tests.integration.identity_world import NOW, TestCatalogue, catalogue
 from tests.integration.lml_control import LmlControl

@@ -9,10 +9,10 @@ import pytest
 
 from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.identity.selection import Cohort, Selection, count, pages
-from runway_pipelines.identity.verdicts import Library
 from runway_pipelines.identity.writer import write
 from runway_pipelines.local.catalogue import catalogue_rows, seed_catalogue
 from runway_pipelines.local.stack import EmbeddedStack
+from runway_pipelines.systems.lml.verdicts import Library
 from tests.integration.identity_world import NOW, TestCatalogue, answer, catalogue, compilation, unresolved
 
 DAY = timedelta(days=1)

@@ -8,9 +8,9 @@ import pytest
 
 from runway_pipelines.errors import Permanent
 from runway_pipelines.identity.counts import Counts, Skip, skipped
-from runway_pipelines.identity.verdicts import Answer, Verdict
 from runway_pipelines.identity.writer import NotWritten, plan, write
 from runway_pipelines.local.stack import EmbeddedStack
+from runway_pipelines.systems.lml.verdicts import Answer, Verdict
 from tests.integration.identity_world import (
     NOW,
     TestCatalogue,

@@ -25,14 +25,14 @@ from runway_pipelines.errors import (
     LmlRefused,
     LmlUnavailable,
 )
-from runway_pipelines.identity.verdicts import Library
 from runway_pipelines.local.lml_faults import Rule
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.processes import start_child
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.resources import lml as lml_module
-from runway_pipelines.resources.call_limiter import CallLimiter
-from runway_pipelines.resources.lml import LmlPart, LmlService
+from runway_pipelines.systems.lml import client as lml_module
+from runway_pipelines.systems.lml.client import LmlPart, LmlService
+from runway_pipelines.systems.lml.limiter import CallLimiter
+from runway_pipelines.systems.lml.verdicts import Library
 from tests.factories import everything_said_by
 from tests.integration.lml_control import LmlControl
 

@@ -18,14 +18,14 @@ from pathlib import Path
 import boto3
 import pytest
 
-from runway_pipelines.errors import AuthenticationRefused, ConfigurationError, Permanent, StoreMissing, Unavailable
-from runway_pipelines.local.certificates import Authority, new_authority
-from runway_pipelines.local.tls_front import TlsFront, tls_front
-from runway_pipelines.resources import mongo
-from runway_pipelines.resources.ca_files import write_ca_file
-from runway_pipelines.resources.mongo import MongoResource
+from runway_pipelines.errors import AuthenticationRefused, ConfigurationError, Permanent, SecretMissing, Unavailable
+from runway_pipelines.systems.certificate_files import write_ca_file
+from runway_pipelines.systems.mongo import client as mongo
+from runway_pipelines.systems.mongo.client import MongoResource
 from tests.integration.mongo_responder import Responder, mongo_responder
 from tests.integration.world import World
+from tests.servers.certificates import Authority, new_authority
+from tests.servers.tls_front import TlsFront, tls_front
 
 PROJECT, USER, PASSWORD, REPLICA_SET = "chat-api", "chat", "c4n4ry-pa55", "rs0"
 
@@ -201,7 +201,7 @@ def test_staging_is_found_and_warned_of(store: Store, caplog: pytest.LogCaptureF
         ({"env": "dev", "project": PROJECT}, ConfigurationError),
         ({"env": None, "project": PROJECT}, ConfigurationError),
         ({"env": "mirror", "project": None}, ConfigurationError),
-        ({"env": "mirror", "project": "nobody"}, StoreMissing),
+        ({"env": "mirror", "project": "nobody"}, SecretMissing),
     ],
 )
 def test_what_it_cannot_be_found_by_is_said(

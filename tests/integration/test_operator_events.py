@@ -15,14 +15,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from runway_pipelines.resources import events as events_module
-from runway_pipelines.resources.events import OperatorEvents
+from runway_pipelines.operations import outcome_sensor as sensor_module
+from runway_pipelines.operations.events import OperatorEvents
+from runway_pipelines.operations.outcome_sensor import Watched, build_run_outcome_sensor
+from runway_pipelines.operations.outcomes import OperatorEvent
+from runway_pipelines.operations.run_cursor import OVERLAP_SECONDS
 from runway_pipelines.rosters import assets, extraction, refresh
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
-from runway_pipelines.run_outcomes import sensor as sensor_module
-from runway_pipelines.run_outcomes.cursor import OVERLAP_SECONDS
-from runway_pipelines.run_outcomes.outcomes import OperatorEvent
-from runway_pipelines.run_outcomes.sensor import Watched, build_run_outcome_sensor
+from runway_pipelines.systems.aws import event_bus as events_module
 from tests.integration.event_bus import Bus, make_bus
 from tests.integration.world import TestPartner, Warehouse, World, definitions, reexecute, run_partner
 

@@ -15,7 +15,7 @@ from runway_pipelines.local.seed import seed_application_database
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS_NAME, PARTNERS_NAME, sync_partitions
 from runway_pipelines.partner_tenants.registry import read_registry
 from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
-from runway_pipelines.resources.postgres import ApplicationDatabase
+from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from tests.integration.world import World
 
 

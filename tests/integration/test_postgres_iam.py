@@ -23,16 +23,16 @@ from runway_pipelines.errors import (
     LockTimeout,
     Permanent,
     RunwayError,
-    StoreMalformed,
-    StoreMissing,
+    SecretMalformed,
+    SecretMissing,
     Unavailable,
 )
-from runway_pipelines.local.certificates import new_authority
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
-from runway_pipelines.local.rds import LocalRds, local_rds
-from runway_pipelines.resources.postgres import ApplicationDatabase, PostgresResource
-from runway_pipelines.resources.postgres_pool import HealingPool
+from runway_pipelines.systems.postgres.databases import ApplicationDatabase, PostgresResource
+from runway_pipelines.systems.postgres.pool import HealingPool
 from tests.integration.world import World
+from tests.servers.certificates import new_authority
+from tests.servers.rds import LocalRds, local_rds
 
 SERVICE, DATABASE, USER = "chat-api", "chat_api", "chat_api_app"
 REAL_ENDPOINT = ("db.mirror.internal", 5432)
@@ -281,7 +281,7 @@ def test_a_ca_file_that_is_none_is_named_before_anything_is_connected_to(
     path = tmp_path / "ca.pem"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(StoreMissing if content is None else StoreMalformed, match="RUNWAY_DB_CA_FILE"):
+    with pytest.raises(SecretMissing if content is None else SecretMalformed, match="RUNWAY_DB_CA_FILE"):
         ask(database(rds, opened, ca_file=str(path)))
     assert rds.front.connections == 0
 

@@ -19,15 +19,15 @@ from runway_pipelines.errors import (
     AuthenticationRefused,
     ConfigurationError,
     Permanent,
-    StoreMissing,
+    SecretMissing,
     Unavailable,
 )
-from runway_pipelines.local.certificates import new_authority
-from runway_pipelines.local.redis_server import RedisServer, redis_binary, start_redis
-from runway_pipelines.local.tls_front import TlsFront, tls_front
-from runway_pipelines.resources.call_limiter import CallLimiter
-from runway_pipelines.resources.redis import RedisResource
+from runway_pipelines.systems.lml.limiter import CallLimiter
+from runway_pipelines.systems.redis.client import RedisResource
 from tests.integration.world import World
+from tests.servers.certificates import new_authority
+from tests.servers.redis import RedisServer, redis_binary, start_redis
+from tests.servers.tls_front import TlsFront, tls_front
 
 pytestmark = pytest.mark.skipif(redis_binary() is None, reason="there is no redis-server: apt-get install redis-server")
 
@@ -106,7 +106,7 @@ def test_it_is_found_and_let_in_over_verified_tls(store: Store) -> None:
 
 def test_the_endpoint_may_be_the_environments(store: Store) -> None:
     put_secret(endpoint=None, port=store.front.port)
-    with pytest.raises(StoreMissing, match="parameter /shared/infra/mirror/redis-endpoint"):
+    with pytest.raises(SecretMissing, match="parameter /shared/infra/mirror/redis-endpoint"):
         resource(store).open()
     boto3.client("ssm", region_name=REGION).put_parameter(
         Name="/shared/infra/mirror/redis-endpoint", Value="localhost", Type="String"
@@ -181,8 +181,8 @@ def test_calls_are_spread_evenly_over_processes(store: Store) -> None:
     """Two processes at 20 a second: 40 calls take 2 s, and no second has more than 20 (and the one that began it)."""
     program = (
         "import sys, time\n"
-        "from runway_pipelines.resources.call_limiter import CallLimiter\n"
-        "from runway_pipelines.resources.redis import RedisResource\n"
+        "from runway_pipelines.systems.lml.limiter import CallLimiter\n"
+        "from runway_pipelines.systems.redis.client import RedisResource\n"
         f"redis = RedisResource(env='mirror', service='{SERVICE}', region='{REGION}', ca_file={str(store.ca_file)!r})\n"
         "one = CallLimiter(name='spread', calls_per_second=20, redis=redis)\n"
         "redis.open()\n"
@@ -243,7 +243,7 @@ def test_without_redis_each_limits_itself_with_one_warning_and_finds_back(
     warnings = [record.message for record in caplog.records if "limits its calls" in record.message]
     assert len(warnings) == 1
     store.restart()
-    monkeypatch.setattr("runway_pipelines.resources.call_limiter.time.monotonic", lambda: time.perf_counter() + 1e6)
+    monkeypatch.setattr("runway_pipelines.systems.lml.limiter.time.monotonic", lambda: time.perf_counter() + 1e6)
     one.reserve()
     assert one.redis is not None
     assert one.redis.call(lambda client: client.get("runway:calls:down")) is not None
@@ -259,7 +259,7 @@ def test_no_trouble_with_redis_ever_fails_a_caller(
     if trouble == "no driver":
         monkeypatch.setitem(sys.modules, "redis", None)
     if trouble == "no permission":
-        monkeypatch.setattr("runway_pipelines.resources.call_limiter.KEY", "others:{name}")
+        monkeypatch.setattr("runway_pipelines.systems.lml.limiter.KEY", "others:{name}")
     with caplog.at_level(logging.WARNING):
         assert [one.reserve() >= 0 for _ in range(3)] == [True] * 3
     assert len([record for record in caplog.records if "limits its calls" in record.message]) == 1

@@ -17,12 +17,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from runway_pipelines.local.big_tenant import big_tenant_tables
+from benchmarks.big_tenant import big_tenant_tables
 from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES
-from runway_pipelines.resources.snowflake import EduSession, Selection
 from runway_pipelines.rosters import extraction, refresh
 from runway_pipelines.rosters.manifest import pointer_key
 from runway_pipelines.rosters.query import ROSTER_SQL
+from runway_pipelines.systems.snowflake.client import EduSession, Selection
 from tests.integration.fault_proxy import fault_proxy
 from tests.integration.world import (
     TestPartner,

@@ -15,9 +15,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from runway_pipelines.api.openapi import document
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.settings import load_settings
+from runway_pipelines.stream.openapi import document
 from tests.integration.stream_server import StreamServer, add_run, bearer, publish, stream_server
 from tests.integration.world import Warehouse, World
 

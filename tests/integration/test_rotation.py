@@ -245,7 +245,7 @@ def test_a_bad_key_changes_nothing_and_says_that_the_old_one_still_works_and_a_g
 @pytest.mark.parametrize(
     ("spoil", "code", "previous"),
     [
-        (lambda p: p.put_secret("{not json"), "CredentialsMalformed", "still works"),
+        (lambda p: p.put_secret("{not json"), "SecretMalformed", "still works"),
         (lambda p: p.rotate(schema="NOWHERE"), "90106", "does not work either"),  # its key was replaced at the account
         (lambda p: p.rotate(database="NOWHERE"), "90105", "does not work either"),
     ],

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from runway_pipelines.local.stack import DAGSTER_DATABASE
-from runway_pipelines.partner_tenants.runs import PARTNER_TAG, SECRET_VERSION_TAG
+from runway_pipelines.operations.tags import PARTNER_TAG, SECRET_VERSION_TAG
 from tests.integration.world import TestPartner, Warehouse, World, definitions, run_partner
 
 ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])

@@ -16,9 +16,9 @@ from click.testing import CliRunner, Result
 from runway_pipelines.cli import main
 from runway_pipelines.identity.migration import missing_columns
 from runway_pipelines.local.catalogue import create_tables
-from runway_pipelines.local.rds import LocalRds, local_rds
 from runway_pipelines.settings import Settings, load_settings
 from tests.integration.world import World
+from tests.servers.rds import LocalRds, local_rds
 
 CATALOGUE = "store_commands"
 OWNER, APP = "store_commands_owner", "store_commands_app"

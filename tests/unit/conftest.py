@@ -10,9 +10,9 @@ from dagster_aws.s3 import S3Resource
 from dagster_aws.secretsmanager import SecretsManagerResource
 from moto.server import ThreadedMotoServer
 
-from runway_pipelines.resources.object_store import ObjectStore
-from runway_pipelines.resources.secrets_manager import PartnerSecrets
+from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.settings import load_settings
+from runway_pipelines.systems.aws.object_store import ObjectStore
 
 REGION = "us-west-2"
 CREDENTIALS = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}

@@ -14,19 +14,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from runway_pipelines.api import refusals, streaming
-from runway_pipelines.api.metrics import Metrics
-from runway_pipelines.api.sources import Source
-from runway_pipelines.api.streaming import PullRecord
 from runway_pipelines.errors import Unavailable
 from runway_pipelines.identity.automation import library_identity_job, library_identity_recheck_job
-from runway_pipelines.logs import JsonLines, console_logger
-from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.resources.events import OperatorEvents
-from runway_pipelines.rosters.automation import partner_rosters_job
-from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX
-from runway_pipelines.rosters.freshness_check import roster_freshness_job
-from runway_pipelines.run_outcomes.outcomes import (
+from runway_pipelines.operations.events import OperatorEvents
+from runway_pipelines.operations.logs import JsonLines, console_logger
+from runway_pipelines.operations.outcomes import (
     CREDENTIALS_FAILING,
     IDENTITY_RUN_FAILED,
     ROSTER_REFRESH_FAILED,
@@ -35,6 +27,14 @@ from runway_pipelines.run_outcomes.outcomes import (
     ROSTERS_STALE,
     OperatorEvent,
 )
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.automation import partner_rosters_job
+from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX
+from runway_pipelines.rosters.freshness_check import roster_freshness_job
+from runway_pipelines.stream import refusals, streaming
+from runway_pipelines.stream.metrics import Metrics
+from runway_pipelines.stream.sources import Source
+from runway_pipelines.stream.streaming import PullRecord
 from tests.cloudformation import Stack
 from tests.filter_patterns import matches
 from tests.templates import ALARMS, SERVICES, STREAM

@@ -6,9 +6,10 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
-from runway_pipelines.definitions import build_definitions, build_services, defs
-from runway_pipelines.ownership import DOMAIN_TAG, OWNERS
+from runway_pipelines.definitions import build_definitions, defs
+from runway_pipelines.operations.tags import DOMAIN_TAG, OWNERS
 from runway_pipelines.settings import Settings
+from runway_pipelines.wiring import build_services
 
 ASSETS = {
     "cross_year_roster": "rosters",
@@ -23,7 +24,7 @@ SENSORS = {"partner_tenants_sync_sensor", "edu_credentials_rotated_sensor", "run
 
 
 def test_every_schedule_and_sensor_runs_from_the_start() -> None:
-    repository = defs.get_repository_def()
+    repository = defs().get_repository_def()
     assert repository.schedule_defs
     assert {sensor.name for sensor in repository.sensor_defs} == SENSORS
     assert all(s.default_status is dg.DefaultScheduleStatus.RUNNING for s in repository.schedule_defs)
@@ -31,7 +32,7 @@ def test_every_schedule_and_sensor_runs_from_the_start() -> None:
 
 
 def test_every_asset_says_what_it_is_and_whom_to_call() -> None:
-    specs = {spec.key.path[-1]: spec for spec in defs.resolve_all_asset_specs()}
+    specs = {spec.key.path[-1]: spec for spec in defs().resolve_all_asset_specs()}
     assert {name: spec.group_name for name, spec in specs.items()} == ASSETS
     for spec in specs.values():
         assert spec.description
@@ -48,14 +49,14 @@ def test_a_password_reaches_no_resource_configuration(monkeypatch: pytest.Monkey
 
 
 def test_the_schedule_asks_for_one_run_a_partner_keyed_by_day() -> None:
-    schedule = defs.resolve_schedule_def("partner_rosters_daily_schedule")
+    schedule = defs().resolve_schedule_def("partner_rosters_daily_schedule")
     with dg.instance_for_test() as instance:
 
         def tick() -> list[dg.RunRequest]:
             with dg.build_schedule_context(
                 instance,
                 scheduled_execution_time=_at("2026-11-21T02:00:00"),
-                repository_def=defs.get_repository_def(),
+                repository_def=defs().get_repository_def(),
                 resources={"secrets": build_services(Settings()).secrets},
             ) as context:
                 return list(schedule.evaluate_tick(context).run_requests or [])
@@ -75,7 +76,7 @@ def _at(text: str) -> datetime:
 
 
 def test_everything_that_dagster_shows_says_what_it_is_and_whom_to_call() -> None:
-    repository = defs.get_repository_def()
+    repository = defs().get_repository_def()
     assets = [repository.asset_graph.get(key) for key in repository.asset_graph.get_all_asset_keys()]
     jobs = [job for job in repository.get_all_jobs() if not job.name.startswith("__")]
     for each in [*assets, *jobs, *repository.schedule_defs, *repository.sensor_defs]:

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
-from runway_pipelines.data_contracts import PolicyOptions, Process, policy
-from runway_pipelines.data_stores import postgres, redis
-from runway_pipelines.data_stores.vocabulary import Env, Role
+from runway_pipelines.cli.iam_policy import PolicyOptions, Process, policy
+from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.resources.secrets_manager import PartnerSecrets
 from runway_pipelines.rosters.manifest import index_key, stable_key
 from runway_pipelines.settings import Settings
+from runway_pipelines.systems.postgres import names as postgres
+from runway_pipelines.systems.redis import names as redis
+from runway_pipelines.systems.vocabulary import Env, Role
 from tests.cloudformation import Stack, allows, granted
 from tests.templates import CLUSTER, ENVLABEL, PERMISSIONS, container, given, task_definition
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from runway_pipelines import data_contracts
-from runway_pipelines.cli import main
+from runway_pipelines.cli import data_contracts, main
 from runway_pipelines.settings import settings_markdown
 
 ROOT = Path(__file__).parents[2]

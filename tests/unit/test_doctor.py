@@ -23,8 +23,8 @@ from runway_pipelines.doctor import (
 )
 from runway_pipelines.errors import ConfigurationError, Permanent
 from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
-from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.rosters.services import RosterServices
+from runway_pipelines.systems.aws.object_store import ObjectStore
 
 CANARY = "c4n4ry"
 ACME = RosterPartner("acme", "Acme", ("north", "south"), (2025, 2026))

@@ -7,16 +7,16 @@ import pytest
 from click.testing import CliRunner
 
 from runway_pipelines.cli import main
-from runway_pipelines.data_stores.vocabulary import Role
-from runway_pipelines.definitions import (
+from runway_pipelines.errors import ConfigurationError
+from runway_pipelines.settings import Settings, load_settings
+from runway_pipelines.systems.vocabulary import Role
+from runway_pipelines.wiring import (
     build_application_database,
     build_catalogue,
     build_lml_limiter,
     build_mongo,
     build_redis,
 )
-from runway_pipelines.errors import ConfigurationError
-from runway_pipelines.settings import Settings, load_settings
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -137,7 +137,7 @@ def test_stores_that_are_configured_are_found_by_their_names(monkeypatch: pytest
 
 
 def test_no_password_is_in_a_repr() -> None:
-    from runway_pipelines.resources.postgres import PostgresResource
+    from runway_pipelines.systems.postgres.databases import PostgresResource
 
     assert "c4n4ry" not in repr(PostgresResource(host="h", database="d", username="u", password="c4n4ry"))
 

@@ -9,14 +9,14 @@ import dagster as dg
 import pytest
 
 from runway_pipelines.credentials.connection_asset import connection_metadata, events_of_trial
-from runway_pipelines.credentials.edu_connection import EduConnection
+from runway_pipelines.credentials.edu_connection import parse_connection
 from runway_pipelines.credentials.key_hygiene import KeyReport, key_hygiene
 from runway_pipelines.credentials.trial import Trial
 from runway_pipelines.errors import AuthenticationRefused
 from tests.factories import base64_text, pem, secret_text
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
-CONNECTION = EduConnection.parse("a-secret", secret_text())
+CONNECTION = parse_connection("a-secret", secret_text())
 
 
 def trial(*, age_days: int = 10, has_previous: bool = True, error: AuthenticationRefused | None = None) -> Trial:

@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runway_pipelines.credentials.edu_connection import OPTIONAL, REQUIRED, EduConnection, secret_name
-from runway_pipelines.errors import CredentialsMalformed
+from runway_pipelines.credentials.edu_connection import OPTIONAL, REQUIRED, parse_connection, partner_secret_name
+from runway_pipelines.errors import SecretMalformed
 from tests.factories import base64_text, everything_said_by, pem, rsa_key, secret_members, secret_text
 
 NAME = "stg-edu-connection-info-acme"
@@ -21,20 +21,20 @@ texts = st.text(min_size=1, max_size=30).filter(lambda text: text.splitlines() =
 
 def refusal(text: str, *, with_suppressed: bool = False) -> str:
     """What the refusal of a secret says, wherever one looks."""
-    with pytest.raises(CredentialsMalformed) as refused:
-        EduConnection.parse(NAME, text)
+    with pytest.raises(SecretMalformed) as refused:
+        parse_connection(NAME, text)
     assert NAME in str(refused.value)
     return everything_said_by(refused.value, with_suppressed=with_suppressed)
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(("username", "account", "database", "schema", "warehouse", "role"), texts)))
 def test_a_good_secret_is_read_field_by_field_and_untouched(values: dict[str, str]) -> None:
-    connection = EduConnection.parse(NAME, secret_text(**values))
+    connection = parse_connection(NAME, secret_text(**values))
     assert vars(connection) == values | {"private_key": secret_members()["privateKey"]}
 
 
 def test_the_key_is_not_in_the_connections_representation() -> None:
-    connection = EduConnection.parse(NAME, secret_text())
+    connection = parse_connection(NAME, secret_text())
     assert connection.private_key == base64_text(pem())
     assert connection.private_key[:20] not in repr(connection)
 
@@ -51,7 +51,7 @@ def test_the_fingerprint_is_snowflakes_own() -> None:
     from snowflake.connector.auth.keypair import AuthByKeyPair
 
     expected = AuthByKeyPair.calculate_public_key_fingerprint(rsa_key())
-    assert EduConnection.parse(NAME, secret_text()).fingerprint == expected
+    assert parse_connection(NAME, secret_text()).fingerprint == expected
 
 
 @pytest.mark.parametrize("field", OPTIONAL)
@@ -61,7 +61,7 @@ def test_an_optional_field_that_is_absent_is_none(field: str, absent: dict[str, 
     del members[field]
     if absent:
         members[field] = absent["value"]
-    connection = EduConnection.parse(NAME, json.dumps(members))
+    connection = parse_connection(NAME, json.dumps(members))
     other = "role" if field == "warehouse" else "warehouse"
     assert getattr(connection, field) is None
     assert getattr(connection, other) is not None
@@ -172,18 +172,18 @@ def test_a_key_that_cannot_be_used_is_refused_by_what_it_is_and_not_shown(kind: 
 def test_line_breaks_in_the_base64_are_no_fault(width: int) -> None:
     whole = base64_text(pem())
     wrapped = "\r\n".join(whole[start : start + width] for start in range(0, len(whole), width)) + "\n"
-    assert EduConnection.parse(NAME, secret_text(privateKey=wrapped)).private_key == wrapped
+    assert parse_connection(NAME, secret_text(privateKey=wrapped)).private_key == wrapped
 
 
 @given(st.text(max_size=200))
 def test_no_text_of_a_secret_fails_in_any_other_way(text: str) -> None:
-    with pytest.raises(CredentialsMalformed):
-        EduConnection.parse(NAME, text)
+    with pytest.raises(SecretMalformed):
+        parse_connection(NAME, text)
 
 
 def test_members_of_others_are_ignored() -> None:
-    assert EduConnection.parse(NAME, secret_text(password=CANARY, port=7)) == EduConnection.parse(NAME, secret_text())
+    assert parse_connection(NAME, secret_text(password=CANARY, port=7)) == parse_connection(NAME, secret_text())
 
 
 def test_a_secrets_name_is_the_environment_and_the_partner() -> None:
-    assert secret_name("stg", "acme") == NAME
+    assert partner_secret_name("stg", "acme") == NAME

@@ -8,18 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runway_pipelines.credentials.rotation import (
-    Current,
     Decision,
-    Gone,
     LastTry,
-    Observation,
     Pacing,
     Requested,
     Requests,
     Seen,
     Trigger,
     TryState,
-    Unreadable,
     attempt_of,
     cursor_text,
     decide,
@@ -27,6 +23,7 @@ from runway_pipelines.credentials.rotation import (
     parse_cursor,
     run_key,
 )
+from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observation, Unreadable
 
 NOW = datetime(2026, 11, 21, 2, 0, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

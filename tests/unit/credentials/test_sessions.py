@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 
 from runway_pipelines.credentials import sessions as sessions_module
-from runway_pipelines.credentials.edu_connection import EduConnection
+from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.credentials.sessions import PARTNER_WIDE_QUERY_ERRORS, PartnerSessions
 from runway_pipelines.errors import (
     AuthenticationRefused,
-    CredentialsMalformed,
-    CredentialsMissing,
     Held,
     QueryFailed,
     RowsUnreadable,
+    SecretMalformed,
+    SecretMissing,
     Unavailable,
 )
-from runway_pipelines.resources.secrets_manager import PartnerSecrets, SecretVersion
+from runway_pipelines.systems.aws.secret_versions import SecretVersion
+from runway_pipelines.systems.snowflake.connection import EduConnection
 from tests.factories import secret_text
 
 SIZE = 4
@@ -274,7 +275,7 @@ def test_a_partner_without_a_secret_is_asked_for_it_once_by_its_name(
     secrets = CountedSecrets(None)
     sessions = partner_sessions(secrets)
     for future in in_threads(SIZE, 40, lambda: borrow(sessions)):
-        assert isinstance(future.exception(), CredentialsMissing)
+        assert isinstance(future.exception(), SecretMissing)
         assert "stg-edu-connection-info-acme" in str(future.exception())
     assert secrets.reads == 1
     assert snowflake.logins == []
@@ -286,7 +287,7 @@ def test_a_secret_that_cannot_be_used_never_reaches_snowflake(
     secrets = CountedSecrets(version("v1", secret_text(privateKey="c4n4ry!")))
     sessions = partner_sessions(secrets)
     for future in in_threads(SIZE, 40, lambda: borrow(sessions)):
-        assert isinstance(future.exception(), CredentialsMalformed)
+        assert isinstance(future.exception(), SecretMalformed)
         assert "c4n4ry" not in str(future.exception())
     assert secrets.reads == 1
     assert snowflake.logins == []
@@ -359,7 +360,7 @@ def test_a_secret_that_cannot_be_read_the_second_time_is_what_the_caller_hears(
 ) -> None:
     snowflake.refuses = {"v1"}
     sessions = partner_sessions(CountedSecrets(version("v1"), None))
-    with pytest.raises(CredentialsMissing):
+    with pytest.raises(SecretMissing):
         borrow(sessions)
     assert snowflake.logins == ["v1"]
 

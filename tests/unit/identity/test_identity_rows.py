@@ -20,7 +20,7 @@ from runway_pipelines.identity.rows import (
     track_rows,
     unanswered,
 )
-from runway_pipelines.identity.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
+from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from tests.reference_identity import is_in_band as reference_is_in_band
 
 SINGLE = Verdict(7, Kind.SINGLE_ARTIST, artist_ids=ArtistIds(), method="llm", confidence=0.6)

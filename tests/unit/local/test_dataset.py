@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from benchmarks.big_tenant import big_tenant, big_tenant_tables
 from runway_pipelines.local import dataset
-from runway_pipelines.local.big_tenant import big_tenant, big_tenant_tables
 from runway_pipelines.local.dataset import Partner, Tenant, associations, identification_codes, synthetic_partners
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
 from runway_pipelines.rosters.query import ROW_SCHEMA

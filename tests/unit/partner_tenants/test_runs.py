@@ -6,9 +6,10 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
-from runway_pipelines.definitions import build_definitions, build_services
+from runway_pipelines.definitions import build_definitions
 from runway_pipelines.partner_tenants.runs import LargeRuns, partner_run
 from runway_pipelines.settings import Settings
+from runway_pipelines.wiring import build_services
 
 LARGE = LargeRuns(frozenset({"acme"}), cpu=8192, memory=32768)
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runway_pipelines.errors import Permanent, StoredObjectDamaged
-from runway_pipelines.resources.object_store import ObjectStore
 from runway_pipelines.rosters.frames import COLUMNS, load_roster, roster_frame, save_roster
 from runway_pipelines.rosters.manifest import pointer_key, snapshot_key
+from runway_pipelines.systems.aws.object_store import ObjectStore
 from tests.factories import TENANT, pointer, roster_lines
 
 STUDENTS = [

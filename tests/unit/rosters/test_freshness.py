@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runway_pipelines.partner_tenants.registry import RosterPartner
-from runway_pipelines.resources.object_store import StoredDocument
 from runway_pipelines.rosters.freshness import freshness_of
 from runway_pipelines.rosters.index import DEPARTED, NEVER, IndexEntry, PartnerIndex
+from runway_pipelines.systems.aws.object_store import StoredDocument
 
 NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -105,7 +105,7 @@ def test_the_order_in_which_rows_lie_in_the_warehouse_makes_no_difference() -> N
 
 @pytest.mark.parametrize("slice_rows", [1, 2, 1000])
 def test_slices_do_not_change_the_bytes(monkeypatch: pytest.MonkeyPatch, slice_rows: int) -> None:
-    from runway_pipelines.local.big_tenant import big_tenant
+    from benchmarks.big_tenant import big_tenant
 
     whole = b"".join(encode_roster(big_tenant(300, tenant_code=TENANT), TENANT, RosterCounts()))
     monkeypatch.setattr(encoding, "SLICE_ROWS", slice_rows)

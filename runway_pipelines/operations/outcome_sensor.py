@@ -1,0 +1,127 @@
+"""The sensor that tells operators of runs that ended."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from runway_pipelines.operations.events import Log, OperatorEvents
+from runway_pipelines.operations.outcomes import OperatorEvent, event_of, freshness_event
+from runway_pipelines.operations.run_cursor import RunCursor
+from runway_pipelines.operations.run_log import ENDED, RunLog, end_of
+from runway_pipelines.operations.tags import OWNERS
+
+# A tick that Dagster ends (after 60 s) keeps no cursor, and the next would tell the same again.
+MOST_RUNS = 25
+MOST_TICK_SECONDS = 20.0
+# An event that cannot be sent is tried again at each tick until its run is this old.
+GIVE_UP_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What operators hear of: jobs by their names, and the checks that say more of their runs."""
+
+    partner_job: str
+    freshness_job: str
+    identity_jobs: frozenset[str]
+    can_connect: dg.AssetCheckKey
+    tenants_fresh: dg.AssetCheckKey
+
+    @property
+    def jobs(self) -> frozenset[str]:
+        """All of the jobs."""
+        return self.identity_jobs | {self.partner_job, self.freshness_job}
+
+
+def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.SensorDefinition:
+    """One event for each outcome that operators should hear of, at least once; without a cursor it starts from now."""
+
+    @dg.sensor(
+        name="run_outcome_event_sensor",
+        minimum_interval_seconds=interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        owners=list(OWNERS),
+        description="Tells operators of failed refreshes, failing credentials, stale rosters and recoveries. "
+        "It requests no run.",
+    )
+    def run_outcome_event_sensor(context: dg.SensorEvaluationContext, operators: OperatorEvents) -> dg.SensorResult:
+        now = datetime.now(UTC).timestamp()
+        cursor = RunCursor.parse(context.cursor)
+        if cursor is None:
+            if context.cursor:
+                context.log.warning("the cursor cannot be read: runs that ended before now are not looked at")
+            return _result("looks at runs that end from now on", RunCursor(now))
+        runs = newly_ended(context.instance, cursor, watched.jobs)
+        done, emitted = tell(runs[:MOST_RUNS], watched, context.instance, operators, context.log, now=now)
+        left = runs[len(done) :]
+        return _result(
+            f"{len(done)} runs looked at, {emitted} events emitted, {len(left)} runs left for the next tick",
+            cursor.advanced({run.dagster_run.run_id: end_of(run) for run in done}, map(end_of, left), now),
+        )
+
+    return run_outcome_event_sensor
+
+
+def newly_ended(instance: dg.DagsterInstance, cursor: RunCursor, job_names: Iterable[str]) -> list[dg.RunRecord]:
+    """Runs of these jobs that ended and were not looked at, in the order of their ends.
+
+    A run is updated when it ends or later, so those updated above the floor are enough; they are not limited, for those
+    that were looked at already could be as many, and the floor follows the clock.
+    """
+    # A second less: the storage rounds to microseconds.
+    floor = datetime.fromtimestamp(cursor.floor - 1, UTC)
+    records = [
+        record
+        for job_name in job_names
+        for record in instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=ENDED, updated_after=floor))
+        if cursor.is_new(record.dagster_run.run_id, end_of(record))
+    ]
+    return sorted(records, key=lambda record: (end_of(record), record.storage_id))
+
+
+def tell(
+    runs: Sequence[dg.RunRecord],
+    watched: Watched,
+    instance: dg.DagsterInstance,
+    operators: OperatorEvents,
+    log: Log,
+    *,
+    now: float,
+) -> tuple[Sequence[dg.RunRecord], int]:
+    """Emit what the runs' outcomes are for operators; returns the runs that are done with, and the number of events.
+
+    It stops at an event that is not taken, for the order says something: a recovery comes after its failure.
+    """
+    run_log = RunLog(instance, watched.can_connect, watched.tenants_fresh)
+    emitted, stop_at = 0, time.monotonic() + MOST_TICK_SECONDS
+    for done, run in enumerate(runs):
+        if done and time.monotonic() > stop_at:
+            return runs[:done], emitted
+        for event in _events_of(run, run_log, watched, operators.dagster_url):
+            is_sent = operators.emit(event, log)
+            if not is_sent and now - end_of(run) < GIVE_UP_SECONDS:
+                return runs[:done], emitted
+            emitted += is_sent
+    return runs, emitted
+
+
+def _events_of(
+    run: dg.RunRecord, run_log: RunLog, watched: Watched, dagster_url: str | None
+) -> Iterator[OperatorEvent]:
+    outcome = run_log.outcome_of(run)
+    if outcome.job_name != watched.freshness_job:
+        event = event_of(outcome, run_log.previous_outcome(run), dagster_url, identity_jobs=watched.identity_jobs)
+        yield from [event] if event else []
+    elif outcome.is_success:
+        before = run_log.previously_stale(run)
+        for partner_id, stale in run_log.stale_rosters(outcome.run_id).items():
+            judgement = replace(outcome, partner_id=partner_id)
+            event = freshness_event(judgement, stale, before.get(partner_id, {}), dagster_url)
+            yield from [event] if event else []
+
+
+def _result(reason: str, cursor: RunCursor) -> dg.SensorResult:
+    return dg.SensorResult(skip_reason=reason, cursor=cursor.to_json())

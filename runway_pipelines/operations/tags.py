@@ -1,0 +1,25 @@
+"""What Dagster shows beside everything of ours: tags, owners and the runbook."""
+
+from collections.abc import Sequence
+
+OWNERS: Sequence[str] = ["team:runway-data"]
+DOMAIN_TAG = "runway/domain"
+PARTNER_TAG = "runway/partner"
+# Dagster's own tag for a run's partition, which is the partner. Unlike runway/partner it is also on a backfill's runs,
+# and on those that a person starts in the UI.
+PARTITION_TAG = "dagster/partition"
+TRIGGER_TAG = "runway/trigger"
+SECRET_VERSION_TAG = "runway/secret_version"  # noqa: S105 - the name of a tag
+
+# A path, not a link: this code does not know where the repository is hosted.
+OPERATIONS = "docs/operations.md"
+
+
+def runbook(section: str) -> dict[str, str]:
+    """An asset's metadata: the section of the operations page that says what to do about it."""
+    return {"runbook": f"{OPERATIONS}#{section}"}
+
+
+def domain(name: str) -> dict[str, str]:
+    """The tag of a domain."""
+    return {DOMAIN_TAG: name}

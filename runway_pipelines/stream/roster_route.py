@@ -1,0 +1,311 @@
+"""``GET /earthbeam/jobs/{run_id}/roster``: from the snapshot when it is fresh, else from the warehouse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from runway_pipelines.errors import RunwayError, StoredObjectDamaged
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.manifest import Pointer, pointer_key, snapshot_key
+from runway_pipelines.stream.blocking import BlockingCalls
+from runway_pipelines.stream.damaged import DamagedSnapshots
+from runway_pipelines.stream.handoff import Abandoned, Ending, Failed, Handoff, call_soon
+from runway_pipelines.stream.metrics import Metrics
+from runway_pipelines.stream.negotiation import (
+    ByteRange,
+    Unsatisfiable,
+    accepts_gzip,
+    etag,
+    is_known,
+    is_outdated,
+    may_resume,
+    parse_range,
+)
+from runway_pipelines.stream.places import Places
+from runway_pipelines.stream.pools import PartnerPools
+from runway_pipelines.stream.pulls import NoRoom, Pull, SessionProof, SnapshotPull, WarehousePull
+from runway_pipelines.stream.refusals import Refusal
+from runway_pipelines.stream.runs import RunTenant
+from runway_pipelines.stream.sources import Source, choose
+from runway_pipelines.stream.streaming import JSON_LINES, Patience, PullRecord, RosterResponse, first_part, unless_gone
+from runway_pipelines.systems.aws.object_store import ObjectStore
+from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observation
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+log = logging.getLogger(__name__)
+# Student identifiers: no cache keeps them. A client may still ask whether what it has is current.
+_NOT_STORED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot that can serve."""
+
+    pointer: Pointer
+    size: int
+
+
+@dataclass(frozen=True)
+class Served:
+    """What was decided on a pull, and why. ``snapshot`` is None for the warehouse."""
+
+    snapshot: Snapshot | None
+    seen: Observation
+    reason: str
+
+
+class RosterRoute:
+    """The route, over what all requests share."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        pools: PartnerPools,
+        metrics: Metrics,
+        call: BlockingCalls,
+        places: Places,
+        patience: Patience,
+        *,
+        fresh_for: timedelta,
+        acquire_seconds: float,
+    ) -> None:
+        self._store = store
+        self._pools = pools
+        self._metrics = metrics
+        self._call = call
+        self._places = places
+        self._patience = patience
+        self._fresh_for = fresh_for
+        self._acquire_seconds = acquire_seconds
+        self._damaged = DamagedSnapshots()
+
+    async def answer(self, request: Request, run: RunTenant) -> Response:
+        """The roster, 304, 206, or a `Refusal`; raises our errors for what is a 500."""
+        started = time.monotonic()
+        if run.tenant is None:
+            raise Refusal(409, "cross_year_matching_is_off", "The run's tenant has no cross-year roster.")
+        try:
+            requested = Source(request.query_params.get("source", Source.AUTO))
+        except ValueError:
+            raise Refusal(400, "unknown_source", f"source is one of {', '.join(Source)}.") from None
+        served = await self._call(self._choose, run.tenant, requested)
+        reason = served.reason
+        if served.snapshot is not None:
+            record = PullRecord(run.tenant, run.run_id, Source.SNAPSHOT, reason, started, self._metrics)
+            try:
+                return await self._from_snapshot(request, served.snapshot, record)
+            except RunwayError as error:
+                if requested is Source.SNAPSHOT or isinstance(error, NoRoom):
+                    raise
+                log.warning("%s: the warehouse is asked, because the snapshot cannot be read: %s", run.tenant, error)
+                reason = "the snapshot cannot be read"
+        record = PullRecord(run.tenant, run.run_id, Source.WAREHOUSE, reason, started, self._metrics)
+        return await self._from_warehouse(request, run.tenant, served.seen, record)
+
+    def _choose(self, tenant: PartnerTenant, requested: Source) -> Served:
+        """Look at the secret and at what is published, as far as it matters (in a thread)."""
+        seen: Observation = (
+            Gone("nobody looked") if requested is Source.SNAPSHOT else self._pools.look(tenant.partner_id)
+        )
+        pointer: Pointer | None = None
+        size = 0
+        is_usable = True
+        if requested is not Source.WAREHOUSE:
+            try:
+                pointer, size = self._published(tenant)
+            except RunwayError as error:
+                if requested is Source.SNAPSHOT:
+                    raise
+                is_usable = False
+                log.warning("%s: the snapshot cannot be used: %s", tenant, error)
+        choice = choose(
+            requested,
+            pointer,
+            seen.version_id if isinstance(seen, Current) else None,
+            now=datetime.now(UTC),
+            fresh_for=self._fresh_for,
+        )
+        if choice.snapshot is None and requested is Source.SNAPSHOT:
+            raise Refusal(404, "no_snapshot", "No roster was ever published for the run's tenant.")
+        reason = choice.reason if is_usable else "the snapshot cannot be used"
+        return Served(None if choice.snapshot is None else Snapshot(choice.snapshot, size), seen, reason)
+
+    def _published(self, tenant: PartnerTenant) -> tuple[Pointer | None, int]:
+        """The pointer, and the size of its snapshot; raises `StoredObjectDamaged` where the two do not fit, as far
+        as can be seen or is known from a pull before.
+        """
+        key = pointer_key(tenant)
+        stored = self._store.read(key)
+        if stored is None:
+            return None, 0
+        pointer = Pointer.from_json(key, stored.body)
+        if self._damaged.is_known(tenant, pointer):
+            self._metrics.damaged.labels("known").inc()
+            raise StoredObjectDamaged(
+                expected=f"the bytes that {key} tells of",
+                came="others, as a pull before has found",
+                remedy="publish the tenant's roster anew",
+            )
+        found = self._store.stat(snapshot_key(tenant, pointer.sha256))
+        if found is None or found.sha256 not in (None, pointer.sha256):
+            raise StoredObjectDamaged(
+                expected=f"the snapshot that {key} points to",
+                came="no object" if found is None else "one that says it has another digest",
+                remedy="publish the tenant's roster anew",
+            )
+        return pointer, found.size
+
+    async def _from_snapshot(self, request: Request, snapshot: Snapshot, record: PullRecord) -> Response:
+        pointer, size = snapshot.pointer, snapshot.size
+        # A range is one of the bytes as they are stored; HTTP/1.0 has no way to say that a body without length ended.
+        is_ranged = request.method == "GET" and "range" in request.headers
+        is_gzip = not is_ranged and _is_chunked(request) and accepts_gzip(request.headers.get("accept-encoding"))
+        validator = etag(pointer.sha256, is_gzip=is_gzip)
+        headers = {
+            **_NOT_STORED,
+            "ETag": validator,
+            "Vary": "Accept-Encoding",
+            "X-Roster-Source": Source.SNAPSHOT,
+            "X-Roster-Sha256": pointer.sha256,
+            "X-Roster-As-Of": pointer.verified_at,
+            "Accept-Ranges": "bytes",
+        }
+        _require_current(request, validator)
+        for known in (validator, etag(pointer.sha256, is_gzip=not is_gzip)):
+            if is_known(request.headers.get("if-none-match"), known):
+                return Response(status_code=304, headers=headers | {"ETag": known})
+        whole = ByteRange(0, size - 1)
+        part = None
+        if is_ranged and may_resume(request.headers.get("if-range"), validator):
+            try:
+                part = parse_range(request.headers["range"], size)
+            except Unsatisfiable:
+                raise Refusal(
+                    416, "range_not_satisfiable", "It begins behind the end.", {"Content-Range": f"bytes */{size}"}
+                ) from None
+        headers |= {"Content-Type": JSON_LINES}
+        if is_gzip:
+            headers |= {"Content-Encoding": "gzip"}
+        else:
+            headers |= {"Content-Length": str((part or whole).size)}
+        if part is not None:
+            headers |= {"Content-Range": f"bytes {part.first}-{part.last}/{size}"}
+        if request.method == "HEAD":
+            head = Response(headers=headers)
+            if is_gzip:
+                del head.headers["content-length"]  # Starlette's 0 would be the length of what GET sends
+            return head
+
+        def note_damage() -> None:
+            self._damaged.remember(record.tenant, pointer)
+            self._metrics.damaged.labels("found").inc()
+
+        work = SnapshotPull(
+            self._store,
+            snapshot_key(record.tenant, pointer.sha256),
+            pointer.sha256,
+            part or whole,
+            size,
+            note_damage,
+        )
+        return await self._stream(
+            request, work, record, is_gzip=is_gzip, status=200 if part is None else 206, headers=lambda pull: headers
+        )
+
+    async def _from_warehouse(
+        self, request: Request, tenant: PartnerTenant, seen: Observation, record: PullRecord
+    ) -> Response:
+        if not _is_chunked(request):
+            raise Refusal(
+                426,
+                "http_1_1_is_needed",
+                "In HTTP/1.0 a roster that broke off would look complete.",
+                {"Upgrade": "HTTP/1.1", "Connection": "Upgrade"},
+            )
+        _require_current(request, None)
+        is_gzip = accepts_gzip(request.headers.get("accept-encoding"))
+        sessions = self._pools.of(tenant.partner_id, seen)
+
+        def headers(pull: Pull) -> dict[str, str]:
+            return (
+                {
+                    **_NOT_STORED,
+                    "Content-Type": JSON_LINES,
+                    "Vary": "Accept-Encoding",
+                    "X-Roster-Source": Source.WAREHOUSE,
+                    "Accept-Ranges": "none",
+                }
+                | ({"X-Roster-As-Of": pull.as_of.isoformat()} if pull.as_of else {})
+                | ({"Content-Encoding": "gzip"} if is_gzip else {})
+            )
+
+        proof_is_enough = request.method == "HEAD"
+        work = SessionProof(sessions) if proof_is_enough else WarehousePull(sessions, tenant, record.run_id)
+        return await self._stream(
+            request, work, record, is_gzip=is_gzip and not proof_is_enough, status=200, headers=headers
+        )
+
+    async def _stream(
+        self,
+        request: Request,
+        work: Callable[[Pull], None],
+        record: PullRecord,
+        *,
+        is_gzip: bool,
+        status: int,
+        headers: Callable[[Pull], dict[str, str]],
+    ) -> Response:
+        """Wait for the first byte; raises what failed before it."""
+        pull = Pull(Handoff(), is_gzip)
+        first = await unless_gone(request, self._first_part(pull, work, record.tenant.partner_id))
+        if isinstance(first, Failed):
+            record.over("failed")
+            raise first.error
+        if isinstance(first, Abandoned):
+            record.over("abandoned")
+            return Response(status_code=204)  # to nobody
+        return RosterResponse(first, pull, request, record, self._patience, status=status, headers=headers(pull))
+
+    async def _first_part(self, pull: Pull, work: Callable[[Pull], None], partner_id: str) -> bytes | Ending:
+        """Its first bytes, once there is a place for it; it has that, and a thread, until the thread is done."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._acquire_seconds):
+                give_back = await self._places.take(partner_id)
+        except TimeoutError:
+            return Failed(
+                NoRoom(
+                    expected=f"room for one more pull within {self._acquire_seconds:g} s",
+                    came="RUNWAY_STREAM_MOST_PULLS_PER_PARTNER of this partner, or RUNWAY_STREAM_MOST_PULLS of all",
+                    remedy="see why they take so long; raise it, or run one more server",
+                )
+            )
+        self._metrics.in_flight.inc()
+
+        def release() -> None:
+            self._metrics.in_flight.dec()
+            give_back()
+
+        pull.on_end = lambda: call_soon(loop, release)
+        return await first_part(pull, work, self._acquire_seconds)
+
+
+def _require_current(request: Request, validator: str | None) -> None:
+    """Refuse who wants to go on with other bytes than these; the warehouse's have no validator."""
+    if is_outdated(request.headers.get("if-match"), validator):
+        raise Refusal(412, "precondition_failed", "The roster is not the one that If-Match names.")
+
+
+def _is_chunked(request: Request) -> bool:
+    """Whether the client can be told, in a body of unknown length, that it is whole."""
+    return str(request.scope["http_version"]) != "1.0"

@@ -1,0 +1,102 @@
+"""The failures of boto3 and botocore, mapped to ours by error code. None of the request's values is kept."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+
+from runway_pipelines.errors import ConfigurationError, Permanent, RunwayError, Unavailable
+
+_MISCONFIGURED = (
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+_TRANSIENT_CODES = {
+    "BadDigest",
+    "InternalError",
+    "NoSuchUpload",  # a completion that was retried after the first one had arrived
+    "InternalFailure",
+    "InternalServiceError",
+    "OperationAborted",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+}
+_REMEDIES = {
+    "403": "grant the role the actions that docs/operations.md lists",
+    "AccessDenied": "grant the role the actions that docs/operations.md lists",
+    "AccessDeniedException": "grant the role the actions that docs/operations.md lists",
+    "InvalidRequestException": "see whether the secret is pending deletion; restore it or create it anew",
+    "NoSuchBucket": "set RUNWAY_BUCKET to the application's bucket",
+}
+
+
+@contextmanager
+def aws_errors(action: str, *, absent: Collection[str] = ()) -> Iterator[None]:
+    """Map what boto3 raises within the block, whose purpose is ``action`` ("read secret x").
+
+    An error with one of the codes in ``absent`` ends the block quietly, and the statement after it runs. The original
+    exception is dropped from the chain, because its text may quote the request.
+    """
+    try:
+        yield
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        met = _cause(error)
+        if isinstance(met, ClientError) and error_code(met) in absent:
+            return
+        raise mapped(action, met) from None
+
+
+def error_code(error: ClientError) -> str:
+    """The service's own code, such as ``NoSuchKey`` (``404`` where an answer has no body)."""
+    return str(error.response.get("Error", {}).get("Code", "unknown"))
+
+
+def mapped(action: str, error: Exception) -> RunwayError:
+    """The error of our tree for one of botocore's, which came while trying to ``action``."""
+    if isinstance(error, ClientError):
+        code = error_code(error)
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if code in _TRANSIENT_CODES or status >= 500 or status == 429:
+            return _unavailable(action, code)
+        return Permanent(
+            expected=f"to {action}",
+            came=f"the refusal {code} (HTTP {status})",
+            remedy=_REMEDIES.get(code, "look the code up in the service's documentation"),
+            code=code,
+        )
+    if isinstance(error, _MISCONFIGURED):
+        return ConfigurationError(
+            expected=f"to {action}",
+            came=type(error).__name__,
+            remedy="give the process AWS credentials and a region, and the settings usable names",
+        )
+    return _unavailable(action, type(error).__name__)
+
+
+def _cause(error: Exception) -> Exception:
+    """What boto3's own transfer errors wrap, where they wrap one of botocore's."""
+    wrapped = error.__cause__ or error.__context__
+    return wrapped if isinstance(error, Boto3Error) and isinstance(wrapped, ClientError | BotoCoreError) else error
+
+
+def _unavailable(action: str, code: str) -> Unavailable:
+    return Unavailable(
+        expected=f"to {action}", came=code, remedy="try again; if it stays, look at the service's status", code=code
+    )

@@ -1,0 +1,267 @@
+"""The application's bucket: whole objects, conditional documents, verified uploads, server-side copies."""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import IO, Any
+
+import dagster as dg
+from boto3.s3.transfer import TransferConfig
+from dagster_aws.s3 import S3Resource
+from pydantic import PrivateAttr
+
+from runway_pipelines.errors import (
+    ConfigurationError,
+    PublicationRaced,
+    StoredObjectDamaged,
+)
+from runway_pipelines.systems.aws.errors import aws_errors
+
+PART_BYTES = 8 * 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
+# Parts in flight for one upload; several tenants upload at once, and each part in flight is held in memory.
+PARTS_IN_FLIGHT = 2
+SHA256_METADATA = "sha256"
+JSON_LINES = "application/x-ndjson"
+_NO_SUCH_KEY = ("NoSuchKey", "404")
+# S3's answers to a conditional write that lost; NoSuchKey means that the object to be replaced is gone.
+_RACED = ("PreconditionFailed", "ConditionalRequestConflict", "412", *_NO_SUCH_KEY)
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """A small object, whole, with the ETag for a conditional write."""
+
+    body: bytes
+    etag: str
+
+
+@dataclass(frozen=True)
+class StoredSize:
+    """How many bytes an object has, and (where its writer said so) their sha256."""
+
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """What a file must be when it is read back."""
+
+    sha256: str
+    crc32: int
+    size: int
+
+    @property
+    def crc32_base64(self) -> str:
+        """As S3 writes it."""
+        return base64.b64encode(self.crc32.to_bytes(4, "big")).decode()
+
+
+class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """One bucket. Every method raises `Permanent` for a refusal and `Unavailable` when S3 cannot be reached."""
+
+    s3: dg.ResourceDependency[S3Resource]
+    bucket: str | None = None
+
+    _client: Any = PrivateAttr(default=None)
+
+    @property
+    def client(self) -> Any:
+        """The S3 client (safe to share between threads), made once."""
+        if self._client is None:
+            self._client = self.s3.get_client()
+        return self._client
+
+    @property
+    def bucket_name(self) -> str:
+        """The bucket; raises `ConfigurationError` when it is not set."""
+        if not self.bucket:
+            raise ConfigurationError(
+                expected="the variable RUNWAY_BUCKET", came="no value", remedy="set it to the application's bucket"
+            )
+        return self.bucket
+
+    def uri(self, key: str) -> str:
+        """``s3://bucket/key``."""
+        return f"s3://{self.bucket_name}/{key}"
+
+    def read(self, key: str) -> StoredDocument | None:
+        """A small object, or None when there is none."""
+        with aws_errors(f"read {self.uri(key)}", absent=_NO_SUCH_KEY):
+            answer = self.client.get_object(Bucket=self.bucket_name, Key=key)
+            return StoredDocument(body=answer["Body"].read(), etag=answer["ETag"])
+        return None
+
+    def write(self, key: str, body: bytes, *, replacing: StoredDocument | None) -> None:
+        """Write a JSON document in place of exactly ``replacing`` (None: of nothing); else `PublicationRaced`."""
+        condition = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing.etag}
+        with aws_errors(f"write {self.uri(key)}", absent=_RACED):
+            self._put(key, body, **condition)
+            return
+        raise PublicationRaced(
+            expected=f"{self.uri(key)} as it was read a moment ago",
+            came="another version of it",
+            remedy="run again: somebody else published at the same time",
+        )
+
+    def overwrite(self, key: str, body: bytes) -> None:
+        """Write a JSON document whatever is there."""
+        with aws_errors(f"write {self.uri(key)}"):
+            self._put(key, body)
+
+    def stat(self, key: str) -> StoredSize | None:
+        """How large an object is and what its bytes should be, or None when there is none."""
+        head = self._head(key)
+        return None if head is None else StoredSize(int(head["ContentLength"]), head["Metadata"].get(SHA256_METADATA))
+
+    def chunks(self, key: str, first: int, last: int) -> Iterator[bytes]:
+        """The bytes from ``first`` to ``last`` (both of them in it), as they come."""
+        return self._chunks(key, Range=f"bytes={first}-{last}")
+
+    def holds(self, key: str, digest: FileDigest) -> bool:
+        """Whether the object carries this sha256, as `upload` and `copy_object` leave it, and is of the same bytes as
+        far as the server can tell without reading it: by size, and by checksum where it keeps one.
+        """
+        head = self._head(key, ChecksumMode="ENABLED")
+        return (
+            head is not None
+            and head["ContentLength"] == digest.size
+            and head["Metadata"].get(SHA256_METADATA) == digest.sha256
+            and _full_crc32(head) in (None, digest.crc32_base64)
+        )
+
+    def upload(self, key: str, file: IO[bytes], digest: FileDigest) -> None:
+        """Upload a file in parts and verify what arrived; a failed upload is aborted, so that no part is left.
+
+        S3 compares the parts' checksums on arrival and the whole object's at the end. Raises `StoredObjectDamaged`
+        when what can be read back is not what was sent; then it is deleted, for its metadata say that it is.
+        """
+        file.seek(0)
+        with aws_errors(f"upload {self.uri(key)}"):
+            self.client.upload_fileobj(
+                file,
+                self.bucket_name,
+                key,
+                ExtraArgs={
+                    "ChecksumCRC32": digest.crc32_base64,
+                    "ContentType": JSON_LINES,
+                    "Metadata": {SHA256_METADATA: digest.sha256},
+                },
+                Config=TransferConfig(
+                    multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=PARTS_IN_FLIGHT
+                ),
+            )
+        try:
+            self.verify(key, digest)
+        except StoredObjectDamaged:
+            self.delete([key])
+            raise
+
+    def copy_object(self, source: str, target: str) -> None:
+        """Copy an object within S3, its metadata with it; a reader of ``target`` sees the old or the new one, whole."""
+        with aws_errors(f"copy {self.uri(source)} to {self.uri(target)}"):
+            self.client.copy_object(
+                Bucket=self.bucket_name, Key=target, CopySource={"Bucket": self.bucket_name, "Key": source}
+            )
+
+    def lines(self, key: str) -> Iterator[bytes]:
+        """The object's lines, each with its newline, streamed."""
+        rest = b""
+        for chunk in self._chunks(key):
+            whole, newline, rest_of_chunk = chunk.rpartition(b"\n")
+            if not newline:
+                rest += chunk
+                continue
+            yield from (line + b"\n" for line in (rest + whole).split(b"\n"))
+            rest = rest_of_chunk
+        if rest:
+            yield rest
+
+    def download(self, key: str, file: IO[bytes]) -> str:
+        """Copy the object into a file; returns its sha256."""
+        digest = hashlib.sha256()
+        for chunk in self._chunks(key):
+            digest.update(chunk)
+            file.write(chunk)
+        return digest.hexdigest()
+
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        """Every key under a prefix, in order."""
+        with aws_errors(f"list {self.uri(prefix)}"):
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket_name, Prefix=prefix):
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"]
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; one that is not there is no error."""
+        with aws_errors(f"delete objects of {self.bucket_name}"):
+            for key in keys:
+                self.client.delete_object(Bucket=self.bucket_name, Key=key)
+
+    def abort_pending_uploads(self, prefix: str) -> int:
+        """Abort multipart uploads that a killed process left under a prefix; returns how many.
+
+        Only the holder of the tenant's lock uploads there, so what is pending is nobody's.
+        """
+        aborted = 0
+        with aws_errors(f"abort pending uploads under {self.uri(prefix)}"):
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket_name, Prefix=prefix)
+            for page in pages:
+                for upload in page.get("Uploads", ()):
+                    self.client.abort_multipart_upload(
+                        Bucket=self.bucket_name, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+                    aborted += 1
+        return aborted
+
+    def verify(self, key: str, digest: FileDigest) -> None:
+        """Compare size and checksum of what is stored; read it back only where the server keeps no checksum.
+
+        Raises `StoredObjectDamaged`.
+        """
+        head = self._head(key, ChecksumMode="ENABLED")
+        if head is None or head["ContentLength"] != digest.size:
+            raise self._damaged(key, f"{digest.size} bytes", f"{head and head['ContentLength']} bytes")
+        if (crc32 := _full_crc32(head)) is not None:
+            if crc32 != digest.crc32_base64:
+                raise self._damaged(key, f"CRC32 {digest.crc32_base64}", crc32)
+            return
+        read_back = hashlib.sha256()
+        for chunk in self._chunks(key):
+            read_back.update(chunk)
+        if read_back.hexdigest() != digest.sha256:
+            raise self._damaged(key, f"sha256 {digest.sha256}", read_back.hexdigest())
+
+    def _damaged(self, key: str, expected: str, came: str) -> StoredObjectDamaged:
+        return StoredObjectDamaged(
+            expected=f"{expected} in {self.uri(key)}", came=came, remedy="run again: nothing was published from it"
+        )
+
+    def _head(self, key: str, **arguments: str) -> dict[str, Any] | None:
+        with aws_errors(f"look at {self.uri(key)}", absent=_NO_SUCH_KEY):
+            return self.client.head_object(Bucket=self.bucket_name, Key=key, **arguments)  # type: ignore[no-any-return]
+        return None
+
+    def reach(self) -> None:
+        """Ask S3 for the bucket, and nothing of it; raises where that fails."""
+        with aws_errors(f"reach {self.bucket_name}"):
+            self.client.head_bucket(Bucket=self.bucket_name)
+
+    def _chunks(self, key: str, **arguments: str) -> Iterator[bytes]:
+        with (
+            aws_errors(f"read {self.uri(key)}"),
+            closing(self.client.get_object(Bucket=self.bucket_name, Key=key, **arguments)["Body"]) as body,
+        ):
+            yield from body.iter_chunks(CHUNK_BYTES)
+
+    def _put(self, key: str, body: bytes, **condition: str) -> None:
+        self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, ContentType="application/json", **condition)
+
+
+def _full_crc32(head: dict[str, Any]) -> str | None:
+    """The checksum of the whole object, where the server keeps one (of parts only is of no use here)."""
+    is_full = head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+    return head.get("ChecksumCRC32") if is_full else None

@@ -1,0 +1,89 @@
+"""AWS Secrets Manager, through dagster-aws: one version of a secret, and which version is current."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dagster_aws.secretsmanager import SecretsManagerResource
+
+from runway_pipelines.errors import RunwayError, SecretMalformed
+from runway_pipelines.systems.aws.clients import new_client
+from runway_pipelines.systems.aws.errors import aws_errors
+from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observation, SecretVersion, Unreadable
+
+CURRENT_STAGE = "AWSCURRENT"
+PREVIOUS_STAGE = "AWSPREVIOUS"
+LIST_PAGE = 100  # the most that ListSecrets gives
+_NO_SUCH_SECRET = ("ResourceNotFoundException",)
+
+
+def client_of(resource: SecretsManagerResource) -> Any:
+    """The resource's client, with our timeouts: dagster-aws has no field for them, and boto3's outlast a tick."""
+    with aws_errors("speak to Secrets Manager"):
+        return new_client(
+            "secretsmanager",
+            region=resource.region_name,
+            attempts=resource.max_attempts,
+            profile=resource.profile_name,
+            endpoint_url=resource.endpoint_url,
+            aws_access_key_id=resource.aws_access_key_id,
+            aws_secret_access_key=resource.aws_secret_access_key,
+        )
+
+
+def read_secret(client: Any, name: str, stage: str = CURRENT_STAGE) -> SecretVersion | None:
+    """The secret's version at this stage, or None when there is none. The stage is always asked for by name.
+
+    Raises `SecretMalformed` for a binary value, `Permanent` when access is refused or the secret is pending deletion,
+    and `Unavailable` when the service cannot be reached.
+    """
+    with aws_errors(f"read secret {name}", absent=_NO_SUCH_SECRET):
+        answer = client.get_secret_value(SecretId=name, VersionStage=stage)
+        if "SecretString" not in answer:
+            raise SecretMalformed(
+                expected=f"a text in secret {name}", came="a binary value", remedy=f"put the text into secret {name}"
+            )
+        return SecretVersion(name, answer["VersionId"], answer["SecretString"], answer.get("CreatedDate"))
+    return None
+
+
+def list_current(client: Any, prefix: str) -> tuple[dict[str, Observation], Unreadable | None]:
+    """Which version is current, by secret name, for every secret whose name begins with ``prefix``.
+
+    Only list calls are made (100 secrets each, no values). When a page cannot be read, the second member says why, and
+    the first holds what was seen until then.
+    """
+    listed: dict[str, Observation] = {}
+    try:
+        with aws_errors(f"list the secrets {prefix}*"):
+            for page in client.get_paginator("list_secrets").paginate(
+                Filters=[{"Key": "name", "Values": [prefix]}],
+                IncludePlannedDeletion=True,  # hidden by default, and then they look deleted
+                PaginationConfig={"PageSize": LIST_PAGE},
+            ):
+                listed |= {entry.get("Name", ""): _observation(entry) for entry in page["SecretList"]}
+    except RunwayError as error:
+        return listed, Unreadable(str(error))
+    return listed, None
+
+
+def look_at(client: Any, name: str) -> Observation | None:
+    """Which version of the secret is current, asked directly, as a listing may lag; None when there is no secret."""
+    try:
+        with aws_errors(f"describe secret {name}", absent=_NO_SUCH_SECRET):
+            return _observation(client.describe_secret(SecretId=name))
+    except RunwayError as error:
+        return Unreadable(str(error))
+    return None
+
+
+def _observation(entry: Mapping[str, Any]) -> Observation:
+    """An entry of a listing, or a description: the version that carries AWSCURRENT."""
+    if entry.get("DeletedDate"):
+        return Gone("it is pending deletion")
+    stages = entry.get("SecretVersionsToStages") or entry.get("VersionIdsToStages") or {}
+    if not stages:
+        return Gone("it has no value yet")
+    current = [version_id for version_id, names in stages.items() if CURRENT_STAGE in names]
+    if len(current) == 1:
+        return Current(current[0])
+    return Unreadable(f"{len(current)} of its {len(stages)} versions carry {CURRENT_STAGE}")

@@ -1,0 +1,289 @@
+"""LML, the library metadata lookup service (library identity contract, section 1): calls, their retries, and halving.
+
+What is sent and what an answer's status means is `lml_protocol.py`'s. The circuit (how many batches may fail in a row)
+is the pipeline's. ``httpx`` is imported at the first call: it costs half a second, which the code server never needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from threading import Event, Lock
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from runway_pipelines.errors import ConfigurationError, LmlBatchRefused, LmlError, LmlUnavailable
+from runway_pipelines.systems.lml.limiter import CallLimiter
+from runway_pipelines.systems.lml.protocol import (
+    decoded,
+    endpoint_url,
+    halving,
+    refusal,
+    request_body,
+    unavailable,
+    unusable_url,
+)
+from runway_pipelines.systems.lml.verdicts import Library
+
+if TYPE_CHECKING:
+    import httpx
+
+# 1,000 compilations of 30 tracks each are 9 MB.
+MOST_ANSWER_BYTES = 64 * 1024 * 1024
+# Longer than a batch takes to be written, so that the next call finds the connection open.
+KEEP_ALIVE_SECONDS = 60
+
+_KEY = re.compile(r"[!-~]+")
+
+
+@dataclass
+class Effort:
+    """What an answer, or its absence, cost: calls made, how many of them were retries, and the time spent in calls.
+
+    Waiting between two attempts is not in ``latency_ms``.
+    """
+
+    calls: int = 0
+    retries: int = 0
+    latency_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class LmlReply:
+    """The JSON object that LML answered, decoded and otherwise as it came: nothing in it is to be trusted."""
+
+    document: Mapping[str, Any]
+    effort: Effort
+
+
+@dataclass(frozen=True)
+class LmlPart:
+    """What halving left of a batch (without trouble: all of it), with LML's JSON object or why there is none.
+
+    A lone library with `LmlInputRefused` is the offending input; after `LmlRefused` no part follows. ``effort`` is that
+    since the part before, the refused calls that led here with it: a batch's parts add up to all of its calls.
+    """
+
+    libraries: tuple[Library, ...]
+    outcome: Mapping[str, Any] | LmlError
+    effort: Effort
+
+
+class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """LML's bulk lookup, for as many threads as ``max_in_flight``: more of them wait for each other, and that waiting
+    counts as latency. Connections are opened at first use, kept between calls, and closed when the run ends.
+
+    ``limiter`` says how often LML may be called, retries among it; without one nothing does.
+
+    ``timeout_seconds`` bounds the wait for a connection, for the answer's first byte and for the whole of its body.
+    """
+
+    base_url: str | None = None
+    api_key: str | None = Field(default=None, repr=False)
+    timeout_seconds: float = Field(default=30, gt=0)
+    max_in_flight: int = Field(default=4, ge=1)
+    attempts: int = Field(default=5, ge=1)
+    first_wait_seconds: float = Field(default=1, ge=0, description="Most that is waited before the first retry.")
+    longest_wait_seconds: float = Field(default=30, ge=0, description="Most that is waited of our own accord.")
+    longest_retry_after_seconds: float = Field(default=120, ge=0, description="Most that LML can make us wait.")
+    limiter: CallLimiter | None = None
+
+    _client: httpx.Client | None = PrivateAttr(default=None)
+    _opening: Lock = PrivateAttr(default_factory=Lock)
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; opening them again is possible."""
+        with self._opening:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    @property
+    def endpoint(self) -> str:
+        """The URL that is called; raises `ConfigurationError` when there is none to be made."""
+        return endpoint_url(self.base_url)
+
+    def require_configured(self) -> None:
+        """Raise `ConfigurationError` when LML cannot be called: to be asked before anything is read."""
+        _ = self.endpoint, self._headers()
+
+    def resolve(self, libraries: Sequence[Library], *, include_tracks: bool) -> LmlReply:
+        """Ask about 1 to 1,000 libraries in one call, tried again while LML is unavailable.
+
+        Raises `LmlRefused`, `LmlInputRefused`, `LmlBatchRefused`, after the last attempt `LmlUnavailable`, and
+        `ConfigurationError`.
+        """
+        effort = Effort()
+        return LmlReply(self._document(libraries, include_tracks, effort), effort)
+
+    def resolve_halving(
+        self, libraries: Sequence[Library], *, include_tracks: bool, stopped: Event | None = None
+    ) -> Iterator[LmlPart]:
+        """Ask about libraries; what LML refuses is halved until the offending input stands alone.
+
+        Parts come in the order of the libraries, each asked when the one before has been consumed, so that a caller may
+        stop in between; once ``stopped`` is set, nothing is asked again. A failure is its part's outcome; only
+        `ConfigurationError` is raised.
+        """
+        effort = Effort()
+        parts = halving(tuple(libraries), lambda part: self._document(part, include_tracks, effort, stopped))
+        for part, outcome in parts:
+            yield LmlPart(part, outcome, effort)
+            effort = Effort()
+
+    def _document(
+        self, libraries: Sequence[Library], include_tracks: bool, effort: Effort, stopped: Event | None = None
+    ) -> Mapping[str, Any]:
+        body = request_body(libraries, include_tracks=include_tracks)
+        stopped = stopped or Event()
+        before = effort.calls
+
+        def attempt() -> Mapping[str, Any]:
+            # Somebody else's failure ends the waiting for a retry, which would only meet it again.
+            if effort.calls > before and stopped.is_set():
+                raise _stopped()
+            if self.limiter is not None and stopped.wait(self.limiter.reserve()):
+                raise _stopped()
+            return self._call(body, effort)
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(LmlUnavailable),
+            stop=stop_after_attempt(self.attempts),
+            wait=self._wait,
+            sleep=sleep_using_event(stopped),
+            reraise=True,
+        )
+        try:
+            return retrying(attempt)  # type: ignore[no-any-return]
+        finally:
+            effort.retries += max(effort.calls - before - 1, 0)
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Exponential with full jitter, so that calls that failed together do not come back together; on top of what
+        LML asked for, for the same reason.
+        """
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, LmlUnavailable) and error.retry_after else 0.0
+        own = wait_random_exponential(multiplier=self.first_wait_seconds, max=self.longest_wait_seconds)(state)
+        return min(asked, self.longest_retry_after_seconds) + own
+
+    def _call(self, body: bytes, effort: Effort) -> Mapping[str, Any]:
+        """One attempt."""
+        client, url, headers = self._opened(), self.endpoint, self._headers()
+        effort.calls += 1
+        started = time.monotonic()
+        try:
+            return decoded(self._exchange(client, url, headers, body))
+        finally:
+            effort.latency_ms += (time.monotonic() - started) * 1000
+
+    def _exchange(self, client: httpx.Client, url: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        """The body of LML's answer. A library's text is dropped: it may quote the key."""
+        import httpx
+
+        try:
+            with client.stream("POST", url, content=body, headers=headers) as response:
+                if response.status_code != httpx.codes.OK:
+                    raise refusal(response.status_code, response.headers.get("Retry-After"), datetime.now(UTC))
+                return self._read(response.iter_bytes())
+        except httpx.TimeoutException as error:
+            raise self._timed_out(type(error).__name__) from None
+        except httpx.InvalidURL:
+            raise unusable_url() from None
+        except httpx.RequestError as error:
+            raise unavailable(None, f"{type(error).__name__} ({_first_cause(error)})") from None
+
+    def _read(self, chunks: Iterator[bytes]) -> bytes:
+        """All of an answer, bounded in size and time: a timeout of the socket bounds only the wait for each chunk."""
+        deadline = time.monotonic() + self.timeout_seconds
+        body = bytearray()
+        for chunk in chunks:
+            body += chunk
+            if len(body) > MOST_ANSWER_BYTES:
+                raise LmlBatchRefused(
+                    status=200,
+                    expected=f"an answer of at most {MOST_ANSWER_BYTES} bytes",
+                    came="more than that",
+                    remedy="ask about fewer libraries a call; if that does not help, look at what LML answers",
+                )
+            if time.monotonic() > deadline:
+                raise self._timed_out("a body that trickles")
+        return bytes(body)
+
+    def _timed_out(self, how: str) -> LmlUnavailable:
+        return unavailable(None, f"no answer within {self.timeout_seconds:g} s ({how})")
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if not self.api_key:
+            return headers
+        if not _KEY.fullmatch(self.api_key):
+            raise ConfigurationError(
+                expected="LML_API_KEY to be printable ASCII without spaces",
+                came="another character in it",
+                remedy="set LML_API_KEY to the key alone, without a line end",
+            )
+        return headers | {"Authorization": f"Bearer {self.api_key}"}
+
+    def _opened(self) -> httpx.Client:
+        """The client that all threads share, made once."""
+        with self._opening:
+            if self._client is None:
+                # Their INFO lines tell of every request, their DEBUG lines of its parts: not louder than we are.
+                for library in ("httpx", "httpcore"):
+                    logging.getLogger(library).setLevel(logging.WARNING)
+                self._client = self._new_client()
+            return self._client
+
+    def _new_client(self) -> httpx.Client:
+        import httpx
+
+        try:
+            return httpx.Client(
+                timeout=httpx.Timeout(self.timeout_seconds, pool=None),
+                limits=httpx.Limits(
+                    max_connections=self.max_in_flight,
+                    max_keepalive_connections=self.max_in_flight,
+                    keepalive_expiry=KEEP_ALIVE_SECONDS,
+                ),
+            )
+        except (OSError, ValueError, httpx.InvalidURL) as error:
+            raise ConfigurationError(
+                expected="proxy and certificate settings of the environment that can be used",
+                came=type(error).__name__,
+                remedy="correct HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
+            ) from None
+
+
+def _stopped() -> LmlError:
+    return LmlError(
+        status=None,
+        expected="LML to answer",
+        came="the end of the run before it was asked again",
+        remedy="run again: what is left is taken up",
+    )
+
+
+def _first_cause(error: BaseException) -> str:
+    """The type's name of what a library's error began with (``ConnectionRefusedError``)."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return type(error).__name__

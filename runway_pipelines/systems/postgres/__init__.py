@@ -1,0 +1,1 @@
+"""Everything that we know of postgres."""

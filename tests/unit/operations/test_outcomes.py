@@ -1,0 +1,162 @@
+"""Which event an outcome is, given the one before it, and what the event holds."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runway_pipelines.operations.outcomes import (
+    CREDENTIALS_FAILING,
+    IDENTITY_RUN_FAILED,
+    MOST_CHARACTERS,
+    MOST_REASONS,
+    ROSTER_REFRESH_FAILED,
+    ROSTER_REFRESH_RECOVERED,
+    ROSTERS_FRESH_AGAIN,
+    ROSTERS_STALE,
+    CredentialsFailure,
+    RunOutcome,
+    counts_of,
+    event_of,
+    freshness_event,
+)
+
+IDENTITY = "library_identity_job"
+MOST_ENTRY_BYTES = 256 * 1024
+
+SUCCESS = RunOutcome(
+    run_id="run-1",
+    job_name="partner_rosters_job",
+    partner_id="acme",
+    is_success=True,
+    trigger="schedule",
+    ended_at=datetime(2026, 7, 1, 9, 30, tzinfo=UTC),
+)
+CRASH = replace(SUCCESS, is_success=False)
+HELD = replace(CRASH, reasons={"acme/north": "held: no students"}, counts={"new": 3, "held": 1})
+
+
+def no_login(code: str | None = "JWT_TOKEN_INVALID", version: str | None = "v1", reason: str = "refused") -> RunOutcome:
+    return replace(CRASH, credentials_failure=CredentialsFailure(code, version, reason))
+
+
+def event(outcome: RunOutcome, previous: RunOutcome | None = None, url: str | None = None) -> Any:
+    return event_of(outcome, previous, url, identity_jobs=frozenset([IDENTITY]))
+
+
+@pytest.mark.parametrize(
+    ("previous", "outcome", "expected"),
+    [
+        (None, SUCCESS, None),
+        (SUCCESS, SUCCESS, None),
+        (CRASH, SUCCESS, ROSTER_REFRESH_RECOVERED),
+        (HELD, SUCCESS, ROSTER_REFRESH_RECOVERED),
+        (no_login(), SUCCESS, ROSTER_REFRESH_RECOVERED),
+        (None, HELD, ROSTER_REFRESH_FAILED),
+        (SUCCESS, HELD, ROSTER_REFRESH_FAILED),
+        (HELD, HELD, ROSTER_REFRESH_FAILED),
+        (HELD, CRASH, ROSTER_REFRESH_FAILED),
+        (no_login(), CRASH, ROSTER_REFRESH_FAILED),
+        (None, no_login(), CREDENTIALS_FAILING),
+        (SUCCESS, no_login(), CREDENTIALS_FAILING),
+        (CRASH, no_login(), CREDENTIALS_FAILING),
+        (no_login(), no_login(), None),
+        (no_login(reason="in other words"), no_login(), None),
+        (no_login(version="v0"), no_login(), CREDENTIALS_FAILING),
+        (no_login(code="390144"), no_login(), CREDENTIALS_FAILING),
+        (no_login(None, None), no_login(None, None), None),
+        (no_login(None, None), no_login(None), CREDENTIALS_FAILING),
+        (None, replace(CRASH, job_name=IDENTITY, partner_id=None), IDENTITY_RUN_FAILED),
+        (None, replace(SUCCESS, job_name=IDENTITY, partner_id=None), None),
+        (CRASH, replace(SUCCESS, job_name=IDENTITY, partner_id=None), None),
+    ],
+)
+def test_an_outcome_and_the_one_before_it_make_one_event_or_none(
+    previous: RunOutcome | None, outcome: RunOutcome, expected: str | None
+) -> None:
+    found = event(outcome, previous)
+    assert (found and found.detail_type) == expected
+
+
+@pytest.mark.parametrize(
+    ("was_stale", "stale", "expected"),
+    [
+        ("", "", None),
+        ("", "a", ROSTERS_STALE),
+        ("a", "a", None),
+        ("a", "ab", ROSTERS_STALE),
+        ("a", "b", ROSTERS_STALE),
+        ("ab", "a", None),
+        ("a", "", ROSTERS_FRESH_AGAIN),
+    ],
+)
+def test_a_stale_tenant_is_news_once_and_so_is_that_none_is(was_stale: str, stale: str, expected: str | None) -> None:
+    found = freshness_event(SUCCESS, dict.fromkeys(stale, "50 hours old"), set(was_stale), None)
+    assert (found and found.detail_type) == expected
+    if found is not None:
+        assert (found.detail["partner"], found.detail["counts"]) == ("acme", {"stale": len(stale)})
+        assert found.detail["reasons"] == dict.fromkeys(stale, "50 hours old")
+
+
+def test_a_failed_refresh_says_who_what_when_and_where_to_look() -> None:
+    assert event(HELD, url="https://dagster.example.org/").detail == {
+        "partner": "acme",
+        "run_id": "run-1",
+        "run_url": "https://dagster.example.org/runs/run-1",
+        "job": "partner_rosters_job",
+        "trigger": "schedule",
+        "occurred_at": "2026-07-01T09:30:00+00:00",
+        "counts": {"new": 3, "held": 1},
+        "reasons": {"acme/north": "held: no students"},
+        "reasons_left_out": 0,
+        "credentials": None,
+    }
+
+
+def test_failing_credentials_say_which_version_failed_and_how() -> None:
+    found = event(no_login()).detail
+    assert found["credentials"] == {"code": "JWT_TOKEN_INVALID", "secret_version": "v1", "reason": "refused"}
+
+
+def test_every_event_has_the_same_members() -> None:
+    events = [
+        event(HELD),
+        event(no_login()),
+        event(SUCCESS, CRASH),
+        event(replace(CRASH, job_name=IDENTITY, partner_id=None)),
+    ]
+    assert len({tuple(each.detail) for each in events}) == 1
+
+
+def test_without_dagsters_address_there_is_no_link() -> None:
+    assert event(HELD, url=None).detail["run_url"] is None
+
+
+def test_the_time_is_utc_wherever_the_run_ended() -> None:
+    there = replace(HELD, ended_at=datetime(2026, 7, 1, 2, 30, tzinfo=timezone(timedelta(hours=-7))))
+    assert event(there).detail["occurred_at"] == "2026-07-01T09:30:00+00:00"
+
+
+def test_many_and_long_reasons_are_cut_and_the_event_says_how_much_is_missing() -> None:
+    reasons = {f"acme/t{number:03d}": "failed: " + "x" * MOST_CHARACTERS for number in range(MOST_REASONS + 7)}
+    detail = event(replace(HELD, reasons=reasons)).detail
+    assert list(detail["reasons"]) == sorted(reasons)[:MOST_REASONS]
+    assert detail["reasons_left_out"] == 7
+    assert detail["reasons"]["acme/t000"].endswith("x... (8 characters left out)")
+
+
+@given(st.sampled_from(["\x00", "\U0001f393", "é", '"', "x"]), st.integers(0, 2000))
+def test_no_event_is_larger_than_an_entry_may_be(character: str, length: int) -> None:
+    reasons = {f"{'p' * 64}/{number:064d}": character * length for number in range(400)}
+    largest = replace(no_login(reason=character * length), reasons=reasons)
+    assert len(orjson.dumps(event(largest).detail)) < MOST_ENTRY_BYTES - 1000
+
+
+def test_reasons_are_counted_by_their_status() -> None:
+    reasons = {"acme/a": "held: no students", "acme/b": "failed: 1: 2", "acme/c": "failed: late"}
+    assert counts_of(reasons) == {"failed": 2, "held": 1}
+    assert counts_of({}) == {}

@@ -1,0 +1,41 @@
+"""Snapshot or warehouse."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from runway_pipelines.rosters.manifest import Pointer
+from runway_pipelines.stream.sources import Source, choose
+
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
+DAY = timedelta(hours=24)
+POINTER = Pointer("abc", (NOW - timedelta(hours=1)).isoformat(), NOW.isoformat(), "v1", "run")
+
+
+def verified(ago: timedelta) -> Pointer:
+    return replace(POINTER, verified_at=(NOW - ago).isoformat())
+
+
+@pytest.mark.parametrize(
+    ("requested", "published", "version", "is_snapshot"),
+    [
+        (Source.AUTO, POINTER, "v1", True),
+        (Source.AUTO, verified(DAY), "v1", True),
+        (Source.AUTO, verified(DAY + timedelta(seconds=1)), "v1", False),
+        (Source.AUTO, replace(POINTER, verified_at="nonsense"), "v1", False),
+        (Source.AUTO, replace(POINTER, verified_at="2026-05-04T11:00:00"), "v1", False),
+        (Source.AUTO, POINTER, "v2", False),
+        (Source.AUTO, POINTER, None, False),
+        (Source.AUTO, None, "v1", False),
+        (Source.SNAPSHOT, verified(DAY * 30), None, True),
+        (Source.SNAPSHOT, None, "v1", False),
+        (Source.WAREHOUSE, POINTER, "v1", False),
+    ],
+)
+def test_where_a_pull_is_served_from(
+    requested: Source, published: Pointer | None, version: str | None, is_snapshot: bool
+) -> None:
+    choice = choose(requested, published, version, now=NOW, fresh_for=DAY)
+    assert choice.snapshot == (published if is_snapshot else None)
+    assert choice.reason

@@ -1,0 +1,571 @@
+"""Nothing that LML says is believed before it is checked, and what is refused costs no more than its own library."""
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runway_pipelines.errors import Permanent
+from runway_pipelines.systems.lml.answers import LONGEST_TEXT, AnswerUnreadable, parse_answer
+from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Library, Provenance, Track, Verdict
+
+MBID = "9f86d081-884c-4d65-9a2f-eaa0c55ad015"
+ABSENT = object()
+SOURCES = ["discogs", "musicbrainz", "wikidata", "spotify", "apple_music", "bandcamp"]
+METHODS = [
+    "manual",
+    "cross_source_agreement",
+    "exact_match",
+    "name_variation",
+    "member_group",
+    "alias_match",
+    "trigram",
+    "llm",
+]
+Json = dict[str, Any]
+
+
+def libraries(*library_ids: int) -> list[Library]:
+    return [Library(library_id, None, f"artist {library_id}", "album") for library_id in library_ids]
+
+
+def changed(document: Json, changes: Json) -> Json:
+    """The document with members replaced, or taken away where they are `ABSENT`."""
+    return {name: value for name, value in (document | changes).items() if value is not ABSENT}
+
+
+def source(name: str = "discogs", **changes: Any) -> Json:
+    entry = {"source": name, "method": "name_variation", "confidence": 0.95, "external_id": f"{name}-1"}
+    return changed(entry, changes)
+
+
+def single_artist(library_id: int = 7, **changes: Any) -> Json:
+    return changed(
+        {
+            "kind": "single_artist",
+            "library_id": library_id,
+            "main": {
+                "discogs_artist_id": 4711,
+                "musicbrainz_artist_id": MBID,
+                "wikidata_qid": "Q42",
+                "spotify_artist_id": "4Z8W4fKeB5YxbusRsdQVPb",
+                "apple_music_artist_id": "657515",
+                "bandcamp_id": "björk",
+            },
+            "method": "exact_match",
+            "confidence": 0.95,
+            "provenance": [source("discogs"), source("spotify", confidence=None, external_id=None)],
+        },
+        changes,
+    )
+
+
+def unresolved(library_id: int = 7, **changes: Any) -> Json:
+    result = {"kind": "unresolved", "library_id": library_id, "main": None, "method": None, "confidence": None}
+    return changed(result | {"provenance": []}, changes)
+
+
+def track(**changes: Any) -> Json:
+    return changed(
+        {
+            "track_position": "A1",
+            "artist_name": "Nilüfer Yanya",
+            "track_title": "Midnight Sun",
+            "resolved_artist_name": "Nilufer Yanya",
+            "confidence": 0.8,
+            "method": "alias_match",
+            "sources": [source()],
+        },
+        changes,
+    )
+
+
+def compilation(library_id: int = 7, **changes: Any) -> Json:
+    result = {"kind": "compilation", "library_id": library_id, "provenance": []}
+    return changed(result | {"tracks_attempted": True, "tracks": [track()]}, changes)
+
+
+def answer(*results: Any, **envelope: Any) -> Json:
+    return {"results": list(results), **envelope}
+
+
+def verdict_on(result: Json) -> Verdict:
+    """The verdict that a result for library 7 becomes."""
+    (verdict,) = parse_answer(answer(result), libraries(7)).verdicts
+    return verdict
+
+
+def fates(parsed: Answer) -> dict[str, list[int]]:
+    """Library ids by how they ended, without the ways in which none did."""
+    ended = {
+        "verdicts": [verdict.library_id for verdict in parsed.verdicts],
+        "missing": list(parsed.missing),
+        "untrusted": list(parsed.untrusted),
+        "malformed": list(parsed.malformed),
+    }
+    return {name: library_ids for name, library_ids in ended.items() if library_ids}
+
+
+# What a good answer becomes
+
+
+def test_a_single_artist_has_its_ids_and_where_they_come_from() -> None:
+    assert verdict_on(single_artist()) == Verdict(
+        library_id=7,
+        kind=Kind.SINGLE_ARTIST,
+        artist_ids=ArtistIds(4711, MBID, "Q42", "4Z8W4fKeB5YxbusRsdQVPb", "657515", "björk"),
+        method="exact_match",
+        confidence=0.95,
+        provenance=(
+            Provenance("discogs", "name_variation", 0.95, "discogs-1"),
+            Provenance("spotify", "name_variation", None, None),
+        ),
+    )
+
+
+def test_a_compilation_has_its_tracks() -> None:
+    assert verdict_on(compilation()) == Verdict(
+        library_id=7,
+        kind=Kind.COMPILATION,
+        tracks_attempted=True,
+        tracks=(Track("A1", "Nilüfer Yanya", "Midnight Sun", "Nilufer Yanya", 0.8),),
+    )
+
+
+def test_what_is_no_single_artist_has_no_composed_verdict() -> None:
+    verdict = verdict_on(compilation(method="llm", confidence=0.7, main={}))
+    assert (verdict.artist_ids, verdict.method, verdict.confidence) == (None, None, None)
+
+
+def test_an_unresolved_library_has_nothing() -> None:
+    assert verdict_on(unresolved()) == Verdict(7, Kind.UNRESOLVED)
+
+
+ACCEPTED = {
+    "members that nobody knows yet": single_artist(genre="jazz", main={"tidal_id": 5, "wikidata_qid": "Q1"}),
+    "a source with members that nobody knows yet": single_artist(provenance=[source(score=3)]),
+    "a single artist of whom every id is null": single_artist(main=dict.fromkeys(single_artist()["main"])),
+    "a single artist without any id": single_artist(main={}),
+    "a single artist without provenance": single_artist(provenance=[]),
+    "whole numbers as confidence": single_artist(confidence=1, provenance=[source(confidence=0)]),
+    "an unresolved library with sources that found nothing": unresolved(provenance=[source(confidence=None)]),
+    "an unresolved library with the least it can have": {"kind": "unresolved", "library_id": 7, "provenance": []},
+    "what is unresolved with a main in which nothing is": unresolved(main={"wikidata_qid": ""}),
+    "a compilation with a method of its own": compilation(method="llm", confidence=0.7, main={}),
+    "a source without external_id": single_artist(provenance=[source(external_id=ABSENT)]),
+    "a track that LML knows nothing about": compilation(
+        tracks=[
+            track(
+                track_position=None,
+                track_title=None,
+                resolved_artist_name=None,
+                confidence=None,
+                method=None,
+                sources=[],
+            )
+        ]
+    ),
+    "the longest text": single_artist(main={"bandcamp_id": "ä" * LONGEST_TEXT}),
+    "the largest discogs id": single_artist(main={"discogs_artist_id": 2**31 - 1}),
+}
+
+
+@pytest.mark.parametrize("result", ACCEPTED.values(), ids=ACCEPTED)
+def test_accepted_is(result: Json) -> None:
+    assert fates(parse_answer(answer(result), libraries(7))) == {"verdicts": [7]}
+
+
+@pytest.mark.parametrize("absent", [ABSENT, None], ids=["absent", "null"])
+def test_tracks_that_are_absent_or_null_are_none(absent: object) -> None:
+    verdict = verdict_on(compilation(tracks=absent, tracks_attempted=absent))
+    assert (verdict.tracks, verdict.tracks_attempted) == (None, None)
+    assert verdict_on(compilation(tracks=[])).tracks == ()
+
+
+@pytest.mark.parametrize("blank", ["", "  ", None, ABSENT], ids=["empty", "blank", "null", "absent"])
+def test_an_id_that_names_nothing_is_absent(blank: object) -> None:
+    names = ["musicbrainz_artist_id", "wikidata_qid", "spotify_artist_id", "apple_music_artist_id", "bandcamp_id"]
+    main = changed({}, dict.fromkeys(names, blank))
+    verdict = verdict_on(single_artist(main=main, provenance=[source(external_id=blank)]))
+    assert verdict.artist_ids == ArtistIds()
+    assert verdict.provenance[0].external_id is None
+
+
+def test_a_tracks_empty_texts_name_nothing_except_its_title_which_finds_its_row() -> None:
+    empty = track(track_position="", resolved_artist_name="", track_title="", artist_name=" ")
+    (parsed,) = verdict_on(compilation(tracks=[empty])).tracks or ()
+    assert parsed == Track(None, " ", "", None, 0.8)
+
+
+@pytest.mark.parametrize("text", [MBID, MBID.upper(), MBID.replace("-", "")])
+def test_a_uuid_is_told_as_postgres_tells_it(text: str) -> None:
+    artist_ids = verdict_on(single_artist(main={"musicbrainz_artist_id": text})).artist_ids
+    assert artist_ids == ArtistIds(musicbrainz_artist_id=MBID)
+
+
+@pytest.mark.parametrize(("confidence", "stored"), [(1e-300, 0.0), (5e-324, 0.0), (-0.0, 0.0), (1, 1.0), (0.1, 0.1)])
+def test_a_confidence_is_one_that_float4_can_hold(confidence: float, stored: float) -> None:
+    verdict = verdict_on(single_artist(confidence=confidence))
+    assert isinstance(verdict.confidence, float)
+    assert (verdict.confidence, math.copysign(1, verdict.confidence)) == (stored, 1)
+
+
+def test_a_source_that_is_named_twice_is_handed_on_as_it_came() -> None:
+    entries = [source(confidence=0.9), source("spotify"), source(confidence=None), source(confidence=0.9)]
+    provenance = verdict_on(single_artist(provenance=entries)).provenance
+    assert [(entry.source, entry.confidence) for entry in provenance] == [
+        ("discogs", 0.9),
+        ("spotify", 0.95),
+        ("discogs", None),
+        ("discogs", 0.9),
+    ]
+
+
+# What a malformed result costs
+
+NO_CONFIDENCE = ["0.9", True, float("nan"), float("inf"), float("-inf"), -0.01, 1.01, 2, 10**400, [0.9], {}]
+NO_TEXT = [7, 7.0, True, ["a"], {}, "a\0", "\0", "\ud800", "a\udfff", "x" * (LONGEST_TEXT + 1)]
+NO_UUID = [
+    *NO_TEXT,
+    "Q42",
+    MBID[:-1],
+    MBID + "-",
+    MBID + "0",
+    "{" + MBID + "}",
+    "urn:uuid:" + MBID,
+    "1_3456781234567812345678123456ab",
+    "٣" * 32,
+]
+NO_DISCOGS_ID = ["4711", "", 4711.0, True, 0, -1, 2**31, 10**400, float("nan"), [], {}]
+NO_METHOD = ["guess", "", "EXACT_MATCH", 1, True, ["llm"], {}, "\ud800"]
+NO_SOURCE = ["tidal", "", None, 1, ["discogs"], {}, ABSENT]
+NO_ARRAY = ["", "discogs", {}, 1, True]
+NO_OBJECT = [[], "", "Q42", 1, True]
+
+REFUSED = [
+    *(("kind", single_artist(kind=value)) for value in ("artist", "", "SINGLE_ARTIST", None, 1, True, [], {}, ABSENT)),
+    *(("main", single_artist(main=value)) for value in [*NO_OBJECT, None, ABSENT]),
+    *(("method", single_artist(method=value)) for value in [*NO_METHOD, None, ABSENT]),
+    *(("method", compilation(method=value)) for value in NO_METHOD),
+    *(("confidence", single_artist(confidence=value)) for value in [*NO_CONFIDENCE, None, ABSENT]),
+    *(("confidence", compilation(confidence=value)) for value in NO_CONFIDENCE),
+    *(("unresolved with", unresolved(confidence=value)) for value in [*NO_CONFIDENCE, 0, 0.5]),
+    ("unresolved with", unresolved(method="llm")),
+    ("unresolved with", unresolved(main={"wikidata_qid": "Q42"})),
+    ("unresolved with", unresolved(main=[])),
+    ("compilation with", compilation(main={"discogs_artist_id": 194})),
+    *(("discogs", single_artist(main={"discogs_artist_id": value})) for value in NO_DISCOGS_ID),
+    *(("musicbrainz", single_artist(main={"musicbrainz_artist_id": value})) for value in NO_UUID),
+    *(
+        (name, single_artist(main={name: value}))
+        for name in ("wikidata_qid", "spotify_artist_id", "apple_music_artist_id", "bandcamp_id")
+        for value in NO_TEXT
+    ),
+    *(("provenance", single_artist(provenance=value)) for value in [*NO_ARRAY, None, ABSENT]),
+    *(("provenance", unresolved(provenance=value)) for value in [*NO_ARRAY, None, ABSENT]),
+    *(("entry", single_artist(provenance=[source("spotify"), value])) for value in [*NO_OBJECT, None]),
+    *(("source", single_artist(provenance=[source(source=value)])) for value in NO_SOURCE),
+    *(("method of a source", single_artist(provenance=[source(method=value)])) for value in [*NO_METHOD, None, ABSENT]),
+    *(
+        ("confidence of a source", single_artist(provenance=[source(confidence=value)]))
+        for value in [*NO_CONFIDENCE, ABSENT]
+    ),
+    *(("external_id", single_artist(provenance=[source(external_id=value)])) for value in NO_TEXT),
+    *(("tracks_attempted", compilation(tracks_attempted=value)) for value in (0, 1, 1.0, "true", [], {})),
+    *(("tracks", compilation(tracks=value)) for value in NO_ARRAY),
+    *(("track", compilation(tracks=[track(), value])) for value in [*NO_OBJECT, None]),
+    *(("track without", compilation(tracks=[changed(track(), {name: ABSENT})])) for name in track()),
+    *(("track_position", compilation(tracks=[track(track_position=value)])) for value in NO_TEXT),
+    *(("artist_name", compilation(tracks=[track(artist_name=value)])) for value in [*NO_TEXT, "", None]),
+    *(("track_title", compilation(tracks=[track(track_title=value)])) for value in NO_TEXT),
+    *(("resolved_artist_name", compilation(tracks=[track(resolved_artist_name=value)])) for value in NO_TEXT),
+    *(("confidence of a track", compilation(tracks=[track(confidence=value)])) for value in NO_CONFIDENCE),
+    *(("method of a track", compilation(tracks=[track(method=value)])) for value in NO_METHOD),
+    *(("sources of a track", compilation(tracks=[track(sources=value)])) for value in [*NO_ARRAY, None, [None], [{}]]),
+    *(("library_id", single_artist(library_id=value)) for value in ("7", 7.0, True, None, [7], {}, ABSENT)),
+    *(("result", value) for value in (None, [], "", 7, 7.0, True, {})),
+]
+
+
+@pytest.mark.parametrize("result", [result for _, result in REFUSED], ids=[rule for rule, _ in REFUSED])
+def test_a_malformed_result_costs_its_library_and_no_other(result: Any) -> None:
+    parsed = parse_answer(answer(single_artist(6), result, unresolved(8)), libraries(6, 7, 8))
+    assert fates(parsed) == {"verdicts": [6, 8], "malformed": [7]}
+    assert parsed.results_dropped == 0
+
+
+def test_true_is_not_the_library_1() -> None:
+    assert fates(parse_answer(answer(unresolved(True)), libraries(1))) == {"malformed": [1]}
+
+
+# Whose result it is
+
+
+FATES: dict[str, tuple[list[int], list[Any], dict[str, list[int]], int]] = {
+    "in another order, by the ids": (
+        [1, 2, 3],
+        [unresolved(3), unresolved(1), unresolved(2)],
+        {"verdicts": [1, 2, 3]},
+        0,
+    ),
+    "none at all": ([1, 2], [], {"missing": [1, 2]}, 0),
+    "the last not answered": ([1, 2], [unresolved(1)], {"verdicts": [1], "missing": [2]}, 0),
+    "the first not answered": ([1, 2, 3], [unresolved(2), unresolved(3)], {"verdicts": [2, 3], "missing": [1]}, 0),
+    "one that nobody asked for in another's place": (
+        [1, 2],
+        [unresolved(99), unresolved(2)],
+        {"verdicts": [2], "untrusted": [1]},
+        1,
+    ),
+    "one that nobody asked for, too many": ([1], [unresolved(1), unresolved(99)], {"verdicts": [1]}, 1),
+    "one that nobody asked for, before the others": (
+        [1, 2],
+        [unresolved(99), unresolved(1), unresolved(2)],
+        {"verdicts": [1, 2]},
+        1,
+    ),
+    "a second one in another's place": ([1, 2], [unresolved(1), unresolved(1)], {"verdicts": [1], "untrusted": [2]}, 1),
+    "a second one, too many": ([1], [unresolved(1), unresolved(1)], {"verdicts": [1]}, 1),
+    "a malformed one out of its place": (
+        [1, 2],
+        [unresolved(2), {"library_id": 1}],
+        {"verdicts": [2], "malformed": [1]},
+        0,
+    ),
+    "a second one after a malformed one": (
+        [1, 2],
+        [{"library_id": 1}, unresolved(1)],
+        {"untrusted": [2], "malformed": [1]},
+        1,
+    ),
+    "one without an id where a library's is elsewhere": (
+        [1, 2],
+        ["?", unresolved(1)],
+        {"verdicts": [1], "missing": [2]},
+        1,
+    ),
+    "one without an id, too many": ([1], [unresolved(1), "?"], {"verdicts": [1]}, 1),
+    "nothing asked": ([], [unresolved(1)], {}, 1),
+}
+
+
+@pytest.mark.parametrize(("asked", "results", "expected", "dropped"), FATES.values(), ids=FATES)
+def test_libraries_end_by_the_results_that_name_them(
+    asked: list[int], results: list[Any], expected: dict[str, list[int]], dropped: int
+) -> None:
+    parsed = parse_answer(answer(*results), libraries(*asked))
+    assert fates(parsed) == expected
+    assert parsed.results_dropped == dropped
+
+
+def test_of_two_that_differ_the_one_in_its_librarys_place_is_believed() -> None:
+    mine, another = single_artist(1, confidence=0.9), single_artist(1, confidence=0.8)
+    for asked, results in (([1, 2], [mine, another]), ([2, 1], [another, mine])):
+        parsed = parse_answer(answer(*results), libraries(*asked))
+        assert [verdict.confidence for verdict in parsed.verdicts] == [0.9]
+        assert parsed.untrusted == (2,)
+
+
+def test_of_two_that_differ_and_are_both_in_anothers_place_the_first_is_believed() -> None:
+    results = [single_artist(1, confidence=0.9), single_artist(1, confidence=0.8)]
+    parsed = parse_answer(answer(*results), libraries(2, 3, 1))
+    assert [verdict.confidence for verdict in parsed.verdicts] == [0.9]
+    assert (parsed.missing, parsed.untrusted) == ((2,), (3,))
+
+
+# The envelope
+
+NO_ANSWER = {
+    "null": (None, "got null."),
+    "an array": ([unresolved()], "got an array."),
+    "a text": ("secret <html>", "got a text."),
+    "a number": (7.5, "got a number."),
+    "a boolean": (True, "got a boolean."),
+    "nothing": ({}, "got an object without results."),
+    "an error": ({"detail": "secret"}, "got an object without results."),
+    "null as results": ({"results": None}, "got an object with null as results."),
+    "an object as results": ({"results": {"7": "secret"}}, "got an object with an object as results."),
+    "a number as results": ({"results": 3}, "got an object with a number as results."),
+}
+
+
+@pytest.mark.parametrize(("document", "came"), NO_ANSWER.values(), ids=NO_ANSWER)
+def test_what_is_no_answer_is_permanent_and_not_repeated_in_the_error(document: object, came: str) -> None:
+    with pytest.raises(AnswerUnreadable) as raised:
+        parse_answer(document, libraries(7))
+    assert isinstance(raised.value, Permanent)
+    assert (raised.value.status, raised.value.retryable) == (200, False)
+    assert came in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("version", [None, 0, 2, 1.0, True, "1", [1], {}, float("nan"), ABSENT])
+def test_no_other_version_of_the_tracks_counts(version: object) -> None:
+    document = changed(answer(unresolved()), {"tracks_contract_version": version})
+    parsed = parse_answer(document, libraries(7))
+    assert parsed.tracks_contract_version is None
+    assert fates(parsed) == {"verdicts": [7]}
+
+
+def test_the_integer_1_is_the_version_of_the_tracks() -> None:
+    version = parse_answer(answer(tracks_contract_version=1), []).tracks_contract_version
+    assert (version, type(version)) == (1, int)
+
+
+def test_of_the_cache_stats_only_numbers_are_kept() -> None:
+    stats = {
+        "hits": 3,
+        "ratio": 0.75,
+        "less": -1,
+        "none": None,
+        "is_warm": True,
+        "text": "5",
+        "by_source": {"discogs": 2},
+        "nan": float("nan"),
+        "inf": float("inf"),
+        "huge": 10**400,
+        "\ud800": 1,
+    }
+    parsed = parse_answer(answer(unresolved(), cache_stats=stats), libraries(7))
+    assert parsed.cache_stats == {"hits": 3, "ratio": 0.75, "less": -1}
+
+
+@pytest.mark.parametrize("stats", [None, [], "hits", 3, True, ABSENT])
+def test_no_cache_stats_are_a_reason_to_refuse(stats: object) -> None:
+    parsed = parse_answer(changed(answer(unresolved()), {"cache_stats": stats}), libraries(7))
+    assert parsed.cache_stats == {}
+    assert fates(parsed) == {"verdicts": [7]}
+
+
+# For any answer
+
+# Making answers takes longer than parsing them, and on a busy machine longer than hypothesis likes.
+patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+texts = st.text(max_size=4) | st.sampled_from(["\ud800", "\0", "7", "discogs", "llm"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3), max_leaves=6
+)
+some_ids = st.lists(st.integers(1, 8), unique=True, max_size=6)
+
+storable = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
+names = storable.filter(lambda text: bool(text.strip()))
+confidences = st.floats(0, 1, allow_subnormal=False).filter(lambda number: number == 0 or number >= 1e-37)
+methods = st.sampled_from(METHODS)
+provenances = st.lists(
+    st.builds(Provenance, st.sampled_from(SOURCES), methods, st.none() | confidences, st.none() | names), max_size=4
+).map(tuple)
+tracks = st.none() | st.lists(
+    st.builds(
+        Track,
+        st.none() | names,
+        storable.filter(bool),
+        st.none() | storable,
+        st.none() | names,
+        st.none() | confidences,
+    ),
+    max_size=3,
+).map(tuple)
+artist_ids = st.builds(
+    ArtistIds,
+    st.none() | st.integers(1, 2**31 - 1),
+    st.none() | st.uuids().map(str),
+    *[st.none() | names for _ in range(4)],
+)
+
+
+@st.composite
+def verdicts(draw: st.DrawFn, library_id: int) -> Verdict:
+    kind = draw(st.sampled_from(Kind))
+    composed = (
+        (draw(artist_ids), draw(methods), draw(confidences)) if kind is Kind.SINGLE_ARTIST else (None, None, None)
+    )
+    attempted = draw(st.none() | st.booleans())
+    return Verdict(library_id, kind, *composed, draw(provenances), attempted, draw(tracks))
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> list[Verdict]:
+    return [draw(verdicts(library_id)) for library_id in draw(some_ids)]
+
+
+def as_result(verdict: Verdict) -> Json:
+    """The JSON of a verdict, by another way than the parser's."""
+    result: Json = json.loads(json.dumps(asdict(verdict)))
+    result["main"] = result.pop("artist_ids")
+    for parsed in result["tracks"] or ():
+        parsed |= {"method": None, "sources": []}
+    return result
+
+
+def asked_for(batch: Sequence[Verdict]) -> list[Library]:
+    return libraries(*(verdict.library_id for verdict in batch))
+
+
+@patiently
+@given(batches(), st.data())
+def test_a_valid_answer_becomes_the_verdicts_that_it_tells_in_the_order_asked(
+    batch: list[Verdict], data: st.DataObject
+) -> None:
+    results = data.draw(st.permutations([as_result(verdict) for verdict in batch]))
+    document = json.loads(json.dumps(answer(*results, tracks_contract_version=1)))
+    parsed = parse_answer(document, asked_for(batch))
+    assert parsed == Answer(verdicts=tuple(batch), tracks_contract_version=1)
+
+
+members = st.sampled_from(["kind", "library_id", "main", "method", "confidence", "provenance", "tracks"])
+nearly_results = st.builds(
+    lambda result, changes: changed(result, changes),
+    st.sampled_from([single_artist, unresolved, compilation]).flatmap(lambda make: st.builds(make, st.integers(1, 10))),
+    st.dictionaries(members, anything | st.just(ABSENT), max_size=1),
+)
+nearly_answers = st.builds(
+    lambda results, envelope: answer(*results, **envelope),
+    st.lists(nearly_results | anything, max_size=8),
+    st.dictionaries(st.sampled_from(["cache_stats", "tracks_contract_version", "results"]), anything, max_size=2).map(
+        lambda envelope: {name: value for name, value in envelope.items() if name != "results"}
+    ),
+)
+
+
+@settings(patiently, max_examples=400)
+@given(anything | nearly_answers | st.dictionaries(st.just("results"), anything), some_ids)
+def test_any_answer_is_refused_as_ours_or_every_library_ends_in_exactly_one_way(
+    document: Any, asked: list[int]
+) -> None:
+    try:
+        parsed = parse_answer(document, libraries(*asked))
+    except AnswerUnreadable:
+        assert not isinstance(document, dict) or not isinstance(document.get("results"), list)
+        return
+    ended = fates(parsed)
+    assert sorted(itertools.chain(*ended.values())) == sorted(asked)
+    for library_ids in ended.values():
+        assert library_ids == [library_id for library_id in asked if library_id in library_ids], "in the order asked"
+    answered = len(parsed.verdicts) + len(parsed.malformed)
+    assert parsed.results_dropped == len(document["results"]) - answered >= len(parsed.untrusted)
+    for verdict in parsed.verdicts:
+        json.dumps(asdict(verdict), ensure_ascii=False, allow_nan=False).encode()
+
+
+@patiently
+@given(batches().filter(bool), anything, st.data())
+def test_whatever_is_wrong_with_one_result_costs_only_that_one(
+    batch: list[Verdict], damage: Any, data: st.DataObject
+) -> None:
+    results: list[Any] = [as_result(verdict) for verdict in batch]
+    place = data.draw(st.integers(0, len(batch) - 1))
+    member = data.draw(st.none() | st.sampled_from(sorted(results[place])))
+    results[place] = damage if member is None else results[place] | {member: damage}
+    parsed = parse_answer(answer(*results), asked_for(batch))
+    damaged_id = batch[place].library_id
+    others = [verdict for verdict in batch if verdict.library_id != damaged_id]
+    assert [verdict for verdict in parsed.verdicts if verdict.library_id != damaged_id] == others
+    assert parsed.missing == ()
