@@ -162,7 +162,7 @@ def test_whoever_imports_the_package_keeps_the_log_that_they_have(clean_environm
 def test_a_tick_in_dagsters_code_server_writes_json(clean_environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A sensor's log goes to a console logger of its own, which Dagster makes in another place than a run's."""
     script = (
-        "import sys; sys.argv = ['dagster']; import runway_pipelines.definitions; "
+        "import sys; sys.argv = ['dagster']; import runway_pipelines.definitions as d; d.defs(); "
         "from dagster._core.definitions.instigation_logger import InstigationLogger; "
         "InstigationLogger(repository_name='r', instigator_name='a_sensor').info('ticked')"
     )
