@@ -226,7 +226,7 @@ def our_server(stack: EmbeddedStack, **variables: str) -> Iterator[Served]:
     environment = os.environ | {"RUNWAY_STREAM_TOKEN_KEY": _KEY} | variables
     command = [sys.executable, "-m", "runway_pipelines.cli", "serve", "--port", "0"]
     settings = load_settings()
-    rules = TokenRules(settings.stream_token_audience, settings.stream_token_run_claim)
+    rules = TokenRules(settings.stream.token_audience, settings.stream.token_run_claim)
     token = rules.mint(RUN, _KEY.encode(), valid_for=timedelta(hours=6))
     with _server(command, stack.state_dir / "stream.log", environment) as (process, port):
         yield Served(process, port, "", {"Authorization": f"Bearer {token}"})

@@ -28,13 +28,13 @@ from runway_pipelines.settings import Settings, load_settings
 def build_definitions(settings: Settings) -> dg.Definitions:
     """The code location for these settings."""
     services = wiring.build_services(settings)
-    interval = settings.sensor_interval_seconds
+    interval = settings.dagster.sensor_interval_seconds
     large_runs = LargeRuns(
-        partners=frozenset(filter(None, settings.large_partners.split(","))),
-        cpu=int(settings.large_run_cpu),
-        memory=settings.large_run_memory,
+        partners=frozenset(filter(None, settings.ecs.partners.split(","))),
+        cpu=int(settings.ecs.run_cpu),
+        memory=settings.ecs.run_memory,
     )
-    run_retention_job = build_retention_job(settings.run_retention_days)
+    run_retention_job = build_retention_job(settings.dagster.run_retention_days)
     return dg.Definitions(
         assets=[tenant_rosters, partner_rosters, library_identity_graph],
         jobs=[
@@ -45,18 +45,18 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             run_retention_job,
         ],
         schedules=[
-            build_daily_schedule(settings.rosters_cron, settings.rosters_timezone, large_runs),
+            build_daily_schedule(settings.rosters.cron, settings.rosters.timezone, large_runs),
             roster_freshness_schedule,
-            build_identity_schedule(settings.identity_cron, settings.identity_timezone),
+            build_identity_schedule(settings.identity.cron, settings.identity.timezone),
             build_retention_schedule(run_retention_job),
         ],
         sensors=[
-            build_sync_sensor(include_switched_off=settings.rosters_without_toggle, interval_seconds=interval),
+            build_sync_sensor(include_switched_off=settings.rosters.without_toggle, interval_seconds=interval),
             build_rotated_sensor(
                 job_name=partner_rosters_job.name,
                 pacing=Pacing(
-                    first=timedelta(seconds=settings.credentials_retry_seconds),
-                    longest=timedelta(seconds=settings.credentials_retry_most_seconds),
+                    first=timedelta(seconds=settings.credentials.retry_seconds),
+                    longest=timedelta(seconds=settings.credentials.retry_most_seconds),
                 ),
                 interval_seconds=interval,
                 large_runs=large_runs,
@@ -88,5 +88,5 @@ def build_definitions(settings: Settings) -> dg.Definitions:
 def defs() -> dg.Definitions:
     """The code location, for the settings of this process; called when Dagster asks for it."""
     settings = load_settings()
-    install_log(settings.log_format)
+    install_log(settings.general.log_format)
     return build_definitions(settings)

@@ -48,11 +48,11 @@ def policy(settings: Settings, options: PolicyOptions) -> dict[str, Any]:
     """What a role may do, with these settings; raises `ConfigurationError` where a name is missing."""
     scope = Scope(
         account=options.account,
-        region=settings.aws_region,
+        region=settings.aws.region,
         partition=options.partition,
         partner_secrets=_partner_secrets(settings, options.partners),
-        bucket=settings.bucket,
-        env=parse_env(settings.stores_env) if settings.stores_env else None,
+        bucket=settings.aws.bucket,
+        env=parse_env(settings.stores.env) if settings.stores.env else None,
         more_db_users=tuple(options.more_db_users),
         db_resource_ids=tuple(options.db_resource_ids),
         more_secrets=tuple(options.more_secrets),
@@ -70,11 +70,11 @@ def _for_pipeline(scope: Scope, settings: Settings, *, with_owner: bool) -> Scop
     return replace(
         scope,
         bucket_prefixes=(manifest.ROSTERS_PREFIX, manifest.SNAPSHOTS_PREFIX),
-        event_bus=settings.event_bus,
+        event_bus=settings.aws.event_bus,
         postgres_users=(*_app_db_users(settings), *_catalogue_users(settings, with_owner=with_owner)),
-        redis_service=settings.redis_service,
+        redis_service=settings.redis.service,
         mongo_env=mongo.parse_env(place) if place else None,
-        mongo_project=settings.mongo_project,
+        mongo_project=settings.mongo.project,
     )
 
 
@@ -91,32 +91,33 @@ def _for_stream(scope: Scope, settings: Settings) -> Scope:
 
 
 def _token_secret(settings: Settings) -> tuple[str, ...]:
-    return (settings.stream_token_secret,) if settings.stream_token_secret else ()
+    return (settings.stream.token_secret,) if settings.stream.token_secret else ()
 
 
 def _partner_secrets(settings: Settings, partners: Sequence[str]) -> tuple[str, ...]:
-    if not settings.envlabel:
+    envlabel = settings.general.envlabel
+    if not envlabel:
         raise ConfigurationError(
             expected="the variable ENVLABEL (dev, stg or prod)",
             came="no value",
             remedy="set ENVLABEL: partners' secrets begin with it",
         )
     if not partners:
-        return (partner_secret_name(settings.envlabel, "*"),)
-    return tuple(partner_secret_name(settings.envlabel, checked_part("partner_id", partner)) for partner in partners)
+        return (partner_secret_name(envlabel, "*"),)
+    return tuple(partner_secret_name(envlabel, checked_part("partner_id", partner)) for partner in partners)
 
 
 def _app_db_users(settings: Settings) -> list[PostgresUser]:
     """One, where the database is found by its service; at a plain host nobody asks IAM."""
-    if not settings.app_db_service or settings.given("app_db_host") is not None:
+    if not settings.app_db.service or settings.app_db.given("host") is not None:
         return []
-    role, username = Role(settings.app_db_role), settings.given("app_db_user")
-    return [PostgresUser(settings.app_db_service, role, settings.app_db_db_id, username)]
+    role, username = Role(settings.app_db.role), settings.app_db.given("user")
+    return [PostgresUser(settings.app_db.service, role, settings.app_db.db_id, username)]
 
 
 def _catalogue_users(settings: Settings, *, with_owner: bool) -> list[PostgresUser]:
-    service, db_id = settings.catalogue_db_service, settings.catalogue_db_db_id
-    if not service or settings.given("catalogue_db_host") is not None:
+    service, db_id = settings.catalogue.service, settings.catalogue.db_id
+    if not service or settings.catalogue.given("host") is not None:
         return []
-    users = [PostgresUser(service, Role.APP, db_id, settings.given("catalogue_db_user"))]
+    users = [PostgresUser(service, Role.APP, db_id, settings.catalogue.given("user"))]
     return [*users, PostgresUser(service, Role.OWNER, db_id)] if with_owner else users

@@ -51,4 +51,4 @@ def _catalogue(role: Role) -> Iterator[tuple[CatalogueDatabase, str]]:
 
     settings = load_settings()
     with build_catalogue(settings, role).process_config_and_initialize_cm() as catalogue:
-        yield catalogue, settings.catalogue_schema
+        yield catalogue, settings.catalogue.schema_name

@@ -114,7 +114,7 @@ def examine(
         yield from examine_partners(services, registry)
     yield from examine_identity(identity)
     yield from examine_stores(stores or OtherStores())
-    yield from examine_dagster(_settings().dagster_home)
+    yield from examine_dagster(_settings().dagster.home)
 
 
 def _settings() -> Settings:
@@ -127,5 +127,5 @@ def _see_settings() -> Seen:
     settings = _settings()
     return Seen(
         Status.OK,
-        f"environment {settings.env}, ENVLABEL {settings.envlabel or 'not set'}, region {settings.aws_region}",
+        f"environment {settings.general.env}, ENVLABEL {settings.general.envlabel or 'not set'}, region {settings.aws.region}",
     )

@@ -151,10 +151,10 @@ def _seed(stack: EmbeddedStack) -> None:
             stack.state_dir,
             connection=connection,
             secrets_client=boto3.client("secretsmanager"),
-            envlabel=load_settings().envlabel or "",
+            envlabel=load_settings().general.envlabel or "",
         )
     with psycopg.connect(stack.postgres.dsn(CATALOGUE_DATABASE)) as connection:
-        seed_catalogue(connection, load_settings().catalogue_schema)
+        seed_catalogue(connection, load_settings().catalogue.schema_name)
 
 
 def _dagster_home(state_dir: Path) -> Path:

@@ -51,15 +51,15 @@ class StreamApi:
 
     def __init__(self, settings: Settings, services: RosterServices, keys: TokenKeys) -> None:
         self._services = services
-        self._base_url = settings.stream_url
+        self._base_url = settings.stream.url
         self._keys = keys
         self._call = BlockingCalls()
-        self._rules = TokenRules(settings.stream_token_audience, settings.stream_token_run_claim)
+        self._rules = TokenRules(settings.stream.token_audience, settings.stream.token_run_claim)
         self._pools = PartnerPools(
             services.secrets,
             services.snowflake,
-            size=settings.stream_sessions_per_partner,
-            acquire_seconds=settings.stream_acquire_seconds,
+            size=settings.stream.sessions_per_partner,
+            acquire_seconds=settings.stream.acquire_seconds,
         )
         self._metrics = Metrics(
             sessions_in_use=lambda: self._pools.count(lambda pool: pool.sessions_in_use),
@@ -70,10 +70,10 @@ class StreamApi:
             self._pools,
             self._metrics,
             self._call,
-            Places(settings.stream_most_pulls, settings.stream_most_pulls_per_partner),
-            Patience(settings.stream_stall_seconds, settings.stream_least_bytes_per_second),
-            fresh_for=timedelta(hours=settings.stream_snapshot_hours),
-            acquire_seconds=settings.stream_acquire_seconds,
+            Places(settings.stream.most_pulls, settings.stream.most_pulls_per_partner),
+            Patience(settings.stream.stall_seconds, settings.stream.least_bytes_per_second),
+            fresh_for=timedelta(hours=settings.stream.snapshot_hours),
+            acquire_seconds=settings.stream.acquire_seconds,
         )
 
     def app(self) -> ASGIApp:

@@ -21,9 +21,11 @@ _FIRST_RUN = 1  # of the synthetic data set
 
 def with_a_key(settings: Settings) -> Settings:
     """The settings, with a random key where they have none."""
-    if settings.stream_token_key or settings.stream_token_secret:
+    if settings.stream.token_key or settings.stream.token_secret:
         return settings
-    return settings.model_copy(update={"stream_token_key": SecretStr(secrets.token_urlsafe(32))})
+    return settings.model_copy(
+        update={"stream": settings.stream.model_copy(update={"token_key": SecretStr(secrets.token_urlsafe(32))})}
+    )
 
 
 def example_call(settings: Settings, database: ApplicationDatabase, base_url: str) -> str:
@@ -32,10 +34,10 @@ def example_call(settings: Settings, database: ApplicationDatabase, base_url: st
     There is none where the key is in a secret, or the run has no roster.
     """
     run = find_run(database, str(_FIRST_RUN))
-    if settings.stream_token_key is None or run is None or run.tenant is None:
+    if settings.stream.token_key is None or run is None or run.tenant is None:
         return ""
-    rules = TokenRules(settings.stream_token_audience, settings.stream_token_run_claim)
-    key = settings.stream_token_key.get_secret_value().encode()
+    rules = TokenRules(settings.stream.token_audience, settings.stream.token_run_claim)
+    key = settings.stream.token_key.get_secret_value().encode()
     token = rules.mint(_FIRST_RUN, key, valid_for=timedelta(days=1))
     url = f"{base_url}{ROSTER_PATH.format(run_id=_FIRST_RUN)}"
     # Silent: curl would complain that head has seen enough.

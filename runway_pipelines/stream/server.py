@@ -62,7 +62,7 @@ def serve(
     """Serve until SIGTERM or SIGINT; ``on_ready`` is told the port once requests are answered."""
     _log_to_stderr(settings)
     app = build_app(settings, services)
-    listener = listen(host, port, stall_seconds=settings.stream_stall_seconds)
+    listener = listen(host, port, stall_seconds=settings.stream.stall_seconds)
     config = uvicorn.Config(
         app,
         # What is tested is what runs: the optional parser and loop end a torn response in code of their own.
@@ -74,7 +74,7 @@ def serve(
         log_config=None,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=settings.stream_grace_seconds,
+        timeout_graceful_shutdown=settings.stream.grace_seconds,
     )
     _Server(config, on_ready).run(sockets=[listener])
 
@@ -82,7 +82,7 @@ def serve(
 def _log_to_stderr(settings: Settings) -> None:
     """Our lines and uvicorn's; of others only what is wrong. As JSON where no person reads it, as everywhere."""
     handler = logging.StreamHandler()
-    is_text = settings.log_format == "text" or (settings.log_format == "auto" and sys.stderr.isatty())
+    is_text = settings.general.log_format == "text" or (settings.general.log_format == "auto" and sys.stderr.isatty())
     handler.setFormatter(logging.Formatter(_TEXT) if is_text else JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for name in ("runway_pipelines", "uvicorn"):

@@ -30,12 +30,12 @@ ReadSecret = Callable[[str, str], SecretVersion | None]  # by name and stage
 
 def token_keys(settings: Settings, read_secret: ReadSecret) -> TokenKeys:
     """The keys that the settings name; raises `ConfigurationError` when they name none, or one that is too short."""
-    if settings.stream_token_secret:
-        keys = SecretKeys(settings.stream_token_secret, read_secret)
+    if settings.stream.token_secret:
+        keys = SecretKeys(settings.stream.token_secret, read_secret)
         keys()
         return keys
-    if settings.stream_token_key:
-        key = _checked("RUNWAY_STREAM_TOKEN_KEY", settings.stream_token_key.get_secret_value())
+    if settings.stream.token_key:
+        key = _checked("RUNWAY_STREAM_TOKEN_KEY", settings.stream.token_key.get_secret_value())
         return lambda: (key,)
     raise ConfigurationError(
         expected="RUNWAY_STREAM_TOKEN_SECRET or RUNWAY_STREAM_TOKEN_KEY",

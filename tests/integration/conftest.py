@@ -25,7 +25,7 @@ def _tables(stack: EmbeddedStack) -> None:
     with psycopg.connect(stack.postgres.dsn(APP_DATABASE)) as connection:
         seed_application_database(connection, partners=[])
     with psycopg.connect(stack.postgres.dsn(CATALOGUE_DATABASE), autocommit=True) as connection:
-        create_tables(connection, Settings().catalogue_schema)
+        create_tables(connection, Settings().catalogue.schema_name)
 
 
 @pytest.fixture

@@ -41,16 +41,16 @@ def catalogue(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
     ) as rds:
         with psycopg.connect(server.dsn(CATALOGUE), autocommit=True) as connection:
-            connection.execute(f"drop schema if exists {Settings().catalogue_schema} cascade")
-            create_tables(connection, Settings().catalogue_schema)
-            connection.execute(f"alter schema {Settings().catalogue_schema} owner to {OWNER}")
+            connection.execute(f"drop schema if exists {Settings().catalogue.schema_name} cascade")
+            create_tables(connection, Settings().catalogue.schema_name)
+            connection.execute(f"alter schema {Settings().catalogue.schema_name} owner to {OWNER}")
             tables = connection.execute(
-                "select tablename from pg_tables where schemaname = %s", [Settings().catalogue_schema]
+                "select tablename from pg_tables where schemaname = %s", [Settings().catalogue.schema_name]
             ).fetchall()
             for (table,) in tables:
-                connection.execute(f'alter table {Settings().catalogue_schema}."{table}" owner to {OWNER}')
-            connection.execute(f"grant usage on schema {Settings().catalogue_schema} to {APP}")
-            connection.execute(f"grant select on all tables in schema {Settings().catalogue_schema} to {APP}")
+                connection.execute(f'alter table {Settings().catalogue.schema_name}."{table}" owner to {OWNER}')
+            connection.execute(f"grant usage on schema {Settings().catalogue.schema_name} to {APP}")
+            connection.execute(f"grant select on all tables in schema {Settings().catalogue.schema_name} to {APP}")
         ssm = boto3.client("ssm")
         for part, value in (("endpoint", "localhost"), ("port", str(rds.front.port))):
             ssm.put_parameter(Name=f"/prod/postgres-rds/{part}", Value=value, Type="String", Overwrite=True)
@@ -76,7 +76,7 @@ def test_only_what_adds_columns_connects_as_their_owner(catalogue: LocalRds, wor
     assert run("identity", "migrate", "--apply").exit_code == 0
     assert users(catalogue) == {APP, OWNER}
     with psycopg.connect(world.stack.postgres.dsn(CATALOGUE)) as connection:
-        assert missing_columns(connection, Settings().catalogue_schema) == ()
+        assert missing_columns(connection, Settings().catalogue.schema_name) == ()
     assert run("identity", "migrate", "--check").exit_code == 0
 
 

@@ -130,7 +130,7 @@ def test_stores_that_are_configured_are_found_by_their_names(monkeypatch: pytest
     assert fields(mongo, "env", "project") == ("prod", "chat-api")
     assert fields(limiter, "name", "calls_per_second") == ("lml", 4.0)
     assert limiter.redis.service == "pipelines"
-    assert settings(monkeypatch, RUNWAY_MONGO_ENV="mirror").mongo_env == "mirror"
+    assert settings(monkeypatch, RUNWAY_MONGO_ENV="mirror").mongo.env == "mirror"
     elsewhere = build_mongo(load_settings())
     assert elsewhere is not None
     assert elsewhere.env == "mirror"

@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from runway_pipelines.errors import ConfigurationError, Unavailable
-from runway_pipelines.settings import Settings
+from runway_pipelines.settings import Settings, Stream
 from runway_pipelines.stream.token_keys import READ_AGAIN_SECONDS, SecretKeys, token_keys
 from runway_pipelines.systems.aws.secret_versions import SecretVersion
 
@@ -56,7 +56,7 @@ def test_what_was_read_stays_good_while_the_service_is_down() -> None:
 
 @pytest.mark.parametrize("texts", [{}, {"AWSCURRENT": "short"}])
 def test_without_a_usable_key_nothing_starts(texts: dict[str, str]) -> None:
-    settings = Settings(stream_token_secret="key")
+    settings = Settings(stream=Stream(token_secret="key"))
     with pytest.raises(ConfigurationError) as refused:
         token_keys(settings, Stages(**texts))
     assert "short" not in str(refused.value)
@@ -64,10 +64,10 @@ def test_without_a_usable_key_nothing_starts(texts: dict[str, str]) -> None:
 
 def test_a_key_of_the_settings_must_be_long_enough_and_is_not_shown() -> None:
     secrets = Stages()
-    assert token_keys(Settings(stream_token_key=SecretStr(NEW)), secrets)() == (NEW.strip().encode(),)
+    assert token_keys(Settings(stream=Stream(token_key=SecretStr(NEW))), secrets)() == (NEW.strip().encode(),)
     for key in (None, SecretStr("c4n4ry")):
         with pytest.raises(ConfigurationError) as refused:
-            token_keys(Settings(stream_token_key=key), secrets)
+            token_keys(Settings(stream=Stream(token_key=key)), secrets)
         assert "c4n4ry" not in str(refused.value)
 
 
