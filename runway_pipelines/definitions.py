@@ -1,12 +1,9 @@
 """The table of contents: everything that Dagster loads is listed here."""
 
-from datetime import timedelta
-
 import dagster as dg
 
 from runway_pipelines import wiring
 from runway_pipelines.credentials.connection_asset import CAN_CONNECT
-from runway_pipelines.credentials.rotation import Pacing
 from runway_pipelines.credentials.rotation_sensor import build_rotated_sensor
 from runway_pipelines.identity.assets import library_identity_graph
 from runway_pipelines.identity.automation import (
@@ -17,7 +14,6 @@ from runway_pipelines.identity.automation import (
 from runway_pipelines.operations.logs import install as install_log
 from runway_pipelines.operations.outcome_sensor import Watched, build_run_outcome_sensor
 from runway_pipelines.operations.retention import build_retention_job, build_retention_schedule
-from runway_pipelines.partner_tenants.runs import LargeRuns
 from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
 from runway_pipelines.rosters.assets import partner_rosters, tenant_rosters
 from runway_pipelines.rosters.automation import build_daily_schedule, partner_rosters_job
@@ -29,11 +25,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     """The code location for these settings."""
     services = wiring.build_services(settings)
     interval = settings.dagster.sensor_interval_seconds
-    large_runs = LargeRuns(
-        partners=frozenset(filter(None, settings.ecs.partners.split(","))),
-        cpu=int(settings.ecs.run_cpu),
-        memory=settings.ecs.run_memory,
-    )
+    large_runs = wiring.build_large_runs(settings)
     run_retention_job = build_retention_job(settings.dagster.run_retention_days)
     return dg.Definitions(
         assets=[tenant_rosters, partner_rosters, library_identity_graph],
@@ -54,10 +46,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
             build_sync_sensor(include_switched_off=settings.rosters.without_toggle, interval_seconds=interval),
             build_rotated_sensor(
                 job_name=partner_rosters_job.name,
-                pacing=Pacing(
-                    first=timedelta(seconds=settings.credentials.retry_seconds),
-                    longest=timedelta(seconds=settings.credentials.retry_most_seconds),
-                ),
+                pacing=wiring.build_pacing(settings),
                 interval_seconds=interval,
                 large_runs=large_runs,
             ),

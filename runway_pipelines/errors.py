@@ -1,16 +1,21 @@
 """The one exception tree.
 
-Every error says what was expected, what came and what to do; none carries a value that may identify a student or open a
-door. Errors of libraries are mapped to these at the boundary (``systems/``), with ``raise ... from None``: Dagster
-stores the whole chain of an exception in its event log, and a driver's text may quote data.
+Every error says what was expected, what came and what to do. None carries a value that could identify a student or open
+a door. ``systems/`` maps the libraries' errors to these with ``raise ... from None``: Dagster stores an exception's
+whole chain in its event log, and a driver's text may quote data.
+
+    RunwayError
+    ├── Permanent    trying again gives the same result
+    ├── Transient    trying again may succeed
+    └── Held         the data was refused
 """
 
 
 class RunwayError(Exception):
     """A failure of the pipeline.
 
-    ``expected``, ``came`` and ``remedy`` are sentences without a full stop; ``code`` is the outside system's own error
-    code, where it has one.
+    ``expected``, ``came`` and ``remedy`` are phrases without a full stop. ``code`` is the outside system's own error
+    code, where there is one.
     """
 
     def __init__(self, *, expected: str, came: str, remedy: str, code: str | None = None) -> None:
@@ -22,15 +27,15 @@ class RunwayError(Exception):
 
 
 class Permanent(RunwayError):
-    """Trying again gives the same: somebody has to change something."""
+    """Trying again gives the same result: somebody has to change something."""
 
 
 class Transient(RunwayError):
-    """The outside world may answer differently in a moment."""
+    """Trying again in a moment may succeed."""
 
 
 class Held(RunwayError):
-    """The data was refused: what is published stays as it is, until the data or a decision changes.
+    """The data was refused, and the published roster stays until the data or a decision changes.
 
     ``check`` names the asset check that refused it.
     """
@@ -41,11 +46,11 @@ class Held(RunwayError):
 
 
 class ConfigurationError(Permanent):
-    """A setting is missing or has a value that cannot be used."""
+    """A setting is missing or unusable."""
 
 
 class InvalidKey(Permanent):
-    """A partner id or tenant code that may not become a partition key, an S3 key or a secret's name."""
+    """A partner id or tenant code cannot be a partition key, an S3 key or part of a secret's name."""
 
 
 class SecretMissing(Permanent):
@@ -57,7 +62,7 @@ class SecretMalformed(Permanent):
 
 
 class AuthenticationRefused(Permanent):
-    """The server knows the account and refuses the user or the key."""
+    """The server refused the user, the password or the key."""
 
 
 class QueryFailed(Permanent):
@@ -65,29 +70,29 @@ class QueryFailed(Permanent):
 
 
 class RowsUnreadable(Permanent):
-    """The rows that came are not of the shape, the types or the order that was asked for."""
+    """The rows do not have the shape, types or order that the statement asks for."""
 
 
 class StoredObjectDamaged(Permanent):
-    """An object in the bucket does not hold what was written to it, or cannot be read as what it should be."""
+    """An object in the bucket is not what was written there, or cannot be parsed."""
 
 
 class Unavailable(Transient):
-    """A server could not be reached, or broke off."""
+    """A server could not be reached, or the connection broke."""
 
 
 class LockTimeout(Transient):
-    """Another run holds the tenant's lock for longer than we wait."""
+    """Another run held the tenant's lock longer than we wait."""
 
 
 class PublicationRaced(Transient):
-    """The tenant's pointer was moved by somebody else while we held the lock."""
+    """Somebody else moved the tenant's pointer while we held the lock."""
 
 
 class LmlError(RunwayError):
-    """A call of LML that gave no answer: never a verdict.
+    """A call to LML got no answer, which is never a verdict.
 
-    ``status`` is HTTP's, None where there was none (timeouts, network errors); ``code`` is its text.
+    ``status`` is the HTTP status, or None without one (timeouts, network errors); ``code`` is its text.
     """
 
     def __init__(self, *, status: int | None, expected: str, came: str, remedy: str) -> None:
@@ -96,14 +101,14 @@ class LmlError(RunwayError):
 
     @property
     def retryable(self) -> bool:
-        """Whether LML may answer the same call in a moment."""
+        """Whether the same call may succeed in a moment."""
         return isinstance(self, Transient)
 
 
 class LmlUnavailable(LmlError, Unavailable):
-    """LML did not answer: 5xx, 429, a timeout, a network error, an answer that broke off or cannot be decoded.
+    """LML did not answer: 5xx, 429, a timeout, a network error, or an answer that broke off or cannot be decoded.
 
-    ``retry_after`` is how many seconds LML asked us to wait, where it did.
+    ``retry_after`` is the number of seconds that LML asked us to wait, if it did.
     """
 
     def __init__(
@@ -114,12 +119,12 @@ class LmlUnavailable(LmlError, Unavailable):
 
 
 class LmlRefused(LmlError, Permanent):
-    """LML does not let us in (401, 403): every further call would fail the same way, so the run stops."""
+    """LML refused our key (401, 403). Every further call would fail the same way, so the run stops."""
 
 
 class LmlInputRefused(LmlError, Permanent):
-    """LML refuses what it was asked (413: too much, 422: one input at least); a half of it may be answered."""
+    """LML refused the inputs (413: too many, 422: at least one is bad). Half of them may be answered."""
 
 
 class LmlBatchRefused(LmlError, Permanent):
-    """LML refuses this batch as a whole, and would again (other 4xx, redirections, an answer too large to be one)."""
+    """LML refused the whole batch, and would again (other 4xx, redirections, an oversized answer)."""

@@ -1,5 +1,6 @@
 """Settings in, outside systems out: the one place where a setting meets the client that it configures."""
 
+from datetime import timedelta
 from typing import TypeVar
 
 import dagster as dg
@@ -7,9 +8,11 @@ from dagster_aws.s3 import S3Resource
 from dagster_aws.secretsmanager import SecretsManagerResource
 
 from runway_pipelines.credentials.partner_secrets import PartnerSecrets
+from runway_pipelines.credentials.rotation import Pacing
 from runway_pipelines.identity.options import MOST_CALLS_IN_FLIGHT
 from runway_pipelines.identity.services import IdentityServices
 from runway_pipelines.operations.events import OperatorEvents
+from runway_pipelines.partner_tenants.runs import LargeRuns
 from runway_pipelines.rosters.services import RosterPolicy, RosterServices
 from runway_pipelines.settings import Database, Section, Settings
 from runway_pipelines.systems.aws.object_store import ObjectStore
@@ -145,3 +148,20 @@ def build_operators(settings: Settings) -> OperatorEvents:
 def mongo_place(settings: Settings) -> str | None:
     """The environment in which MongoDB is looked up, or None without a project."""
     return settings.mongo.env or settings.stores.env if settings.mongo.project else None
+
+
+def build_pacing(settings: Settings) -> Pacing:
+    """How long failed credentials wait until they are tried again."""
+    return Pacing(
+        first=timedelta(seconds=settings.credentials.retry_seconds),
+        longest=timedelta(seconds=settings.credentials.retry_most_seconds),
+    )
+
+
+def build_large_runs(settings: Settings) -> LargeRuns:
+    """The partners whose runs get a larger task on ECS."""
+    return LargeRuns(
+        partners=frozenset(filter(None, settings.ecs.partners.split(","))),
+        cpu=int(settings.ecs.run_cpu),
+        memory=settings.ecs.run_memory,
+    )

@@ -19,7 +19,7 @@ from runway_pipelines.errors import RunwayError
 
 
 class Commands(click.Group):
-    """Our own errors end a command with their text instead of a traceback."""
+    """A group whose commands end with the text of our own errors instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -53,6 +53,7 @@ class Commands(click.Group):
     show_default=True,
     help="The embedded stack's folder.",
 )
+@click.version_option(package_name="runway-pipelines", prog_name="runway-pipelines")
 @click.pass_context
 def main(context: click.Context, local: bool, state: Path) -> None:
     """Cross-year rosters: from each partner's Snowflake to where Runway reads them."""

@@ -1,4 +1,4 @@
-"""Where a command's services come from."""
+"""Which systems a command works on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """What a command works on: the systems that the environment names, or the embedded stack of a folder."""
+    """The systems that the environment names, or the embedded stack of a folder."""
 
     is_local: bool
     state: Path
@@ -33,9 +33,9 @@ class Target:
 
     @contextmanager
     def stack(self, *, must_own: bool = False) -> Iterator[RosterServices]:
-        """The embedded stack, started with its data; SIGTERM ends it in order.
+        """The embedded stack, started with its data; SIGTERM stops it cleanly.
 
-        Where it runs already it is joined, or with ``must_own`` waited for until it ends.
+        A stack that is already running is joined or, with ``must_own``, waited for.
         """
         with local_parts():
             from runway_pipelines.local.processes import LocalServerError, exit_on_termination
@@ -43,7 +43,7 @@ class Target:
         try:
             with (
                 exit_on_termination(),
-                # To stderr: what a command prints may be for a machine.
+                # To stderr, because a machine may read stdout.
                 local_session(self.state, must_own=must_own, say=lambda text: click.echo(text, err=True)),
                 _services() as services,
             ):
@@ -54,7 +54,7 @@ class Target:
 
 @contextmanager
 def local_parts() -> Iterator[None]:
-    """For imports of the embedded stack, which is an extra."""
+    """Explain a failed import of the embedded stack, which is an extra."""
     try:
         yield
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""How results look in a terminal: tables for people. For machines, commands print JSON instead."""
+"""Tables for people in a terminal. For machines, commands print JSON instead."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.manifest import Manifest
 
 console = Console()
-SHA256_SHOWN = 12  # as much as `rosters load --sha256` wants of it, and enough for any history
+SHA256_SHOWN = 12  # as much as `rosters load --sha256` needs, and enough for any history
 STATUS_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
 
 
 def findings_table(findings: Iterable[Finding]) -> Table:
-    """What the doctor found, with the fix for what failed."""
+    """The doctor's findings, with a fix for each failure."""
     table = Table(title="What the pipeline depends on", title_justify="left")
     for name in ("what", "result", "detail"):
         table.add_column(name, overflow="fold")
@@ -34,7 +34,7 @@ def findings_table(findings: Iterable[Finding]) -> Table:
 
 
 def keys_table(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """The partners' keys: lines of `KeyReport.document`."""
+    """The partners' keys, a row for each `KeyReport.document`."""
     table = Table(title="Partners' keys, as DESC USER shows their fingerprints", title_justify="left")
     for name in ("partner", "current key", "previous key", "age", "last rotation"):
         table.add_column(name, overflow="fold")
@@ -51,10 +51,10 @@ def keys_table(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def history_table(manifests: list[Manifest], current_sha256: str) -> Table:
-    """A tenant's snapshots, the current one marked. Fits into 80 columns, where a cut digest would name nothing."""
+    """A tenant's snapshots, with the current one marked. Fits 80 columns without cutting a digest."""
     history = Table(title="Snapshots, newest first", title_justify="left", show_edge=False, pad_edge=False)
     history.add_column("created (UTC)", no_wrap=True)
-    history.add_column("sha256", overflow="fold", min_width=SHA256_SHOWN)  # a narrow terminal: the mark goes below
+    history.add_column("sha256", overflow="fold", min_width=SHA256_SHOWN)  # in a narrow terminal the mark wraps
     for name in ("students", "lines", "added", "removed", "changed"):
         history.add_column(name, justify="right", no_wrap=True)
     for manifest in manifests:
@@ -71,7 +71,7 @@ def history_table(manifests: list[Manifest], current_sha256: str) -> Table:
 
 
 def minute(moment: str) -> str:
-    """A document's moment (ISO 8601) for a table: in UTC, to the minute; as it is where it is none."""
+    """An ISO 8601 timestamp for a table, in UTC and to the minute; any other text is returned unchanged."""
     try:
         return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M}"
     except ValueError:
