@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from runway_pipelines.credentials import sessions as sessions_module
 from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.credentials.sessions import PARTNER_WIDE_QUERY_ERRORS, PartnerSessions
 from runway_pipelines.errors import (
@@ -25,16 +24,17 @@ from runway_pipelines.errors import (
 from runway_pipelines.systems.aws.secret_versions import SecretVersion
 from runway_pipelines.systems.snowflake.connection import EduConnection
 from tests.factories import secret_text
+from tests.waiting import PATIENCE_SECONDS
 
 SIZE = 4
-WAIT = 10
+WAIT = PATIENCE_SECONDS
 
 
 class CountedSession:
     """A session that remembers whether it was closed, and by how many threads it is used."""
 
-    def __init__(self, secret_version_id: str) -> None:
-        self.secret_version_id = secret_version_id
+    def __init__(self, secret_version: str) -> None:
+        self.secret_version = secret_version
         self.closed = False
         self.users = 0
 
@@ -52,13 +52,13 @@ class CountedSnowflake:
         self.query_tags: set[str] = set()
         self.before_answer: Callable[[str], object] = lambda version: None
 
-    def open_session(self, connection: EduConnection, *, secret_version_id: str, query_tag: str) -> CountedSession:
-        self.logins.append(secret_version_id)
+    def open_session(self, connection: EduConnection, *, secret_version: str, query_tag: str) -> CountedSession:
+        self.logins.append(secret_version)
         self.query_tags.add(query_tag)
-        self.before_answer(secret_version_id)
-        if secret_version_id in self.refuses:
+        self.before_answer(secret_version)
+        if secret_version in self.refuses:
             raise AuthenticationRefused(expected="a session", came="a refused login", remedy="mend it", code="390144")
-        session = CountedSession(secret_version_id)
+        session = CountedSession(secret_version)
         self.opened.append(session)
         return session
 
@@ -84,8 +84,8 @@ class CountedSecrets:
     require = PartnerSecrets.require
 
 
-def version(version_id: str, text: str | None = None) -> SecretVersion:
-    return SecretVersion("stg-edu-connection-info-acme", version_id, secret_text() if text is None else text)
+def version(secret_version: str, text: str | None = None) -> SecretVersion:
+    return SecretVersion("stg-edu-connection-info-acme", secret_version, secret_text() if text is None else text)
 
 
 @pytest.fixture
@@ -97,8 +97,8 @@ def snowflake() -> CountedSnowflake:
 def partner_sessions(snowflake: CountedSnowflake) -> Iterator[Callable[..., PartnerSessions]]:
     made = []
 
-    def make(secrets: CountedSecrets, size: int = SIZE) -> PartnerSessions:
-        made.append(PartnerSessions("acme", secrets, snowflake, size=size, query_tag="a tag"))  # type: ignore[arg-type]
+    def make(secrets: CountedSecrets, size: int = SIZE, **options: Any) -> PartnerSessions:
+        made.append(PartnerSessions("acme", secrets, snowflake, size=size, query_tag="a tag", **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -205,7 +205,7 @@ def test_after_a_refused_login_the_secret_is_read_once_more_and_tried_once_again
     snowflake.refuses = {"v1"}
     secrets = CountedSecrets(version("v1"), version("v2"))
     session = borrow(partner_sessions(secrets))
-    assert session.secret_version_id == "v2"
+    assert session.secret_version == "v2"
     assert secrets.reads == 2
     assert snowflake.logins == ["v1", "v2"]
 
@@ -215,11 +215,11 @@ def test_a_key_that_is_rotated_during_the_run_is_picked_up_by_the_next_connect(
 ) -> None:
     secrets = CountedSecrets(version("v1"), version("v2"))
     sessions = partner_sessions(secrets, size=1)
-    assert borrow(sessions).secret_version_id == "v1"
+    assert borrow(sessions).secret_version == "v1"
     snowflake.refuses = {"v1"}
     with pytest.raises(ZeroDivisionError), sessions.session():
         raise ZeroDivisionError
-    assert borrow(sessions).secret_version_id == "v2"
+    assert borrow(sessions).secret_version == "v2"
     assert secrets.reads == 2
 
 
@@ -229,14 +229,14 @@ def test_threads_that_are_refused_together_read_the_secret_once_more_between_the
     together = threading.Barrier(SIZE)
     held = threading.Barrier(SIZE)
     snowflake.refuses = {"v1"}
-    snowflake.before_answer = lambda version_id: version_id == "v1" and together.wait(WAIT)
+    snowflake.before_answer = lambda secret_version: secret_version == "v1" and together.wait(WAIT)
     secrets = CountedSecrets(version("v1"), version("v2"))
     sessions = partner_sessions(secrets)
 
     def use() -> str:
         with sessions.session() as session:
             held.wait(WAIT)
-            return session.secret_version_id
+            return session.secret_version
 
     assert [future.result() for future in in_threads(SIZE, SIZE, use)] == ["v2"] * SIZE
     assert secrets.reads == 2
@@ -260,7 +260,7 @@ def test_a_refused_key_costs_one_login_more_and_not_one_for_each_thread_or_tenan
 ) -> None:
     together = threading.Barrier(SIZE)
     snowflake.refuses = {"v1", "v2"}
-    snowflake.before_answer = lambda version_id: together.wait(WAIT) if version_id == "v1" else time.sleep(0.2)
+    snowflake.before_answer = lambda secret_version: together.wait(WAIT) if secret_version == "v1" else time.sleep(0.2)
     secrets = CountedSecrets(version("v1"), version("v2"))
     sessions = partner_sessions(secrets)
     for future in in_threads(SIZE, 40, lambda: borrow(sessions)):
@@ -321,10 +321,10 @@ def test_a_moments_failure_refuses_nobody_for_good(
     sessions = partner_sessions(CountedSecrets(gone, version("v1")))
     with pytest.raises(Unavailable):
         borrow(sessions)
-    assert borrow(sessions).secret_version_id == "v1"
+    assert borrow(sessions).secret_version == "v1"
 
     def unreachable(_: str) -> None:
-        snowflake.before_answer = lambda version_id: None
+        snowflake.before_answer = lambda secret_version: None
         raise gone
 
     with pytest.raises(ZeroDivisionError), sessions.session():
@@ -332,7 +332,7 @@ def test_a_moments_failure_refuses_nobody_for_good(
     snowflake.before_answer = unreachable
     with pytest.raises(Unavailable):
         borrow(sessions)
-    assert borrow(sessions).secret_version_id == "v1"
+    assert borrow(sessions).secret_version == "v1"
 
 
 def test_failures_with_a_success_between_them_do_not_add_up(
@@ -376,10 +376,7 @@ def test_closing_ends_every_session_that_lies_idle(
     assert [session.closed for session in snowflake.opened] == [True] * SIZE
 
 
-def test_waiting_too_long_for_a_session_is_unavailability(
-    monkeypatch: pytest.MonkeyPatch, partner_sessions: Callable[..., PartnerSessions]
-) -> None:
-    monkeypatch.setattr(sessions_module, "ACQUIRE_TIMEOUT_SECONDS", 0.05)
-    sessions = partner_sessions(CountedSecrets(version("v1")), size=1)
+def test_waiting_too_long_for_a_session_is_unavailability(partner_sessions: Callable[..., PartnerSessions]) -> None:
+    sessions = partner_sessions(CountedSecrets(version("v1")), size=1, acquire_timeout=0.05)
     with sessions.session(), pytest.raises(Unavailable), sessions.session():
         pass

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from runway_pipelines.stream.handoff import PART_BYTES, PARTS_AHEAD, Abandoned, ClientGone, Failed, Finished, Handoff
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 
 def test_all_bytes_arrive_in_order_and_then_the_end() -> None:
@@ -41,16 +42,19 @@ def test_a_thread_is_no_further_ahead_than_the_parts_on_the_way() -> None:
                 done += 1
             handoff.end(Finished())
 
+        async def is_done(parts: int) -> None:
+            await asyncio.to_thread(wait_until, lambda: done >= parts)
+            await asyncio.sleep(0.2)  # long enough for one more
+            assert done == parts
+
         thread = threading.Thread(target=produce)
         thread.start()
-        await asyncio.sleep(0.3)
-        assert done == PARTS_AHEAD
+        await is_done(PARTS_AHEAD)
         await handoff.get()
-        await asyncio.sleep(0.2)
-        assert done == PARTS_AHEAD + 1
+        await is_done(PARTS_AHEAD + 1)
         while isinstance(await handoff.get(), bytes):
             pass
-        thread.join(5)
+        join(thread)
         assert done == 100
 
     asyncio.run(read())
@@ -73,7 +77,7 @@ def test_a_thread_that_waits_is_woken_when_the_reader_leaves() -> None:
         await asyncio.sleep(0.2)
         handoff.abandon()
         handoff.abandon()
-        await asyncio.to_thread(thread.join, 5)
+        await asyncio.to_thread(join, thread)
         parts = [await handoff.get() for _ in range(PARTS_AHEAD + 1)]
         assert parts[-1] == Abandoned()
         return ended
@@ -85,7 +89,7 @@ def test_a_reader_that_waits_is_woken_when_it_is_abandoned() -> None:
     async def leave() -> None:
         handoff = Handoff()
         asyncio.get_running_loop().call_later(0.1, handoff.abandon)
-        assert await asyncio.wait_for(handoff.get(), 5) == Abandoned()
+        assert await asyncio.wait_for(handoff.get(), PATIENCE_SECONDS) == Abandoned()
 
     asyncio.run(leave())
 
@@ -115,8 +119,7 @@ def test_nothing_that_was_on_the_way_is_handed_to_a_reader_that_has_left() -> No
         await asyncio.to_thread(produce)
         assert isinstance(await handoff.get(), bytes)
         handoff.abandon()
-        assert [await asyncio.wait_for(handoff.get(), 5) for _ in range(PARTS_AHEAD + 3)] == [Abandoned()] * (
-            PARTS_AHEAD + 3
-        )
+        for _ in range(PARTS_AHEAD + 3):
+            assert await asyncio.wait_for(handoff.get(), PATIENCE_SECONDS) == Abandoned()
 
     asyncio.run(leave())

@@ -22,12 +22,13 @@ from runway_pipelines.stream.pulls import NoRoom, Pull, SnapshotPull, WarehouseP
 from runway_pipelines.systems.aws.secret_versions import SecretVersion
 from runway_pipelines.systems.snowflake.client import Selection
 from tests.factories import secret_text
+from tests.waiting import PATIENCE_SECONDS
 
 TENANT = PartnerTenant("acme", "north")
 
 
 class OneSession:
-    secret_version_id = "v1"
+    secret_version = "v1"
 
     def __init__(self) -> None:
         self.closed = threading.Event()
@@ -45,7 +46,7 @@ class Account:
     def require(self, partner_id: str) -> SecretVersion:
         return SecretVersion("secret", "v1", secret_text())
 
-    def open_session(self, connection: object, *, secret_version_id: str, query_tag: str) -> OneSession:
+    def open_session(self, connection: object, *, secret_version: str, query_tag: str) -> OneSession:
         self.opened.append(OneSession())
         return self.opened[-1]
 
@@ -59,7 +60,7 @@ def pull_until_done(make_work: Callable[[PartnerSessions, Pull], Callable[[Pull]
         done = threading.Event()
         pull = Pull(Handoff(), on_end=done.set)
         pull.start(make_work(sessions, pull))
-        assert await asyncio.to_thread(done.wait, 5)
+        assert await asyncio.to_thread(done.wait, PATIENCE_SECONDS)
 
     asyncio.run(run())
     return account, sessions.sessions_idle
@@ -85,7 +86,7 @@ def test_a_session_that_is_ended_as_its_answer_arrives_is_not_handed_out_again(m
         return WarehousePull(sessions, TENANT, 1)
 
     account, idle = pull_until_done(leave_meanwhile)
-    assert account.opened[0].closed.wait(5)
+    assert account.opened[0].closed.wait(PATIENCE_SECONDS)
     assert idle == 0
 
 
