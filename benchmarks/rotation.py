@@ -247,11 +247,11 @@ def _write_history(instance: Any, versions: Mapping[str, str]) -> None:
     partner_id = next(iter(versions))
     run_id = _write_one_run(instance, partner_id, versions[partner_id])
     with _postgres() as connection:
-        connection.execute("create temporary table copies (run_id text, partner_id text, version_id text, n int)")
+        connection.execute("create temporary table copies (run_id text, partner_id text, secret_version text, n int)")
         with connection.cursor().copy("copy copies from stdin") as rows:
-            for copied, version_id in versions.items():
+            for copied, secret_version in versions.items():
                 for n in range(EXECUTIONS):
-                    rows.write_row((str(uuid.uuid4()), copied, version_id, n))
+                    rows.write_row((str(uuid.uuid4()), copied, secret_version, n))
         model = (run_id, partner_id, versions[partner_id])
         for table in ("runs", "run_tags", "event_logs", "asset_check_executions"):
             _copy_rows(connection, table, model)
@@ -273,7 +273,7 @@ def _copy_rows(connection: psycopg.Connection[Any], table: str, model: tuple[str
         [table],
     ).fetchall()
     values = [
-        f"replace(replace(replace(t.{name}, %s, c.run_id), %s, c.partner_id), %s, c.version_id)"
+        f"replace(replace(replace(t.{name}, %s, c.run_id), %s, c.partner_id), %s, c.secret_version)"
         if kind in ("text", "character varying")
         else f"t.{name}"
         for name, kind in columns
@@ -286,7 +286,7 @@ def _copy_rows(connection: psycopg.Connection[Any], table: str, model: tuple[str
     )
 
 
-def _write_one_run(instance: Any, partner_id: str, version_id: str) -> str:
+def _write_one_run(instance: Any, partner_id: str, secret_version: str) -> str:
     """A run that tried the partner's credentials an hour ago, without success and without running: only its events."""
     import dagster as dg
     from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
@@ -298,8 +298,8 @@ def _write_one_run(instance: Any, partner_id: str, version_id: str) -> str:
     from runway_pipelines.partner_tenants.runs import partner_run
     from runway_pipelines.rosters.automation import partner_rosters_job
 
-    key = run_key(partner_id, version_id, 0)
-    request = partner_run(partner_id, key, Trigger.ROTATION.value, {SECRET_VERSION_TAG: version_id})
+    key = run_key(partner_id, secret_version, 0)
+    request = partner_run(partner_id, key, Trigger.ROTATION.value, {SECRET_VERSION_TAG: secret_version})
     run = instance.create_run_for_job(
         defs().resolve_job_def(partner_rosters_job.name),
         tags={**request.tags, "dagster/run_key": key, "dagster/partition": partner_id},

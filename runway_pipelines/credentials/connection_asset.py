@@ -57,7 +57,7 @@ def events_of_trial(instance: dg.DagsterInstance, trial: Trial, key_age_warning_
             EDU_CONNECTION,
             partition=trial.partner_id,
             metadata=metadata,
-            tags={"dagster/data_version": trial.version_id or ""},
+            tags={"dagster/data_version": trial.secret_version or ""},
         )
     else:
         yield dg.AssetObservation(EDU_CONNECTION, partition=trial.partner_id, metadata=metadata)
@@ -96,8 +96,8 @@ def _said_of_age(hygiene: KeyHygiene, warning_days: int) -> str:
 def connection_metadata(trial: Trial) -> _Metadata:
     """Who connects where with which key; never the key."""
     metadata: _Metadata = {"previous key": trial.previous_key}
-    if trial.version_id:
-        metadata[SECRET_VERSION_ID] = trial.version_id
+    if trial.secret_version:
+        metadata[SECRET_VERSION_ID] = trial.secret_version
     if connection := trial.connection:
         metadata |= {
             "account": connection.account,

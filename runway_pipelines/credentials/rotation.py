@@ -114,8 +114,8 @@ def needs_direct_look(seen: Seen | None, observed: Observation, *, was_requested
     that comes back, and a secret that vanishes, may be an old page of the listing.
     """
     match observed:
-        case Current(version_id):
-            return seen is not None and version_id != seen.version and was_requested
+        case Current(secret_version):
+            return seen is not None and secret_version != seen.version and was_requested
         case Gone():
             return seen is not None and seen.version is not None
         case Unreadable():
@@ -149,34 +149,34 @@ def decide(
         case Gone(reason):
             is_news = seen is None or seen.version is not None
             return Decision(Seen(None, seen.attempt if seen else 0), departed=reason if is_news else None)
-        case Current(version_id):
+        case Current(secret_version):
             if seen is None:
-                return _first_sight(version_id, requests.observed, is_first_tick, now + pacing.first)
-            if seen.version == version_id:
+                return _first_sight(secret_version, requests.observed, is_first_tick, now + pacing.first)
+            if seen.version == secret_version:
                 return _same_version(seen, last_try, now, pacing)
-            return _changed(seen, version_id, requests, now + pacing.first)
+            return _changed(seen, secret_version, requests, now + pacing.first)
 
 
-def _first_sight(version_id: str, requested: Requested | None, is_first_tick: bool, next_try: datetime) -> Decision:
+def _first_sight(secret_version: str, requested: Requested | None, is_first_tick: bool, next_try: datetime) -> Decision:
     """New credentials; or a partner that was away and is back; or a cursor that was cleared, which changes nothing."""
     if requested is None:
-        return Decision(Seen(version_id, 0, next_try), Trigger.FIRST_SIGHT)
+        return Decision(Seen(secret_version, 0, next_try), Trigger.FIRST_SIGHT)
     if is_first_tick:
-        return Decision(Seen(version_id, requested.attempt))
+        return Decision(Seen(secret_version, requested.attempt))
     attempt = requested.attempt + 1
-    return Decision(Seen(version_id, attempt, next_try), Trigger.FIRST_SIGHT, attempt)
+    return Decision(Seen(secret_version, attempt, next_try), Trigger.FIRST_SIGHT, attempt)
 
 
-def _changed(seen: Seen, version_id: str, requests: Requests, next_try: datetime) -> Decision:
+def _changed(seen: Seen, secret_version: str, requests: Requests, next_try: datetime) -> Decision:
     """Another version than the one in the cursor: a new one, one that came back, or a restored secret."""
     trigger = Trigger.FIRST_SIGHT if seen.version is None else Trigger.ROTATION
     if requests.observed is None:
-        return Decision(Seen(version_id, seen.attempt, next_try), trigger)
+        return Decision(Seen(secret_version, seen.attempt, next_try), trigger)
     if seen.version is not None and requests.are_newer_for_observed:
-        return Decision(Seen(version_id, max(seen.attempt, requests.observed.attempt), next_try))
+        return Decision(Seen(secret_version, max(seen.attempt, requests.observed.attempt), next_try))
     # Of a cursor that was cleared in between the number is too small.
     attempt = max(seen.attempt, requests.observed.attempt) + 1
-    return Decision(Seen(version_id, attempt, next_try), trigger, attempt)
+    return Decision(Seen(secret_version, attempt, next_try), trigger, attempt)
 
 
 def _same_version(seen: Seen, last_try: LastTry, now: datetime, pacing: Pacing) -> Decision:
@@ -194,9 +194,9 @@ def _same_version(seen: Seen, last_try: LastTry, now: datetime, pacing: Pacing) 
     return Decision(Seen(seen.version, attempt, now + pacing.after(last_try.at, now)), Trigger.HEALING, attempt)
 
 
-def run_key(partner_id: str, version_id: str, attempt: int) -> str:
+def run_key(partner_id: str, secret_version: str, attempt: int) -> str:
     """``partner:version`` for a change, ``partner:version:n`` for every further run of a version."""
-    return f"{partner_id}:{version_id}" + (f":{attempt}" if attempt else "")
+    return f"{partner_id}:{secret_version}" + (f":{attempt}" if attempt else "")
 
 
 def attempt_of(key: str) -> int:

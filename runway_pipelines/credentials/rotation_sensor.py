@@ -117,9 +117,9 @@ def requests_of_changed(
     """What was requested before for versions that differ from the cursor's: the runs are the memory of them."""
     before = {partner_id: entry.version for partner_id, entry in seen.items()}
     changed = {
-        partner_id: now_seen.version_id
+        partner_id: now_seen.secret_version
         for partner_id, now_seen in observed.items()
-        if isinstance(now_seen, Current) and now_seen.version_id != before.get(partner_id)
+        if isinstance(now_seen, Current) and now_seen.secret_version != before.get(partner_id)
     }
     of_observed = newest_requests(instance, changed)
     of_seen = newest_requests(
@@ -199,9 +199,9 @@ def ended_at(run: dg.RunRecord) -> datetime:
 def requested(partner_id: str, made: Decision, large_runs: LargeRuns = NO_LARGE_RUNS) -> Iterable[dg.RunRequest]:
     """The run that a decision asks for, if any."""
     if made.trigger is not None and made.seen is not None and made.seen.version is not None:
-        version_id = made.seen.version
-        key = run_key(partner_id, version_id, made.attempt)
-        yield partner_run(partner_id, key, made.trigger.value, {SECRET_VERSION_TAG: version_id}, large_runs)
+        secret_version = made.seen.version
+        key = run_key(partner_id, secret_version, made.attempt)
+        yield partner_run(partner_id, key, made.trigger.value, {SECRET_VERSION_TAG: secret_version}, large_runs)
 
 
 def told_departures(

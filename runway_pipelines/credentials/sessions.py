@@ -243,7 +243,7 @@ class PartnerSessions:
             self.connects += 1
         return self._snowflake.open_session(
             parse_connection(secret.name, secret.text),
-            secret_version_id=secret.version_id,
+            secret_version=secret.version_id,
             query_tag=self._query_tag,
         )
 

@@ -25,7 +25,7 @@ class Trial:
 
     partner_id: str
     error: RunwayError | None
-    version_id: str | None
+    secret_version: str | None
     connection: EduConnection | None
     previous_key: str
     hygiene: KeyHygiene
@@ -58,7 +58,7 @@ def try_credentials(
     return Trial(
         partner_id=partner_id,
         error=error,
-        version_id=secret.version_id if secret else None,
+        secret_version=secret.version_id if secret else None,
         connection=connection,
         previous_key=unreadable or _previous_key(snowflake, previous, previous_connection, is_needed=error is not None),
         hygiene=key_hygiene(
@@ -110,7 +110,7 @@ def _previous_key(
         return f"version {previous.version_id}, not tried: the current one works"
     try:
         snowflake.open_session(
-            connection, secret_version_id=previous.version_id, query_tag="runway_pipelines previous key"
+            connection, secret_version=previous.version_id, query_tag="runway_pipelines previous key"
         ).close()
     except RunwayError as error:
         return f"version {previous.version_id} does not work either: {error.came}"

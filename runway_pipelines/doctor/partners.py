@@ -97,7 +97,7 @@ def _partner_steps(services: RosterServices, registry: Registry | None, partner_
     account, user = shown(connection.account), shown(connection.username)
     yield Seen(Status.OK, f"account {account}, user {user}, and a private key that parses")
     tag = f"runway_pipelines doctor partner={partner_id}"
-    session = services.snowflake.open_session(connection, secret_version_id=secret.version_id, query_tag=tag)
+    session = services.snowflake.open_session(connection, secret_version=secret.version_id, query_tag=tag)
     with closing(session):
         yield Seen(Status.OK, "a session was opened with the key")
         for _ in session.select(READABLE_SQL, {}, query_tag=tag).batches:

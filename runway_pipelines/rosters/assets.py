@@ -141,8 +141,10 @@ def partner_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) 
     with closing(_sessions(context, rosters, partner.partner_id)) as sessions:
         trial = rosters.try_credentials(partner.partner_id, sessions)
         wanted = context.run.tags.get(SECRET_VERSION_TAG)
-        if wanted and trial.version_id and trial.version_id != wanted:
-            context.log.warning(f"the run was requested for version {wanted}, the current one is {trial.version_id}")
+        if wanted and trial.secret_version and trial.secret_version != wanted:
+            context.log.warning(
+                f"the run was requested for version {wanted}, the current one is {trial.secret_version}"
+            )
         yield from events_of_trial(context.instance, trial, rosters.policy.key_age_warning_days)
         if PARTNER_ROSTER_INDEX in context.selected_asset_keys:
             yield from _refresh_partner(context, rosters, partner, sessions)

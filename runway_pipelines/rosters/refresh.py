@@ -111,7 +111,7 @@ class Extract:
     query_id: str
     query_started_at: datetime
     query_seconds: float
-    secret_version_id: str
+    secret_version: str
 
 
 def refresh_tenants(
@@ -213,7 +213,7 @@ def extract_roster(session: EduSession, tenant: PartnerTenant, file: IO[bytes], 
         query_id=selection.query_id,
         query_started_at=selection.started_at,
         query_seconds=round(time.monotonic() - started, 3),
-        secret_version_id=session.secret_version_id,
+        secret_version=session.secret_version,
     )
 
 
@@ -247,7 +247,7 @@ def _publish_extract(
         sha256=manifest.sha256,
         verified_at=context.now().isoformat(),
         query_started_at=extract.query_started_at.isoformat(),
-        secret_version_id=extract.secret_version_id,
+        secret_version_id=extract.secret_version,
         run_id=context.run_id,
     )
     point(context.store, tenant, pointer, replacing=stored)
@@ -304,7 +304,7 @@ def _manifest(
         query_id=extract.query_id,
         query_started_at=extract.query_started_at.isoformat(),
         query_seconds=extract.query_seconds,
-        secret_version_id=extract.secret_version_id,
+        secret_version_id=extract.secret_version,
         run_id=context.run_id,
         created_at=context.now().isoformat(),
         previous_sha256=published.pointer.sha256 if published else None,

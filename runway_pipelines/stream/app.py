@@ -105,14 +105,14 @@ class StreamApi:
 
     async def _authorized_run(self, request: Request) -> RunTenant:
         """The run of the path, if the request's token is for it."""
-        run_id = request.path_params["run_id"]
+        runway_run_id = request.path_params["run_id"]
         keys = await self._call(self._keys)
         try:
-            self._rules.check(request.headers.get("authorization"), run_id, keys)
+            self._rules.check(request.headers.get("authorization"), runway_run_id, keys)
         except TokenRefused as refusal:
             self._metrics.refused.labels(refusal.reason).inc()
             raise unauthorized() from None
-        run = await self._call(find_run, self._services.database, run_id)
+        run = await self._call(find_run, self._services.database, runway_run_id)
         if run is None:
             raise Refusal(404, "unknown_run", "There is no such run.")
         return run

@@ -17,5 +17,5 @@ def job_payload(partner: Callable[[str], bool], run: RunTenant, *, base_url: str
     ``partner`` says of a partner id whether it can be connected to; it is asked only where there is a roster to pull.
     """
     is_available = run.tenant is not None and partner(run.tenant.partner_id)
-    urls = {"roster": base_url.rstrip("/") + ROSTER_PATH.format(run_id=run.run_id)} if is_available else {}
+    urls = {"roster": base_url.rstrip("/") + ROSTER_PATH.format(run_id=run.runway_run_id)} if is_available else {}
     return {"crossYearMatchAvailable": is_available, "appUrls": urls}

@@ -31,15 +31,15 @@ class _Pool:
     """A partner's pool, and the version of the secret that was current when it was made (None: nobody knew)."""
 
     sessions: PartnerSessions
-    version_id: str | None
+    secret_version: str | None
 
     def serves(self, seen: Observation) -> bool:
         """Whether it is still good: nothing was refused, and the secret is there and of the version that it was."""
         if self.sessions.refusal is not None or isinstance(seen, Gone):
             return False
         read = self.sessions.secret
-        version_id = self.version_id or (read.version_id if read is not None else None)
-        return not isinstance(seen, Current) or version_id in (None, seen.version_id)
+        secret_version = self.secret_version or (read.version_id if read is not None else None)
+        return not isinstance(seen, Current) or secret_version in (None, seen.secret_version)
 
 
 class PartnerPools:
@@ -75,7 +75,7 @@ class PartnerPools:
                 self._retired.append(retired)
                 pool = None
             if pool is None and not isinstance(seen, Gone):
-                version = seen.version_id if isinstance(seen, Current) else None
+                version = seen.secret_version if isinstance(seen, Current) else None
                 pool = self._pools[partner_id] = _Pool(self._new(partner_id), version)
         if retired is not None:
             # Ending sessions are calls to Snowflake; who comes with a new key need not wait for them.

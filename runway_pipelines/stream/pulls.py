@@ -90,7 +90,7 @@ class Pull:
             self.handoff.put(compressor.compress(piece))
         self.handoff.put(compressor.flush())
 
-    def select(self, session: EduSession, tenant: PartnerTenant, run_id: int) -> Selection | None:
+    def select(self, session: EduSession, tenant: PartnerTenant, runway_run_id: int) -> Selection | None:
         """Run the statement, which `abandon` stops; None where the client had left before.
 
         Raises `ClientGone` when the session is being ended, also where the answer came first: nobody may use it again.
@@ -100,7 +100,7 @@ class Pull:
                 return None
             self._waits_for = session
         try:
-            selection = select_roster(session, tenant, run_id=f"stream-{run_id}")
+            selection = select_roster(session, tenant, run_id=f"stream-{runway_run_id}")
         finally:
             with self._lock:
                 self._waits_for = None
@@ -128,13 +128,13 @@ class WarehousePull:
 
     sessions: PartnerSessions
     tenant: PartnerTenant
-    run_id: int
+    runway_run_id: int
 
     def __call__(self, pull: Pull) -> None:
         """Raises our errors; a session that saw none goes back to the pool, also when the client left."""
         with self.sessions.session() as session:
             pull.on_ready()
-            selection = pull.select(session, self.tenant, self.run_id)
+            selection = pull.select(session, self.tenant, self.runway_run_id)
             is_taken = selection is not None and self._hand_over(pull, selection)
         if not is_taken:
             raise ClientGone

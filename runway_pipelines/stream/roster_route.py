@@ -101,7 +101,7 @@ class RosterRoute:
         served = await self._call(self._choose, run.tenant, requested)
         reason = served.reason
         if served.snapshot is not None:
-            record = PullRecord(run.tenant, run.run_id, Source.SNAPSHOT, reason, started, self._metrics)
+            record = PullRecord(run.tenant, run.runway_run_id, Source.SNAPSHOT, reason, started, self._metrics)
             try:
                 return await self._from_snapshot(request, served.snapshot, record)
             except RunwayError as error:
@@ -109,7 +109,7 @@ class RosterRoute:
                     raise
                 log.warning("%s: the warehouse is asked, because the snapshot cannot be read: %s", run.tenant, error)
                 reason = "the snapshot cannot be read"
-        record = PullRecord(run.tenant, run.run_id, Source.WAREHOUSE, reason, started, self._metrics)
+        record = PullRecord(run.tenant, run.runway_run_id, Source.WAREHOUSE, reason, started, self._metrics)
         return await self._from_warehouse(request, run.tenant, served.seen, record)
 
     def _choose(self, tenant: PartnerTenant, requested: Source) -> Served:
@@ -131,7 +131,7 @@ class RosterRoute:
         choice = choose(
             requested,
             pointer,
-            seen.version_id if isinstance(seen, Current) else None,
+            seen.secret_version if isinstance(seen, Current) else None,
             now=datetime.now(UTC),
             fresh_for=self._fresh_for,
         )
@@ -250,7 +250,7 @@ class RosterRoute:
             )
 
         proof_is_enough = request.method == "HEAD"
-        work = SessionProof(sessions) if proof_is_enough else WarehousePull(sessions, tenant, record.run_id)
+        work = SessionProof(sessions) if proof_is_enough else WarehousePull(sessions, tenant, record.runway_run_id)
         return await self._stream(
             request, work, record, is_gzip=is_gzip and not proof_is_enough, status=200, headers=headers
         )

@@ -30,18 +30,18 @@ _RUN_ID = re.compile("[1-9][0-9]{0,9}")  # one spelling for each: the token's cl
 class RunTenant:
     """Whose run it is. ``tenant`` is None where partner or tenant cannot have a roster (or a key in the bucket)."""
 
-    run_id: int
+    runway_run_id: int
     tenant: PartnerTenant | None
 
 
-def find_run(database: ApplicationDatabase, run_id: str) -> RunTenant | None:
+def find_run(database: ApplicationDatabase, runway_run_id: str) -> RunTenant | None:
     """The run, or None when there is none; raises what `ApplicationDatabase.connection` raises."""
-    if _RUN_ID.fullmatch(run_id) is None or int(run_id) > LARGEST_ID:
+    if _RUN_ID.fullmatch(runway_run_id) is None or int(runway_run_id) > LARGEST_ID:
         return None
     with database.connection() as connection:
-        row = connection.execute(RUN_SQL, [int(run_id)]).fetchone()
+        row = connection.execute(RUN_SQL, [int(runway_run_id)]).fetchone()
     if row is None:
         return None
     partner_id, tenant_code, has_roster = row
     is_key = all(isinstance(part, str) and is_valid_part(part) for part in (partner_id, tenant_code))
-    return RunTenant(int(run_id), PartnerTenant(partner_id, tenant_code) if has_roster and is_key else None)
+    return RunTenant(int(runway_run_id), PartnerTenant(partner_id, tenant_code) if has_roster and is_key else None)

@@ -26,11 +26,11 @@ class Choice:
 
 
 def choose(
-    requested: Source, published: Pointer | None, current_version: str | None, *, now: datetime, fresh_for: timedelta
+    requested: Source, published: Pointer | None, secret_version: str | None, *, now: datetime, fresh_for: timedelta
 ) -> Choice:
     """Which of the two serves a pull.
 
-    ``published`` is None when there is nothing that can be read; ``current_version`` is the secret's version now, None
+    ``published`` is None when there is nothing that can be read; ``secret_version`` is the secret's version now, None
     when there is none or nobody knows. An operator who asks for the snapshot gets it however old it is.
     """
     if requested is Source.WAREHOUSE:
@@ -42,7 +42,7 @@ def choose(
     verified_at = _moment(published.verified_at)
     if verified_at is None or now - verified_at > fresh_for:
         return Choice(None, "the snapshot is older than the setting allows")
-    if published.secret_version_id != current_version:
+    if published.secret_version_id != secret_version:
         return Choice(None, "the snapshot was made with other credentials than today's")
     return Choice(published, "the snapshot is fresh")
 

@@ -36,7 +36,7 @@ class PullRecord:
     """What is said of a pull when it is over, in one log line and in the metrics."""
 
     tenant: PartnerTenant
-    run_id: int
+    runway_run_id: int
     source: Source
     source_reason: str
     started: float
@@ -57,7 +57,7 @@ class PullRecord:
             logging.INFO if ended == "complete" else logging.WARNING,
             "%s: run %d, %d rows from the %s (%s), %d bytes, %d ms: %s%s",
             self.tenant,
-            self.run_id,
+            self.runway_run_id,
             self.lines,
             self.source,
             self.source_reason,

@@ -36,8 +36,8 @@ class TokenRules:
     audience: str
     run_claim: str
 
-    def check(self, authorization: str | None, run_id: str, keys: Sequence[bytes]) -> None:
-        """Raise `TokenRefused` unless an ``Authorization`` header holds a token for the run ``run_id`` (of the path).
+    def check(self, authorization: str | None, runway_run_id: str, keys: Sequence[bytes]) -> None:
+        """Raise `TokenRefused` unless ``authorization`` (the header) holds a token for the run of the path.
 
         The signature is compared in constant time by PyJWT, the run id here. Of the two kinds of token that the
         application makes, only the one for access opens anything.
@@ -49,7 +49,7 @@ class TokenRules:
         if isinstance(claimed, bool) or not isinstance(claimed, int | str):
             raise TokenRefused("claims")
         # backslashreplace: JSON may hold half a surrogate pair, which UTF-8 cannot.
-        if not hmac.compare_digest(str(claimed).encode(errors="backslashreplace"), run_id.encode()):
+        if not hmac.compare_digest(str(claimed).encode(errors="backslashreplace"), runway_run_id.encode()):
             raise TokenRefused("run")
 
     def _claims(self, token: str, keys: Sequence[bytes]) -> dict[str, object]:
@@ -76,10 +76,10 @@ class TokenRules:
         # Outside of the handlers: what PyJWT raised may quote the token.
         raise TokenRefused(refusal)
 
-    def mint(self, run_id: int, key: bytes, *, valid_for: timedelta) -> str:
+    def mint(self, runway_run_id: int, key: bytes, *, valid_for: timedelta) -> str:
         """A token as the application makes it; for local use and tests."""
         claims = {
-            self.run_claim: run_id,
+            self.run_claim: runway_run_id,
             _TYPE_CLAIM: _ACCESS,
             "aud": self.audience,
             "exp": datetime.now(UTC) + valid_for,

@@ -68,7 +68,7 @@ def test_the_manifest_counts_what_is_in_the_roster(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
     partner = world.partner(warehouse, ["north"])
-    version_id = partner.rotate()
+    secret_version = partner.rotate()
     result = run_partner(instance, partner)
     manifest, reference = partner.manifest("north"), warehouse.reference("north")
     assert (manifest.records, manifest.students, manifest.lines) == (
@@ -81,7 +81,7 @@ def test_the_manifest_counts_what_is_in_the_roster(
     assert manifest.students_by_id_system == {"Local": 32, "State": 2}
     assert manifest.students_without_codes == 2
     assert manifest.students_by_school_year == {"2026": 35}
-    assert (manifest.run_id, manifest.secret_version_id) == (result.run_id, version_id)
+    assert (manifest.run_id, manifest.secret_version_id) == (result.run_id, secret_version)
     assert manifest.query_id
     assert manifest.previous_sha256 is None
     assert manifest.students_added is None

@@ -38,7 +38,7 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield boto3.client("secretsmanager", region_name="us-west-2")
 
 
-def version_ids(client: Any) -> dict[str, str]:
+def secret_versions(client: Any) -> dict[str, str]:
     return {
         entry["Name"]: client.get_secret_value(SecretId=entry["Name"], VersionStage="AWSCURRENT")["VersionId"]
         for page in client.get_paginator("list_secrets").paginate()
@@ -48,7 +48,7 @@ def version_ids(client: Any) -> dict[str, str]:
 
 def test_each_partner_that_has_one_gets_the_secret_of_the_contract(secrets: Any) -> None:
     assert seed.seed_secrets(secrets, "dev", KEYS) == WITH_SECRET
-    assert set(version_ids(secrets)) == {f"dev-edu-connection-info-{partner_id}" for partner_id in WITH_SECRET}
+    assert set(secret_versions(secrets)) == {f"dev-edu-connection-info-{partner_id}" for partner_id in WITH_SECRET}
 
     acme = json.loads(secrets.get_secret_value(SecretId="dev-edu-connection-info-acme")["SecretString"])
     assert base64.b64decode(acme.pop("privateKey")).decode() == KEYS["acme"]
@@ -66,18 +66,18 @@ def test_each_partner_that_has_one_gets_the_secret_of_the_contract(secrets: Any)
 
 def test_a_second_run_makes_no_new_version_of_any_secret(secrets: Any) -> None:
     seed.seed_secrets(secrets, "dev", KEYS)
-    before = version_ids(secrets)
+    before = secret_versions(secrets)
     assert seed.seed_secrets(secrets, "dev", KEYS) == ()
-    assert version_ids(secrets) == before
+    assert secret_versions(secrets) == before
 
 
 def test_only_a_secret_that_differs_or_is_pending_deletion_is_written(secrets: Any) -> None:
     seed.seed_secrets(secrets, "dev", KEYS)
-    before = version_ids(secrets)
+    before = secret_versions(secrets)
     secrets.put_secret_value(SecretId="dev-edu-connection-info-cascade", SecretString="not what it was")
     secrets.delete_secret(SecretId="dev-edu-connection-info-foxglove")
     assert seed.seed_secrets(secrets, "dev", KEYS) == ("cascade",)
-    after = version_ids(secrets)
+    after = secret_versions(secrets)
     assert {name for name in before if before[name] != after[name]} == {"dev-edu-connection-info-cascade"}
     assert seed.seed_secrets(secrets, "stg", KEYS) == WITH_SECRET
 

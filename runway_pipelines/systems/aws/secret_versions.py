@@ -18,7 +18,7 @@ class SecretVersion:
 class Current:
     """The version that carries AWSCURRENT."""
 
-    version_id: str
+    secret_version: str
 
 
 @dataclass(frozen=True)

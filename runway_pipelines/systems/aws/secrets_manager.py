@@ -83,7 +83,7 @@ def _observation(entry: Mapping[str, Any]) -> Observation:
     stages = entry.get("SecretVersionsToStages") or entry.get("VersionIdsToStages") or {}
     if not stages:
         return Gone("it has no value yet")
-    current = [version_id for version_id, names in stages.items() if CURRENT_STAGE in names]
+    current = [version for version, names in stages.items() if CURRENT_STAGE in names]
     if len(current) == 1:
         return Current(current[0])
     return Unreadable(f"{len(current)} of its {len(stages)} versions carry {CURRENT_STAGE}")

@@ -59,10 +59,10 @@ class Selection:
 class EduSession:
     """One session, to be used by one thread at a time; `close` is idempotent."""
 
-    def __init__(self, connection: SnowflakeConnection, resources: ExitStack, secret_version_id: str) -> None:
+    def __init__(self, connection: SnowflakeConnection, resources: ExitStack, secret_version: str) -> None:
         self._connection = connection
         self._resources = resources
-        self.secret_version_id = secret_version_id
+        self.secret_version = secret_version
 
     def select(self, statement: str, parameters: Mapping[str, str], *, query_tag: str) -> Selection:
         """Run a statement with bound parameters; raises `QueryFailed` or `Unavailable`, which quote no data.
@@ -103,7 +103,7 @@ class EduSnowflake(dg.ConfigurableResource):  # type: ignore[type-arg]
     login_timeout: int = 60
     network_timeout: int = 600
 
-    def open_session(self, connection: EduConnection, *, secret_version_id: str, query_tag: str) -> EduSession:
+    def open_session(self, connection: EduConnection, *, secret_version: str, query_tag: str) -> EduSession:
         """Open a session with the partner's key pair; ``query_tag`` marks its statements in Snowflake's history.
 
         Raises `AuthenticationRefused` or `Unavailable`.
@@ -134,7 +134,7 @@ class EduSnowflake(dg.ConfigurableResource):  # type: ignore[type-arg]
             opened: Any = resources.enter_context(resource.get_connection())
         except errors.Error as error:
             raise mapped_login_error(error, connection, time.monotonic() - started) from None
-        return EduSession(opened, resources, secret_version_id)
+        return EduSession(opened, resources, secret_version)
 
 
 def _batches(cursor: Any) -> Iterator[pa.Table]:

@@ -14,8 +14,8 @@ KEY = b"0123456789abcdef" * 2
 RULES = TokenRules("earthbeam", "runId")
 
 
-def bearer(run_id: object, **claims: object) -> str:
-    standard = {"runId": run_id, "aud": "earthbeam", "exp": datetime.now(UTC) + timedelta(minutes=1)}
+def bearer(runway_run_id: object, **claims: object) -> str:
+    standard = {"runId": runway_run_id, "aud": "earthbeam", "exp": datetime.now(UTC) + timedelta(minutes=1)}
     return f"Bearer {jwt.encode(standard | claims, KEY, algorithm='HS256')}"
 
 
@@ -30,6 +30,6 @@ def test_anything_else_is_another_run_or_none(claimed: object) -> None:
         RULES.check(bearer(claimed), "7", [KEY])
 
 
-@pytest.mark.parametrize("run_id", ["01", "0", "0000000001", "", "-1", "1 ", "１", "2147483648", "11111111111"])
-def test_a_run_has_one_spelling(run_id: str) -> None:
-    assert find_run(None, run_id) is None  # type: ignore[arg-type]
+@pytest.mark.parametrize("runway_run_id", ["01", "0", "0000000001", "", "-1", "1 ", "１", "2147483648", "11111111111"])
+def test_a_run_has_one_spelling(runway_run_id: str) -> None:
+    assert find_run(None, runway_run_id) is None  # type: ignore[arg-type]
