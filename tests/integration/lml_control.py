@@ -23,7 +23,7 @@ class LmlControl:
         """These faults from now on (none: no faults), and no calls yet."""
         # The standard library's encoder: it writes NaN, and unpaired surrogates as escapes.
         body = json.dumps([rule.model_dump(exclude_defaults=True) for rule in rules])
-        httpx.post(f"{self.url}/_faults", content=body).raise_for_status()
+        httpx.post(f"{self.url}/_faults", content=body, timeout=60).raise_for_status()
 
     @property
     def calls(self) -> list[dict[str, Any]]:
@@ -36,13 +36,13 @@ class LmlControl:
         return int(self._told()["connections"])
 
     def _told(self) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.url}/_calls").raise_for_status().json())
+        return dict(httpx.get(f"{self.url}/_calls", timeout=60).raise_for_status().json())
 
     def ask(self, document: Any, **headers: str) -> httpx.Response:
         """A call as a stranger makes it."""
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
         return httpx.post(
-            self.url + RESOLVE_PATH, content=body, headers={"Content-Type": "application/json"} | headers, timeout=5
+            self.url + RESOLVE_PATH, content=body, headers={"Content-Type": "application/json"} | headers, timeout=60
         )
 
 

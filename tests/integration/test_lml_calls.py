@@ -35,6 +35,7 @@ from runway_pipelines.systems.lml.limiter import CallLimiter
 from runway_pipelines.systems.lml.verdicts import Library
 from tests.factories import everything_said_by
 from tests.integration.lml_control import LmlControl
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 KEY, TITLE = "k3y-c4n4ry", "t1tle-c4n4ry"
 ATTEMPTS = 3
@@ -59,7 +60,7 @@ def make_service(lml: LmlControl) -> Iterator[MakeService]:
     made = []
 
     def make(base_url: str = lml.url, **changes: Any) -> LmlService:
-        settings = {"timeout_seconds": 5, "attempts": ATTEMPTS, "first_wait_seconds": 0.01} | changes
+        settings = {"timeout_seconds": PATIENCE_SECONDS, "attempts": ATTEMPTS, "first_wait_seconds": 0.01} | changes
         made.append(LmlService(base_url=base_url, **settings))
         return made[-1]
 
@@ -103,7 +104,7 @@ def test_an_answer_is_lmls_document_and_what_it_cost(
     ]
     assert reply.document["tracks_contract_version"] == (1 if include_tracks else None)
     assert (reply.effort.calls, reply.effort.retries) == (1, 0)
-    assert 0 < reply.effort.latency_ms < 5000
+    assert reply.effort.latency_ms > 0
     (call,) = lml.calls
     assert call["library_ids"] == [each.library_id for each in asked]
     assert call["include_tracks"] is include_tracks
@@ -131,20 +132,23 @@ TRANSIENT = {
     "502": (Rule(fault="status", status=502), 502),
     "503": (Rule(fault="status", status=503), 503),
     "429": (Rule(fault="status", status=429), 429),
-    "slow": (Rule(fault="slow", seconds=0.6), None),
-    "trickling": (Rule(fault="trickle", seconds=3), None),
+    "slow": (Rule(fault="slow", seconds=60), None),
+    "trickling": (Rule(fault="trickle", seconds=60), None),
     "cut": (Rule(fault="cut"), None),
     "no JSON": (Rule(fault="body", value=f"<html>{TITLE}</html>"), 200),
     "cut JSON": (Rule(fault="body", value='{"results": ['), 200),
     "no object": (Rule(fault="body", value="[]"), 200),
 }
+# Long enough for the answers that are to come; what never comes costs it at each attempt.
+TIMEOUTS = {"slow": 2.0, "trickling": 2.0}
 
 
 @pytest.mark.parametrize("name", TRANSIENT)
 def test_what_passes_is_tried_again(name: str, lml: LmlControl, make_service: MakeService) -> None:
     rule, _ = TRANSIENT[name]
     lml.script(rule.model_copy(update={"times": 2}))
-    reply = make_service(timeout_seconds=0.3).resolve(LIBRARIES, include_tracks=False)
+    service = make_service(timeout_seconds=TIMEOUTS.get(name, PATIENCE_SECONDS))
+    reply = service.resolve(LIBRARIES, include_tracks=False)
     assert len(reply.document["results"]) == 100
     assert (reply.effort.calls, reply.effort.retries) == (3, 2)
     assert [call["library_ids"] for call in lml.calls] == [list(range(1, 101))] * 3
@@ -156,22 +160,20 @@ def test_what_does_not_pass_is_an_error_after_the_last_attempt(
 ) -> None:
     rule, status = TRANSIENT[name]
     lml.script(rule)
-    started = time.monotonic()
-    error = failure(make_service(timeout_seconds=0.3), LIBRARIES)
+    error = failure(make_service(timeout_seconds=TIMEOUTS.get(name, PATIENCE_SECONDS)), LIBRARIES)
     assert isinstance(error, LmlUnavailable)
     assert (error.status, error.retryable) == (status, True)
     assert len(lml.calls) == ATTEMPTS
-    assert time.monotonic() - started < 4
 
 
 def test_a_timeout_says_how_long_was_waited(lml: LmlControl, make_service: MakeService) -> None:
-    service = make_service(timeout_seconds=0.2, attempts=1)
+    service = make_service(timeout_seconds=1, attempts=1)
     for rule, how in (
-        (Rule(fault="slow", seconds=0.5), "ReadTimeout"),
-        (Rule(fault="trickle", seconds=2), "a body that trickles"),
+        (Rule(fault="slow", seconds=60), "ReadTimeout"),
+        (Rule(fault="trickle", seconds=20), "a body that trickles"),
     ):
         lml.script(rule)
-        assert f"no answer within 0.2 s ({how})" in str(failure(service))
+        assert f"no answer within 1 s ({how})" in str(failure(service))
 
 
 def test_one_attempt_is_no_retry(lml: LmlControl, make_service: MakeService) -> None:
@@ -203,25 +205,25 @@ def test_a_connection_that_is_closed_without_an_answer_is_a_network_error(make_s
         thread = threading.Thread(target=hang_up)
         thread.start()
         error = failure(make_service(f"http://127.0.0.1:{listener.getsockname()[1]}"))
-        thread.join(5)
+        join(thread)
     assert isinstance(error, LmlUnavailable)
     assert (error.status, len(accepted)) == (None, ATTEMPTS)
 
 
 @pytest.mark.parametrize("is_date", [False, True])
-def test_what_lml_asks_to_wait_is_waited(is_date: bool, lml: LmlControl, service: LmlService) -> None:
-    until = format_datetime(datetime.now(UTC) + timedelta(seconds=3), usegmt=True)  # whole seconds: 2 to 3 from now
-    lml.script(Rule(fault="status", status=429, retry_after=until if is_date else "2", times=1))
-    service.resolve(ONE, include_tracks=False)
+def test_what_lml_asks_to_wait_is_waited(is_date: bool, lml: LmlControl, make_service: MakeService) -> None:
+    tomorrow = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
+    lml.script(Rule(fault="status", status=429, retry_after=tomorrow if is_date else "2", times=1))
+    make_service(longest_retry_after_seconds=2).resolve(ONE, include_tracks=False)
     first, second = lml.calls
-    assert 1.5 < second["at"] - first["at"] < 4
+    assert second["at"] - first["at"] > 1.5
 
 
 def test_what_lml_asks_to_wait_is_bounded(lml: LmlControl, make_service: MakeService) -> None:
     lml.script(Rule(fault="status", status=503, retry_after="86400"))
     started = time.monotonic()
     assert failure(make_service(longest_retry_after_seconds=0.2)).status == 503
-    assert 0.4 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 0.4
 
 
 def test_latency_is_the_time_in_calls_and_not_between_them(lml: LmlControl, service: LmlService) -> None:
@@ -236,12 +238,12 @@ def test_a_limiter_spaces_the_calls_of_all_threads_and_their_retries(
     lml: LmlControl, make_service: MakeService
 ) -> None:
     lml.script(Rule(fault="status", status=503, times=1))
-    limited = make_service(lml.url, limiter=CallLimiter(name="lml", calls_per_second=10), max_in_flight=4)
+    limited = make_service(lml.url, limiter=CallLimiter(name="lml", calls_per_second=2), max_in_flight=4)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda library: limited.resolve([library], include_tracks=False), LIBRARIES[:4]))
     moments = sorted(call["at"] for call in lml.calls)
     assert len(moments) == 5
-    assert moments[-1] - moments[0] > 0.2  # 0.4, less what the first was late; without a limit 0.05
+    assert moments[-1] - moments[0] > 1  # 2, less what the first was late; without a limit 0.05
 
 
 def test_a_run_that_stops_does_not_wait_for_its_turn(lml: LmlControl, make_service: MakeService) -> None:
@@ -280,18 +282,15 @@ def test_who_is_refused_in_the_middle_of_a_batch_says_what_it_cost(lml: LmlContr
 
 
 def test_a_run_that_stops_ends_the_waiting_for_a_retry(lml: LmlControl, make_service: MakeService) -> None:
-    lml.script(Rule(fault="status", status=503, retry_after="60"))
+    lml.script(Rule(fault="status", status=503, retry_after="3600"))
     stopped = Event()
-    waiting = make_service(lml.url, attempts=5)
+    waiting = make_service(lml.url, attempts=5, longest_retry_after_seconds=3600)
     with ThreadPoolExecutor(1) as thread:
         parts = thread.submit(lambda: list(waiting.resolve_halving(ONE, include_tracks=False, stopped=stopped)))
-        while not lml.calls:
-            time.sleep(0.01)
-        time.sleep(0.2)  # the answer is read, and the minute begins
-        started = time.monotonic()
+        wait_until(lambda: lml.calls)
+        time.sleep(0.2)  # the answer is read, and the hour begins
         stopped.set()
-        (part,) = parts.result(timeout=30)
-    assert time.monotonic() - started < 5
+        (part,) = parts.result(PATIENCE_SECONDS)
     assert isinstance(part.outcome, LmlError)
     assert (part.effort.calls, len(lml.calls)) == (1, 1)
 
@@ -418,7 +417,7 @@ def guarded(tmp_path: Path) -> Iterator[LmlControl]:
     command = [sys.executable, "-m", "runway_pipelines.local.lml_server", "--key", KEY]
     child = start_child("lml_server", command, tmp_path)
     try:
-        yield LmlControl(f"http://127.0.0.1:{child.wait_for_ready_line(30)}")
+        yield LmlControl(f"http://127.0.0.1:{child.wait_for_ready_line(PATIENCE_SECONDS)}")
     finally:
         child.stop()
 
@@ -435,8 +434,8 @@ def test_neither_the_key_nor_the_request_nor_the_answer_is_in_a_log_or_an_except
     guarded: LmlControl, make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    service = make_service(guarded.url, api_key=KEY, timeout_seconds=0.3, attempts=2)
-    service.resolve(ONE, include_tracks=False)
+    make_service(guarded.url, api_key=KEY).resolve(ONE, include_tracks=False)
+    service = make_service(guarded.url, api_key=KEY, timeout_seconds=0.5, attempts=2)
     said = []
     permanent = [Rule(fault="status", status=status) for status in (400, 401, 403, 413, 422)]
     for rule in [*permanent, *(rule for rule, _ in TRANSIENT.values())]:

@@ -28,11 +28,13 @@ from runway_pipelines.errors import (
     Unavailable,
 )
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
+from runway_pipelines.systems.postgres import pool
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase, PostgresResource
 from runway_pipelines.systems.postgres.pool import HealingPool
 from tests.integration.world import World
 from tests.servers.certificates import new_authority
 from tests.servers.rds import LocalRds, local_rds
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 SERVICE, DATABASE, USER = "chat-api", "chat_api", "chat_api_app"
 REAL_ENDPOINT = ("db.mirror.internal", 5432)
@@ -90,6 +92,12 @@ def _parameters(host: str, port: int) -> None:
     ssm = boto3.client("ssm", region_name=REGION)
     for part, value in (("endpoint", host), ("port", str(port))):
         ssm.put_parameter(Name=f"/mirror/current/postgres-rds/{part}", Value=value, Type="String", Overwrite=True)
+
+
+@pytest.fixture
+def endless_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever tries to connect once more waits longer than a test may take."""
+    monkeypatch.setattr(pool, "FIRST_WAIT_SECONDS", 3600.0)
 
 
 @pytest.fixture
@@ -179,24 +187,21 @@ def test_through_a_tunnel_the_token_and_the_certificate_stay_the_real_endpoints(
 
 
 def test_a_refused_login_is_final_and_names_the_user(rds: LocalRds, opened: ExitStack) -> None:
-    started = time.monotonic()
     with pytest.raises(AuthenticationRefused, match="let user stranger in") as refused:
         ask(database(rds, opened, username="stranger"))
-    assert time.monotonic() - started < 3  # the pauses between three attempts would be as long
     assert len(rds.tokens) == 1
     assert "X-Amz-Signature" not in str(refused.value)
     assert refused.value.__cause__ is None
 
 
 @pytest.mark.parametrize("ca", ["another authority's", "the system's"])
+@pytest.mark.usefixtures("endless_retries")
 def test_a_server_that_nobody_vouches_for_is_shown_no_token(
     rds: LocalRds, opened: ExitStack, tmp_path: Path, ca: str
 ) -> None:
     other = str(new_authority(tmp_path / "other").certificate) if ca == "another authority's" else None
-    started = time.monotonic()
     with pytest.raises(Permanent, match="certificate that nothing here vouches for"):
         ask(database(rds, opened, ca_file=other))
-    assert time.monotonic() - started < 3
     assert rds.tokens == []
 
 
@@ -228,13 +233,12 @@ def test_a_database_that_the_user_may_not_enter_is_a_refused_login(
     assert len(rds.tokens) == 1
 
 
+@pytest.mark.usefixtures("endless_retries")
 def test_a_host_that_is_no_name_is_said_at_once(opened: ExitStack) -> None:
     one = PostgresResource(host="db..internal", database=DATABASE, username=USER)
     opened.callback(one.close)
-    started = time.monotonic()
     with pytest.raises(ConfigurationError, match="a host's name"):
         ask(one)
-    assert time.monotonic() - started < 1
 
 
 def test_who_is_told_to_stop_while_it_connects_does_not_try_again() -> None:
@@ -244,9 +248,9 @@ def test_who_is_told_to_stop_while_it_connects_does_not_try_again() -> None:
         attempts.append(1)
         raise KeyboardInterrupt
 
-    pool = HealingPool(interrupted, {}, size=1, idle_seconds=1, wait_seconds=1)
+    healing = HealingPool(interrupted, {}, size=1, idle_seconds=1, wait_seconds=1)
     with pytest.raises(KeyboardInterrupt):
-        pool.open()
+        healing.open()
     assert len(attempts) == 1
 
 
@@ -297,7 +301,7 @@ def test_a_server_that_is_not_there_is_tried_three_times(rds: LocalRds, opened: 
     started = time.monotonic()
     with pytest.raises(Unavailable):
         ask(database(rds, opened))
-    assert 3 <= time.monotonic() - started < 5
+    assert time.monotonic() - started >= 3
     assert len(rds.tokens) == 3
     rds.front.upstream_port = upstream
     assert ask(database(rds, opened)) == (1,)
@@ -306,15 +310,14 @@ def test_a_server_that_is_not_there_is_tried_three_times(rds: LocalRds, opened: 
 def test_idle_connections_that_broke_are_replaced_without_failing_who_comes_next(
     server: Server, rds: LocalRds, opened: ExitStack
 ) -> None:
-    one = database(rds, opened)
+    # Drawn one by one, ten broken ones take longer still: the pool doubles its pause, from 1 s, after each.
+    one = database(rds, opened, connect_timeout_seconds=PATIENCE_SECONDS)
     with ExitStack() as held:
         for _ in range(10):
             held.enter_context(one.connection())
     with psycopg.connect(server.running.dsn(), autocommit=True) as admin:
         admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = %s", [USER])
-    started = time.monotonic()
     assert ask(one) == (1,)
-    assert time.monotonic() - started < 2  # drawn one by one, ten broken ones would take more than 10 s
     assert rds.front.connections <= 21
 
 
@@ -323,7 +326,7 @@ def test_a_connection_that_says_nothing_any_more_holds_nobody_up(
     server: Server, rds: LocalRds, opened: ExitStack, frozen: int
 ) -> None:
     """As behind a tunnel whose far end vanished: TCP is content, and nobody answers."""
-    one = database(rds, opened, connect_timeout_seconds=4)
+    one = database(rds, opened, connect_timeout_seconds=12)
     with ExitStack() as held:
         for _ in range(frozen):
             held.enter_context(one.connection())
@@ -335,7 +338,7 @@ def test_a_connection_that_says_nothing_any_more_holds_nobody_up(
         answers: list[Any] = []
         caller = threading.Thread(target=lambda: answers.append(ask(one)), daemon=True)
         caller.start()
-        caller.join(6)
+        join(caller)
         assert answers == [(1,)]
     finally:
         for (pid,) in pids:
@@ -343,13 +346,11 @@ def test_a_connection_that_says_nothing_any_more_holds_nobody_up(
 
 
 def test_who_is_refused_later_is_told_so_and_not_that_the_pool_is_slow(rds: LocalRds, opened: ExitStack) -> None:
-    one = database(rds, opened)
+    one = database(rds, opened, connect_timeout_seconds=PATIENCE_SECONDS)
     with one.connection():
         rds.ahead = timedelta(hours=1)
-        started = time.monotonic()
         with pytest.raises(AuthenticationRefused):
             ask(one)
-        assert time.monotonic() - started < 3
         assert len(rds.tokens) == 2
     rds.ahead = timedelta(0)
     assert ask(one) == (1,)
@@ -358,7 +359,7 @@ def test_who_is_refused_later_is_told_so_and_not_that_the_pool_is_slow(rds: Loca
 def test_a_server_killed_and_restarted_under_load_fails_nobody_who_was_not_in_the_middle(
     server: Server, rds: LocalRds, opened: ExitStack
 ) -> None:
-    one = database(rds, opened)
+    one = database(rds, opened, connect_timeout_seconds=PATIENCE_SECONDS)
     stop = threading.Event()
     calls: list[RunwayError | None] = []  # each one's error
 
@@ -375,35 +376,31 @@ def test_a_server_killed_and_restarted_under_load_fails_nobody_who_was_not_in_th
     for thread in threads:
         thread.start()
 
-    def until(count: int) -> int:
-        deadline = time.monotonic() + 20
-        while len(calls) < count and time.monotonic() < deadline:
-            time.sleep(0.02)
-        return len(calls)
-
-    assert until(60) >= 60
+    wait_until(lambda: len(calls) >= 60)
     server.kill()
     rds.front.upstream_port = server.restart().port
     after = len(calls)
-    until(after + 60)
+    wait_until(lambda: calls[after:].count(None) >= 60)
     stop.set()
-    for thread in threads:
-        thread.join()
+    join(*threads)
     failed = [error for error in calls if error is not None]
-    assert calls[after:].count(None) >= 60
     assert len(failed) <= len(threads)  # one statement of each thread at most was in the middle
     assert all(isinstance(error, Unavailable) and error.came != "no free connection" for error in failed)
     assert rds.refusals == []
 
 
-def test_a_transaction_that_stands_idle_is_ended_and_its_connection_replaced(rds: LocalRds, opened: ExitStack) -> None:
+def test_a_transaction_that_stands_idle_is_ended_and_its_connection_replaced(
+    server: Server, rds: LocalRds, opened: ExitStack
+) -> None:
     one = database(rds, opened, idle_in_transaction_ms=200)
     pid = ask(one, "select pg_backend_pid()")
 
     def dawdle() -> None:
         with one.connection() as connection, connection.transaction():
             connection.execute("select 1")
-            time.sleep(1)
+            with psycopg.connect(server.running.dsn(), autocommit=True) as admin:
+                lives = "select from pg_stat_activity where pid = %s"
+                wait_until(lambda: admin.execute(lives, pid).fetchone() is None)
             connection.execute("select 1")
 
     with pytest.raises(Unavailable) as ended:
@@ -466,15 +463,13 @@ def test_connections_that_nobody_uses_are_closed(rds: LocalRds, opened: ExitStac
         for _ in range(3):
             held.enter_context(one.connection())
     assert one._pool is not None
-    deadline = time.monotonic() + 10
-    while one._pool.stats["pool_size"] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert one._pool.stats["pool_size"] == 0
+    kept = one._pool
+    wait_until(lambda: kept.stats["pool_size"] == 0)
     assert ask(one) == (1,)
 
 
 def test_more_callers_than_connections_wait_and_are_told_what_they_waited_for(rds: LocalRds, opened: ExitStack) -> None:
-    one = database(rds, opened, pool_size=1, connect_timeout_seconds=1)
+    one = database(rds, opened, pool_size=1, connect_timeout_seconds=3)
     with one.connection(), pytest.raises(Unavailable, match="no free connection"):
         ask(one)
     assert ask(one) == (1,)

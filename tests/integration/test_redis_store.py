@@ -22,12 +22,14 @@ from runway_pipelines.errors import (
     SecretMissing,
     Unavailable,
 )
+from runway_pipelines.systems import opening
 from runway_pipelines.systems.lml.limiter import CallLimiter
 from runway_pipelines.systems.redis.client import RedisResource
 from tests.integration.world import World
 from tests.servers.certificates import new_authority
 from tests.servers.redis import RedisServer, redis_binary, start_redis
 from tests.servers.tls_front import TlsFront, tls_front
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.skipif(redis_binary() is None, reason="there is no redis-server: apt-get install redis-server")
 
@@ -69,6 +71,12 @@ def store(running: Store, world: World) -> Iterator[Store]:
     yield running
     if not running.server.child.is_running():
         running.restart()
+
+
+@pytest.fixture
+def endless_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever tries to connect once more waits longer than a test may take."""
+    monkeypatch.setattr(opening, "FIRST_WAIT_SECONDS", 3600.0)
 
 
 def put_secret(**members: object) -> None:
@@ -114,15 +122,14 @@ def test_the_endpoint_may_be_the_environments(store: Store) -> None:
     assert resource(store).ping()
 
 
+@pytest.mark.usefixtures("endless_retries")
 @pytest.mark.parametrize("ca", ["another authority's", "the system's"])
 def test_a_server_that_nobody_vouches_for_is_not_spoken_to(
     store: Store, tmp_path: Path, ca: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = str(new_authority(tmp_path).certificate) if ca == "another authority's" else None
-    started = time.monotonic()
     with pytest.raises(Permanent, match="certificate that nothing here vouches for"):
         resource(store, ca_file=other).open()
-    assert time.monotonic() - started < 3
     assert resource(store, ca_file=other).ping() is False
 
 
@@ -134,13 +141,13 @@ def test_another_name_than_the_certificates_is_not_spoken_to(store: Store, tmp_p
             resource(store, ca_file=str(authority.certificate)).open()
 
 
+@pytest.mark.usefixtures("endless_retries")
 @pytest.mark.parametrize("members", [{"password": "wrong-c4n4ry"}, {"username": "stranger"}, {"username": "default"}])
 def test_a_refused_login_is_final_and_says_no_secret(store: Store, members: dict[str, str]) -> None:
     put_secret(port=store.front.port, **members)
-    before, started = store.front.connections, time.monotonic()
+    before = store.front.connections
     with pytest.raises(AuthenticationRefused) as refused:
         resource(store).open()
-    assert time.monotonic() - started < 3
     assert store.front.connections - before == 1
     assert "c4n4ry" not in f"{refused.value}{vars(refused.value)}"
 
@@ -159,7 +166,7 @@ def test_a_server_that_is_not_there_is_tried_three_times(store: Store) -> None:
     started = time.monotonic()
     with pytest.raises(Unavailable):
         resource(store).open()
-    assert 3 <= time.monotonic() - started < 15
+    assert time.monotonic() - started >= 3
     assert resource(store, attempts=1).ping() is False
 
 
@@ -178,7 +185,11 @@ def test_without_the_driver_the_extra_is_named(store: Store, monkeypatch: pytest
 
 
 def test_calls_are_spread_evenly_over_processes(store: Store) -> None:
-    """Two processes at 20 a second: 40 calls take 2 s, and no second has more than 20 (and the one that began it)."""
+    """Two processes at 20 a second: 40 calls take 2 s, and no second has more than 20 (and the one that began it).
+
+    By Redis' clock before and after a moment was taken, for nobody knows when in between: however slow this machine is,
+    the later bounds are no earlier, and the earlier ones no later, than the moments themselves.
+    """
     program = (
         "import sys, time\n"
         "from runway_pipelines.systems.lml.limiter import CallLimiter\n"
@@ -187,8 +198,11 @@ def test_calls_are_spread_evenly_over_processes(store: Store) -> None:
         "one = CallLimiter(name='spread', calls_per_second=20, redis=redis)\n"
         "redis.open()\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
+        "def now():\n"
+        "    seconds, microseconds = redis.call(lambda client: client.time())\n"
+        "    return seconds + microseconds / 1e6\n"
         "for _ in range(20):\n"
-        "    time.sleep(one.reserve()); print(time.time(), flush=True)\n"
+        "    before = now(); wait = one.reserve(); print(before + wait, now() + wait, flush=True); time.sleep(wait)\n"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -201,20 +215,22 @@ def test_calls_are_spread_evenly_over_processes(store: Store) -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    moments = sorted(float(line) for process in processes for line in process.communicate(timeout=60)[0].split())
-    assert len(moments) == 40
-    assert 1.9 <= moments[-1] - moments[0] <= 6
-    # A process that is not given the CPU in time makes its call later, and so closer to the next one's.
-    assert all(moments[index + 23] - moments[index] >= 0.9 for index in range(len(moments) - 23))
+    said = [line.split() for each in processes for line in each.communicate(timeout=PATIENCE_SECONDS)[0].splitlines()]
+    earliest, latest = (sorted(float(line[place]) for line in said) for place in (0, 1))
+    assert len(said) == 40
+    assert latest[-1] - earliest[0] >= 1.94
+    assert all(latest[index + 20] - earliest[index] >= 0.99 for index in range(len(said) - 20))
 
 
 def test_moments_are_taken_in_turn_and_forgotten_when_nobody_asks(store: Store) -> None:
-    one = limiter(store, rate=10, name="turn")
+    one = limiter(store, rate=0.01, name="turn")
     waits = [one.reserve() for _ in range(5)]
     assert waits[0] == 0
-    assert 0.3 < waits[-1] <= 0.4
-    time.sleep(0.6)
-    assert one.reserve() == 0
+    assert 300 < waits[-1] <= 400
+    quick = limiter(store, rate=100, name="quick")
+    for _ in range(3):
+        assert quick.reserve() == 0
+        time.sleep(0.02)
 
 
 def test_limits_of_different_names_do_not_meet(store: Store) -> None:
@@ -233,13 +249,13 @@ def test_a_clock_that_was_set_back_holds_nobody_up(store: Store) -> None:
 def test_without_redis_each_limits_itself_with_one_warning_and_finds_back(
     store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = limiter(store, rate=10, name="down")
+    one = limiter(store, rate=0.01, name="down")
     one.reserve()
     store.server.stop()
     with caplog.at_level(logging.WARNING):
         waits = [one.reserve() for _ in range(4)]
     assert waits[0] == 0
-    assert 0.15 < waits[-1] <= 0.3
+    assert 200 < waits[-1] <= 300
     warnings = [record.message for record in caplog.records if "limits its calls" in record.message]
     assert len(warnings) == 1
     store.restart()
