@@ -19,17 +19,13 @@ import pytest
 from runway_pipelines import wiring
 from runway_pipelines.definitions import build_definitions
 from runway_pipelines.local.lml_verdicts import TRACKS_CONTRACT_VERSION, compilation_tracks, resolved, track_artists
-from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.settings import load_settings
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from runway_pipelines.systems.postgres.databases import CatalogueDatabase
-from tests.integration.identity_world import NOW, TestCatalogue, catalogue
-from tests.integration.lml_control import LmlControl
-from tests.integration.world import World
+from tests.integration.identity_world import DATABASE, NOW, TestCatalogue
 from tests.reference_identity import ARTIST_IDS, ReferenceCatalogue, float4
 
-DATABASE = "identity_job"
 LIBRARIES = 60
 COMPILATIONS = 10
 ALL = LIBRARIES + COMPILATIONS
@@ -47,45 +43,6 @@ _TABLES = (
 )
 _MOMENTS = {"last_verified_at", "superseded_at"}
 _OF_THE_DATABASE = {"distinct_unresolved_sources", "history_id", "reason_category", "archived_at", "superseded_reason"}
-
-
-# fixtures, which a test module takes over by their names
-
-
-@pytest.fixture(scope="module")
-def made(stack: EmbeddedStack) -> Iterator[TestCatalogue]:
-    with catalogue(stack.postgres, DATABASE, artist_columns=False) as one:
-        yield one
-
-
-@pytest.fixture
-def lml(world: World) -> Iterator[LmlControl]:
-    control = LmlControl(world.stack.lml_url)
-    control.script()
-    yield control
-    control.script()
-
-
-@pytest.fixture
-def tables(made: TestCatalogue, lml: LmlControl, monkeypatch: pytest.MonkeyPatch) -> TestCatalogue:
-    """A catalogue of artists and compilations that nobody has verified."""
-    fill(made)
-    return point_at(made, DATABASE, monkeypatch)
-
-
-@pytest.fixture
-def altered(stack: EmbeddedStack, lml: LmlControl, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCatalogue]:
-    """The same with tables that a test may alter."""
-    with catalogue(stack.postgres, DATABASE, artist_columns=False) as one:
-        fill(one)
-        yield point_at(one, DATABASE, monkeypatch)
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    """In memory, which is made in a fifth of the time."""
-    with dg.DagsterInstance.ephemeral() as one:
-        yield one
 
 
 # the catalogue
@@ -119,9 +76,9 @@ def fill(tables: TestCatalogue, libraries: int = LIBRARIES, compilations: int = 
     )
 
 
-def point_at(tables: TestCatalogue, database: str, monkeypatch: pytest.MonkeyPatch) -> TestCatalogue:
+def point_at(tables: TestCatalogue, monkeypatch: pytest.MonkeyPatch) -> TestCatalogue:
     """Runs from now on work in these tables."""
-    monkeypatch.setenv("RUNWAY_CATALOGUE_DB_NAME", database)
+    monkeypatch.setenv("RUNWAY_CATALOGUE_DB_NAME", DATABASE)
     monkeypatch.setenv("RUNWAY_CATALOGUE_SCHEMA", tables.schema)
     return tables
 

@@ -18,6 +18,7 @@ from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Prove
 from runway_pipelines.systems.postgres.databases import CatalogueDatabase
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+DATABASE = "identity"
 _numbers = itertools.count()
 
 
@@ -102,29 +103,29 @@ class TestCatalogue:
 
 
 @contextmanager
-def catalogue(
-    server: PostgresServer, database: str, *, folding: bool = True, artist_columns: bool = True
+def new_catalogue(
+    server: PostgresServer, *, folding: bool = True, artist_columns: bool = True
 ) -> Iterator[TestCatalogue]:
-    """A new schema in a database of the server's, which is created when it is not there."""
-    server.create_database(database)
+    """A new schema in the server's database `DATABASE`, dropped at the end."""
+    server.create_database(DATABASE)
     schema = f"Catalogue {next(_numbers)}" if artist_columns else f"catalogue_{next(_numbers)}"
     resource = CatalogueDatabase(
-        host=server.host, port=server.port, database=database, username=server.user, password=server.password
+        host=server.host, port=server.port, database=DATABASE, username=server.user, password=server.password
     )
-    with _connected(server, database, schema) as connection:
+    with _connected(server, schema) as connection:
         create_tables(connection, schema, folding=folding, artist_columns=artist_columns)
-    world = TestCatalogue(schema, resource, _connected(server, database, schema))
+    world = TestCatalogue(schema, resource, _connected(server, schema))
     try:
         yield world
     finally:
         resource.close()
         world.connection.close()
-        with _connected(server, database, schema) as connection:
+        with _connected(server, schema) as connection:
             connection.execute(sql.SQL("drop schema {} cascade").format(sql.Identifier(schema)))
 
 
-def _connected(server: PostgresServer, database: str, schema: str) -> psycopg.Connection[Any]:
-    connection = psycopg.connect(server.dsn(database), autocommit=True)
+def _connected(server: PostgresServer, schema: str) -> psycopg.Connection[Any]:
+    connection = psycopg.connect(server.dsn(DATABASE), autocommit=True)
     connection.execute("select set_config('search_path', quote_ident(%s), false)", [schema])
     return connection
 

@@ -1,4 +1,4 @@
-"""The roster stream as a process of its own, as it runs in production, and a client's view of it."""
+"""The roster stream, in a thread or as a process of its own, and a client's view of it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from queue import Queue
 from threading import Thread
 from typing import Any
 
@@ -23,18 +24,22 @@ import httpx
 import psutil
 import pyarrow as pa
 import pytest
+import uvicorn
 
 from benchmarks.big_tenant import big_tenant_tables
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.local import child_exec
 from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, SCHEMAS
-from runway_pipelines.local.stack import BUCKET, EmbeddedStack
+from runway_pipelines.local.stack import BUCKET
+from runway_pipelines.operations.logs import JsonLines
 from runway_pipelines.rosters.manifest import pointer_key
 from runway_pipelines.rosters.refresh import RefreshContext, refresh_tenant
 from runway_pipelines.settings import load_settings
+from runway_pipelines.stream import server as server_module
 from runway_pipelines.stream.tokens import TokenRules
 from runway_pipelines.wiring import build_services
 from tests.integration.world import TestPartner, Warehouse, World, write_parquet
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 KEY = "k" * 16 + "0123456789abcdef" * 2
 _RUN_IDS = itertools.count(1001)  # the stack is this test session's own
@@ -48,8 +53,7 @@ IN_FLIGHT = "roster_stream_pulls_in_flight"
 class StreamServer:
     """A running server."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process = process
+    def __init__(self, port: int, log: Path) -> None:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
@@ -57,7 +61,7 @@ class StreamServer:
     def client(self, **options: Any) -> httpx.Client:
         """A client that asks for nothing by itself, on connections of its own."""
         headers = {"Accept-Encoding": "identity"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False, **options)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False, **options)
 
     def get(self, path: str, run: int | None = None, method: str = "GET", **headers: str) -> httpx.Response:
         """One request; with a token where there is a run."""
@@ -72,24 +76,95 @@ class StreamServer:
         lines = self.get("/metrics").text.splitlines()
         return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + " ")), 0.0)
 
-    def memory(self) -> int:
-        return int(psutil.Process(self.process.pid).memory_info().rss)
-
     def log(self) -> str:
         return self._log.read_text()
 
+
+class StreamProcess(StreamServer):
+    """One that runs as in production."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        super().__init__(port, log)
+        self.process = process
+
+    def memory(self) -> int:
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+    def settled_memory(self) -> int:
+        """Its memory, once nothing is on the way any more that would add to it."""
+        seen = [self.memory()]
+
+        def is_settled() -> bool:
+            time.sleep(1)
+            seen.append(self.memory())
+            return abs(seen[-1] - seen[-2]) < 100_000
+
+        wait_until(is_settled)
+        return seen[-1]
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE_SECONDS)
 
 
 def bearer(run: int) -> dict[str, str]:
-    return {"Authorization": f"Bearer {RULES.mint(run, KEY.encode(), valid_for=timedelta(minutes=5))}"}
+    return {"Authorization": f"Bearer {RULES.mint(run, KEY.encode(), valid_for=timedelta(hours=1))}"}
 
 
 @contextmanager
 def stream_server(log: Path, **settings: str) -> Iterator[StreamServer]:
-    """The server of the environment as it is, with these settings; SIGKILL ends it if nothing else did."""
+    """The server of the environment as it is, with these settings, in a thread: a new process costs seconds."""
+    with pytest.MonkeyPatch.context() as patch, _logged_to(log):
+        for name, value in ({"RUNWAY_STREAM_TOKEN_KEY": KEY} | settings).items():
+            patch.setenv(name, value)
+        load_settings.cache_clear()
+        running: list[uvicorn.Server] = []
+        ports: Queue[int] = Queue()
+
+        class Stoppable(server_module._Server):
+            def __init__(self, *arguments: Any) -> None:
+                super().__init__(*arguments)
+                running.append(self)
+
+        patch.setattr(server_module, "_Server", Stoppable)
+        with build_services(load_settings()).process_config_and_initialize_cm() as services:
+            thread = Thread(
+                target=server_module.serve,
+                args=(load_settings(), services),
+                kwargs={"host": "127.0.0.1", "port": 0, "on_ready": ports.put},
+                name="stream",
+                daemon=True,
+            )
+            thread.start()
+            try:
+                yield StreamServer(ports.get(timeout=PATIENCE_SECONDS), log)
+            finally:
+                for each in running:
+                    each.should_exit = True
+                join(thread)
+    load_settings.cache_clear()
+
+
+@contextmanager
+def _logged_to(log: Path) -> Iterator[None]:
+    """The lines that a process would write to stderr."""
+    handler = logging.FileHandler(log)
+    handler.setFormatter(JsonLines())
+    ours = [logging.getLogger(name) for name in ("runway_pipelines", "uvicorn")]
+    levels = [logger.level for logger in ours]
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        handler.close()
+        for logger, level in zip(ours, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def stream_process(log: Path, **settings: str) -> Iterator[StreamProcess]:
+    """The same in a process of its own; SIGKILL ends it if nothing else did."""
     environment = os.environ | {"RUNWAY_STREAM_TOKEN_KEY": KEY} | settings
     # A test session that is killed must leave no server behind: the kernel ends it with us.
     owned = [sys.executable, "-I", "-S", child_exec.__file__, str(os.getpid()), str(int(signal.SIGKILL)), "-1", "-1"]
@@ -104,7 +179,7 @@ def stream_server(log: Path, **settings: str) -> Iterator[StreamServer]:
         assert process.stdout is not None
         line = process.stdout.readline().split()
         assert line and line[0] == b"READY", log.read_text()
-        yield StreamServer(process, int(line[1]), log)
+        yield StreamProcess(process, int(line[1]), log)
     finally:
         process.kill()
         process.wait()
@@ -131,18 +206,10 @@ class Big:
     content: bytes
 
 
-@contextmanager
-def published_big(stack: EmbeddedStack, students: int = 40_000) -> Iterator[Big]:
-    """A partner of its own with that tenant (13 MB), for a fixture that outlives `world`."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in stack.environment().items():
-            patch.setenv(name, value)
-        load_settings.cache_clear()
-        world = World(stack)
-        partner = big_partner(world, students)
-        run = add_run(world, partner, "big")
-        yield Big(run, publish(partner, "big"))
-    load_settings.cache_clear()
+def published_big(world: World, students: int = 40_000) -> Big:
+    """A partner of its own with that tenant (13 MB)."""
+    partner = big_partner(world, students)
+    return Big(add_run(world, partner, "big"), publish(partner, "big"))
 
 
 def big_partner(world: World, students: int) -> TestPartner:
@@ -158,7 +225,7 @@ def big_partner(world: World, students: int) -> TestPartner:
 
 def is_connected(server: StreamServer, run: int) -> bool:
     """Wait until the warehouse can be asked: importing its driver takes seconds, once for a process."""
-    wait_until(lambda: server.get(f"/earthbeam/jobs/{run}/{WAREHOUSE}", run, "HEAD").status_code == 200, 60)
+    wait_until(lambda: server.get(f"/earthbeam/jobs/{run}/{WAREHOUSE}", run, "HEAD").status_code == 200)
     return True
 
 
@@ -180,7 +247,7 @@ def raw_client(server: StreamServer, request: bytes, *, buffer: int | None = Non
     with socket.socket() as client:
         if buffer:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        client.settimeout(60)
+        client.settimeout(PATIENCE_SECONDS)
         client.connect(("127.0.0.1", server.port))
         client.sendall(request)
         yield client
@@ -200,13 +267,6 @@ def in_background(work: Any, *arguments: Any) -> Thread:
     return thread
 
 
-def wait_until(is_true: Any, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.05)
-
-
 def publish(partner: TestPartner, code: str) -> bytes:
     """Take and publish the tenant's roster as a run does; returns its bytes."""
     with build_services(load_settings()).process_config_and_initialize_cm() as services:
@@ -215,7 +275,7 @@ def publish(partner: TestPartner, code: str) -> bytes:
             database=services.database,
             run_id="test",
             thresholds=services.policy.thresholds,
-            lock_wait_seconds=10,
+            lock_wait_seconds=int(PATIENCE_SECONDS),
             log=logging.getLogger("test"),
         )
         sessions = PartnerSessions(partner.partner_id, services.secrets, services.snowflake, size=1, query_tag="test")

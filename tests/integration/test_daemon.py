@@ -37,7 +37,7 @@ from runway_pipelines.settings import load_settings
 from tests.integration.event_bus import Bus, make_bus
 from tests.integration.world import TestPartner, Warehouse, World
 
-pytestmark = [pytest.mark.xdist_group("daemon"), pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 SYNC_SENSOR = "partner_tenants_sync_sensor"
 OUTCOME_SENSOR = "run_outcome_event_sensor"

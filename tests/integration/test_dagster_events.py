@@ -1,12 +1,7 @@
 """What `dagster_events` takes from Dagster's internals does what we rely on, on the storage that production uses."""
 
-import shutil
-from collections.abc import Iterator
-from pathlib import Path
-
 import dagster as dg
 import psycopg
-import pytest
 
 from runway_pipelines.local.stack import DAGSTER_DATABASE
 from runway_pipelines.operations.tags import PARTITION_TAG, PARTNER_TAG
@@ -23,15 +18,6 @@ from tests.integration.world import (
 ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
 PUBLISHED = dg.AssetKey(["rosters", "published_roster"])
 TENANTS = dg.DynamicPartitionsDefinition(name="partner_tenants")
-
-
-@pytest.fixture
-def postgres_instance(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """Dagster as the checkout's dagster.yaml configures it."""
-    shutil.copy(Path(__file__).parents[2] / "dagster.yaml", tmp_path)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    with dg.DagsterInstance.get() as instance:
-        yield instance
 
 
 def statuses(instance: dg.DagsterInstance, asset: dg.AssetKey, partner: TestPartner) -> dict[str, str]:

@@ -41,7 +41,7 @@ from tests.integration.stream_server import add_run, publish
 from tests.integration.world import Warehouse, World, bring_in_line
 from tests.templates import ALARMS, CLUSTER, ECS, PERMISSIONS, container, deploy, variables
 
-pytestmark = pytest.mark.xdist_group("ecs")
+pytestmark = pytest.mark.slow
 
 LIMIT_OF_OVERRIDES = 8192  # characters, by the ECS API
 LARGE = LargeRuns(frozenset({"large"}), cpu=4096, memory=16384)

@@ -18,6 +18,8 @@ from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.verdicts import Library
 
+pytestmark = pytest.mark.slow
+
 
 def aws(stack: EmbeddedStack, service: str) -> Any:
     return boto3.client(

@@ -23,22 +23,23 @@ from runway_pipelines.identity.counts import Counts, Skip, skipped
 from runway_pipelines.identity.transactions import Connections
 from runway_pipelines.identity.writer import NotWritten, write
 from runway_pipelines.local.postgres_server import start_postgres
-from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml.verdicts import Verdict
 from tests.integration.identity_world import (
+    DATABASE,
     NOW,
     TestCatalogue,
     answer,
-    catalogue,
     compilation,
     found,
+    new_catalogue,
     single,
     track,
     unresolved,
 )
 from tests.integration.identity_writer_process import LIBRARIES
 
-DATABASE = "identity_faults"
+pytestmark = pytest.mark.slow
+
 CHECKOUT = Path(__file__).parents[2]
 # Main rows whose sources are not there, or not those of the same answer.
 HALF_WRITTEN = (
@@ -46,12 +47,6 @@ HALF_WRITTEN = (
     " on s.library_id = m.library_id and s.external_id = m.wikidata_qid"
     " group by m.library_id having count(s.source) <> 3"
 )
-
-
-@pytest.fixture
-def world(stack: EmbeddedStack) -> Iterator[TestCatalogue]:
-    with catalogue(stack.postgres, DATABASE) as one:
-        yield one
 
 
 def generation(library_id: int, number: int) -> Verdict:
@@ -62,15 +57,17 @@ def generation(library_id: int, number: int) -> Verdict:
     )
 
 
-def fill(world: TestCatalogue, libraries: int = LIBRARIES) -> None:
-    world.execute("insert into library select n, 'x', 'y', 'e', n from generate_series(1, %s) n", libraries)
+def fill(catalogue: TestCatalogue, libraries: int = LIBRARIES) -> None:
+    catalogue.execute("insert into library select n, 'x', 'y', 'e', n from generate_series(1, %s) n", libraries)
 
 
-def put(world: TestCatalogue, *verdicts: Verdict, second: int = 0, connections: Connections | None = None) -> Counts:
+def put(
+    catalogue: TestCatalogue, *verdicts: Verdict, second: int = 0, connections: Connections | None = None
+) -> Counts:
     counts = write(
-        connections or world.database.connection,
+        connections or catalogue.database.connection,
         answer(*verdicts),
-        schema=world.schema,
+        schema=catalogue.schema,
         has_artist_columns=True,
         now=NOW + timedelta(seconds=second),
     )
@@ -78,15 +75,15 @@ def put(world: TestCatalogue, *verdicts: Verdict, second: int = 0, connections: 
     return counts
 
 
-def test_no_moment_of_death_leaves_a_main_row_without_its_sources(world: TestCatalogue) -> None:
-    fill(world)
-    info = world.database
+def test_no_moment_of_death_leaves_a_main_row_without_its_sources(catalogue: TestCatalogue) -> None:
+    fill(catalogue)
+    info = catalogue.database
     done, chance = 0, random.Random(20_261_120)
     for _ in range(10):
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "tests.integration.identity_writer_process", info.host, str(info.port)),
-                *(info.database, info.username, info.password or "", world.schema, str(done + 1)),
+                *(info.database, info.username, info.password or "", catalogue.schema, str(done + 1)),
             ],
             cwd=CHECKOUT,
             stdout=subprocess.PIPE,
@@ -98,13 +95,15 @@ def test_no_moment_of_death_leaves_a_main_row_without_its_sources(world: TestCat
         process.send_signal(signal.SIGKILL)
         done = int((["0", *process.stdout.read().split()])[-1]) or done
         process.wait()
-        wait_for(lambda: not world.execute(f"select 1 {OTHERS} and state <> 'idle'"))
-        assert world.execute(HALF_WRITTEN) == []
+        wait_for(lambda: not catalogue.execute(f"select 1 {OTHERS} and state <> 'idle'"))
+        assert catalogue.execute(HALF_WRITTEN) == []
         # Every change left exactly one row of history: what was written is what is counted.
-        [(kept, wrong)] = world.execute(
+        [(kept, wrong)] = catalogue.execute(
             "select count(*), count(*) filter (where wikidata_qid is null) from library_identity_history"
         )
-        [(changes,)] = world.execute("select count(distinct (library_id, wikidata_qid)) from library_identity_history")
+        [(changes,)] = catalogue.execute(
+            "select count(distinct (library_id, wikidata_qid)) from library_identity_history"
+        )
         assert (kept, wrong) == (changes, 0)
     assert done > 10
 
@@ -129,18 +128,18 @@ def noted(connections: Connections, failures: list[Exception]) -> Iterator[Any]:
         raise
 
 
-def test_two_writers_of_the_same_libraries_neither_deadlock_nor_keep_a_row_twice(world: TestCatalogue) -> None:
-    world.insert("artists", {"id": 1, "artist_name": "Wren"})
-    world.insert("artists", {"id": 2, "artist_name": "Quartz"})
-    fill(world, 120)
+def test_two_writers_of_the_same_libraries_neither_deadlock_nor_keep_a_row_twice(catalogue: TestCatalogue) -> None:
+    catalogue.insert("artists", {"id": 1, "artist_name": "Wren"})
+    catalogue.insert("artists", {"id": 2, "artist_name": "Quartz"})
+    fill(catalogue, 120)
     for library_id in range(101, 121):
         for number in range(5):
-            world.track(library_id * 10 + number, library_id, "A", f"Song {number}")
+            catalogue.track(library_id * 10 + number, library_id, "A", f"Song {number}")
     failures: list[Exception] = []
     barrier = Barrier(4)
 
     def connections() -> Any:
-        return noted(world.database.connection, failures)
+        return noted(catalogue.database.connection, failures)
 
     def one_writer(seed: int) -> None:
         chance = random.Random(seed)
@@ -154,36 +153,36 @@ def test_two_writers_of_the_same_libraries_neither_deadlock_nor_keep_a_row_twice
             barrier.wait()
             # Half of them in one batch and half in two that overlap: all of them contend.
             for part in (verdicts,) if seed % 2 else (verdicts[:80], verdicts[40:]):
-                put(world, *part, second=number, connections=connections)
+                put(catalogue, *part, second=number, connections=connections)
 
     with ThreadPoolExecutor(4) as pool:
         for writer in [pool.submit(one_writer, seed) for seed in range(4)]:
             writer.result()
     assert failures == []
-    assert world.execute(HALF_WRITTEN) == []
-    kept = world.execute("select library_id, wikidata_qid, count(*) from library_identity_history group by 1, 2")
+    assert catalogue.execute(HALF_WRITTEN) == []
+    kept = catalogue.execute("select library_id, wikidata_qid, count(*) from library_identity_history group by 1, 2")
     assert {(library_id, qid) for library_id, qid, _ in kept} == {
         (library_id, f"g{number}") for library_id in range(1, 91) for number in range(1, 12)
     }
     assert {times for _, _, times in kept} == {1}
-    assert world.execute("select distinct track_artist_id from compilation_track_artist") == [(1,)]
+    assert catalogue.execute("select distinct track_artist_id from compilation_track_artist") == [(1,)]
 
 
 @contextmanager
-def librarian(world: TestCatalogue, statement: str) -> Iterator[psycopg.Connection[Any]]:
+def librarian(catalogue: TestCatalogue, statement: str) -> Iterator[psycopg.Connection[Any]]:
     """Somebody at work on the tables, who has not committed yet."""
-    info = world.connection.info
+    info = catalogue.connection.info
     with psycopg.connect(info.dsn, password=info.password) as connection:
-        connection.execute("select set_config('search_path', quote_ident(%s), false)", [world.schema])
+        connection.execute("select set_config('search_path', quote_ident(%s), false)", [catalogue.schema])
         connection.execute(statement.encode())
         yield connection
 
 
-def meet(world: TestCatalogue, statement: str, *verdicts: Verdict, commit: bool = True) -> Counts:
+def meet(catalogue: TestCatalogue, statement: str, *verdicts: Verdict, commit: bool = True) -> Counts:
     """Write while a librarian is at work; who decides when the writer stands and waits."""
-    with librarian(world, statement) as other, ThreadPoolExecutor(1) as pool:
-        writing: Future[Counts] = pool.submit(put, world, *verdicts)
-        wait_for(lambda: world.execute(f"select 1 {OTHERS} and wait_event_type = 'Lock'"))
+    with librarian(catalogue, statement) as other, ThreadPoolExecutor(1) as pool:
+        writing: Future[Counts] = pool.submit(put, catalogue, *verdicts)
+        wait_for(lambda: catalogue.execute(f"select 1 {OTHERS} and wait_event_type = 'Lock'"))
         other.commit() if commit else other.rollback()
         return writing.result(timeout=30)
 
@@ -194,106 +193,110 @@ INSERT_MANUAL = (
 )
 
 
-def test_a_row_that_becomes_manual_while_the_writer_waits_is_protected(world: TestCatalogue) -> None:
-    fill(world, 3)
-    put(world, *(generation(n, 1) for n in (1, 2, 3)))
+def test_a_row_that_becomes_manual_while_the_writer_waits_is_protected(catalogue: TestCatalogue) -> None:
+    fill(catalogue, 3)
+    put(catalogue, *(generation(n, 1) for n in (1, 2, 3)))
     counts = meet(
-        world,
+        catalogue,
         "update library_identity set method = 'manual', wikidata_qid = 'by hand' where library_id = 2",
         *(generation(n, 2) for n in (1, 2, 3)),
     )
     assert (counts.rows_resolved, counts.rows_skipped[Skip.MANUAL_PROTECTED]) == (2, 1)
-    assert (world.main(2)["wikidata_qid"], world.main(2)["method"]) == ("by hand", "manual")
-    assert [row["library_id"] for row in world.rows("library_identity_history")] == [1, 3]
+    assert (catalogue.main(2)["wikidata_qid"], catalogue.main(2)["method"]) == ("by hand", "manual")
+    assert [row["library_id"] for row in catalogue.rows("library_identity_history")] == [1, 3]
 
 
-def test_a_manual_row_that_is_inserted_while_the_writer_inserts_is_protected(world: TestCatalogue) -> None:
-    fill(world, 3)
-    counts = meet(world, INSERT_MANUAL, *(generation(n, 1) for n in (1, 2, 3)))
+def test_a_manual_row_that_is_inserted_while_the_writer_inserts_is_protected(catalogue: TestCatalogue) -> None:
+    fill(catalogue, 3)
+    counts = meet(catalogue, INSERT_MANUAL, *(generation(n, 1) for n in (1, 2, 3)))
     assert (counts.rows_resolved, counts.rows_skipped[Skip.MANUAL_PROTECTED]) == (2, 1)
-    assert (world.main(2)["wikidata_qid"], world.main(2)["last_verified_at"]) == ("by hand", NOW)
-    assert len(world.rows("library_identity_source")) == 9
+    assert (catalogue.main(2)["wikidata_qid"], catalogue.main(2)["last_verified_at"]) == ("by hand", NOW)
+    assert len(catalogue.rows("library_identity_source")) == 9
 
 
-def test_an_insert_that_is_taken_back_stands_in_nobodys_way(world: TestCatalogue) -> None:
-    fill(world, 3)
-    counts = meet(world, INSERT_MANUAL, *(generation(n, 1) for n in (1, 2, 3)), commit=False)
-    assert counts.rows_resolved == 3 and world.main(2)["wikidata_qid"] == "g1"
+def test_an_insert_that_is_taken_back_stands_in_nobodys_way(catalogue: TestCatalogue) -> None:
+    fill(catalogue, 3)
+    counts = meet(catalogue, INSERT_MANUAL, *(generation(n, 1) for n in (1, 2, 3)), commit=False)
+    assert counts.rows_resolved == 3 and catalogue.main(2)["wikidata_qid"] == "g1"
 
 
-def test_a_row_that_changes_while_the_writer_waits_is_kept_in_the_history_as_it_then_is(world: TestCatalogue) -> None:
-    fill(world, 2)
-    put(world, generation(1, 1), generation(2, 1))
-    meet(world, "update library_identity set wikidata_qid = 'newer' where library_id = 2", generation(2, 2))
-    assert [row["wikidata_qid"] for row in world.rows("library_identity_history")] == ["newer"]
+def test_a_row_that_changes_while_the_writer_waits_is_kept_in_the_history_as_it_then_is(
+    catalogue: TestCatalogue,
+) -> None:
+    fill(catalogue, 2)
+    put(catalogue, generation(1, 1), generation(2, 1))
+    meet(catalogue, "update library_identity set wikidata_qid = 'newer' where library_id = 2", generation(2, 2))
+    assert [row["wikidata_qid"] for row in catalogue.rows("library_identity_history")] == ["newer"]
 
 
-def test_a_row_that_is_deleted_while_the_writer_waits_is_written_anew(world: TestCatalogue) -> None:
-    fill(world, 2)
-    put(world, generation(1, 1), generation(2, 1))
-    counts = meet(world, "delete from library_identity where library_id = 2", generation(1, 2), generation(2, 2))
-    assert counts.rows_resolved == 2 and world.main(2)["wikidata_qid"] == "g2"
-    assert [row["library_id"] for row in world.rows("library_identity_history")] == [1]
+def test_a_row_that_is_deleted_while_the_writer_waits_is_written_anew(catalogue: TestCatalogue) -> None:
+    fill(catalogue, 2)
+    put(catalogue, generation(1, 1), generation(2, 1))
+    counts = meet(catalogue, "delete from library_identity where library_id = 2", generation(1, 2), generation(2, 2))
+    assert counts.rows_resolved == 2 and catalogue.main(2)["wikidata_qid"] == "g2"
+    assert [row["library_id"] for row in catalogue.rows("library_identity_history")] == [1]
 
 
-def test_a_track_that_a_librarian_links_while_the_writer_waits_is_hers(world: TestCatalogue) -> None:
+def test_a_track_that_a_librarian_links_while_the_writer_waits_is_hers(catalogue: TestCatalogue) -> None:
     for artist_id, name in ((1, "Wren"), (2, "Quartz")):
-        world.insert("artists", {"id": artist_id, "artist_name": name})
-    world.library(1, letters="Z")
+        catalogue.insert("artists", {"id": artist_id, "artist_name": name})
+    catalogue.library(1, letters="Z")
     for track_id in (1, 2):
-        world.track(track_id, 1, "A", f"Song {track_id}")
+        catalogue.track(track_id, 1, "A", f"Song {track_id}")
     counts = meet(
-        world,
+        catalogue,
         "update compilation_track_artist set track_artist_id = 2, track_artist_link_method = 'librarian' where id = 2",
         compilation(1, track("A", "Song 1", "Wren"), track("A", "Song 2", "Wren")),
     )
     assert counts.others == {"compilation_track_rows_linked": 1, "compilation_track_rows_librarian": 1}
     links = [
-        (row["track_artist_id"], row["track_artist_link_method"]) for row in world.rows("compilation_track_artist")
+        (row["track_artist_id"], row["track_artist_link_method"]) for row in catalogue.rows("compilation_track_artist")
     ]
     assert links == [(1, "lml_backfill"), (2, "librarian")]
 
 
-def test_the_writer_waits_for_nobody_who_only_refers_to_a_library(world: TestCatalogue) -> None:
-    world.execute("create table flowsheet (library_id int references library (id))")
-    fill(world, 3)
-    with librarian(world, "insert into flowsheet values (1), (2), (3)"):
-        counts = put(world, generation(1, 1), unresolved(2), compilation(3))
+def test_the_writer_waits_for_nobody_who_only_refers_to_a_library(catalogue: TestCatalogue) -> None:
+    catalogue.execute("create table flowsheet (library_id int references library (id))")
+    fill(catalogue, 3)
+    with librarian(catalogue, "insert into flowsheet values (1), (2), (3)"):
+        counts = put(catalogue, generation(1, 1), unresolved(2), compilation(3))
     assert counts.rows_resolved == 1
 
 
-def test_a_deadlock_is_tried_again_as_a_whole(world: TestCatalogue) -> None:
+def test_a_deadlock_is_tried_again_as_a_whole(catalogue: TestCatalogue) -> None:
     """Somebody else takes the rows in another order."""
-    fill(world, 2)
-    put(world, generation(1, 1), generation(2, 1))
-    world.connection.execute(b"set deadlock_timeout = '10s'")
+    fill(catalogue, 2)
+    put(catalogue, generation(1, 1), generation(2, 1))
+    catalogue.connection.execute(b"set deadlock_timeout = '10s'")
     update = "update library_identity set notes = 'x' where library_id = {}"
     failures: list[Exception] = []
-    with librarian(world, "set deadlock_timeout = '60s'") as other, ThreadPoolExecutor(1) as pool:
+    with librarian(catalogue, "set deadlock_timeout = '60s'") as other, ThreadPoolExecutor(1) as pool:
         other.execute(update.format(2).encode())
         writing = pool.submit(
             put,
-            world,
+            catalogue,
             generation(1, 2),
             generation(2, 2),
-            connections=lambda: noted(world.database.connection, failures),
+            connections=lambda: noted(catalogue.database.connection, failures),
         )
-        wait_for(lambda: world.execute(f"select 1 {OTHERS} and wait_event_type = 'Lock'"))
+        wait_for(lambda: catalogue.execute(f"select 1 {OTHERS} and wait_event_type = 'Lock'"))
         # The writer has row 1 and waits for 2; now we wait for 1: the writer notices first, and is the victim.
         other.execute(update.format(1).encode())
         other.commit()
         counts = writing.result(timeout=30)
     assert [error.code for error in failures if isinstance(error, Unavailable)] == ["40P01"]
     assert counts.rows_resolved == 2 and counts.rows_skipped[Skip.WRITER_ERROR] == 0
-    assert len(world.rows("library_identity_history")) == 2
+    assert len(catalogue.rows("library_identity_history")) == 2
 
 
-def test_a_server_that_is_away_for_good_ends_the_writing(world: TestCatalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_away_for_good_ends_the_writing(
+    catalogue: TestCatalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(transactions, "ATTEMPTS", 3)
     monkeypatch.setattr(transactions, "_LONGEST_WAIT_SECONDS", 0.01)
-    away = world.database.model_copy(update={"port": 1})
+    away = catalogue.database.model_copy(update={"port": 1})
     with pytest.raises(NotWritten) as ended:
-        put(world, single(1), unresolved(2), connections=away.connection)
+        put(catalogue, single(1), unresolved(2), connections=away.connection)
     assert isinstance(ended.value.reason, Unavailable)
     assert ended.value.counts.document() == skipped(2, Skip.WRITER_ERROR).document()
 
@@ -301,21 +304,21 @@ def test_a_server_that_is_away_for_good_ends_the_writing(world: TestCatalogue, m
 def test_a_server_that_crashes_and_recovers_in_the_middle_costs_nothing(tmp_path: Path) -> None:
     server = start_postgres(tmp_path)
     try:
-        with catalogue(server, DATABASE) as world:
+        with new_catalogue(server) as catalogue:
             # The local server's default is off: what it told the writer just before the crash would be gone.
-            world.execute(f"alter database {DATABASE} set synchronous_commit = on")
-            fill(world, 400)
+            catalogue.execute(f"alter database {DATABASE} set synchronous_commit = on")
+            fill(catalogue, 400)
             with ThreadPoolExecutor(1) as pool:
-                writing = pool.submit(write_generations, world, range(1, 401), 12)
+                writing = pool.submit(write_generations, catalogue, range(1, 401), 12)
                 for _ in range(3):
                     time.sleep(0.5)
                     kill_a_backend(server.dsn(DATABASE))
                 writing.result(timeout=120)
-            world.connection = psycopg.connect(server.dsn(DATABASE), autocommit=True)
-            world.execute("select set_config('search_path', quote_ident(%s), false)", world.schema)
-            assert world.execute(HALF_WRITTEN) == []
-            assert world.execute("select distinct wikidata_qid from library_identity") == [("g12",)]
-            [(kept, distinct)] = world.execute(
+            catalogue.connection = psycopg.connect(server.dsn(DATABASE), autocommit=True)
+            catalogue.execute("select set_config('search_path', quote_ident(%s), false)", catalogue.schema)
+            assert catalogue.execute(HALF_WRITTEN) == []
+            assert catalogue.execute("select distinct wikidata_qid from library_identity") == [("g12",)]
+            [(kept, distinct)] = catalogue.execute(
                 "select count(*), count(distinct (library_id, wikidata_qid)) from library_identity_history"
             )
             assert kept == distinct == 400 * 11
@@ -323,10 +326,10 @@ def test_a_server_that_crashes_and_recovers_in_the_middle_costs_nothing(tmp_path
         server.stop()
 
 
-def write_generations(world: TestCatalogue, libraries: range, generations: int) -> None:
+def write_generations(catalogue: TestCatalogue, libraries: range, generations: int) -> None:
     for number in range(1, generations + 1):
         for first in libraries[::50]:
-            put(world, *(generation(n, number) for n in range(first, first + 50)), second=number)
+            put(catalogue, *(generation(n, number) for n in range(first, first + 50)), second=number)
             time.sleep(0.02)
 
 

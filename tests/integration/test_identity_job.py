@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import dagster as dg
 import pytest
 from click.testing import CliRunner
@@ -17,36 +15,24 @@ from runway_pipelines.operations.run_log import RunLog
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
 from runway_pipelines.settings import load_settings
 from runway_pipelines.wiring import build_identity
-from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
     COMPILATIONS,
     LIBRARIES,
     checks,
     counts,
     failure,
-    fill,
     impatient_lml,
     materialized,
-    point_at,
     run,
     without_times,
 )
-from tests.integration.identity_world import TestCatalogue, catalogue
+from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
-from tests.integration.world import World
-
-DATABASE = "identity_job"
-
-
-lml = identity_job_world.lml
 
 
 @pytest.fixture
-def tables(world: World, lml: LmlControl, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCatalogue]:
-    """A catalogue of its own, of artists and compilations that nobody has verified."""
-    with catalogue(world.stack.postgres, DATABASE, artist_columns=False) as made:
-        fill(made)
-        yield point_at(made, DATABASE, monkeypatch)
+def tables(own_tables: TestCatalogue) -> TestCatalogue:
+    return own_tables
 
 
 def test_every_library_is_resolved_counted_and_checked(tables: TestCatalogue, instance: dg.DagsterInstance) -> None:

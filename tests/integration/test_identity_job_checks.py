@@ -15,11 +15,9 @@ from runway_pipelines.local.lml_faults import Rule
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.settings import load_settings
-from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
     ALL,
     COMPILATIONS,
-    DATABASE,
     assert_written,
     checks,
     counts,
@@ -34,13 +32,10 @@ from tests.integration.identity_job_world import (
     verified_long_ago,
     without_times,
 )
-from tests.integration.identity_world import TestCatalogue, catalogue
+from tests.integration.identity_world import TestCatalogue, new_catalogue
 from tests.integration.lml_control import LmlControl
 from tests.integration.world import World
 
-# pytest finds fixtures among the names of a module.
-made, tables = identity_job_world.made, identity_job_world.tables
-lml, instance = identity_job_world.lml, identity_job_world.instance
 KEY, PASSWORD, ARTIST, TITLE, BODY = (f"CANARY-{word}" for word in ("key", "password", "artist", "title", "body"))
 
 
@@ -306,14 +301,14 @@ def test_no_run_tells_the_key_the_password_or_what_is_in_the_catalogue(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with catalogue(stack.postgres, DATABASE, artist_columns=False) as own:
+    with new_catalogue(stack.postgres, artist_columns=False) as own:
         fill(own, 20, 4)
         own.execute(
             "update library set album_title = %s || id, artist_name = case when id < 20 then %s || id else artist_name"
             " end",
             *(TITLE, ARTIST),
         )
-        point_at(own, DATABASE, monkeypatch)
+        point_at(own, monkeypatch)
         monkeypatch.setenv("LML_API_KEY", KEY)
         caplog.set_level(logging.DEBUG)
         trouble(own, lml, monkeypatch)

@@ -13,7 +13,6 @@ import psycopg
 import pytest
 
 from runway_pipelines.local.lml_faults import Rule
-from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
     ALL,
     LONG_AGO,
@@ -34,9 +33,6 @@ from tests.integration.identity_job_world import (
 from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
 
-# pytest finds fixtures among the names of a module.
-made, tables, altered = identity_job_world.made, identity_job_world.tables, identity_job_world.altered
-lml, instance = identity_job_world.lml, identity_job_world.instance
 # With two shards and batches of ten, the libraries that are asked about together with number 8.
 BATCH = set(range(2, 21, 2))
 UUID = "0f3e8d9c-1111-4222-8333-944445555666"
@@ -226,42 +222,42 @@ def test_an_lml_that_shuts_its_door_in_the_middle_stops_the_run_which_keeps_what
 
 
 def test_a_constraint_that_refuses_one_library_costs_that_one_and_quotes_nothing_of_it(
-    altered: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+    own_tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
-    altered.execute("alter table library_identity_source add constraint not_8 check (library_id <> 8)")
-    reference, counted = foreseen(altered, but=[8])
+    own_tables.execute("alter table library_identity_source add constraint not_8 check (library_id <> 8)")
+    reference, counted = foreseen(own_tables, but=[8])
     result = run(instance)
     assert result.success
     assert ended(counts(result)) == counted + Counter(scanned=1, writer_error=1)
     said = logged(instance, result)
     assert "library 8 is quarantined, the database refuses it: CheckViolation (23514) by not_8" in said
     assert "Artist 8" not in said and "Album 8" not in said and "Failing row" not in said
-    assert_written(altered, reference)
-    assert_sound(result, altered)
-    altered.execute("alter table library_identity_source drop constraint not_8")
-    assert_rerun_takes_up_the_rest(instance, altered, lml, 1)
+    assert_written(own_tables, reference)
+    assert_sound(result, own_tables)
+    own_tables.execute("alter table library_identity_source drop constraint not_8")
+    assert_rerun_takes_up_the_rest(instance, own_tables, lml, 1)
 
 
 @pytest.mark.parametrize("sqlstate", ["P0001", "23514", "WX001", "45000"])
 def test_a_trigger_that_refuses_one_library_costs_that_one_whatever_it_calls_it(
-    sqlstate: str, altered: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+    sqlstate: str, own_tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
-    altered.execute(
+    own_tables.execute(
         "create function refuse() returns trigger language plpgsql as $$ begin"
         f" raise exception 'no %, please', new.library_id using errcode = '{sqlstate}'; end $$"
     )
-    altered.execute(
+    own_tables.execute(
         "create trigger refuse before insert or update on library_identity for each row"
         " when (new.library_id = 8) execute function refuse()"
     )
-    reference, counted = foreseen(altered, but=[8])
+    reference, counted = foreseen(own_tables, but=[8])
     result = run(instance)
     assert result.success
     assert ended(counts(result)) == counted + Counter(scanned=1, writer_error=1)
     assert f"({sqlstate})" in logged(instance, result) and "please" not in logged(instance, result)
-    assert_written(altered, reference)
-    altered.execute("drop trigger refuse on library_identity")
-    assert_rerun_takes_up_the_rest(instance, altered, lml, 1)
+    assert_written(own_tables, reference)
+    own_tables.execute("drop trigger refuse on library_identity")
+    assert_rerun_takes_up_the_rest(instance, own_tables, lml, 1)
 
 
 @contextmanager

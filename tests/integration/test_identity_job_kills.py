@@ -20,8 +20,6 @@ import psycopg
 import pytest
 
 from runway_pipelines.local.lml_faults import Rule
-from runway_pipelines.local.stack import EmbeddedStack
-from tests.integration import identity_job_world
 from tests.integration.identity_job_world import (
     OPTIONS,
     as_reference,
@@ -31,16 +29,16 @@ from tests.integration.identity_job_world import (
     ended,
     fill,
     foreseen,
-    point_at,
     run,
     verified_long_ago,
 )
 from tests.integration.identity_run_process import CHECKOUT, RunProcess
-from tests.integration.identity_world import TestCatalogue, catalogue
+from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
 from tests.reference_identity import ReferenceCatalogue
 
-DATABASE = "identity_kills"
+pytestmark = pytest.mark.slow
+
 LIBRARIES, COMPILATIONS = 150, 30
 ALL = LIBRARIES + COMPILATIONS
 SMALL = {"batch_size": 5, "compilation_batch_size": 5}
@@ -48,20 +46,13 @@ OURS = "from pg_stat_activity where datname = current_database() and application
 KEY = 4711
 
 
-lml = identity_job_world.lml
-
-
 @pytest.fixture
-def tables(stack: EmbeddedStack, lml: LmlControl, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCatalogue]:
+def tables(own_tables: TestCatalogue) -> TestCatalogue:
     """A catalogue of which a third was verified long ago, with another verdict, so that there is a history to keep."""
-    with catalogue(stack.postgres, DATABASE, artist_columns=False) as made:
-        fill(made, LIBRARIES, COMPILATIONS)
-        for library_id in range(3, LIBRARIES + 1, 3):
-            verified_long_ago(made, library_id, wikidata_qid="before", notes="before")
-        yield point_at(made, DATABASE, monkeypatch)
-
-
-instance = identity_job_world.instance
+    fill(own_tables, LIBRARIES, COMPILATIONS)
+    for library_id in range(3, LIBRARIES + 1, 3):
+        verified_long_ago(own_tables, library_id, wikidata_qid="before", notes="before")
+    return own_tables
 
 
 def wait_for(happened: Callable[[], object], seconds: float = 30) -> None:

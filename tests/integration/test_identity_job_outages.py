@@ -19,8 +19,7 @@ from runway_pipelines.identity import transactions
 from runway_pipelines.local import postgres_server
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
 from runway_pipelines.local.processes import free_port
-from runway_pipelines.systems.postgres import pool as postgres_pool
-from tests.integration import identity_job_world
+from runway_pipelines.systems import store_resource
 from tests.integration.identity_job_world import (
     COMPILATIONS,
     LIBRARIES,
@@ -37,11 +36,12 @@ from tests.integration.identity_job_world import (
     point_at,
     run,
 )
-from tests.integration.identity_world import TestCatalogue, catalogue
+from tests.integration.identity_world import DATABASE, TestCatalogue, new_catalogue
 from tests.integration.lml_control import LmlControl
 from tests.integration.world import World
 
-DATABASE = "identity_outages"
+pytestmark = pytest.mark.slow
+
 ALL = LIBRARIES + COMPILATIONS
 # A part of one of the run's statements, and the how-manieth of them it is that meets the trouble.
 MOMENTS = {
@@ -95,17 +95,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def tables(server: Server, world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCatalogue]:
     LmlControl(world.stack.lml_url).script()
-    with catalogue(server.postgres, DATABASE, artist_columns=False) as made:
+    with new_catalogue(server.postgres, artist_columns=False) as made:
         fill(made)
         for name, value in {
             "HOST": server.postgres.host, "PORT": str(server.postgres.port), "USER": server.postgres.user,
             "PASSWORD": server.postgres.password,
         }.items():  # fmt: skip
             monkeypatch.setenv(f"RUNWAY_CATALOGUE_DB_{name}", value)
-        yield point_at(made, DATABASE, monkeypatch)
-
-
-instance = identity_job_world.instance
+        yield point_at(made, monkeypatch)
 
 
 def at(moment: str, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +162,7 @@ def test_a_database_that_stays_away_fails_the_run_which_says_how_far_it_came(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(transactions, "ATTEMPTS", 2)
-    monkeypatch.setattr(postgres_pool, "FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(store_resource, "FIRST_WAIT_SECONDS", 0.05)
     reference, _ = foreseen(tables)
     with pytest.MonkeyPatch.context() as patch:
         impatient_catalogue(patch, connect_timeout_seconds=1)
@@ -197,7 +194,7 @@ def test_a_database_that_is_not_there_fails_the_run_before_anything_is_asked(
     world: World, tables: TestCatalogue, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transactions, "ATTEMPTS", 2)
-    monkeypatch.setattr(postgres_pool, "FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(store_resource, "FIRST_WAIT_SECONDS", 0.05)
     monkeypatch.setenv("RUNWAY_CATALOGUE_DB_PORT", "1")
     result = run(instance)
     assert not result.success

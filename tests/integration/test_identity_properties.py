@@ -20,7 +20,6 @@ from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.services import IdentityServices
 from runway_pipelines.local.lml_faults import MALFORMED, UNSTORABLE, Rule
 from runway_pipelines.local.lml_verdicts import resolved
-from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml.client import LmlService
 from tests.integration.identity_job_world import (
     WITHOUT_SOURCES,
@@ -31,8 +30,10 @@ from tests.integration.identity_job_world import (
     foreseen,
     verified_long_ago,
 )
-from tests.integration.identity_world import TestCatalogue, catalogue
+from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
+
+pytestmark = pytest.mark.slow
 
 LIBRARIES, COMPILATIONS = 12, 4
 ALL = range(1, LIBRARIES + COMPILATIONS + 1)
@@ -152,20 +153,7 @@ rounds = st.builds(
 # what runs
 
 
-@pytest.fixture(scope="module")
-def tables(stack: EmbeddedStack) -> Iterator[TestCatalogue]:
-    with catalogue(stack.postgres, "identity_properties", artist_columns=False) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def lml(stack: EmbeddedStack) -> Iterator[LmlControl]:
-    control = LmlControl(stack.lml_url)
-    yield control
-    control.script()
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(lml: LmlControl) -> Iterator[LmlService]:
     one = LmlService(
         base_url=lml.url, attempts=2, first_wait_seconds=0, longest_wait_seconds=0, timeout_seconds=PATIENCE_SECONDS

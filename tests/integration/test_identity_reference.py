@@ -15,7 +15,7 @@ from runway_pipelines.identity.folding import fold_artist_name
 from runway_pipelines.identity.writer import plan, write
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
-from tests.integration.identity_world import NOW, TestCatalogue, catalogue
+from tests.integration.identity_world import NOW, TestCatalogue, new_catalogue
 from tests.reference_identity import ARTIST_IDS, PLAIN_IDS, RELEASE_IDS, ReferenceCatalogue, float4
 
 SINGLES, COMPILATIONS = (1, 2, 3), (4, 5)
@@ -32,9 +32,9 @@ slow = settings(
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["with the optional columns", "without"])
-def world(stack: EmbeddedStack, request: pytest.FixtureRequest) -> Iterator[TestCatalogue]:
+def catalogue(stack: EmbeddedStack, request: pytest.FixtureRequest) -> Iterator[TestCatalogue]:
     """Without the optional columns it is without the SQL function too."""
-    with catalogue(stack.postgres, "identity_reference", artist_columns=request.param, folding=request.param) as one:
+    with new_catalogue(stack.postgres, artist_columns=request.param, folding=request.param) as one:
         for artist_id, artist_name in ARTISTS.items():
             one.insert("artists", {"id": artist_id, "artist_name": artist_name})
         yield one
@@ -148,25 +148,25 @@ def track_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     ]
 
 
-def prepare(world: TestCatalogue, mains: list[dict[str, Any]], rows: list[dict[str, Any]]) -> ReferenceCatalogue:
+def prepare(catalogue: TestCatalogue, mains: list[dict[str, Any]], rows: list[dict[str, Any]]) -> ReferenceCatalogue:
     """The same content in the real tables and in the reference."""
-    has_columns = not world.schema.startswith("catalogue_")
-    world.execute(f"truncate {TABLES} restart identity")
+    has_columns = not catalogue.schema.startswith("catalogue_")
+    catalogue.execute(f"truncate {TABLES} restart identity")
     reference = ReferenceCatalogue(has_columns, artists=ARTISTS, stamps=dict.fromkeys(LIBRARIES))
     for library_id in LIBRARIES:
-        world.library(library_id)
+        catalogue.library(library_id)
     for row in mains:
         kept = {name: value for name, value in row.items() if has_columns or name not in ARTIST_IDS}
-        world.insert("library_identity", kept)
+        catalogue.insert("library_identity", kept)
         reference.identity[row["library_id"]] = kept
     for row in rows:
-        world.insert("compilation_track_artist", row)
+        catalogue.insert("compilation_track_artist", row)
         reference.tracks[row["id"]] = dict(row)
     return reference
 
 
-def assert_equal(world: TestCatalogue, reference: ReferenceCatalogue) -> None:
-    tables = world.tables()
+def assert_equal(catalogue: TestCatalogue, reference: ReferenceCatalogue) -> None:
+    tables = catalogue.tables()
     assert {row["id"]: row["unresolved_attempted_at"] for row in tables["library"]} == reference.stamps
     for row in tables["library_identity"]:
         del row["distinct_unresolved_sources"]
@@ -197,19 +197,19 @@ def comparable(counts: Counts) -> Counter[str]:
 @slow
 @given(mains=identities(), rows=track_rows(), batches=st.lists(answers(), min_size=1, max_size=4), repeat=st.booleans())
 def test_any_sequence_of_answers_ends_in_the_tables_of_the_reference(
-    world: TestCatalogue, mains: list[Any], rows: list[Any], batches: list[Answer], repeat: bool
+    catalogue: TestCatalogue, mains: list[Any], rows: list[Any], batches: list[Answer], repeat: bool
 ) -> None:
-    reference = prepare(world, mains, rows)
-    options: dict[str, Any] = {"schema": world.schema, "has_artist_columns": reference.has_artist_columns}
+    reference = prepare(catalogue, mains, rows)
+    options: dict[str, Any] = {"schema": catalogue.schema, "has_artist_columns": reference.has_artist_columns}
     for number, batch in enumerate([*batches, *batches[-1:] * repeat]):
         now = NOW + timedelta(days=number)
-        planned = plan(world.database.connection, batch, **options)
-        assert_equal(world, reference)
-        counts = write(world.database.connection, batch, now=now, **options)
+        planned = plan(catalogue.database.connection, batch, **options)
+        assert_equal(catalogue, reference)
+        counts = write(catalogue.database.connection, batch, now=now, **options)
         assert comparable(counts) == reference.apply(batch, now)
         assert counts.scanned == counts.accounted_for
         assert planned.document() == counts.document()
-        assert_equal(world, reference)
+        assert_equal(catalogue, reference)
 
 
 def is_known(name: str) -> bool:
@@ -219,21 +219,21 @@ def is_known(name: str) -> bool:
 
 @slow
 @given(names=st.lists(st.text(st.characters(exclude_categories=("Cs",))).filter(is_known), max_size=50))
-def test_the_sql_function_folds_as_python_does(world: TestCatalogue, names: list[str]) -> None:
-    if world.schema.startswith("catalogue_"):
+def test_the_sql_function_folds_as_python_does(catalogue: TestCatalogue, names: list[str]) -> None:
+    if catalogue.schema.startswith("catalogue_"):
         pytest.skip("This catalogue has no function.")
-    [(folded,)] = world.execute(
+    [(folded,)] = catalogue.execute(
         "select array_agg(fold_artist_name(u.name) order by u.at) from unnest(%s::text[]) with ordinality u(name, at)",
         names,
     )
     assert (folded or []) == [fold_artist_name(name) for name in names]
 
 
-def test_the_sql_function_folds_every_single_character_as_python_does(world: TestCatalogue) -> None:
-    if world.schema.startswith("catalogue_"):
+def test_the_sql_function_folds_every_single_character_as_python_does(catalogue: TestCatalogue) -> None:
+    if catalogue.schema.startswith("catalogue_"):
         pytest.skip("This catalogue has no function.")
     characters = [chr(n) for n in range(1, 0x110000) if not 0xD800 <= n <= 0xDFFF and is_known(chr(n))]
-    cursor = world.connection.execute(
+    cursor = catalogue.connection.execute(
         b"select u.name, fold_artist_name(u.name) from unnest(%s::text[]) as u(name)", [characters]
     )
     differ = {name: (folded, fold_artist_name(name)) for name, folded in cursor if folded != fold_artist_name(name)}

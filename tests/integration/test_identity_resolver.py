@@ -21,11 +21,10 @@ from runway_pipelines.identity.resolution import Circuit, Page, Resolver, Write
 from runway_pipelines.identity.writer import write
 from runway_pipelines.local.lml_faults import MALFORMED, UNSTORABLE, Rule, edited
 from runway_pipelines.local.lml_verdicts import resolved
-from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.verdicts import Answer, Library
 from tests.integration.identity_job_world import assert_written, ended, fill, foreseen, verdict
-from tests.integration.identity_world import NOW, TestCatalogue, catalogue
+from tests.integration.identity_world import NOW, TestCatalogue
 from tests.integration.lml_control import LmlControl
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
@@ -36,24 +35,10 @@ SINGLE = 2
 ENDLESS_SECONDS = 3600  # longer than a test may take
 
 
-@pytest.fixture(scope="module")
-def made(stack: EmbeddedStack) -> Iterator[TestCatalogue]:
-    with catalogue(stack.postgres, "identity_resolver", artist_columns=False) as one:
-        yield one
-
-
 @pytest.fixture
-def tables(made: TestCatalogue) -> TestCatalogue:
-    fill(made, LIBRARIES, compilations=0)
-    return made
-
-
-@pytest.fixture
-def lml(stack: EmbeddedStack) -> Iterator[LmlControl]:
-    control = LmlControl(stack.lml_url)
-    control.script()
-    yield control
-    control.script()
+def tables(tables: TestCatalogue) -> TestCatalogue:
+    fill(tables, LIBRARIES, compilations=0)
+    return tables
 
 
 @dataclass

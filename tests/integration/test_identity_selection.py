@@ -1,6 +1,5 @@
 """Which libraries are due, on real tables: each rule of the contract's section 2, and the paging."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,31 +10,24 @@ from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.identity.selection import Cohort, Selection, count, pages
 from runway_pipelines.identity.writer import write
 from runway_pipelines.local.catalogue import catalogue_rows, seed_catalogue
-from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml.verdicts import Library
-from tests.integration.identity_world import NOW, TestCatalogue, answer, catalogue, compilation, unresolved
+from tests.integration.identity_world import NOW, TestCatalogue, answer, compilation, unresolved
 
 DAY = timedelta(days=1)
 MOMENT = timedelta(milliseconds=1)
 
 
-@pytest.fixture
-def world(stack: EmbeddedStack) -> Iterator[TestCatalogue]:
-    with catalogue(stack.postgres, "identity_selection") as one:
-        yield one
-
-
-def selected(world: TestCatalogue, cohort: Cohort | None = None, page_size: int = 2, **options: Any) -> list[int]:
-    selection = Selection(as_of=NOW, schema=world.schema) if not options else Selection(
-        **({"as_of": NOW, "schema": world.schema} | options)
+def selected(catalogue: TestCatalogue, cohort: Cohort | None = None, page_size: int = 2, **options: Any) -> list[int]:
+    selection = Selection(as_of=NOW, schema=catalogue.schema) if not options else Selection(
+        **({"as_of": NOW, "schema": catalogue.schema} | options)
     )  # fmt: skip
     found: list[int] = []
     for each in Cohort if cohort is None else [cohort]:
-        read = list(pages(world.database.connection, selection, each, page_size))
+        read = list(pages(catalogue.database.connection, selection, each, page_size))
         assert all(0 < len(page) <= page_size for page in read)
         ids = [library.library_id for page in read for library in page]
         assert ids == sorted(set(ids))
-        assert count(world.database.connection, selection, each) == len(ids)
+        assert count(catalogue.database.connection, selection, each) == len(ids)
         found += ids
     return sorted(found)
 
@@ -98,96 +90,96 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_library_is_due_by_the_rules_of_the_contract(world: TestCatalogue, rule: str) -> None:
+def test_a_library_is_due_by_the_rules_of_the_contract(catalogue: TestCatalogue, rule: str) -> None:
     library, options, is_due = RULES[rule]
-    world.library(1, **library)
-    assert selected(world, **options) == ([1] if is_due else [])
+    catalogue.library(1, **library)
+    assert selected(catalogue, **options) == ([1] if is_due else [])
 
 
-def test_each_library_is_in_exactly_one_cohort(world: TestCatalogue) -> None:
+def test_each_library_is_in_exactly_one_cohort(catalogue: TestCatalogue) -> None:
     letters = {1: None, 2: "", 3: "A", 4: "Z", 5: "Za", 6: "zz", 7: "AZ", 8: None, 9: "Z"}
     for library_id, volume in letters.items():
-        world.library(library_id, letters=volume)
+        catalogue.library(library_id, letters=volume)
     for library_id in (8, 9):
-        world.track(library_id, library_id, "Anybody", "Song")
-    assert selected(world, Cohort.VA) == [4, 5, 8, 9]
-    assert selected(world, Cohort.NON_VA) == [1, 2, 3, 6, 7]
+        catalogue.track(library_id, library_id, "Anybody", "Song")
+    assert selected(catalogue, Cohort.VA) == [4, 5, 8, 9]
+    assert selected(catalogue, Cohort.NON_VA) == [1, 2, 3, 6, 7]
 
 
-def test_a_page_has_what_lml_is_asked_with(world: TestCatalogue) -> None:
-    world.library(3, artist_name="Björn Wren")
-    [[library]] = pages(world.database.connection, Selection(NOW, schema=world.schema), Cohort.NON_VA, 500)
+def test_a_page_has_what_lml_is_asked_with(catalogue: TestCatalogue) -> None:
+    catalogue.library(3, artist_name="Björn Wren")
+    [[library]] = pages(catalogue.database.connection, Selection(NOW, schema=catalogue.schema), Cohort.NON_VA, 500)
     assert library == Library(3, 1003, "Björn Wren", "Album 3")
 
 
-def test_shards_share_the_libraries_out(world: TestCatalogue) -> None:
+def test_shards_share_the_libraries_out(catalogue: TestCatalogue) -> None:
     for library_id in range(1, 12):
-        world.library(library_id)
-    shards = [selected(world, shard=(index, 3)) for index in range(3)]
+        catalogue.library(library_id)
+    shards = [selected(catalogue, shard=(index, 3)) for index in range(3)]
     assert shards == [[3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (9, [1, 2, 3, 4, 5])])
-def test_a_limit_ends_the_pages(world: TestCatalogue, limit: int, expected: list[int]) -> None:
+def test_a_limit_ends_the_pages(catalogue: TestCatalogue, limit: int, expected: list[int]) -> None:
     for library_id in range(1, 6):
-        world.library(library_id)
-    assert selected(world, Cohort.NON_VA, limit=limit) == expected
+        catalogue.library(library_id)
+    assert selected(catalogue, Cohort.NON_VA, limit=limit) == expected
 
 
-def test_a_run_that_starts_again_takes_up_what_is_left(world: TestCatalogue) -> None:
+def test_a_run_that_starts_again_takes_up_what_is_left(catalogue: TestCatalogue) -> None:
     for library_id in range(1, 8):
-        world.library(library_id)
-    selection = Selection(NOW, schema=world.schema)
-    first = next(pages(world.database.connection, selection, Cohort.NON_VA, 3))
+        catalogue.library(library_id)
+    selection = Selection(NOW, schema=catalogue.schema)
+    first = next(pages(catalogue.database.connection, selection, Cohort.NON_VA, 3))
     write(
-        world.database.connection,
+        catalogue.database.connection,
         answer(*(unresolved(library.library_id) for library in first)),
-        schema=world.schema,
+        schema=catalogue.schema,
         has_artist_columns=True,
         now=NOW + DAY,
     )
-    assert selected(world) == [4, 5, 6, 7]
+    assert selected(catalogue) == [4, 5, 6, 7]
 
 
-def test_a_recheck_ends_though_rows_are_stamped_while_it_runs(world: TestCatalogue) -> None:
+def test_a_recheck_ends_though_rows_are_stamped_while_it_runs(catalogue: TestCatalogue) -> None:
     for library_id in range(1, 8):
-        world.library(library_id, letters="Z", stamped=NOW - DAY)
-    selection = Selection(NOW, recheck=True, schema=world.schema)
+        catalogue.library(library_id, letters="Z", stamped=NOW - DAY)
+    selection = Selection(NOW, recheck=True, schema=catalogue.schema)
     asked: list[int] = []
-    for page in pages(world.database.connection, selection, Cohort.VA, 2):
+    for page in pages(catalogue.database.connection, selection, Cohort.VA, 2):
         asked += [library.library_id for library in page]
         write(
-            world.database.connection,
+            catalogue.database.connection,
             answer(*(compilation(library.library_id) for library in page)),
-            schema=world.schema,
+            schema=catalogue.schema,
             has_artist_columns=True,
             now=NOW + MOMENT,
         )
     assert asked == list(range(1, 8))
-    assert selected(world, recheck=True) == []
-    assert selected(world, recheck=True, as_of=NOW + DAY) == asked
+    assert selected(catalogue, recheck=True) == []
+    assert selected(catalogue, recheck=True, as_of=NOW + DAY) == asked
 
 
-def test_no_connection_is_held_and_no_transaction_is_open_between_pages(world: TestCatalogue) -> None:
+def test_no_connection_is_held_and_no_transaction_is_open_between_pages(catalogue: TestCatalogue) -> None:
     for library_id in range(1, 6):
-        world.library(library_id)
-    reading = pages(world.database.connection, Selection(NOW, schema=world.schema), Cohort.NON_VA, 2)
+        catalogue.library(library_id)
+    reading = pages(catalogue.database.connection, Selection(NOW, schema=catalogue.schema), Cohort.NON_VA, 2)
     next(reading)
-    states = world.execute(
+    states = catalogue.execute(
         "select state from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
         " and query like %s",
-        f"%{world.schema}%",
+        f"%{catalogue.schema}%",
     )
     assert {state for (state,) in states} <= {"idle"}
     assert sum(len(page) for page in reading) == 3
 
 
-def test_pages_go_on_after_their_connection_was_lost(world: TestCatalogue) -> None:
+def test_pages_go_on_after_their_connection_was_lost(catalogue: TestCatalogue) -> None:
     for library_id in range(1, 6):
-        world.library(library_id)
-    reading = pages(world.database.connection, Selection(NOW, schema=world.schema), Cohort.NON_VA, 2)
+        catalogue.library(library_id)
+    reading = pages(catalogue.database.connection, Selection(NOW, schema=catalogue.schema), Cohort.NON_VA, 2)
     found = [library.library_id for library in next(reading)]
-    world.execute(
+    catalogue.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity"
         " where datname = current_database() and pid <> pg_backend_pid() and application_name = 'runway_pipelines'"
     )
@@ -213,16 +205,18 @@ def test_an_option_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None
         replace(Selection(NOW), **wrong)
 
 
-def test_the_synthetic_catalogue_has_every_kind_of_library(world: TestCatalogue) -> None:
-    with world.connection.transaction():
-        world.execute("create schema seeded")
+def test_the_synthetic_catalogue_has_every_kind_of_library(catalogue: TestCatalogue) -> None:
+    with catalogue.connection.transaction():
+        catalogue.execute("create schema seeded")
     try:
-        assert seed_catalogue(world.connection, "seeded", libraries=2_000) > 2_000
-        before = [world.execute(f"select * from seeded.{table} order by 1, 2") for table in catalogue_rows(0)]
-        assert seed_catalogue(world.connection, "seeded", libraries=2_000) == 0
-        assert [world.execute(f"select * from seeded.{table} order by 1, 2") for table in catalogue_rows(0)] == before
-        assert seed_catalogue(world.connection, "seeded", libraries=2_100) > 100
-        [(everything, *kinds)] = world.execute(
+        assert seed_catalogue(catalogue.connection, "seeded", libraries=2_000) > 2_000
+        before = [catalogue.execute(f"select * from seeded.{table} order by 1, 2") for table in catalogue_rows(0)]
+        assert seed_catalogue(catalogue.connection, "seeded", libraries=2_000) == 0
+        assert [
+            catalogue.execute(f"select * from seeded.{table} order by 1, 2") for table in catalogue_rows(0)
+        ] == before
+        assert seed_catalogue(catalogue.connection, "seeded", libraries=2_100) > 100
+        [(everything, *kinds)] = catalogue.execute(
             "select count(*), count(*) filter (where artist_name is null),"
             " count(*) filter (where canonical_entity_id is null),"
             " count(*) filter (where code_volume_letters like 'Z%'),"
@@ -243,16 +237,16 @@ def test_the_synthetic_catalogue_has_every_kind_of_library(world: TestCatalogue)
             "select count(*) from seeded.library_identity where method = 'manual'",
             "select count(*) from seeded.compilation_track_artist where track_artist_link_method = 'librarian'",
         ):
-            assert world.execute(query)[0][0] > 3, query
-        [(next_id,)] = world.execute(
+            assert catalogue.execute(query)[0][0] > 3, query
+        [(next_id,)] = catalogue.execute(
             "insert into seeded.library (album_title, legacy_release_id) values ('x', 1) returning id"
         )
         assert next_id == 2_101
         selection = Selection(NOW, schema="seeded")
-        assert count(world.database.connection, selection, Cohort.VA) > 50
-        assert count(world.database.connection, selection, Cohort.NON_VA) > 1_500
+        assert count(catalogue.database.connection, selection, Cohort.VA) > 50
+        assert count(catalogue.database.connection, selection, Cohort.NON_VA) > 1_500
     finally:
-        world.execute("drop schema seeded cascade")
+        catalogue.execute("drop schema seeded cascade")
 
 
 def test_a_smaller_synthetic_catalogue_is_the_beginning_of_a_larger_one() -> None:

@@ -15,36 +15,29 @@ from tests.integration.identity_world import (
     NOW,
     TestCatalogue,
     answer,
-    catalogue,
     compilation,
     found,
+    new_catalogue,
     single,
     track,
     unresolved,
 )
 
-DATABASE = "identity_writer"
 LATER = NOW + timedelta(days=8)
 OLD = NOW - timedelta(days=30)
 UUID = "0f3e8d9c-1111-4222-8333-944445555666"
 
 
-@pytest.fixture
-def world(stack: EmbeddedStack) -> Iterator[TestCatalogue]:
-    with catalogue(stack.postgres, DATABASE) as one:
-        yield one
-
-
 def written(
-    world: TestCatalogue, *verdicts: Verdict, now: Any = NOW, has_artist_columns: bool = True, **others: Any
+    catalogue: TestCatalogue, *verdicts: Verdict, now: Any = NOW, has_artist_columns: bool = True, **others: Any
 ) -> Counts:
     """What `write` counts; before it, `plan` must foresee it and leave everything as it is."""
     one = answer(*verdicts, **others)
-    options: dict[str, Any] = {"schema": world.schema, "has_artist_columns": has_artist_columns}
-    before = world.tables()
-    planned = plan(world.database.connection, one, **options)
-    assert world.tables() == before
-    counts = write(world.database.connection, one, now=now, **options)
+    options: dict[str, Any] = {"schema": catalogue.schema, "has_artist_columns": has_artist_columns}
+    before = catalogue.tables()
+    planned = plan(catalogue.database.connection, one, **options)
+    assert catalogue.tables() == before
+    counts = write(catalogue.database.connection, one, now=now, **options)
     assert counts.scanned == counts.accounted_for
     assert counts.document() == planned.document()
     return counts
@@ -56,8 +49,8 @@ def without_moments(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[d
     return tables | {"library_identity": mains}
 
 
-def test_a_new_library_gets_its_sources_and_its_main_row(world: TestCatalogue) -> None:
-    world.library(1)
+def test_a_new_library_gets_its_sources_and_its_main_row(catalogue: TestCatalogue) -> None:
+    catalogue.library(1)
     verdict = single(
         1,
         found("discogs", "12"),
@@ -71,9 +64,9 @@ def test_a_new_library_gets_its_sources_and_its_main_row(world: TestCatalogue) -
         apple_music_artist_id="am",
         bandcamp_id="bc",
     )
-    counts = written(world, verdict)
+    counts = written(catalogue, verdict)
     assert (counts.rows_resolved, counts.others["source_rows_written"], counts.others["rows_unchanged"]) == (1, 2, 0)
-    main = world.main(1)
+    main = catalogue.main(1)
     assert {name: value for name, value in main.items() if value is not None} == {
         "library_id": 1,
         "discogs_artist_id": 12,
@@ -88,72 +81,74 @@ def test_a_new_library_gets_its_sources_and_its_main_row(world: TestCatalogue) -
         "notes": "consumer:lml-bulk",
         "distinct_unresolved_sources": 5,
     }
-    assert [(row["source"], row["external_id"], row["notes"]) for row in world.rows("library_identity_source")] == [
+    assert [(row["source"], row["external_id"], row["notes"]) for row in catalogue.rows("library_identity_source")] == [
         ("discogs", "12", "consumer:lml-bulk"),
         ("spotify", "abc", "consumer:lml-bulk"),
     ]
-    assert world.rows("library_identity_history") == []
+    assert catalogue.rows("library_identity_history") == []
 
 
 def test_without_the_optional_columns_the_artist_level_ids_stay_in_the_sources(stack: EmbeddedStack) -> None:
-    with catalogue(stack.postgres, DATABASE, artist_columns=False) as world:
-        world.library(1)
+    with new_catalogue(stack.postgres, artist_columns=False) as catalogue:
+        catalogue.library(1)
         verdict = single(1, found("discogs", "12"), discogs_artist_id=12, bandcamp_id="b", wikidata_qid="Q1")
-        written(world, verdict, has_artist_columns=False)
-        assert world.main(1)["wikidata_qid"] == "Q1"
-        counts = written(world, single(1, discogs_artist_id=13, wikidata_qid="Q1"), has_artist_columns=False)
+        written(catalogue, verdict, has_artist_columns=False)
+        assert catalogue.main(1)["wikidata_qid"] == "Q1"
+        counts = written(catalogue, single(1, discogs_artist_id=13, wikidata_qid="Q1"), has_artist_columns=False)
         assert counts.rows_resolved == 1
-        assert world.rows("library_identity_history") == []
+        assert catalogue.rows("library_identity_history") == []
 
 
-def test_a_library_without_writable_provenance_still_gets_its_main_row(world: TestCatalogue) -> None:
-    world.library(1)
-    counts = written(world, single(1, found("discogs", None, confidence=None), wikidata_qid="Q1"))
+def test_a_library_without_writable_provenance_still_gets_its_main_row(catalogue: TestCatalogue) -> None:
+    catalogue.library(1)
+    counts = written(catalogue, single(1, found("discogs", None, confidence=None), wikidata_qid="Q1"))
     assert counts.rows_resolved == 1 and counts.others["source_rows_skipped_null_confidence"] == 1
-    assert world.main(1)["wikidata_qid"] == "Q1" and world.rows("library_identity_source") == []
+    assert catalogue.main(1)["wikidata_qid"] == "Q1" and catalogue.rows("library_identity_source") == []
 
 
-def test_an_unresolved_library_gets_nothing_but_the_stamp(world: TestCatalogue) -> None:
-    world.library(1)
-    world.library(2, verified=OLD)
-    world.library(3)
-    before = world.tables()
-    counts = written(world, unresolved(1), unresolved(2))
+def test_an_unresolved_library_gets_nothing_but_the_stamp(catalogue: TestCatalogue) -> None:
+    catalogue.library(1)
+    catalogue.library(2, verified=OLD)
+    catalogue.library(3)
+    before = catalogue.tables()
+    counts = written(catalogue, unresolved(1), unresolved(2))
     assert counts.rows_unresolved == 2
-    after = world.tables()
+    after = catalogue.tables()
     assert [row.pop("unresolved_attempted_at") for row in after["library"]] == [NOW, NOW, None]
     for row in before["library"]:
         del row["unresolved_attempted_at"]
     assert after == before
 
 
-def test_of_an_unchanged_library_only_the_moment_of_its_main_row_moves(world: TestCatalogue) -> None:
-    verdicts = [single(world.library(n), confidence=0.1 * n, wikidata_qid=f"Q{n}") for n in range(1, 8)]
-    written(world, *verdicts)
-    before = world.tables()
-    versions = world.execute("select library_id, source, ctid::text, xmin::text from library_identity_source")
-    counts = written(world, *verdicts, now=LATER)
+def test_of_an_unchanged_library_only_the_moment_of_its_main_row_moves(catalogue: TestCatalogue) -> None:
+    verdicts = [single(catalogue.library(n), confidence=0.1 * n, wikidata_qid=f"Q{n}") for n in range(1, 8)]
+    written(catalogue, *verdicts)
+    before = catalogue.tables()
+    versions = catalogue.execute("select library_id, source, ctid::text, xmin::text from library_identity_source")
+    counts = written(catalogue, *verdicts, now=LATER)
     assert (counts.rows_resolved, counts.others["rows_unchanged"], counts.others["source_rows_written"]) == (7, 7, 0)
-    after = world.tables()
+    after = catalogue.tables()
     assert without_moments(after) == without_moments(before)
     assert {row["last_verified_at"] for row in after["library_identity"]} == {LATER}
-    assert world.execute("select library_id, source, ctid::text, xmin::text from library_identity_source") == versions
+    assert (
+        catalogue.execute("select library_id, source, ctid::text, xmin::text from library_identity_source") == versions
+    )
 
 
-def test_a_whole_batch_again_changes_nothing_but_moments(world: TestCatalogue) -> None:
-    world.insert("artists", {"id": 1, "artist_name": "Björn Wren"})
-    world.library(3, letters="Z")
-    world.track(1, 3, "Bjorn Wren", "Song")
+def test_a_whole_batch_again_changes_nothing_but_moments(catalogue: TestCatalogue) -> None:
+    catalogue.insert("artists", {"id": 1, "artist_name": "Björn Wren"})
+    catalogue.library(3, letters="Z")
+    catalogue.track(1, 3, "Bjorn Wren", "Song")
     batch = [
-        single(world.library(1), wikidata_qid="Q1"),
-        unresolved(world.library(2)),
+        single(catalogue.library(1), wikidata_qid="Q1"),
+        unresolved(catalogue.library(2)),
         compilation(3, track("Bjorn Wren", "Song", "BJORN WREN", 0.9, "A1")),
-        single(world.library(4, verified=OLD, method="manual")),
+        single(catalogue.library(4, verified=OLD, method="manual")),
     ]
-    written(world, *batch)
-    before = without_moments(world.tables())
-    written(world, *batch, now=LATER)
-    after = without_moments(world.tables())
+    written(catalogue, *batch)
+    before = without_moments(catalogue.tables())
+    written(catalogue, *batch, now=LATER)
+    after = without_moments(catalogue.tables())
     stamps = [row.pop("unresolved_attempted_at") for row in after["library"]]
     assert stamps == [None, LATER, LATER, None]
     for row in before["library"]:
@@ -161,32 +156,34 @@ def test_a_whole_batch_again_changes_nothing_but_moments(world: TestCatalogue) -
     assert after == before
 
 
-def test_numeric_noise_is_no_change(world: TestCatalogue) -> None:
-    world.library(1)
-    written(world, single(1, found("discogs", "1", "trigram", 0.8), confidence=0.8))
-    counts = written(world, single(1, found("discogs", "1", "trigram", 0.80000001), confidence=0.8 + 1e-9), now=LATER)
-    assert counts.others["rows_unchanged"] == 1 and world.rows("library_identity_history") == []
+def test_numeric_noise_is_no_change(catalogue: TestCatalogue) -> None:
+    catalogue.library(1)
+    written(catalogue, single(1, found("discogs", "1", "trigram", 0.8), confidence=0.8))
+    counts = written(
+        catalogue, single(1, found("discogs", "1", "trigram", 0.80000001), confidence=0.8 + 1e-9), now=LATER
+    )
+    assert counts.others["rows_unchanged"] == 1 and catalogue.rows("library_identity_history") == []
 
 
-def test_an_id_in_another_spelling_of_its_type_is_no_change(world: TestCatalogue) -> None:
-    world.library(1)
-    written(world, single(1, musicbrainz_artist_id=UUID))
-    assert written(world, single(1, musicbrainz_artist_id=UUID.upper())).others["rows_unchanged"] == 1
+def test_an_id_in_another_spelling_of_its_type_is_no_change(catalogue: TestCatalogue) -> None:
+    catalogue.library(1)
+    written(catalogue, single(1, musicbrainz_artist_id=UUID))
+    assert written(catalogue, single(1, musicbrainz_artist_id=UUID.upper())).others["rows_unchanged"] == 1
 
 
-def test_only_the_sources_that_differ_are_written(world: TestCatalogue) -> None:
-    world.library(1)
-    written(world, single(1, found("discogs", "1"), found("spotify", "s"), found("wikidata", "Q1")))
+def test_only_the_sources_that_differ_are_written(catalogue: TestCatalogue) -> None:
+    catalogue.library(1)
+    written(catalogue, single(1, found("discogs", "1"), found("spotify", "s"), found("wikidata", "Q1")))
     changed = single(1, found("discogs", "1"), found("spotify", "other"))
-    counts = written(world, changed, now=LATER)
+    counts = written(catalogue, changed, now=LATER)
     assert (counts.others["source_rows_written"], counts.others["rows_unchanged"]) == (1, 0)
-    rows = {row["source"]: row for row in world.rows("library_identity_source")}
+    rows = {row["source"]: row for row in catalogue.rows("library_identity_source")}
     assert {source: row["last_verified_at"] for source, row in rows.items()} == {
         "discogs": NOW,
         "spotify": LATER,
         "wikidata": NOW,
     }
-    assert world.rows("library_identity_history") == []
+    assert catalogue.rows("library_identity_history") == []
 
 
 @pytest.mark.parametrize(
@@ -201,21 +198,21 @@ def test_only_the_sources_that_differ_are_written(world: TestCatalogue) -> None:
     ],
 )
 def test_a_change_copies_the_old_row_into_the_history_with_a_reason(
-    world: TestCatalogue, change: dict[str, Any], columns: str
+    catalogue: TestCatalogue, change: dict[str, Any], columns: str
 ) -> None:
-    world.library(1, verified=OLD, notes="somebody", agreement_sources="a,b", wikidata_qid="Q1", spotify_id="s")
-    old = world.main(1)
+    catalogue.library(1, verified=OLD, notes="somebody", agreement_sources="a,b", wikidata_qid="Q1", spotify_id="s")
+    old = catalogue.main(1)
     said = {"wikidata_qid": "Q1", "spotify_artist_id": "s"} | change
-    written(world, single(1, **said))
-    [kept] = world.rows("library_identity_history")
+    written(catalogue, single(1, **said))
+    [kept] = catalogue.rows("library_identity_history")
     del old["distinct_unresolved_sources"]
     assert {name: kept[name] for name in old} == old
     assert (kept["superseded_at"], kept["superseded_reason"]) == (NOW, f"LML changed {columns}")
-    new = world.main(1)
+    new = catalogue.main(1)
     assert (new["notes"], new["agreement_sources"], new["last_verified_at"]) == ("consumer:lml-bulk", "a,b", NOW)
 
 
-def test_an_id_that_lml_says_nothing_about_is_never_nulled(world: TestCatalogue) -> None:
+def test_an_id_that_lml_says_nothing_about_is_never_nulled(catalogue: TestCatalogue) -> None:
     neighbours = {
         "discogs_master_id": 1,
         "discogs_release_id": 2,
@@ -229,30 +226,30 @@ def test_an_id_that_lml_says_nothing_about_is_never_nulled(world: TestCatalogue)
         "musicbrainz_artist_id": UUID,
         "bandcamp_id": "b",
     }
-    world.library(1, verified=OLD, **neighbours)
-    world.library(2, verified=OLD, **neighbours)
-    written(world, single(1), single(2, confidence=0.5, wikidata_qid="Q9"))
-    assert {name: world.main(1)[name] for name in neighbours} == neighbours
-    assert {name: world.main(2)[name] for name in neighbours} == neighbours | {"wikidata_qid": "Q9"}
-    assert [row["library_id"] for row in world.rows("library_identity_history")] == [2]
+    catalogue.library(1, verified=OLD, **neighbours)
+    catalogue.library(2, verified=OLD, **neighbours)
+    written(catalogue, single(1), single(2, confidence=0.5, wikidata_qid="Q9"))
+    assert {name: catalogue.main(1)[name] for name in neighbours} == neighbours
+    assert {name: catalogue.main(2)[name] for name in neighbours} == neighbours | {"wikidata_qid": "Q9"}
+    assert [row["library_id"] for row in catalogue.rows("library_identity_history")] == [2]
 
 
-def test_a_manual_verdict_keeps_its_content_while_its_sources_are_written(world: TestCatalogue) -> None:
-    world.library(1, verified=OLD, method="manual", confidence=1.0, wikidata_qid="Q1", notes="by hand")
-    old = world.main(1)
-    counts = written(world, single(1, wikidata_qid="Q2", spotify_artist_id="s", confidence=0.5, method="llm"))
+def test_a_manual_verdict_keeps_its_content_while_its_sources_are_written(catalogue: TestCatalogue) -> None:
+    catalogue.library(1, verified=OLD, method="manual", confidence=1.0, wikidata_qid="Q1", notes="by hand")
+    old = catalogue.main(1)
+    counts = written(catalogue, single(1, wikidata_qid="Q2", spotify_artist_id="s", confidence=0.5, method="llm"))
     assert +counts.rows_skipped == {Skip.MANUAL_PROTECTED: 1} and counts.rows_resolved == 0
     assert counts.others["source_rows_written"] == 2
-    assert world.main(1) == old | {"last_verified_at": NOW}
-    assert len(world.rows("library_identity_source")) == 2
-    assert world.rows("library_identity_history") == []
-    assert written(world, single(1, wikidata_qid="Q3"), now=LATER).rows_skipped[Skip.MANUAL_PROTECTED] == 1
+    assert catalogue.main(1) == old | {"last_verified_at": NOW}
+    assert len(catalogue.rows("library_identity_source")) == 2
+    assert catalogue.rows("library_identity_history") == []
+    assert written(catalogue, single(1, wikidata_qid="Q3"), now=LATER).rows_skipped[Skip.MANUAL_PROTECTED] == 1
 
 
-def test_provenance_that_may_not_be_written_is_kept_out_and_counted(world: TestCatalogue) -> None:
-    world.library(1)
+def test_provenance_that_may_not_be_written_is_kept_out_and_counted(catalogue: TestCatalogue) -> None:
+    catalogue.library(1)
     counts = written(
-        world,
+        catalogue,
         single(
             1,
             found("discogs", "1"),
@@ -262,7 +259,7 @@ def test_provenance_that_may_not_be_written_is_kept_out_and_counted(world: TestC
             confidence=0.5,
         ),
     )
-    assert [row["source"] for row in world.rows("library_identity_source")] == ["discogs"]
+    assert [row["source"] for row in catalogue.rows("library_identity_source")] == ["discogs"]
     assert counts.others == {
         "source_rows_written": 1,
         "source_rows_skipped_null_confidence": 1,
@@ -271,11 +268,11 @@ def test_provenance_that_may_not_be_written_is_kept_out_and_counted(world: TestC
     }
 
 
-def test_every_library_of_an_answer_is_counted_once(world: TestCatalogue) -> None:
+def test_every_library_of_an_answer_is_counted_once(catalogue: TestCatalogue) -> None:
     for library_id in range(1, 5):
-        world.library(library_id)
+        catalogue.library(library_id)
     counts = written(
-        world,
+        catalogue,
         single(1),
         unresolved(2),
         compilation(3, attempted=None),
@@ -307,9 +304,9 @@ def test_an_answer_without_verdicts_needs_no_database() -> None:
 
 class TestCompilations:
     @pytest.fixture
-    def world(self, stack: EmbeddedStack, request: pytest.FixtureRequest) -> Iterator[TestCatalogue]:
+    def catalogue(self, stack: EmbeddedStack, request: pytest.FixtureRequest) -> Iterator[TestCatalogue]:
         """Artists, of whom two fold to the same, and a compilation; with and without the SQL function."""
-        with catalogue(stack.postgres, DATABASE, folding=getattr(request, "param", True)) as one:
+        with new_catalogue(stack.postgres, folding=getattr(request, "param", True)) as one:
             names = {1: "Björn Wren", 2: "Zoë Quartz", 3: "ZOE QUARTZ", 4: "Łucja Umbra", 5: "ΣΟΦΟΣ"}
             for artist_id, artist_name in names.items():
                 one.insert("artists", {"id": artist_id, "artist_name": artist_name})
@@ -317,8 +314,8 @@ class TestCompilations:
             yield one
 
     @staticmethod
-    def link(world: TestCatalogue, track_id: int) -> tuple[Any, ...]:
-        [row] = [row for row in world.rows("compilation_track_artist") if row["id"] == track_id]
+    def link(catalogue: TestCatalogue, track_id: int) -> tuple[Any, ...]:
+        [row] = [row for row in catalogue.rows("compilation_track_artist") if row["id"] == track_id]
         return (
             row["track_artist_id"],
             row["track_artist_link_confidence"],
@@ -326,7 +323,7 @@ class TestCompilations:
             row["track_position"],
         )
 
-    @pytest.mark.parametrize("world", [True, False], indirect=True, ids=["SQL function", "Python"])
+    @pytest.mark.parametrize("catalogue", [True, False], indirect=True, ids=["SQL function", "Python"])
     @pytest.mark.parametrize(
         ("resolved", "artist_id"),
         [
@@ -344,46 +341,46 @@ class TestCompilations:
         ],
     )
     def test_a_track_is_linked_to_the_one_artist_of_the_folded_name(
-        self, world: TestCatalogue, resolved: str | None, artist_id: int | None
+        self, catalogue: TestCatalogue, resolved: str | None, artist_id: int | None
     ) -> None:
-        world.track(1, 1, "As printed", "Song")
-        counts = written(world, compilation(1, track("As printed", "Song", resolved, 0.75)))
-        assert self.link(world, 1) == (artist_id, 0.75, "lml_backfill", None)
+        catalogue.track(1, 1, "As printed", "Song")
+        counts = written(catalogue, compilation(1, track("As printed", "Song", resolved, 0.75)))
+        assert self.link(catalogue, 1) == (artist_id, 0.75, "lml_backfill", None)
         name = "linked" if artist_id else "without_artist"
         assert counts.others == {f"compilation_track_rows_{name}": 1}
         assert counts.rows_resolved_compilation == 1
 
-    def test_only_the_rows_of_this_library_artist_and_title_are_linked(self, world: TestCatalogue) -> None:
-        world.library(2, letters="Z")
+    def test_only_the_rows_of_this_library_artist_and_title_are_linked(self, catalogue: TestCatalogue) -> None:
+        catalogue.library(2, letters="Z")
         for track_id, (library_id, artist_name, title) in enumerate(
             [(1, "A", "Song"), (1, "A", "Other"), (1, "B", "Song"), (2, "A", "Song"), (1, "A", None), (1, "A", None)]
         ):
-            world.track(track_id, library_id, artist_name, title)
+            catalogue.track(track_id, library_id, artist_name, title)
         counts = written(
-            world,
+            catalogue,
             compilation(1, track("A", "Song", "Björn Wren"), track("A", None, "ΣΟΦΟΣ"), track("C", "Song", "ΣΟΦΟΣ")),
         )
-        linked = [row["track_artist_id"] for row in world.rows("compilation_track_artist")]
+        linked = [row["track_artist_id"] for row in catalogue.rows("compilation_track_artist")]
         assert linked == [1, None, None, None, 5, 5]
         assert counts.others == {"compilation_track_rows_linked": 3, "compilation_track_rows_unmatched": 1}
 
-    def test_a_librarians_link_is_never_touched(self, world: TestCatalogue) -> None:
+    def test_a_librarians_link_is_never_touched(self, catalogue: TestCatalogue) -> None:
         by_hand = {"track_artist_link_method": "librarian", "track_artist_link_confidence": 0.5}
-        world.track(1, 1, "A", "Song", track_artist_id=2, **by_hand)
-        world.track(2, 1, "B", "Song", **by_hand)
+        catalogue.track(1, 1, "A", "Song", track_artist_id=2, **by_hand)
+        catalogue.track(2, 1, "B", "Song", **by_hand)
         offered = [track(name, "Song", "Björn Wren", 0.9, "A1") for name in "AB"]
-        counts = written(world, compilation(1, *offered))
-        assert self.link(world, 1) == (2, 0.5, "librarian", "A1")
-        assert self.link(world, 2) == (None, 0.5, "librarian", "A1")
+        counts = written(catalogue, compilation(1, *offered))
+        assert self.link(catalogue, 1) == (2, 0.5, "librarian", "A1")
+        assert self.link(catalogue, 2) == (None, 0.5, "librarian", "A1")
         assert counts.others == {"compilation_track_rows_librarian": 2, "compilation_track_rows_position_filled": 2}
 
-    def test_a_link_follows_what_lml_says_and_stays_where_it_names_nobody(self, world: TestCatalogue) -> None:
+    def test_a_link_follows_what_lml_says_and_stays_where_it_names_nobody(self, catalogue: TestCatalogue) -> None:
         for track_id in (1, 2, 3):
-            world.track(
+            catalogue.track(
                 track_id, 1, "A", f"Song {track_id}", track_artist_id=2, track_artist_link_method="lml_backfill"
             )
         written(
-            world,
+            catalogue,
             compilation(
                 1,
                 track("A", "Song 1", "Björn Wren", 0.9),
@@ -391,9 +388,9 @@ class TestCompilations:
                 track("A", "Song 3", None, None),
             ),
         )
-        assert self.link(world, 1) == (1, 0.9, "lml_backfill", None)
-        assert self.link(world, 2) == (None, 0.9, "lml_backfill", None)
-        assert self.link(world, 3) == (2, None, "lml_backfill", None)
+        assert self.link(catalogue, 1) == (1, 0.9, "lml_backfill", None)
+        assert self.link(catalogue, 2) == (None, 0.9, "lml_backfill", None)
+        assert self.link(catalogue, 3) == (2, None, "lml_backfill", None)
 
     @pytest.mark.parametrize(
         ("there", "offered", "then"),
@@ -407,25 +404,25 @@ class TestCompilations:
         ],
     )
     def test_an_empty_position_is_filled(
-        self, world: TestCatalogue, there: str | None, offered: str | None, then: str | None
+        self, catalogue: TestCatalogue, there: str | None, offered: str | None, then: str | None
     ) -> None:
-        world.track(1, 1, "A", "Song", track_position=there)
-        written(world, compilation(1, track("A", "Song", None, None, offered)))
-        assert self.link(world, 1)[3] == then
+        catalogue.track(1, 1, "A", "Song", track_position=there)
+        written(catalogue, compilation(1, track("A", "Song", None, None, offered)))
+        assert self.link(catalogue, 1)[3] == then
 
-    def test_an_ambiguous_position_is_not_filled(self, world: TestCatalogue) -> None:
-        world.track(1, 1, "A", "Song")
-        written(world, compilation(1, *(track("A", "Song", None, None, position) for position in ("A1", "B1"))))
-        assert self.link(world, 1)[3] is None
+    def test_an_ambiguous_position_is_not_filled(self, catalogue: TestCatalogue) -> None:
+        catalogue.track(1, 1, "A", "Song")
+        written(catalogue, compilation(1, *(track("A", "Song", None, None, position) for position in ("A1", "B1"))))
+        assert self.link(catalogue, 1)[3] is None
 
-    def test_an_unchanged_track_is_not_rewritten(self, world: TestCatalogue) -> None:
-        world.track(1, 1, "A", "Song")
+    def test_an_unchanged_track_is_not_rewritten(self, catalogue: TestCatalogue) -> None:
+        catalogue.track(1, 1, "A", "Song")
         verdict = compilation(1, track("A", "Song", "Björn Wren", 0.8, "A1"))
-        written(world, verdict)
-        version = world.execute("select ctid::text, xmin::text from compilation_track_artist")
-        counts = written(world, verdict, now=LATER)
+        written(catalogue, verdict)
+        version = catalogue.execute("select ctid::text, xmin::text from compilation_track_artist")
+        counts = written(catalogue, verdict, now=LATER)
         assert counts.others == {"compilation_track_rows_unchanged": 1}
-        assert world.execute("select ctid::text, xmin::text from compilation_track_artist") == version
+        assert catalogue.execute("select ctid::text, xmin::text from compilation_track_artist") == version
 
     @pytest.mark.parametrize(
         ("version", "attempted", "tracks", "ready"),
@@ -439,34 +436,36 @@ class TestCompilations:
         ],
     )
     def test_every_answered_compilation_is_stamped_ready_or_not(
-        self, world: TestCatalogue, version: int | None, attempted: bool | None, tracks: Any, ready: bool
+        self, catalogue: TestCatalogue, version: int | None, attempted: bool | None, tracks: Any, ready: bool
     ) -> None:
-        world.track(1, 1, "A", "Song")
-        counts = written(world, compilation(1, *tracks, attempted=attempted), version=version)
+        catalogue.track(1, 1, "A", "Song")
+        counts = written(catalogue, compilation(1, *tracks, attempted=attempted), version=version)
         assert (counts.rows_resolved_compilation, counts.rows_skipped[Skip.COMPILATION]) == (ready, not ready)
-        assert world.rows("library")[0]["unresolved_attempted_at"] == NOW
-        assert self.link(world, 1)[0] == (1 if ready and tracks else None)
-        assert world.rows("library_identity") == []
+        assert catalogue.rows("library")[0]["unresolved_attempted_at"] == NOW
+        assert self.link(catalogue, 1)[0] == (1 if ready and tracks else None)
+        assert catalogue.rows("library_identity") == []
 
     def test_the_function_on_the_search_path_serves_when_the_schema_has_none(self, stack: EmbeddedStack) -> None:
-        with catalogue(stack.postgres, DATABASE, folding=False) as world:
-            world.execute(
+        with new_catalogue(stack.postgres, folding=False) as catalogue:
+            catalogue.execute(
                 "create function public.fold_artist_name(name text) returns text language sql immutable"
                 " as $$ select 'all the same' $$"
             )
             try:
-                world.insert("artists", {"id": 9, "artist_name": "Björn Wren"})
-                world.library(1)
-                world.track(1, 1, "A", "Song")
-                written(world, compilation(1, track("A", "Song", "Nobody")))
-                assert self.link(world, 1)[0] == 9
+                catalogue.insert("artists", {"id": 9, "artist_name": "Björn Wren"})
+                catalogue.library(1)
+                catalogue.track(1, 1, "A", "Song")
+                written(catalogue, compilation(1, track("A", "Song", "Nobody")))
+                assert self.link(catalogue, 1)[0] == 9
             finally:
-                world.execute("drop function public.fold_artist_name(text)")
+                catalogue.execute("drop function public.fold_artist_name(text)")
 
-    def test_artists_are_found_by_the_index(self, world: TestCatalogue) -> None:
-        world.execute("insert into artists (id, artist_name) select n, 'Artist ' || n from generate_series(10, 9000) n")
-        world.execute("analyze artists")
-        plan_lines = world.execute(
+    def test_artists_are_found_by_the_index(self, catalogue: TestCatalogue) -> None:
+        catalogue.execute(
+            "insert into artists (id, artist_name) select n, 'Artist ' || n from generate_series(10, 9000) n"
+        )
+        catalogue.execute("analyze artists")
+        plan_lines = catalogue.execute(
             "explain select min(a.id) from unnest(%s::text[]) u(name)"
             " join artists a on fold_artist_name(a.artist_name) = fold_artist_name(u.name) group by u.name",
             ["Artist 10", "Artist 11"],
@@ -478,13 +477,15 @@ class TestQuarantine:
     """When the database refuses, exactly what it refuses is left out."""
 
     @staticmethod
-    def refused(world: TestCatalogue, batch: Answer, function: Callable[..., Counts] = write) -> tuple[Counts, dict]:
+    def refused(
+        catalogue: TestCatalogue, batch: Answer, function: Callable[..., Counts] = write
+    ) -> tuple[Counts, dict]:
         reasons: dict[int, str] = {}
         moment = {"now": NOW} if function is write else {}
         counts = function(
-            world.database.connection,
+            catalogue.database.connection,
             batch,
-            schema=world.schema,
+            schema=catalogue.schema,
             has_artist_columns=True,
             on_refusal=reasons.__setitem__,
             **moment,
@@ -493,14 +494,14 @@ class TestQuarantine:
         assert counts.rows_skipped[Skip.WRITER_ERROR] == len(reasons)
         return counts, reasons
 
-    def test_a_constraint_that_refuses_one_library_of_500_costs_that_one(self, world: TestCatalogue) -> None:
-        world.execute("insert into library select n, 'x', 'y', 'e', n from generate_series(1, 500) n")
-        world.execute("alter table library_identity_source add constraint no_337 check (external_id <> 's337')")
-        counts, reasons = self.refused(world, answer(*(single(n, wikidata_qid=f"Q{n}") for n in range(1, 501))))
+    def test_a_constraint_that_refuses_one_library_of_500_costs_that_one(self, catalogue: TestCatalogue) -> None:
+        catalogue.execute("insert into library select n, 'x', 'y', 'e', n from generate_series(1, 500) n")
+        catalogue.execute("alter table library_identity_source add constraint no_337 check (external_id <> 's337')")
+        counts, reasons = self.refused(catalogue, answer(*(single(n, wikidata_qid=f"Q{n}") for n in range(1, 501))))
         assert reasons == {337: "CheckViolation (23514) by no_337"}
         assert counts.rows_resolved == 499 and counts.others["source_rows_written"] == 998
-        assert {row["library_id"] for row in world.rows("library_identity")} == set(range(1, 501)) - {337}
-        assert all(row["library_id"] != 337 for row in world.rows("library_identity_source"))
+        assert {row["library_id"] for row in catalogue.rows("library_identity")} == set(range(1, 501)) - {337}
+        assert all(row["library_id"] != 337 for row in catalogue.rows("library_identity_source"))
 
     @pytest.mark.parametrize(
         ("bad", "reason"),
@@ -516,38 +517,38 @@ class TestQuarantine:
         ],
     )
     def test_a_verdict_that_cannot_be_stored_costs_its_library_alone(
-        self, world: TestCatalogue, bad: Verdict, reason: str
+        self, catalogue: TestCatalogue, bad: Verdict, reason: str
     ) -> None:
         for library_id in (1, 2, 3, 4):
-            world.library(library_id)
-        counts, reasons = self.refused(world, answer(single(1), bad, unresolved(3), single(4)))
+            catalogue.library(library_id)
+        counts, reasons = self.refused(catalogue, answer(single(1), bad, unresolved(3), single(4)))
         assert list(reasons) == [bad.library_id] and reasons[bad.library_id].startswith(reason)
         assert (counts.rows_resolved, counts.rows_unresolved) == (2, 1)
         if bad.library_id == 2:
-            planned, foreseen = self.refused(world, answer(single(1), bad, unresolved(3), single(4)), plan)
+            planned, foreseen = self.refused(catalogue, answer(single(1), bad, unresolved(3), single(4)), plan)
             assert foreseen == reasons and planned.rows_skipped == counts.rows_skipped
 
-    def test_a_trigger_that_raises_is_a_refusal(self, world: TestCatalogue) -> None:
-        world.execute(
+    def test_a_trigger_that_raises_is_a_refusal(self, catalogue: TestCatalogue) -> None:
+        catalogue.execute(
             "create function refuse() returns trigger language plpgsql as $$ begin"
             " if new.id = 2 then raise exception 'not this one'; end if; return new; end $$"
         )
-        world.execute("create trigger refuse before update on library for each row execute function refuse()")
-        counts, reasons = self.refused(world, answer(*(unresolved(world.library(n)) for n in (1, 2, 3))))
+        catalogue.execute("create trigger refuse before update on library for each row execute function refuse()")
+        counts, reasons = self.refused(catalogue, answer(*(unresolved(catalogue.library(n)) for n in (1, 2, 3))))
         assert reasons == {2: "RaiseException (P0001)"} and counts.rows_unresolved == 2
 
-    def test_a_constraint_that_is_checked_at_commit_is_a_refusal(self, world: TestCatalogue) -> None:
-        world.execute("alter table library_identity add unique (wikidata_qid) deferrable initially deferred")
-        batch = answer(*(single(world.library(n), wikidata_qid=f"Q{min(n, 3)}") for n in (1, 2, 3, 4)))
-        counts, reasons = self.refused(world, batch)
+    def test_a_constraint_that_is_checked_at_commit_is_a_refusal(self, catalogue: TestCatalogue) -> None:
+        catalogue.execute("alter table library_identity add unique (wikidata_qid) deferrable initially deferred")
+        batch = answer(*(single(catalogue.library(n), wikidata_qid=f"Q{min(n, 3)}") for n in (1, 2, 3, 4)))
+        counts, reasons = self.refused(catalogue, batch)
         assert reasons == {4: "UniqueViolation (23505) by library_identity_wikidata_qid_key"}
         assert counts.rows_resolved == 3
 
-    def test_a_missing_right_or_table_stops_everything(self, world: TestCatalogue) -> None:
-        world.library(1)
-        world.execute("alter table library_identity_source rename to elsewhere")
+    def test_a_missing_right_or_table_stops_everything(self, catalogue: TestCatalogue) -> None:
+        catalogue.library(1)
+        catalogue.execute("alter table library_identity_source rename to elsewhere")
         with pytest.raises(NotWritten, match="library identity contract") as ended:
-            self.refused(world, answer(single(1), single(2)))
+            self.refused(catalogue, answer(single(1), single(2)))
         assert isinstance(ended.value.reason, Permanent)
         assert ended.value.counts.document() == skipped(2, Skip.WRITER_ERROR).document()
-        assert world.rows("library_identity") == []
+        assert catalogue.rows("library_identity") == []

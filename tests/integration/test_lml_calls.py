@@ -28,7 +28,6 @@ from runway_pipelines.errors import (
 from runway_pipelines.local.lml_faults import Rule
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.processes import start_child
-from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml import client as lml_module
 from runway_pipelines.systems.lml.client import LmlPart, LmlService
 from runway_pipelines.systems.lml.limiter import CallLimiter
@@ -43,15 +42,6 @@ LIBRARIES = [Library(number, number, f"Artist {number}", f"{TITLE} {number}") fo
 ONE = LIBRARIES[:1]
 
 MakeService = Callable[..., LmlService]
-
-
-@pytest.fixture
-def lml(stack: EmbeddedStack) -> Iterator[LmlControl]:
-    """The stack's LML, without faults before and after."""
-    control = LmlControl(stack.lml_url)
-    control.script()
-    yield control
-    control.script()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -12,18 +11,9 @@ import pytest
 from runway_pipelines.local.lml_contract import first_error, validator
 from runway_pipelines.local.lml_faults import FOREIGN_OFFSET, MALFORMED, UNSTORABLE, Rule, edited
 from runway_pipelines.local.lml_verdicts import BANDS, compilation_tracks, is_various, resolved
-from runway_pipelines.local.stack import EmbeddedStack
 from tests.integration.lml_control import LmlControl, asked_for
 
 IDS = list(range(1, 6))
-
-
-@pytest.fixture
-def lml(stack: EmbeddedStack) -> Iterator[LmlControl]:
-    control = LmlControl(stack.lml_url)
-    control.script()
-    yield control
-    control.script()
 
 
 def results(lml: LmlControl, artist_name: str = "Can", **members: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.xdist_group("local_commands"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 CLI = [sys.executable, "-m", "runway_pipelines.cli"]
 # A command that uses the stack until a line comes from stdin, and shows that it can.

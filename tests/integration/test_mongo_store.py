@@ -19,7 +19,7 @@ import boto3
 import pytest
 
 from runway_pipelines.errors import AuthenticationRefused, ConfigurationError, Permanent, SecretMissing, Unavailable
-from runway_pipelines.systems.certificate_files import write_ca_file
+from runway_pipelines.systems.certificates import write_ca_file
 from runway_pipelines.systems.mongo import client as mongo
 from runway_pipelines.systems.mongo.client import MongoResource
 from tests.integration.mongo_responder import Responder, mongo_responder
@@ -165,7 +165,7 @@ def test_a_server_that_the_ca_does_not_vouch_for_is_not_spoken_to(
     store: Store, resource: MongoResource, tmp_path: Path
 ) -> None:
     put_secret("mongo-ca", {"ca_cert": new_authority(tmp_path / "other").certificate.read_text()})
-    with pytest.raises(Permanent, match="does not vouch for"):
+    with pytest.raises(Permanent, match="its CA did not issue"):
         resource.open()
     assert store.responder.logins == []
 

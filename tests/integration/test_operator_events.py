@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import re
-import shutil
 import socket
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -506,15 +504,6 @@ def test_what_is_too_much_for_a_tick_is_told_at_the_next(
     for _ in range(5):
         ticks.tick()
     assert [event["detail"]["run_id"] for event in bus.received()] == runs
-
-
-@pytest.fixture
-def postgres_instance(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """Dagster as the checkout's dagster.yaml configures it: the storage that production uses."""
-    shutil.copy(Path(__file__).parents[2] / "dagster.yaml", tmp_path)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    with dg.DagsterInstance.get() as instance:
-        yield instance
 
 
 @pytest.mark.parametrize("storage", ["instance", "postgres_instance"])

@@ -28,7 +28,7 @@ from runway_pipelines.errors import (
     Unavailable,
 )
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
-from runway_pipelines.systems.postgres import pool
+from runway_pipelines.systems import store_resource
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase, PostgresResource
 from runway_pipelines.systems.postgres.pool import HealingPool
 from tests.integration.world import World
@@ -97,7 +97,7 @@ def _parameters(host: str, port: int) -> None:
 @pytest.fixture
 def endless_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever tries to connect once more waits longer than a test may take."""
-    monkeypatch.setattr(pool, "FIRST_WAIT_SECONDS", 3600.0)
+    monkeypatch.setattr(store_resource, "FIRST_WAIT_SECONDS", 3600.0)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_a_server_that_nobody_vouches_for_is_shown_no_token(
     rds: LocalRds, opened: ExitStack, tmp_path: Path, ca: str
 ) -> None:
     other = str(new_authority(tmp_path / "other").certificate) if ca == "another authority's" else None
-    with pytest.raises(Permanent, match="certificate that nothing here vouches for"):
+    with pytest.raises(Permanent, match="certificate that no trusted authority issued"):
         ask(database(rds, opened, ca_file=other))
     assert rds.tokens == []
 
@@ -462,9 +462,9 @@ def test_connections_that_nobody_uses_are_closed(rds: LocalRds, opened: ExitStac
     with ExitStack() as held:
         for _ in range(3):
             held.enter_context(one.connection())
-    assert one._pool is not None
-    kept = one._pool
-    wait_until(lambda: kept.stats["pool_size"] == 0)
+    assert one._client is not None
+    kept = one._client
+    wait_until(lambda: kept._pool.get_stats()["pool_size"] == 0)
     assert ask(one) == (1,)
 
 

@@ -22,7 +22,7 @@ from runway_pipelines.errors import (
     SecretMissing,
     Unavailable,
 )
-from runway_pipelines.systems import opening
+from runway_pipelines.systems import store_resource
 from runway_pipelines.systems.lml.limiter import CallLimiter
 from runway_pipelines.systems.redis.client import RedisResource
 from tests.integration.world import World
@@ -76,7 +76,7 @@ def store(running: Store, world: World) -> Iterator[Store]:
 @pytest.fixture
 def endless_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever tries to connect once more waits longer than a test may take."""
-    monkeypatch.setattr(opening, "FIRST_WAIT_SECONDS", 3600.0)
+    monkeypatch.setattr(store_resource, "FIRST_WAIT_SECONDS", 3600.0)
 
 
 def put_secret(**members: object) -> None:
@@ -128,7 +128,7 @@ def test_a_server_that_nobody_vouches_for_is_not_spoken_to(
     store: Store, tmp_path: Path, ca: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = str(new_authority(tmp_path).certificate) if ca == "another authority's" else None
-    with pytest.raises(Permanent, match="certificate that nothing here vouches for"):
+    with pytest.raises(Permanent, match="certificate that no trusted authority issued"):
         resource(store, ca_file=other).open()
     assert resource(store, ca_file=other).ping() is False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -25,17 +25,12 @@ from tests.integration.stream_server import (
     raw_client,
     read_all,
     request_bytes,
+    stream_process,
     stream_server,
     unchunked,
-    wait_until,
 )
 from tests.integration.world import TestPartner, Warehouse, World
-
-
-@pytest.fixture(scope="module")
-def server(stack: EmbeddedStack, _tables: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamServer]:
-    with stream_server(tmp_path_factory.mktemp("stream") / "server.log", **stack.environment()) as running:
-        yield running
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -553,12 +548,13 @@ class TestTheProcess:
             assert unready.get("/healthz").status_code == 200
             assert unready.pull(run).status_code == 500
 
+    @pytest.mark.slow
     def test_it_does_not_start_without_a_key(self, world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
         log = tmp_path_factory.mktemp("keyless") / "server.log"
         for key in ("", "short"):
             with (
                 pytest.raises(AssertionError, match="RUNWAY_STREAM_TOKEN_KEY"),
-                stream_server(log, RUNWAY_STREAM_TOKEN_KEY=key),
+                stream_process(log, RUNWAY_STREAM_TOKEN_KEY=key),
             ):
                 pass
 

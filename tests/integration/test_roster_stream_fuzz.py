@@ -16,10 +16,12 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.settings import load_settings
 from runway_pipelines.stream.openapi import document
-from tests.integration.stream_server import StreamServer, add_run, bearer, publish, stream_server
-from tests.integration.world import Warehouse, World
+from tests.integration.stream_server import StreamServer, add_run, bearer, publish
+from tests.integration.world import Warehouse, world_of
+from tests.waiting import PATIENCE_SECONDS
+
+pytestmark = pytest.mark.slow
 
 load_all_checks()
 SCHEMA = schemathesis.openapi.from_dict(document())
@@ -27,26 +29,18 @@ CHECKS = (status_code_conformance, content_type_conformance, response_schema_con
 
 
 @pytest.fixture(scope="module")
-def served(
-    stack: EmbeddedStack, _tables: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[StreamServer, int]]:
+def served(server: StreamServer, stack: EmbeddedStack) -> Iterator[tuple[StreamServer, int]]:
     """A server, and a run whose roster is published."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in stack.environment().items():
-            patch.setenv(name, value)
-        load_settings.cache_clear()
-        world, warehouse = World(stack), Warehouse()
+    with pytest.MonkeyPatch.context() as patch, world_of(stack, patch) as world:
+        warehouse = Warehouse()
         warehouse.students("north", 3)
         partner = world.partner(warehouse, ["north"])
-        run = add_run(world, partner, "north")
         publish(partner, "north")
-        with stream_server(tmp_path_factory.mktemp("fuzz") / "server.log") as server:
-            yield server, run
-    load_settings.cache_clear()
+        yield server, add_run(world, partner, "north")
 
 
 def ask(case: Any, server: StreamServer, headers: dict[str, str] | None) -> None:
-    response = case.call(base_url=server.url, headers=headers, timeout=30)
+    response = case.call(base_url=server.url, headers=headers, timeout=PATIENCE_SECONDS)
     allowed = {int(status) for status in case.operation.definition.raw["responses"]} | {405}
     assert response.status_code in allowed, response.status_code
     assert response.status_code < 500, response.text  # nothing is wrong with the server's surroundings
@@ -56,8 +50,6 @@ def ask(case: Any, server: StreamServer, headers: dict[str, str] | None) -> None
 @SCHEMA.parametrize()
 @hypothesis.settings(
     max_examples=25,
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
     database=None,
 )
 def test_without_a_token(case: Any, served: tuple[StreamServer, int]) -> None:
@@ -67,8 +59,6 @@ def test_without_a_token(case: Any, served: tuple[StreamServer, int]) -> None:
 @SCHEMA.include(path_regex="/earthbeam/").parametrize()
 @hypothesis.settings(
     max_examples=40,
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow],
     database=None,
 )
 def test_with_the_token_of_a_run(case: Any, served: tuple[StreamServer, int]) -> None:

@@ -1,8 +1,6 @@
 """Old runs go, with all their rows; what the assets' pages say stays. On the storage that production uses."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,14 +13,6 @@ from tests.integration.world import TestPartner, Warehouse, World, definitions, 
 
 ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
 TENANTS = dg.DynamicPartitionsDefinition(name="partner_tenants")
-
-
-@pytest.fixture
-def postgres_instance(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    shutil.copy(Path(__file__).parents[2] / "dagster.yaml", tmp_path)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    with dg.DagsterInstance.get() as instance:
-        yield instance
 
 
 class Storage:

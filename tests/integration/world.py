@@ -9,7 +9,8 @@ import base64
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import dagster as dg
 import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -91,6 +93,16 @@ class World:
     def connect(self) -> psycopg.Connection[Any]:
         """The application's database, writable."""
         return psycopg.connect(self.stack.postgres.dsn(APP_DATABASE), autocommit=True)
+
+
+@contextmanager
+def world_of(stack: EmbeddedStack, patch: pytest.MonkeyPatch, **settings: str) -> Iterator[World]:
+    """This process's settings pointed at the stack, until the patch is undone."""
+    for name, value in (stack.environment() | settings).items():
+        patch.setenv(name, value)
+    load_settings.cache_clear()
+    yield World(stack)
+    load_settings.cache_clear()
 
 
 @dataclass
