@@ -48,7 +48,7 @@ from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.manifest import stable_key
 from runway_pipelines.rosters.query import ROSTER_SQL
-from runway_pipelines.rosters.refresh import Extract, RefreshContext, Status, extract_roster, refresh_tenant
+from runway_pipelines.rosters.refresh import Extract, RefreshContext, TenantStatus, extract_roster, refresh_tenant
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.snowflake.client import EduSession, Selection
 
@@ -204,7 +204,7 @@ def publish(file: str) -> dict[str, Any]:
 
     A first snapshot, and then one that is there already.
     """
-    statuses: list[Status] = []
+    statuses: list[TenantStatus] = []
     with roster_services() as services, _sessions(services) as sessions:
         answers = _note_answers()
         client, bucket = services.store.client, services.store.bucket_name
@@ -238,7 +238,7 @@ def publish(file: str) -> dict[str, Any]:
         digest = hashlib.sha256()
         for line in services.store.lines(stable_key(TENANT, SCHOOL_YEAR)):
             digest.update(line)
-    if statuses != [Status.NEW, Status.UNCHANGED] * (REPEATS_OF_PUBLICATION + 1):
+    if statuses != [TenantStatus.NEW, TenantStatus.UNCHANGED] * (REPEATS_OF_PUBLICATION + 1):
         raise ValueError(f"not new and unchanged in turn: {statuses}")
     for position, name in enumerate((FLOOR, FIRST, UNCHANGED)):
         runs[name] |= {"answer": answers[3 + position :: 3], "peak_memory": peak_memory()}

@@ -102,7 +102,7 @@ def ticks(partners: int) -> dict[str, Any]:
     """All cases for so many partners, each from the cursor that leads to it. Runs in a process of its own."""
     import dagster as dg
 
-    from runway_pipelines.credentials.rotation import Seen, cursor_text, parse_cursor
+    from runway_pipelines.credentials.rotation import LastSeen, cursor_text, parse_cursor
     from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
 
     client = boto3.client("secretsmanager")
@@ -134,7 +134,7 @@ def ticks(partners: int) -> dict[str, Any]:
         cursor = case(ROTATED, lambda: tick(cursor)).cursor
         _let_all_fail()
         due = datetime.now(UTC) - timedelta(seconds=1)
-        failing: dict[str, Seen] = {
+        failing: dict[str, LastSeen] = {
             partner_id: replace(seen, next_try=due) for partner_id, seen in (parse_cursor(cursor) or {}).items()
         }
         case(FAILING, lambda: tick(cursor_text(failing)))

@@ -114,6 +114,6 @@ def _development_secret(missing_name: str) -> SecretVersion | None:
         return None
     return SecretVersion(
         name=f"EDU_SNOWFLAKE_* (there is no {missing_name})",
-        version_id=DEVELOPMENT_VERSION,
+        secret_version=DEVELOPMENT_VERSION,
         text=orjson.dumps(members).decode(),
     )

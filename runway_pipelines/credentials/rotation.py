@@ -67,15 +67,14 @@ class Trigger(StrEnum):
 
 
 @dataclass(frozen=True)
-class Seen:
+class LastSeen:
     """What the cursor holds of a partner.
 
-    ``version`` is the last one seen (None: the partner has no secret), ``attempt`` the n of the newest run_key that has
-    one: it only grows, so that no key is used twice; ``next_try`` when the credentials are tried again unless they work
-    (None: they did).
+    ``secret_version`` is None while the partner has no secret. ``attempt`` is the n of the newest run_key that has one;
+    it only grows, so no key is used twice. ``next_try`` is None once the credentials worked.
     """
 
-    version: str | None
+    secret_version: str | None
     attempt: int = 0
     next_try: datetime | None = None
 
@@ -101,13 +100,13 @@ class Decision:
     that notices that the secret is gone, with the reason.
     """
 
-    seen: Seen | None
+    seen: LastSeen | None
     trigger: Trigger | None = None
     attempt: int = 0
     departed: str | None = None
 
 
-def needs_direct_look(seen: Seen | None, observed: Observation, *, was_requested: bool) -> bool:
+def needs_direct_look(seen: LastSeen | None, observed: Observation, *, was_requested: bool) -> bool:
     """Whether a listing must not be believed by itself: listing is eventually consistent.
 
     A version that nothing was requested for is a change, and acting on it twice is impossible (its run_key). A version
@@ -115,14 +114,14 @@ def needs_direct_look(seen: Seen | None, observed: Observation, *, was_requested
     """
     match observed:
         case Current(secret_version):
-            return seen is not None and secret_version != seen.version and was_requested
+            return seen is not None and secret_version != seen.secret_version and was_requested
         case Gone():
-            return seen is not None and seen.version is not None
+            return seen is not None and seen.secret_version is not None
         case Unreadable():
             return False
 
 
-def is_due(seen: Seen, last_try: LastTry, now: datetime, pacing: Pacing) -> bool:
+def is_due(seen: LastSeen, last_try: LastTry, now: datetime, pacing: Pacing) -> bool:
     """Whether failing credentials are to be tried again now.
 
     A run that waited in the queue for long and has just failed is not followed by the next at once.
@@ -133,7 +132,7 @@ def is_due(seen: Seen, last_try: LastTry, now: datetime, pacing: Pacing) -> bool
 
 
 def decide(
-    seen: Seen | None,
+    seen: LastSeen | None,
     observed: Observation,
     *,
     last_try: LastTry,
@@ -147,12 +146,12 @@ def decide(
         case Unreadable():
             return Decision(seen)
         case Gone(reason):
-            is_news = seen is None or seen.version is not None
-            return Decision(Seen(None, seen.attempt if seen else 0), departed=reason if is_news else None)
+            is_news = seen is None or seen.secret_version is not None
+            return Decision(LastSeen(None, seen.attempt if seen else 0), departed=reason if is_news else None)
         case Current(secret_version):
             if seen is None:
                 return _first_sight(secret_version, requests.observed, is_first_tick, now + pacing.first)
-            if seen.version == secret_version:
+            if seen.secret_version == secret_version:
                 return _same_version(seen, last_try, now, pacing)
             return _changed(seen, secret_version, requests, now + pacing.first)
 
@@ -160,26 +159,26 @@ def decide(
 def _first_sight(secret_version: str, requested: Requested | None, is_first_tick: bool, next_try: datetime) -> Decision:
     """New credentials; or a partner that was away and is back; or a cursor that was cleared, which changes nothing."""
     if requested is None:
-        return Decision(Seen(secret_version, 0, next_try), Trigger.FIRST_SIGHT)
+        return Decision(LastSeen(secret_version, 0, next_try), Trigger.FIRST_SIGHT)
     if is_first_tick:
-        return Decision(Seen(secret_version, requested.attempt))
+        return Decision(LastSeen(secret_version, requested.attempt))
     attempt = requested.attempt + 1
-    return Decision(Seen(secret_version, attempt, next_try), Trigger.FIRST_SIGHT, attempt)
+    return Decision(LastSeen(secret_version, attempt, next_try), Trigger.FIRST_SIGHT, attempt)
 
 
-def _changed(seen: Seen, secret_version: str, requests: Requests, next_try: datetime) -> Decision:
+def _changed(seen: LastSeen, secret_version: str, requests: Requests, next_try: datetime) -> Decision:
     """Another version than the one in the cursor: a new one, one that came back, or a restored secret."""
-    trigger = Trigger.FIRST_SIGHT if seen.version is None else Trigger.ROTATION
+    trigger = Trigger.FIRST_SIGHT if seen.secret_version is None else Trigger.ROTATION
     if requests.observed is None:
-        return Decision(Seen(secret_version, seen.attempt, next_try), trigger)
-    if seen.version is not None and requests.are_newer_for_observed:
-        return Decision(Seen(secret_version, max(seen.attempt, requests.observed.attempt), next_try))
+        return Decision(LastSeen(secret_version, seen.attempt, next_try), trigger)
+    if seen.secret_version is not None and requests.are_newer_for_observed:
+        return Decision(LastSeen(secret_version, max(seen.attempt, requests.observed.attempt), next_try))
     # Of a cursor that was cleared in between the number is too small.
     attempt = max(seen.attempt, requests.observed.attempt) + 1
-    return Decision(Seen(secret_version, attempt, next_try), trigger, attempt)
+    return Decision(LastSeen(secret_version, attempt, next_try), trigger, attempt)
 
 
-def _same_version(seen: Seen, last_try: LastTry, now: datetime, pacing: Pacing) -> Decision:
+def _same_version(seen: LastSeen, last_try: LastTry, now: datetime, pacing: Pacing) -> Decision:
     """A version that was seen before: it works, is being tried, or is tried again when its time has come.
 
     A run that died before it tried counts as failed: its run_key is used up, and nobody else would try again.
@@ -191,7 +190,9 @@ def _same_version(seen: Seen, last_try: LastTry, now: datetime, pacing: Pacing) 
     if not is_due(seen, last_try, now, pacing):
         return Decision(seen)
     attempt = seen.attempt + 1
-    return Decision(Seen(seen.version, attempt, now + pacing.after(last_try.at, now)), Trigger.HEALING, attempt)
+    return Decision(
+        LastSeen(seen.secret_version, attempt, now + pacing.after(last_try.at, now)), Trigger.HEALING, attempt
+    )
 
 
 def run_key(partner_id: str, secret_version: str, attempt: int) -> str:
@@ -205,12 +206,12 @@ def attempt_of(key: str) -> int:
     return int(number[0]) if number and number[0].isdigit() else 0
 
 
-def cursor_text(seen: Mapping[str, Seen]) -> str:
+def cursor_text(seen: Mapping[str, LastSeen]) -> str:
     """The cursor: ``{partner: {version, attempt, next_try}}``, one line."""
     return json.dumps(
         {
             partner_id: {
-                "version": entry.version,
+                "version": entry.secret_version,
                 "attempt": entry.attempt,
                 "next_try": entry.next_try and entry.next_try.isoformat(timespec="seconds"),
             }
@@ -220,15 +221,15 @@ def cursor_text(seen: Mapping[str, Seen]) -> str:
     )
 
 
-def parse_cursor(text: str | None) -> dict[str, Seen] | None:
+def parse_cursor(text: str | None) -> dict[str, LastSeen] | None:
     """What `cursor_text` wrote; None where there is no cursor, or one that cannot be read.
 
     A cursor that somebody spoiled is as good as none: runs that were requested before are not requested again.
     """
     try:
         return {
-            partner_id: Seen(
-                version=entry["version"],
+            partner_id: LastSeen(
+                secret_version=entry["version"],
                 attempt=int(entry["attempt"]),
                 next_try=entry["next_try"] and datetime.fromisoformat(entry["next_try"]),
             )

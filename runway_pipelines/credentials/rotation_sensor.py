@@ -13,11 +13,11 @@ from runway_pipelines.credentials.connection_asset import CAN_CONNECT, EDU_CONNE
 from runway_pipelines.credentials.partner_secrets import MOST_LOOKS, PartnerSecrets
 from runway_pipelines.credentials.rotation import (
     Decision,
+    LastSeen,
     LastTry,
     Pacing,
     Requested,
     Requests,
-    Seen,
     TryState,
     attempt_of,
     cursor_text,
@@ -112,10 +112,10 @@ def fail_if_all_unreadable(observed: Mapping[str, Observation]) -> None:
 
 
 def requests_of_changed(
-    instance: dg.DagsterInstance, seen: Mapping[str, Seen], observed: Mapping[str, Observation]
+    instance: dg.DagsterInstance, seen: Mapping[str, LastSeen], observed: Mapping[str, Observation]
 ) -> dict[str, Requests]:
     """What was requested before for versions that differ from the cursor's: the runs are the memory of them."""
-    before = {partner_id: entry.version for partner_id, entry in seen.items()}
+    before = {partner_id: entry.secret_version for partner_id, entry in seen.items()}
     changed = {
         partner_id: now_seen.secret_version
         for partner_id, now_seen in observed.items()
@@ -151,7 +151,7 @@ def newest_requests(instance: dg.DagsterInstance, versions: Mapping[str, str]) -
 
 def looked_at_directly(
     secrets: PartnerSecrets,
-    seen: Mapping[str, Seen],
+    seen: Mapping[str, LastSeen],
     listed: Mapping[str, Observation],
     requests: Mapping[str, Requests],
 ) -> dict[str, Observation]:
@@ -198,8 +198,8 @@ def ended_at(run: dg.RunRecord) -> datetime:
 
 def requested(partner_id: str, made: Decision, large_runs: LargeRuns = NO_LARGE_RUNS) -> Iterable[dg.RunRequest]:
     """The run that a decision asks for, if any."""
-    if made.trigger is not None and made.seen is not None and made.seen.version is not None:
-        secret_version = made.seen.version
+    if made.trigger is not None and made.seen is not None and made.seen.secret_version is not None:
+        secret_version = made.seen.secret_version
         key = run_key(partner_id, secret_version, made.attempt)
         yield partner_run(partner_id, key, made.trigger.value, {SECRET_VERSION_TAG: secret_version}, large_runs)
 
@@ -222,7 +222,9 @@ def told_departures(
     return told
 
 
-def kept(seen: Mapping[str, Seen], decisions: Mapping[str, Decision], departed: Collection[str]) -> dict[str, Seen]:
+def kept(
+    seen: Mapping[str, LastSeen], decisions: Mapping[str, Decision], departed: Collection[str]
+) -> dict[str, LastSeen]:
     """The next cursor; a departure that was left is noticed again by the next tick."""
     after = {
         partner_id: seen.get(partner_id) if made.departed and partner_id not in departed else made.seen
@@ -239,7 +241,7 @@ def departure_observation(partner_id: str, reason: str) -> dg.AssetObservation:
 def tick_summary(observed: Mapping[str, Observation], decisions: Mapping[str, Decision]) -> str:
     """One line for the tick: how many are how, and names where somebody may have to act."""
     requests = sum(made.trigger is not None for made in decisions.values())
-    without = [partner_id for partner_id, made in decisions.items() if made.seen and made.seen.version is None]
+    without = [partner_id for partner_id, made in decisions.items() if made.seen and made.seen.secret_version is None]
     waiting = [partner_id for partner_id, made in decisions.items() if made.seen and made.seen.next_try]
     unreadable = [partner_id for partner_id, seen in observed.items() if isinstance(seen, Unreadable)]
     parts = [f"{len(decisions)} partners, {requests} to try"]

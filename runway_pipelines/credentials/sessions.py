@@ -229,7 +229,7 @@ class PartnerSessions:
             if self.secret is refused:
                 try:
                     fresh = self._secrets.require(self._partner_id)
-                    if fresh.version_id == refused.version_id:
+                    if fresh.secret_version == refused.secret_version:
                         raise error
                     self.secret = fresh
                     return self._open(fresh)
@@ -243,7 +243,7 @@ class PartnerSessions:
             self.connects += 1
         return self._snowflake.open_session(
             parse_connection(secret.name, secret.text),
-            secret_version=secret.version_id,
+            secret_version=secret.secret_version,
             query_tag=self._query_tag,
         )
 

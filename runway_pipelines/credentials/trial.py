@@ -58,7 +58,7 @@ def try_credentials(
     return Trial(
         partner_id=partner_id,
         error=error,
-        secret_version=secret.version_id if secret else None,
+        secret_version=secret.secret_version if secret else None,
         connection=connection,
         previous_key=unreadable or _previous_key(snowflake, previous, previous_connection, is_needed=error is not None),
         hygiene=key_hygiene(
@@ -105,15 +105,15 @@ def _previous_key(
     if previous is None:
         return "there is none"
     if connection is None:
-        return f"version {previous.version_id} is malformed"
+        return f"version {previous.secret_version} is malformed"
     if not is_needed:
-        return f"version {previous.version_id}, not tried: the current one works"
+        return f"version {previous.secret_version}, not tried: the current one works"
     try:
         snowflake.open_session(
-            connection, secret_version=previous.version_id, query_tag="runway_pipelines previous key"
+            connection, secret_version=previous.secret_version, query_tag="runway_pipelines previous key"
         ).close()
     except RunwayError as error:
-        return f"version {previous.version_id} does not work either: {error.came}"
+        return f"version {previous.secret_version} does not work either: {error.came}"
     except Exception as error:  # noqa: BLE001 - a note on the side; its text may quote the secret
-        return f"version {previous.version_id} could not be tried: {type(error).__name__}"
-    return f"version {previous.version_id} still works"
+        return f"version {previous.secret_version} could not be tried: {type(error).__name__}"
+    return f"version {previous.secret_version} still works"

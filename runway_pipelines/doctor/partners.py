@@ -90,14 +90,14 @@ def _partner_steps(services: RosterServices, registry: Registry | None, partner_
             remedy="grant the role the actions that docs/operations.md lists",
         )
     yield Seen(
-        Status.OK, f"{secret.name}, version {secret.version_id}, {_previous_version(services.secrets, partner_id)}"
+        Status.OK, f"{secret.name}, version {secret.secret_version}, {_previous_version(services.secrets, partner_id)}"
     )
     connection = parse_connection(secret.name, secret.text)
     # `shown` cuts: 60 characters of a key that was put into the wrong field are its PEM header and nothing secret.
     account, user = shown(connection.account), shown(connection.username)
     yield Seen(Status.OK, f"account {account}, user {user}, and a private key that parses")
     tag = f"runway_pipelines doctor partner={partner_id}"
-    session = services.snowflake.open_session(connection, secret_version=secret.version_id, query_tag=tag)
+    session = services.snowflake.open_session(connection, secret_version=secret.secret_version, query_tag=tag)
     with closing(session):
         yield Seen(Status.OK, "a session was opened with the key")
         for _ in session.select(READABLE_SQL, {}, query_tag=tag).batches:

@@ -29,7 +29,7 @@ from runway_pipelines.partner_tenants.partitions import sync_partitions
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.automation import partner_rosters_job
 from runway_pipelines.rosters.index import PartnerIndex
-from runway_pipelines.rosters.refresh import Status
+from runway_pipelines.rosters.refresh import TenantStatus
 from runway_pipelines.rosters.services import RosterServices
 
 ROTATED_PARTNER = "cascade"
@@ -84,7 +84,7 @@ class RotationResult:
     def is_expected(self) -> bool:
         """One run, of that partner and that version, and every tenant fresh."""
         is_own = self.run_keys == (f"{self.partner_id}:{self.secret_version}",)
-        return is_own and set(self.statuses) <= {Status.NEW, Status.UNCHANGED}
+        return is_own and set(self.statuses) <= {TenantStatus.NEW, TenantStatus.UNCHANGED}
 
 
 def run_demo(services: RosterServices, console: Console) -> Iterator[PartnerResult]:
@@ -124,7 +124,7 @@ def _tenants(services: RosterServices, partner: RosterPartner, run_id: str) -> I
     for entry in index.tenants:
         # An index of another run says nothing of this one.
         is_of_run = index.run_id == run_id
-        is_success = entry.status in {status.value for status in Status if status.is_success}
+        is_success = entry.status in {status.value for status in TenantStatus if status.is_success}
         yield TenantResult(
             partner_id=partner.partner_id,
             tenant_code=entry.tenant_code,
@@ -177,7 +177,7 @@ def print_results(results: list[PartnerResult], console: Console) -> None:
     troubled: list[TenantResult] = []
     for result in results:
         for tenant in result.tenants:
-            is_trouble = tenant.status in (Status.HELD, Status.FAILED)
+            is_trouble = tenant.status in (TenantStatus.HELD, TenantStatus.FAILED)
             troubled += [tenant] if is_trouble else []
             table.add_row(
                 tenant.partner_id,

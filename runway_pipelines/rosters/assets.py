@@ -39,7 +39,7 @@ from runway_pipelines.rosters.events import (
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH_SPEC, freshness_evaluation
 from runway_pipelines.rosters.index import PartnerIndex, record_outcomes
 from runway_pipelines.rosters.publication import published_keys
-from runway_pipelines.rosters.refresh import RefreshContext, Status, TenantOutcome, refresh_tenants
+from runway_pipelines.rosters.refresh import RefreshContext, TenantOutcome, TenantStatus, refresh_tenants
 from runway_pipelines.rosters.services import RosterServices
 
 GROUP = "rosters"
@@ -211,7 +211,7 @@ def _registered_partner(context: dg.AssetExecutionContext, rosters: RosterServic
 def _unregistered(context: dg.AssetExecutionContext, tenant: PartnerTenant) -> TenantOutcome:
     reason = "the application's database has no roster for it (deleted, global or switched off): nothing was touched"
     context.log.error(f"{tenant}: {reason}", extra={"tenant": str(tenant)})
-    return TenantOutcome(tenant, Status.FAILED, reason, 0.0)
+    return TenantOutcome(tenant, TenantStatus.FAILED, reason, 0.0)
 
 
 def _refresh(

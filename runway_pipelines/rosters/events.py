@@ -12,7 +12,7 @@ from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
 from runway_pipelines.rosters.plots import bar_chart, inline_image
 from runway_pipelines.rosters.quality import RULES
-from runway_pipelines.rosters.refresh import Status, TenantOutcome
+from runway_pipelines.rosters.refresh import TenantOutcome, TenantStatus
 from runway_pipelines.systems.aws.object_store import ObjectStore
 
 CROSS_YEAR_ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
@@ -43,7 +43,7 @@ def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: Objec
     gets its checks, and its planned materializations stay without one: shown as failed.
     """
     partition = outcome.tenant.key
-    if outcome.status in (Status.NEW, Status.UNCHANGED) and outcome.manifest is not None:
+    if outcome.status in (TenantStatus.NEW, TenantStatus.UNCHANGED) and outcome.manifest is not None:
         yield dg.AssetMaterialization(
             CROSS_YEAR_ROSTER,
             partition=partition,
@@ -63,7 +63,7 @@ def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: Objec
             partition=partition,
             target_materialization_data=target,
         )
-    if outcome.status in (Status.NEW, Status.UNCHANGED):
+    if outcome.status in (TenantStatus.NEW, TenantStatus.UNCHANGED):
         yield dg.AssetMaterialization(
             PUBLISHED_ROSTER, partition=partition, metadata=publication_metadata(outcome, store)
         )
@@ -81,7 +81,7 @@ def roster_metadata(
         "records": manifest.records,
         "bytes": manifest.bytes,
         "sha256": manifest.sha256,
-        "changed": outcome.status is Status.NEW,
+        "changed": outcome.status is TenantStatus.NEW,
         "since previous snapshot": changes_table(manifest),
         "students by school year": counts_table("school_year", manifest.students_by_school_year, manifest.students),
         "id type coverage": counts_table("id_system", manifest.students_by_id_system, manifest.students),

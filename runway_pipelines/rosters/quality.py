@@ -23,7 +23,7 @@ _UNSAFE_DESCRIPTOR = re.compile(r"[,'\"]|#$")
 
 
 @dataclass(frozen=True)
-class Rule:
+class QualityRule:
     """A check's name, whether it blocks the publication, and what it says to a person."""
 
     name: str
@@ -32,12 +32,18 @@ class Rule:
 
 
 RULES = (
-    Rule(ROWS_OF_TENANT, True, "Every row that the warehouse gave is of the tenant that was asked for."),
-    Rule(NOT_EMPTY, True, "The roster has students: consumers refuse an empty file, and a district has students."),
-    Rule(CONSUMER_CONTRACT, True, "Every id system is one that the consumer's run can read."),
-    Rule(COLLIDING_CODES, False, "Few codes are held by two students; those that are were dropped for all of them."),
-    Rule(ID_TYPE_COVERAGE, False, "Enough students have an ID code, and no ID type fell since the last snapshot."),
-    Rule(STUDENTS_LOST, False, "No more students vanished since the last snapshot than merged records explain."),
+    QualityRule(ROWS_OF_TENANT, True, "Every row that the warehouse gave is of the tenant that was asked for."),
+    QualityRule(
+        NOT_EMPTY, True, "The roster has students: consumers refuse an empty file, and a district has students."
+    ),
+    QualityRule(CONSUMER_CONTRACT, True, "Every id system is one that the consumer's run can read."),
+    QualityRule(
+        COLLIDING_CODES, False, "Few codes are held by two students; those that are were dropped for all of them."
+    ),
+    QualityRule(
+        ID_TYPE_COVERAGE, False, "Enough students have an ID code, and no ID type fell since the last snapshot."
+    ),
+    QualityRule(STUDENTS_LOST, False, "No more students vanished since the last snapshot than merged records explain."),
 )
 
 
@@ -51,10 +57,10 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """What a rule says of one roster; ``numbers`` are safe to show."""
 
-    rule: Rule
+    rule: QualityRule
     passed: bool
     reason: str
     numbers: Mapping[str, int | float] = field(default_factory=dict)
@@ -65,10 +71,10 @@ class Verdict:
         return self.rule.blocking and not self.passed
 
 
-def judge(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> tuple[Verdict, ...]:
+def judge(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> tuple[CheckResult, ...]:
     """Every rule's verdict on a snapshot, in the order of `RULES`."""
     return (
-        Verdict(_rule(ROWS_OF_TENANT), True, "every row was compared", {"records": manifest.records}),
+        CheckResult(_rule(ROWS_OF_TENANT), True, "every row was compared", {"records": manifest.records}),
         _not_empty(manifest),
         _consumer_contract(manifest),
         _colliding_codes(manifest),
@@ -77,12 +83,12 @@ def judge(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds)
     )
 
 
-def refused(check: str, reason: str) -> Verdict:
+def refused(check: str, reason: str) -> CheckResult:
     """The verdict on an answer of the warehouse that was refused while it was read."""
-    return Verdict(_rule(check), False, reason)
+    return CheckResult(_rule(check), False, reason)
 
 
-def blocking(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
+def blocking(verdicts: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
     """Those that keep the roster from being published."""
     return tuple(verdict for verdict in verdicts if verdict.blocks)
 
@@ -92,12 +98,12 @@ def count_unreadable_systems(id_systems: Iterable[str]) -> int:
     return sum(1 for system in id_systems if _UNSAFE_DESCRIPTOR.search(system))
 
 
-def _rule(name: str) -> Rule:
+def _rule(name: str) -> QualityRule:
     return next(rule for rule in RULES if rule.name == name)
 
 
-def _not_empty(manifest: Manifest) -> Verdict:
-    return Verdict(
+def _not_empty(manifest: Manifest) -> CheckResult:
+    return CheckResult(
         _rule(NOT_EMPTY),
         manifest.students > 0,
         f"{manifest.students} students"
@@ -107,9 +113,9 @@ def _not_empty(manifest: Manifest) -> Verdict:
     )
 
 
-def _consumer_contract(manifest: Manifest) -> Verdict:
+def _consumer_contract(manifest: Manifest) -> CheckResult:
     unsafe = count_unreadable_systems(manifest.students_by_id_system)
-    return Verdict(
+    return CheckResult(
         _rule(CONSUMER_CONTRACT),
         unsafe == 0,
         "every id system is readable"
@@ -119,7 +125,7 @@ def _consumer_contract(manifest: Manifest) -> Verdict:
     )
 
 
-def _colliding_codes(manifest: Manifest) -> Verdict:
+def _colliding_codes(manifest: Manifest) -> CheckResult:
     colliding = manifest.colliding_codes
     share = _share(colliding, manifest.students) if manifest.students else float(colliding > 0)
     passed = share <= MOST_COLLIDING
@@ -129,7 +135,7 @@ def _colliding_codes(manifest: Manifest) -> Verdict:
     ]
     if not passed:
         reasons.append(f"more than {MOST_COLLIDING:.0%} of {manifest.students} students: look how the codes are loaded")
-    return Verdict(
+    return CheckResult(
         _rule(COLLIDING_CODES),
         passed,
         "; ".join(reasons) if colliding else "no code is shared by two students",
@@ -137,7 +143,7 @@ def _colliding_codes(manifest: Manifest) -> Verdict:
     )
 
 
-def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> Verdict:
+def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> CheckResult:
     covered = 1 - _share(manifest.students_without_codes, manifest.students)
     fallen = sorted(
         system
@@ -152,7 +158,7 @@ def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds:
     reasons = [f"{covered:.0%} of students have an ID code"]
     if fallen:
         reasons.append(f"{', '.join(fallen)} fell by more than {thresholds.coverage_drop:.0%} of students")
-    return Verdict(
+    return CheckResult(
         _rule(ID_TYPE_COVERAGE),
         covered >= thresholds.students_with_codes and not fallen,
         "; ".join(reasons),
@@ -160,13 +166,15 @@ def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds:
     )
 
 
-def _students_lost(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> Verdict:
+def _students_lost(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> CheckResult:
     if manifest.previous_sha256 is None:
-        return Verdict(_rule(STUDENTS_LOST), True, "there is no snapshot to compare with")
+        return CheckResult(_rule(STUDENTS_LOST), True, "there is no snapshot to compare with")
     if previous is None or manifest.students_removed is None:
-        return Verdict(_rule(STUDENTS_LOST), False, "the previous snapshot could not be read: nobody knows who is lost")
+        return CheckResult(
+            _rule(STUDENTS_LOST), False, "the previous snapshot could not be read: nobody knows who is lost"
+        )
     share = _share(manifest.students_removed, previous.students)
-    return Verdict(
+    return CheckResult(
         _rule(STUDENTS_LOST),
         share <= thresholds.students_lost,
         f"{manifest.students_removed} of {previous.students} students are not in the warehouse any more",

@@ -42,7 +42,7 @@ from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.extraction import roster_pieces, select_roster
 from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, snapshot_key, snapshots_prefix
 from runway_pipelines.rosters.publication import Published, keep_snapshot, parse_published, point, publish
-from runway_pipelines.rosters.quality import Thresholds, Verdict, blocking, judge, refused
+from runway_pipelines.rosters.quality import CheckResult, Thresholds, blocking, judge, refused
 from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore, StoredDocument
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from runway_pipelines.systems.snowflake.client import EduSession
@@ -60,7 +60,7 @@ class Log(Protocol):
     def error(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
 
 
-class Status(StrEnum):
+class TenantStatus(StrEnum):
     """How a tenant's refresh ended."""
 
     NEW = "new"
@@ -72,7 +72,7 @@ class Status(StrEnum):
     @property
     def is_success(self) -> bool:
         """Whether the tenant's published roster is right as of this run."""
-        return self in (Status.NEW, Status.UNCHANGED, Status.SUPERSEDED)
+        return self in (TenantStatus.NEW, TenantStatus.UNCHANGED, TenantStatus.SUPERSEDED)
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class TenantOutcome:
     """What happened to one tenant. ``reason`` says why, for a person, and holds no student identifier."""
 
     tenant: PartnerTenant
-    status: Status
+    status: TenantStatus
     reason: str
     seconds: float
     manifest: Manifest | None = None
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[CheckResult, ...] = ()
     school_years: tuple[int, ...] = ()
     keys_written: tuple[str, ...] = ()
 
@@ -165,15 +165,15 @@ def _outcome(
         return attempt(context, sessions, tenant, school_years)
     except Held as held:
         verdict = refused(held.check, str(held))
-        return TenantOutcome(tenant, Status.HELD, str(held), time.monotonic() - started, verdicts=(verdict,))
+        return TenantOutcome(tenant, TenantStatus.HELD, str(held), time.monotonic() - started, verdicts=(verdict,))
     except RunwayError as error:
-        return TenantOutcome(tenant, Status.FAILED, str(error), time.monotonic() - started)
+        return TenantOutcome(tenant, TenantStatus.FAILED, str(error), time.monotonic() - started)
     except Exception as error:  # noqa: BLE001 - the tenants beside it go on; the run fails, naming this one
         # A defect of ours, or a library's error that nobody mapped: its place is shown, its text may quote a row.
         place = "".join(traceback.format_tb(error.__traceback__))
         context.log.error(f"{tenant}: {type(error).__name__} at\n{place}", extra={"tenant": str(tenant)})
         reason = f"an unexpected {type(error).__name__}: report it, with the run's log"
-        return TenantOutcome(tenant, Status.FAILED, reason, time.monotonic() - started)
+        return TenantOutcome(tenant, TenantStatus.FAILED, reason, time.monotonic() - started)
 
 
 def refresh_tenant(
@@ -230,14 +230,14 @@ def _publish_extract(
     published = _published(context, tenant, stored)
     if published is not None and published.pointer.is_newer_than(extract.query_started_at):
         reason = f"run {published.pointer.run_id} published a roster of a later query: this one is discarded"
-        return TenantOutcome(tenant, Status.SUPERSEDED, reason, time.monotonic() - started, published.manifest)
+        return TenantOutcome(tenant, TenantStatus.SUPERSEDED, reason, time.monotonic() - started, published.manifest)
 
     context.store.abort_pending_uploads(snapshots_prefix(tenant))
     manifest = _manifest(context, tenant, file, extract, published)
     verdicts = judge(manifest, published.manifest if published else None, context.thresholds)
     if blocks := blocking(verdicts):
         reason = "; ".join(verdict.reason for verdict in blocks)
-        return TenantOutcome(tenant, Status.HELD, reason, time.monotonic() - started, verdicts=verdicts)
+        return TenantOutcome(tenant, TenantStatus.HELD, reason, time.monotonic() - started, verdicts=verdicts)
 
     keep_snapshot(context.store, tenant, file, extract.digest, manifest)
     # The lock goes with its connection: lost during a long upload, another run may be copying by now.
@@ -255,7 +255,7 @@ def _publish_extract(
     unchanged = published is not None and published.pointer.sha256 == manifest.sha256
     return TenantOutcome(
         tenant,
-        Status.UNCHANGED if unchanged else Status.NEW,
+        TenantStatus.UNCHANGED if unchanged else TenantStatus.NEW,
         _publication_reason(school_years, keys_written),
         time.monotonic() - started,
         manifest=manifest,

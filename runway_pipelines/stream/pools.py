@@ -38,7 +38,7 @@ class _Pool:
         if self.sessions.refusal is not None or isinstance(seen, Gone):
             return False
         read = self.sessions.secret
-        secret_version = self.secret_version or (read.version_id if read is not None else None)
+        secret_version = self.secret_version or (read.secret_version if read is not None else None)
         return not isinstance(seen, Current) or secret_version in (None, seen.secret_version)
 
 

@@ -1,4 +1,4 @@
-"""What Secrets Manager says of a secret, as plain values."""
+"""What Secrets Manager says about a secret, as values."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -6,10 +6,10 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class SecretVersion:
-    """One version of a secret. Its ``version_id`` may be shown; its ``text`` may not."""
+    """One version of a secret. Its ``secret_version`` may be shown; its ``text`` may not."""
 
     name: str
-    version_id: str
+    secret_version: str
     text: str = field(repr=False)
     created_at: datetime | None = None
 
@@ -23,14 +23,14 @@ class Current:
 
 @dataclass(frozen=True)
 class Gone:
-    """No secret can be read: it was deleted, is pending deletion, or never existed."""
+    """There is no secret to read: it was deleted, is pending deletion, or never existed."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """AWS gave no answer this time; the last observation still holds."""
+    """AWS did not answer; the last observation still holds."""
 
     reason: str
 

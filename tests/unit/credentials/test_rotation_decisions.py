@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from runway_pipelines.credentials.rotation import (
     Decision,
+    LastSeen,
     LastTry,
     Pacing,
     Requested,
     Requests,
-    Seen,
     Trigger,
     TryState,
     attempt_of,
@@ -36,7 +36,7 @@ def failed(minutes_ago: float) -> LastTry:
     return LastTry(TryState.FAILED, NOW - minutes_ago * MINUTE)
 
 
-def tick(seen: Seen | None, observed: Observation, **given: Any) -> Decision:
+def tick(seen: LastSeen | None, observed: Observation, **given: Any) -> Decision:
     defaults: dict[str, Any] = {"last_try": LastTry(), "requests": Requests(), "is_first_tick": False}
     return decide(seen, observed, now=NOW, pacing=PACING, **(defaults | given))
 
@@ -44,47 +44,49 @@ def tick(seen: Seen | None, observed: Observation, **given: Any) -> Decision:
 def test_the_first_sight_of_a_secret_counts_as_new_credentials_and_as_no_rotation() -> None:
     for is_first_tick in (True, False):
         decision = tick(None, Current("v1"), is_first_tick=is_first_tick)
-        assert decision == Decision(Seen("v1", 0, SOON), Trigger.FIRST_SIGHT)
+        assert decision == Decision(LastSeen("v1", 0, SOON), Trigger.FIRST_SIGHT)
 
 
 def test_a_new_version_is_tried_with_the_plain_key() -> None:
-    assert tick(Seen("v1"), Current("v2"), last_try=WORKED) == Decision(Seen("v2", 0, SOON), Trigger.ROTATION)
+    assert tick(LastSeen("v1"), Current("v2"), last_try=WORKED) == Decision(LastSeen("v2", 0, SOON), Trigger.ROTATION)
 
 
 def test_a_version_that_works_is_left_alone() -> None:
-    assert tick(Seen("v1", 3, SOON), Current("v1"), last_try=WORKED) == Decision(Seen("v1", 3, None))
+    assert tick(LastSeen("v1", 3, SOON), Current("v1"), last_try=WORKED) == Decision(LastSeen("v1", 3, None))
 
 
 def test_a_version_that_is_being_tried_is_left_alone_however_long_it_takes() -> None:
-    overdue = Seen("v1", 0, NOW - 600 * MINUTE)
+    overdue = LastSeen("v1", 0, NOW - 600 * MINUTE)
     assert tick(overdue, Current("v1"), last_try=UNDER_WAY) == Decision(overdue)
 
 
 def test_a_cleared_cursor_starts_nothing_that_was_requested_before() -> None:
     requests = Requests(observed=Requested(attempt=2, order=17))
-    assert tick(None, Current("v1"), requests=requests, is_first_tick=True) == Decision(Seen("v1", 2))
+    assert tick(None, Current("v1"), requests=requests, is_first_tick=True) == Decision(LastSeen("v1", 2))
 
 
 def test_a_partner_that_was_away_and_is_back_is_refreshed_with_a_key_of_its_own() -> None:
     requests = Requests(observed=Requested(attempt=2, order=17))
-    assert tick(None, Current("v1"), requests=requests) == Decision(Seen("v1", 3, SOON), Trigger.FIRST_SIGHT, 3)
+    assert tick(None, Current("v1"), requests=requests) == Decision(LastSeen("v1", 3, SOON), Trigger.FIRST_SIGHT, 3)
 
 
 def test_a_version_that_came_back_after_another_was_tried_gets_the_next_number() -> None:
     requests = Requests(observed=Requested(0, order=17), seen=Requested(0, order=18))
-    assert tick(Seen("v2"), Current("v1"), requests=requests) == Decision(Seen("v1", 1, SOON), Trigger.ROTATION, 1)
+    assert tick(LastSeen("v2"), Current("v1"), requests=requests) == Decision(
+        LastSeen("v1", 1, SOON), Trigger.ROTATION, 1
+    )
 
 
 def test_a_number_that_was_used_before_the_cursor_was_cleared_is_not_used_again() -> None:
     requests = Requests(observed=Requested(3, order=17), seen=Requested(0, order=18))
-    assert tick(Seen("v2", 0), Current("v1"), requests=requests).attempt == 4
+    assert tick(LastSeen("v2", 0), Current("v1"), requests=requests).attempt == 4
 
 
 def test_back_and_forth_and_back_uses_no_key_twice() -> None:
-    seen, keys, orders = Seen("v1"), ["p:v1"], {"v1": 1}
+    seen, keys, orders = LastSeen("v1"), ["p:v1"], {"v1": 1}
     for order, version in enumerate(["v2", "v1", "v2", "v1", "v2"], start=2):
         asked = {v: Requested(0, o) for v, o in orders.items()}
-        requests = Requests(asked.get(version), asked.get(seen.version or ""))
+        requests = Requests(asked.get(version), asked.get(seen.secret_version or ""))
         decision = tick(seen, Current(version), requests=requests)
         assert decision.seen is not None and decision.trigger is Trigger.ROTATION
         seen = decision.seen
@@ -95,53 +97,53 @@ def test_back_and_forth_and_back_uses_no_key_twice() -> None:
 
 def test_a_tick_that_died_before_its_cursor_was_kept_is_not_repeated() -> None:
     requests = Requests(observed=Requested(0, order=18), seen=Requested(0, order=17))
-    assert tick(Seen("v1"), Current("v2"), requests=requests) == Decision(Seen("v2", 0, SOON))
+    assert tick(LastSeen("v1"), Current("v2"), requests=requests) == Decision(LastSeen("v2", 0, SOON))
 
 
 def test_a_secret_that_is_gone_is_said_once_and_its_number_kept() -> None:
-    assert tick(Seen("v1", 4, SOON), Gone("deleted")) == Decision(Seen(None, 4), departed="deleted")
-    assert tick(Seen(None, 4), Gone("deleted")) == Decision(Seen(None, 4))
-    assert tick(None, Gone("deleted"), is_first_tick=True) == Decision(Seen(None), departed="deleted")
+    assert tick(LastSeen("v1", 4, SOON), Gone("deleted")) == Decision(LastSeen(None, 4), departed="deleted")
+    assert tick(LastSeen(None, 4), Gone("deleted")) == Decision(LastSeen(None, 4))
+    assert tick(None, Gone("deleted"), is_first_tick=True) == Decision(LastSeen(None), departed="deleted")
 
 
 def test_a_restored_secret_is_refreshed_with_a_key_of_its_own_and_a_first_one_with_the_plain_key() -> None:
     requests = Requests(observed=Requested(0, order=17))
-    assert tick(Seen(None, 4), Current("v1"), requests=requests) == Decision(
-        Seen("v1", 5, SOON), Trigger.FIRST_SIGHT, 5
+    assert tick(LastSeen(None, 4), Current("v1"), requests=requests) == Decision(
+        LastSeen("v1", 5, SOON), Trigger.FIRST_SIGHT, 5
     )
-    assert tick(Seen(None), Current("v1")) == Decision(Seen("v1", 0, SOON), Trigger.FIRST_SIGHT)
+    assert tick(LastSeen(None), Current("v1")) == Decision(LastSeen("v1", 0, SOON), Trigger.FIRST_SIGHT)
 
 
-@pytest.mark.parametrize("seen", [None, Seen("v1", 2, SOON), Seen(None, 2)])
-def test_what_cannot_be_read_keeps_what_was_last_seen(seen: Seen | None) -> None:
+@pytest.mark.parametrize("seen", [None, LastSeen("v1", 2, SOON), LastSeen(None, 2)])
+def test_what_cannot_be_read_keeps_what_was_last_seen(seen: LastSeen | None) -> None:
     assert tick(seen, Unreadable("throttled")) == Decision(seen)
 
 
 def test_a_failure_that_another_run_found_is_given_a_time() -> None:
-    assert tick(Seen("v1"), Current("v1"), last_try=failed(1)) == Decision(Seen("v1", 0, SOON))
+    assert tick(LastSeen("v1"), Current("v1"), last_try=failed(1)) == Decision(LastSeen("v1", 0, SOON))
 
 
 def test_a_failing_version_waits_for_its_time_and_is_then_tried_again() -> None:
-    waiting = Seen("v1", 1, NOW + MINUTE)
+    waiting = LastSeen("v1", 1, NOW + MINUTE)
     assert tick(waiting, Current("v1"), last_try=failed(29)) == Decision(waiting)
-    decision = tick(Seen("v1", 1, NOW), Current("v1"), last_try=failed(29))
-    assert decision == Decision(Seen("v1", 2, NOW + 58 * MINUTE), Trigger.HEALING, 2)
+    decision = tick(LastSeen("v1", 1, NOW), Current("v1"), last_try=failed(29))
+    assert decision == Decision(LastSeen("v1", 2, NOW + 58 * MINUTE), Trigger.HEALING, 2)
 
 
 def test_a_run_that_was_queued_for_long_and_has_just_failed_is_not_followed_at_once() -> None:
-    overdue = Seen("v1", 1, NOW - 60 * MINUTE)
+    overdue = LastSeen("v1", 1, NOW - 60 * MINUTE)
     assert tick(overdue, Current("v1"), last_try=failed(1)) == Decision(overdue)
 
 
 def test_a_run_that_died_before_it_tried_is_made_up_for() -> None:
-    decision = tick(Seen("v1", 0, NOW), Current("v1"), last_try=LastTry(TryState.FAILED, None))
+    decision = tick(LastSeen("v1", 0, NOW), Current("v1"), last_try=LastTry(TryState.FAILED, None))
     assert decision.trigger is Trigger.HEALING
-    assert tick(Seen("v1", 0, NOW), Current("v1"), last_try=LastTry()).trigger is Trigger.HEALING
+    assert tick(LastSeen("v1", 0, NOW), Current("v1"), last_try=LastTry()).trigger is Trigger.HEALING
 
 
 def test_the_wait_doubles_from_attempt_to_attempt_up_to_its_bound() -> None:
     waits, now, failed_at = [], NOW, NOW
-    seen = Seen("v1", 0, NOW + PACING.first)
+    seen = LastSeen("v1", 0, NOW + PACING.first)
     for _ in range(8):
         assert seen.next_try is not None
         now = seen.next_try
@@ -158,20 +160,20 @@ def test_the_wait_doubles_from_attempt_to_attempt_up_to_its_bound() -> None:
 @pytest.mark.parametrize(
     ("seen", "observed", "was_requested", "expected"),
     [
-        (Seen("v1"), Current("v2"), False, False),  # a change: its run_key can start one run only
-        (Seen("v2"), Current("v1"), True, True),  # came back: or an old page of the listing
-        (Seen("v1"), Current("v1"), True, False),
-        (Seen(None), Current("v1"), True, True),  # restored
-        (Seen(None), Current("v1"), False, False),
+        (LastSeen("v1"), Current("v2"), False, False),  # a change: its run_key can start one run only
+        (LastSeen("v2"), Current("v1"), True, True),  # came back: or an old page of the listing
+        (LastSeen("v1"), Current("v1"), True, False),
+        (LastSeen(None), Current("v1"), True, True),  # restored
+        (LastSeen(None), Current("v1"), False, False),
         (None, Current("v1"), True, False),
-        (Seen("v1"), Gone("x"), False, True),
-        (Seen(None), Gone("x"), False, False),
+        (LastSeen("v1"), Gone("x"), False, True),
+        (LastSeen(None), Gone("x"), False, False),
         (None, Gone("x"), False, False),
-        (Seen("v1"), Unreadable("x"), True, False),
+        (LastSeen("v1"), Unreadable("x"), True, False),
     ],
 )
 def test_only_what_a_stale_listing_could_fake_is_looked_at_directly(
-    seen: Seen | None, observed: Observation, was_requested: bool, expected: bool
+    seen: LastSeen | None, observed: Observation, was_requested: bool, expected: bool
 ) -> None:
     assert needs_direct_look(seen, observed, was_requested=was_requested) is expected
 
@@ -188,9 +190,11 @@ moments = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.
 
 
 @given(
-    st.dictionaries(st.text(min_size=1), st.builds(Seen, st.none() | st.text(), st.integers(0), st.none() | moments))
+    st.dictionaries(
+        st.text(min_size=1), st.builds(LastSeen, st.none() | st.text(), st.integers(0), st.none() | moments)
+    )
 )
-def test_a_cursor_is_read_back_as_it_was_written(seen: dict[str, Seen]) -> None:
+def test_a_cursor_is_read_back_as_it_was_written(seen: dict[str, LastSeen]) -> None:
     assert parse_cursor(cursor_text(seen)) == seen
 
 

@@ -5,10 +5,10 @@ import pytest
 
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.assets import fail_if_any_failed
-from runway_pipelines.rosters.refresh import Status, TenantOutcome
+from runway_pipelines.rosters.refresh import TenantOutcome, TenantStatus
 
 
-def outcome(code: str, status: Status, reason: str) -> TenantOutcome:
+def outcome(code: str, status: TenantStatus, reason: str) -> TenantOutcome:
     return TenantOutcome(PartnerTenant("acme", code), status, reason, 0.1)
 
 
@@ -20,9 +20,9 @@ def failure_of(*outcomes: TenantOutcome) -> dg.Failure:
 
 def test_the_text_says_who_is_held_or_failed_and_why() -> None:
     failure = failure_of(
-        outcome("kestrel", Status.HELD, "no student"),
-        outcome("ashford", Status.NEW, "published"),
-        outcome("lark", Status.FAILED, "Expected a table; got none. To do: grant it."),
+        outcome("kestrel", TenantStatus.HELD, "no student"),
+        outcome("ashford", TenantStatus.NEW, "published"),
+        outcome("lark", TenantStatus.FAILED, "Expected a table; got none. To do: grant it."),
     )
     assert str(failure.description) == (
         "2 of 3 tenants are not published: acme/kestrel held: no student; acme/lark failed: Expected a table; got "
@@ -32,7 +32,7 @@ def test_the_text_says_who_is_held_or_failed_and_why() -> None:
 
 
 def test_tenants_with_one_reason_are_named_together() -> None:
-    refused = [outcome(f"t{number}", Status.FAILED, "the key is refused") for number in range(7)]
+    refused = [outcome(f"t{number}", TenantStatus.FAILED, "the key is refused") for number in range(7)]
     assert str(failure_of(*refused).description).startswith(
         "7 of 7 tenants are not published: acme/t0, acme/t1, acme/t2, acme/t3, acme/t4 and 2 more failed: the key is "
         "refused. "
@@ -40,7 +40,7 @@ def test_tenants_with_one_reason_are_named_together() -> None:
 
 
 def test_the_text_is_bounded_and_the_metadata_is_whole() -> None:
-    failed = [outcome(f"t{number:03d}", Status.FAILED, f"{number}" + "x" * 5000) for number in range(400)]
+    failed = [outcome(f"t{number:03d}", TenantStatus.FAILED, f"{number}" + "x" * 5000) for number in range(400)]
     failure = failure_of(*failed)
     assert len(str(failure.description)) < 1500
     assert "and 397 more (the step's metadata has every reason)" in str(failure.description)
@@ -48,4 +48,4 @@ def test_the_text_is_bounded_and_the_metadata_is_whole() -> None:
 
 
 def test_where_all_are_published_nothing_is_raised() -> None:
-    fail_if_any_failed([outcome("a", Status.UNCHANGED, ""), outcome("b", Status.SUPERSEDED, "")], "")
+    fail_if_any_failed([outcome("a", TenantStatus.UNCHANGED, ""), outcome("b", TenantStatus.SUPERSEDED, "")], "")

@@ -14,8 +14,8 @@ from runway_pipelines.rosters.quality import (
     NOT_EMPTY,
     RULES,
     STUDENTS_LOST,
+    CheckResult,
     Thresholds,
-    Verdict,
     blocking,
     judge,
     refused,
@@ -26,7 +26,9 @@ THRESHOLDS = Thresholds()
 counts = st.integers(0, 500)
 
 
-def verdict(name: str, new: Manifest, previous: Manifest | None = None, thresholds: Thresholds = THRESHOLDS) -> Verdict:
+def verdict(
+    name: str, new: Manifest, previous: Manifest | None = None, thresholds: Thresholds = THRESHOLDS
+) -> CheckResult:
     (found,) = (each for each in judge(new, previous, thresholds) if each.rule.name == name)
     return found
 

@@ -28,10 +28,10 @@ def put(client: Any, name: str, text: str) -> str:
 
 
 def test_the_current_version_is_read_with_its_id(secrets: PartnerSecrets, client: Any, partner_id: str) -> None:
-    version_id = put(client, f"stg-edu-connection-info-{partner_id}", secret_text())
+    secret_version = put(client, f"stg-edu-connection-info-{partner_id}", secret_text())
     read = secrets.read(partner_id)
     assert read is not None
-    assert (read.name, read.version_id) == (f"stg-edu-connection-info-{partner_id}", version_id)
+    assert (read.name, read.secret_version) == (f"stg-edu-connection-info-{partner_id}", secret_version)
     assert parse_connection(read.name, read.text).username == "edu_reader"
     assert secret_members()["privateKey"] not in repr(read)
 
@@ -48,14 +48,14 @@ def test_a_version_is_current_when_the_stage_moves_to_it_and_not_when_it_is_put(
         SecretId=name, VersionStage="AWSCURRENT", MoveToVersionId=new, RemoveFromVersionId=old
     )
     read = secrets.read(partner_id)
-    assert (read.version_id, read.text) == (new, "new")  # type: ignore[union-attr]
+    assert (read.secret_version, read.text) == (new, "new")  # type: ignore[union-attr]
     previous = secrets.read(partner_id, "AWSPREVIOUS")
-    assert (previous.version_id, previous.text) == (old, "old")  # type: ignore[union-attr]
+    assert (previous.secret_version, previous.text) == (old, "old")  # type: ignore[union-attr]
 
     client.update_secret_version_stage(
         SecretId=name, VersionStage="AWSCURRENT", MoveToVersionId=old, RemoveFromVersionId=new
     )
-    assert secrets.read(partner_id).version_id == old  # type: ignore[union-attr]
+    assert secrets.read(partner_id).secret_version == old  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("stage", ["AWSCURRENT", "AWSPREVIOUS"])
@@ -91,7 +91,7 @@ def test_in_development_the_variables_stand_in_for_a_secret_that_does_not_exist(
     set_development_secret(monkeypatch)
     read = secrets.read(partner_id)
     assert read is not None
-    assert read.version_id == DEVELOPMENT_VERSION
+    assert read.secret_version == DEVELOPMENT_VERSION
     assert read.name == f"EDU_SNOWFLAKE_* (there is no stg-edu-connection-info-{partner_id})"
     assert orjson.loads(read.text)["username"] == "my USERNAME"
     assert parse_connection(read.name, read.text).warehouse is None
