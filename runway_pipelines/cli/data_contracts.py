@@ -75,7 +75,7 @@ def _page(own_names: Rows) -> str:
         "`~runway:* +ping +eval +evalsha +script|load +time +get +set`.",
         "## MongoDB",
         _table(("env", "what", "name"), _mongo_rows()),
-        f"Database and authSource: `{mongo.database_name(PROJECT)}`. TLS is always on. dev has no MongoDB. The last "
+        f"Database and authSource: `{mongo.project_database(PROJECT)}`. TLS is always on. dev has no MongoDB. The last "
         f"parameter names the secret of the CA, whose field is `{mongo.CA_FIELD}`. `staging` is deprecated and warns: "
         "say `mirror`.",
         "What was run for real: Postgres behind TLS and verified tokens, and Redis with an ACL user behind TLS, both "
@@ -88,7 +88,7 @@ def _page(own_names: Rows) -> str:
 def _postgres_rows() -> Rows:
     for db_id, remark in ((None, ""), (DB_ID, f", db_id `{DB_ID}`")):
         for role in Role:
-            name = postgres.secret_name(SERVICE, role, db_id)
+            name = postgres.role_secret(SERVICE, role, db_id)
             yield str(Env.DEV), f"secret of role `{role}`{remark}", f"`{name}`"
     for env in postgres.RDS_PARAMETERS:
         yield str(env), "parameter: host", f"`{postgres.endpoint_path(env)}`"
@@ -101,7 +101,7 @@ def _postgres_rows() -> Rows:
 
 def _redis_rows() -> Rows:
     for env in Env:
-        yield str(env), "secret", f"`{redis.secret_name(env, SERVICE)}`"
+        yield str(env), "secret", f"`{redis.service_secret(env, SERVICE)}`"
         yield str(env), "parameter: host, where the secret names none", f"`{redis.endpoint_path(env)}`"
 
 
@@ -109,7 +109,7 @@ def _mongo_rows() -> Rows:
     for env in MongoEnv:
         for path in mongo.parameter_paths(env):
             yield str(env), "parameter", f"`{path}`"
-        yield str(env), "secret", f"`{mongo.secret_name(env, PROJECT)}`: `username`, `password`"
+        yield str(env), "secret", f"`{mongo.project_secret(env, PROJECT)}`: `username`, `password`"
 
 
 def _listed(words: Iterable[str]) -> str:

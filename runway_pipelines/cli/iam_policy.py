@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -11,10 +11,12 @@ from runway_pipelines.credentials.edu_connection import partner_secret_name
 from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.partner_tenants.keys import checked_part
 from runway_pipelines.rosters import manifest
-from runway_pipelines.settings import Settings
-from runway_pipelines.systems.aws.iam_policy import PostgresUser, Scope, policy_document
+from runway_pipelines.settings import Database, Settings
+from runway_pipelines.systems.aws.iam_policy import Scope, policy_document
 from runway_pipelines.systems.mongo import names as mongo
-from runway_pipelines.systems.vocabulary import Role, parse_env
+from runway_pipelines.systems.postgres import names as postgres
+from runway_pipelines.systems.redis import names as redis
+from runway_pipelines.systems.vocabulary import Env, Role
 from runway_pipelines.wiring import mongo_place
 
 
@@ -22,15 +24,16 @@ class Process(StrEnum):
     """Whose role a policy is for."""
 
     ALL = "all"  # one role for everything that the settings name
-    PIPELINE = "pipeline"  # the code server, the runs and the commands: all but the key of the stream's tokens
+    PIPELINE = "pipeline"  # the code server, the runs and the commands: everything but the key of the stream's tokens
     STREAM = "stream"  # `runway-pipelines serve`, which writes nothing
 
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """What a policy is made of beside the settings; without ``partners``, the secrets of all of them.
+    """What a policy needs besides the settings.
 
-    ``with_owner`` lets connect as the owner of the catalogue too, for whoever runs the migration.
+    Without ``partners``, it covers all partners' secrets. With ``with_owner`` it also allows connecting as the
+    catalogue's owner, for `identity migrate`.
     """
 
     account: str
@@ -44,57 +47,70 @@ class PolicyOptions:
     with_owner: bool = False
 
 
+@dataclass(frozen=True)
+class _Access:
+    """What a process uses to locate one store and to log in."""
+
+    secrets: Sequence[str] = ()
+    parameters: Sequence[str] = ()
+    db_users: Sequence[str] = ()
+
+
 def policy(settings: Settings, options: PolicyOptions) -> dict[str, Any]:
-    """What a role may do, with these settings; raises `ConfigurationError` where a name is missing."""
-    scope = Scope(
-        account=options.account,
-        region=settings.aws.region,
-        partition=options.partition,
-        partner_secrets=_partner_secrets(settings, options.partners),
-        bucket=settings.aws.bucket,
-        env=parse_env(settings.stores.env) if settings.stores.env else None,
-        more_db_users=tuple(options.more_db_users),
-        db_resource_ids=tuple(options.db_resource_ids),
-        more_secrets=tuple(options.more_secrets),
-        kms_keys=tuple(options.kms_keys),
-    )
-    if options.process == Process.STREAM:
-        return policy_document(_for_stream(scope, settings))
-    scope = _for_pipeline(scope, settings, with_owner=options.with_owner)
-    named = _token_secret(settings) if options.process == Process.ALL else ()
-    return policy_document(replace(scope, named_secrets=named))
-
-
-def _for_pipeline(scope: Scope, settings: Settings, *, with_owner: bool) -> Scope:
-    place = mongo_place(settings)
-    return replace(
-        scope,
-        bucket_prefixes=(manifest.ROSTERS_PREFIX, manifest.SNAPSHOTS_PREFIX),
-        event_bus=settings.aws.event_bus,
-        postgres_users=(*_app_db_users(settings), *_catalogue_users(settings, with_owner=with_owner)),
-        redis_service=settings.redis.service,
-        mongo_env=mongo.parse_env(place) if place else None,
-        mongo_project=settings.mongo.project,
+    """What a role may do with these settings; raises `ConfigurationError` if a name is missing or unusable."""
+    is_stream = options.process == Process.STREAM
+    stores = list(_stores(settings, is_stream=is_stream, with_owner=options.with_owner))
+    token_secret = settings.stream.token_secret if options.process != Process.PIPELINE else None
+    return policy_document(
+        Scope(
+            account=options.account,
+            region=settings.aws.region,
+            partition=options.partition,
+            partner_secrets=_partner_secrets(settings, options.partners),
+            lists_secrets=not is_stream,  # the stream looks at one partner at a time
+            secrets=[*([token_secret] if token_secret else []), *(name for one in stores for name in one.secrets)],
+            secret_arns=options.more_secrets,
+            parameters=[path for one in stores for path in one.parameters],
+            db_users=[*options.more_db_users, *(user for one in stores for user in one.db_users)],
+            db_resource_ids=options.db_resource_ids,
+            bucket=settings.aws.bucket,
+            bucket_prefixes=[manifest.SNAPSHOTS_PREFIX, *([] if is_stream else [manifest.ROSTERS_PREFIX])],
+            only_reads=is_stream,
+            event_bus=None if is_stream else settings.aws.event_bus,
+            kms_keys=options.kms_keys,
+        )
     )
 
 
-def _for_stream(scope: Scope, settings: Settings) -> Scope:
-    """It looks at one partner at a time, and of the bucket it reads snapshots and their pointers."""
-    return replace(
-        scope,
-        lists_secrets=False,
-        named_secrets=_token_secret(settings),
-        bucket_prefixes=(manifest.SNAPSHOTS_PREFIX,),
-        only_reads=True,
-        postgres_users=tuple(_app_db_users(settings)),
-    )
+def _stores(settings: Settings, *, is_stream: bool, with_owner: bool) -> Iterator[_Access]:
+    env = Env(settings.stores.env) if settings.stores.env else None
+    app_db, catalogue, redis_service = settings.app_db, settings.catalogue, settings.redis.service
+    if env and app_db.is_looked_up:
+        yield _postgres(env, app_db, Role(app_db.role), app_db.given("user"))
+    if is_stream:
+        return
+    if env and catalogue.is_looked_up:
+        yield _postgres(env, catalogue, Role.APP, catalogue.given("user"))
+        if with_owner:
+            yield _postgres(env, catalogue, Role.OWNER)
+    if env and redis_service:
+        yield _Access([redis.service_secret(env, redis_service)], [redis.endpoint_path(env)])
+    place, project = mongo_place(settings), settings.mongo.project
+    if place and project:
+        mongo_env = mongo.parse_mongo_env(place)
+        yield _Access([mongo.project_secret(mongo_env, project)], mongo.parameter_paths(mongo_env))
 
 
-def _token_secret(settings: Settings) -> tuple[str, ...]:
-    return (settings.stream.token_secret,) if settings.stream.token_secret else ()
+def _postgres(env: Env, database: Database, role: Role, username: str | None = None) -> _Access:
+    """In dev the user's password is in a secret; elsewhere parameters say where, and IAM logs the user in."""
+    service = database.service or ""
+    if env is Env.DEV:
+        return _Access([postgres.role_secret(service, role, database.db_id)])
+    paths = [postgres.endpoint_path(env), postgres.port_path(env)]
+    return _Access(parameters=paths, db_users=[username or postgres.user_name(service, role)])
 
 
-def _partner_secrets(settings: Settings, partners: Sequence[str]) -> tuple[str, ...]:
+def _partner_secrets(settings: Settings, partners: Sequence[str]) -> list[str]:
     envlabel = settings.general.envlabel
     if not envlabel:
         raise ConfigurationError(
@@ -103,21 +119,5 @@ def _partner_secrets(settings: Settings, partners: Sequence[str]) -> tuple[str, 
             remedy="set ENVLABEL: partners' secrets begin with it",
         )
     if not partners:
-        return (partner_secret_name(envlabel, "*"),)
-    return tuple(partner_secret_name(envlabel, checked_part("partner_id", partner)) for partner in partners)
-
-
-def _app_db_users(settings: Settings) -> list[PostgresUser]:
-    """One, where the database is found by its service; at a plain host nobody asks IAM."""
-    if not settings.app_db.service or settings.app_db.given("host") is not None:
-        return []
-    role, username = Role(settings.app_db.role), settings.app_db.given("user")
-    return [PostgresUser(settings.app_db.service, role, settings.app_db.db_id, username)]
-
-
-def _catalogue_users(settings: Settings, *, with_owner: bool) -> list[PostgresUser]:
-    service, db_id = settings.catalogue.service, settings.catalogue.db_id
-    if not service or settings.catalogue.given("host") is not None:
-        return []
-    users = [PostgresUser(service, Role.APP, db_id, settings.catalogue.given("user"))]
-    return [*users, PostgresUser(service, Role.OWNER, db_id)] if with_owner else users
+        return [partner_secret_name(envlabel, "*")]
+    return [partner_secret_name(envlabel, checked_part("partner_id", partner)) for partner in partners]

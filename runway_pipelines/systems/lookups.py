@@ -1,27 +1,32 @@
-"""Reading a secret or a parameter by which a store is found, over two callables, and what may be wrong with it.
+"""Reading and checking the secrets and parameters that locate a store.
 
-A message names what is missing and where it was looked for, never a value.
+An error says what is missing or wrong, and where; it never quotes a value.
 """
 
 import re
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from runway_pipelines.errors import SecretMalformed, SecretMissing
 
-# The text of the secret of this name (or ARN), or None when there is none; the same for a parameter of this path.
-GetSecret = Callable[[str], str | None]
-GetParameter = Callable[[str], str | None]
-
 _NOT_JSON = object()
 HIGHEST_PORT = 65_535
 _PORT = re.compile(r"[0-9]{1,5}")
-# Labels of at most 63 characters: for others the resolver raises what no driver takes for a failure to connect.
+# Labels of at most 63 characters: for a longer one the resolver raises an error that drivers do not expect.
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,254}}$){_LABEL}(\.{_LABEL})*\.?")
+
+
+class Lookups(Protocol):
+    """Where secrets and parameters come from; None means that there is none."""
+
+    def get_secret(self, name: str) -> str | None:
+        """The text of the secret of this name or ARN."""
+
+    def get_parameter(self, path: str) -> str | None:
+        """The text of the parameter at this path."""
 
 
 class Members:
@@ -35,14 +40,14 @@ class Members:
         return self._members.get(name) not in (None, "")
 
     def text(self, name: str) -> str:
-        """A text that must be there."""
+        """A required text."""
         value = self.optional_text(name)
         if value is None:
             raise malformed(f"the field {name}", self.place, "none, or an empty one")
         return value
 
     def optional_text(self, name: str) -> str | None:
-        """A text, or None where it is missing or empty."""
+        """A text, or None if it is missing or empty."""
         value = self._members.get(name)
         if value in (None, ""):
             return None
@@ -51,17 +56,17 @@ class Members:
         return value
 
     def host(self, name: str) -> str:
-        """The name of a host."""
+        """A required host name."""
         return as_host(self.text(name), f"the field {name}", self.place)
 
     def port(self, name: str) -> int:
-        """A port, as a number or as digits."""
+        """A required port, as a number or as digits."""
         if name not in self:
             raise malformed(f"the field {name}", self.place, "none, or an empty one")
         return as_port(self._members[name], f"the field {name}", self.place)
 
     def flag(self, name: str, default: bool) -> bool:
-        """A boolean, or the word for one."""
+        """A boolean, or ``true`` or ``false`` as text."""
         value = self._members.get(name)
         if value in (None, ""):
             return default
@@ -72,10 +77,10 @@ class Members:
         raise malformed(f"true or false in the field {name}", self.place, "something else")
 
 
-def read_members(get_secret: GetSecret, name: str) -> Members:
-    """The members of a secret that must be there; raises `SecretMissing`, `SecretMalformed`."""
+def read_members(lookups: Lookups, name: str) -> Members:
+    """The members of a required secret; raises `SecretMissing`, `SecretMalformed`."""
     place = f"secret {name}"
-    text = get_secret(name)
+    text = lookups.get_secret(name)
     if text is None:
         raise _missing(place)
     members = _decoded(text)
@@ -86,9 +91,9 @@ def read_members(get_secret: GetSecret, name: str) -> Members:
     return Members(place, members)
 
 
-def read_parameter(get_parameter: GetParameter, path: str) -> str:
-    """The text of a parameter that must be there; raises `SecretMissing`, `SecretMalformed`."""
-    text = get_parameter(path)
+def read_parameter(lookups: Lookups, path: str) -> str:
+    """The text of a required parameter; raises `SecretMissing`, `SecretMalformed`."""
+    text = lookups.get_parameter(path)
     if text is None:
         raise _missing(f"parameter {path}")
     if not text.strip():
@@ -96,18 +101,18 @@ def read_parameter(get_parameter: GetParameter, path: str) -> str:
     return text.strip()
 
 
-def read_host(get_parameter: GetParameter, path: str) -> str:
+def read_host(lookups: Lookups, path: str) -> str:
     """The host that a parameter names."""
-    return as_host(read_parameter(get_parameter, path), "a host", f"parameter {path}")
+    return as_host(read_parameter(lookups, path), "a host", f"parameter {path}")
 
 
-def read_port(get_parameter: GetParameter, path: str) -> int:
+def read_port(lookups: Lookups, path: str) -> int:
     """The port that a parameter holds."""
-    return as_port(read_parameter(get_parameter, path), "a port", f"parameter {path}")
+    return as_port(read_parameter(lookups, path), "a port", f"parameter {path}")
 
 
 def as_host(value: str, what: str, place: str) -> str:
-    """A host's name or address alone: with a port or a scheme in it the driver would look up a name that is none."""
+    """A host name or address alone: a port or scheme in it would be looked up as part of the name."""
     if not _HOST.fullmatch(value):
         raise malformed(f"{what} to be the name of a host alone", place, "something else")
     return value
@@ -124,14 +129,14 @@ def as_port(value: Any, what: str, place: str) -> int:
 
 
 def malformed(expected: str, place: str, came: str) -> SecretMalformed:
-    """The error for what is there and cannot be used."""
+    """The error for a secret, parameter or file that exists but cannot be used."""
     return SecretMalformed(
         expected=f"{expected} in {place}", came=came, remedy=f"correct {place}, as docs/data-contracts.md lists it"
     )
 
 
 def _decoded(text: str) -> Any:
-    # Nothing is raised within the except block: the decoder's error keeps the whole text, and a context can be walked.
+    # Raising in an except block would keep the decoder's error as context, and that holds the whole text.
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
     return _NOT_JSON
@@ -140,8 +145,8 @@ def _decoded(text: str) -> Any:
 def _missing(place: str) -> SecretMissing:
     return SecretMissing(
         expected=f"the {place}",
-        came="nothing of that name in this account and region",
-        remedy="create it as docs/data-contracts.md lists it, or correct the environment, the service and AWS_REGION",
+        came="nothing by that name in this account and region",
+        remedy="create it as docs/data-contracts.md lists it, or correct the environment, the service or AWS_REGION",
     )
 
 

@@ -1,6 +1,6 @@
-"""The words that every store's names are made of: environment, role, service.
+"""The words in every store's names: environment, role, service.
 
-What belongs here is checked once and then safe to stand in a secret's name, a parameter's path and a policy's ARN.
+Once checked here, a word is safe in a secret's name, a parameter's path and a policy's ARN.
 """
 
 import re
@@ -21,7 +21,7 @@ class Env(StrEnum):
 
 
 class Role(StrEnum):
-    """What a database user may do: DDL, DML, or nothing but read."""
+    """What a database user may do: DDL, DML, or only read."""
 
     OWNER = "owner"
     APP = "app"
@@ -46,24 +46,24 @@ def parse_role(value: str) -> Role:
         return Role(value)
     except ValueError:
         raise ConfigurationError(
-            expected="a database role to be owner, app or ro", came="another word", remedy="name one of them"
+            expected="a database role to be owner, app or ro", came="another word", remedy="use one of them"
         ) from None
 
 
 def checked_name(what: str, value: str) -> str:
-    """``value`` where it may be ``what`` ("service"); raises `ConfigurationError`.
+    """``value``, if it can be the name of a ``what`` ("service"); raises `ConfigurationError`.
 
-    A slash or a ``*`` would be a way out of the names that a policy grants.
+    A slash or a ``*`` would escape the names that a policy grants.
     """
     if not _NAME.fullmatch(value):
         raise ConfigurationError(
             expected=f"a {what} of at most 63 letters, digits, hyphens and underscores",
             came="another name" if value else "an empty one",
-            remedy=f"set the {what} to its name as deployed, such as chat-api",
+            remedy=f"set the {what} to its deployed name, such as chat-api",
         )
     return value
 
 
 def snake(name: str) -> str:
-    """The name inside a database, where a hyphen would have to be quoted."""
+    """The name as used inside a database, where hyphens would need quoting."""
     return name.replace("-", "_")

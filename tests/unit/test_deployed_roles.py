@@ -98,23 +98,23 @@ def test_the_applications_database_is_the_one_that_its_service_finds_read_only(r
     may = statements(role, **STORES, StoresEnvironment=env)
     for each in Role:
         is_ours = env is Env.DEV and each is Role.RO
-        assert allows(may, READ, secret(postgres.secret_name("runway-app", each))) is is_ours
+        assert allows(may, READ, secret(postgres.role_secret("runway-app", each))) is is_ours
         user = f"arn:aws:rds-db:us-west-2:{ACCOUNT}:dbuser:db-X/{postgres.user_name('runway-app', each)}"
         assert allows(may, "rds-db:connect", user) is (env is not Env.DEV and each is Role.RO)
     for other in {Env.MIRROR, Env.PROD}:
         for path in (postgres.endpoint_path(other), postgres.port_path(other)):
             assert allows(may, "ssm:GetParameter", parameter(path)) is (other is env)
-    assert not allows(may, READ, secret(postgres.secret_name("pipelines", Role.RO)))
+    assert not allows(may, READ, secret(postgres.role_secret("pipelines", Role.RO)))
 
 
 @pytest.mark.parametrize("env", [*Env])
 def test_redis_is_that_of_its_own_service_and_the_runs_alone_use_it(env: Env) -> None:
     for role in ROLES:
         may = statements(role, **STORES, StoresEnvironment=env)
-        assert allows(may, READ, secret(redis.secret_name(env, "pipelines"))) is (role == "RunRole")
+        assert allows(may, READ, secret(redis.service_secret(env, "pipelines"))) is (role == "RunRole")
         assert allows(may, "ssm:GetParameter", parameter(redis.endpoint_path(env))) is (role == "RunRole")
-        assert not allows(may, READ, secret(redis.secret_name(env, "runway-app")))
-        assert not allows(may, READ, secret(redis.secret_name(env, "pipelines-other")))
+        assert not allows(may, READ, secret(redis.service_secret(env, "runway-app")))
+        assert not allows(may, READ, secret(redis.service_secret(env, "pipelines-other")))
 
 
 @pytest.mark.parametrize("service", ["AppDbService", "RedisService"])

@@ -1,4 +1,4 @@
-"""How every AWS client is made: with timeouts that a sensor's tick (60 s) survives, and a session of its own."""
+"""How AWS clients are made: with their own session, and timeouts shorter than a sensor's tick (60 s)."""
 
 from typing import Any
 
@@ -21,8 +21,8 @@ def new_client(
 ) -> Any:
     """A client of this service, safe to share between threads.
 
-    The session is new each time, because boto3's default session is not safe to use from several threads.
-    ``client_arguments`` go to boto3 unchanged (``endpoint_url``, access keys).
+    Each client gets a new session, because boto3's default one is not thread-safe. ``client_arguments``
+    (``endpoint_url``, access keys) go to boto3 unchanged.
     """
     config = Config(
         connect_timeout=CONNECT_SECONDS,

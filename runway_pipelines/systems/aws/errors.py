@@ -1,4 +1,4 @@
-"""The failures of boto3 and botocore, mapped to ours by error code. None of the request's values is kept."""
+"""boto3's and botocore's errors mapped to ours, by code. None of the request's values is kept."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ _MISCONFIGURED = (
 _TRANSIENT_CODES = {
     "BadDigest",
     "InternalError",
-    "NoSuchUpload",  # a completion that was retried after the first one had arrived
+    "NoSuchUpload",  # a retried completion whose first attempt had arrived
     "InternalFailure",
     "InternalServiceError",
     "OperationAborted",
@@ -42,17 +42,17 @@ _REMEDIES = {
     "403": "grant the role the actions that docs/operations.md lists",
     "AccessDenied": "grant the role the actions that docs/operations.md lists",
     "AccessDeniedException": "grant the role the actions that docs/operations.md lists",
-    "InvalidRequestException": "see whether the secret is pending deletion; restore it or create it anew",
+    "InvalidRequestException": "if the secret is pending deletion, restore it or create it anew",
     "NoSuchBucket": "set RUNWAY_BUCKET to the application's bucket",
 }
 
 
 @contextmanager
 def aws_errors(action: str, *, absent: Collection[str] = ()) -> Iterator[None]:
-    """Map what boto3 raises within the block, whose purpose is ``action`` ("read secret x").
+    """Map what boto3 raises within the block; ``action`` ("read secret x") says in messages what was tried.
 
-    An error with one of the codes in ``absent`` ends the block quietly, and the statement after it runs. The original
-    exception is dropped from the chain, because its text may quote the request.
+    An error whose code is in ``absent`` ends the block quietly, and the statement after it runs. The original exception
+    is dropped from the chain, because its text may quote the request.
     """
     try:
         yield
@@ -60,7 +60,7 @@ def aws_errors(action: str, *, absent: Collection[str] = ()) -> Iterator[None]:
         met = _cause(error)
         if isinstance(met, ClientError) and error_code(met) in absent:
             return
-        raise mapped(action, met) from None
+        raise _mapped(action, met) from None
 
 
 def error_code(error: ClientError) -> str:
@@ -68,8 +68,7 @@ def error_code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", "unknown"))
 
 
-def mapped(action: str, error: Exception) -> RunwayError:
-    """The error of our tree for one of botocore's, which came while trying to ``action``."""
+def _mapped(action: str, error: Exception) -> RunwayError:
     if isinstance(error, ClientError):
         code = error_code(error)
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -85,18 +84,18 @@ def mapped(action: str, error: Exception) -> RunwayError:
         return ConfigurationError(
             expected=f"to {action}",
             came=type(error).__name__,
-            remedy="give the process AWS credentials and a region, and the settings usable names",
+            remedy="give the process AWS credentials and a region, and correct the names in the settings",
         )
     return _unavailable(action, type(error).__name__)
 
 
 def _cause(error: Exception) -> Exception:
-    """What boto3's own transfer errors wrap, where they wrap one of botocore's."""
+    """The botocore error inside one of boto3's transfer errors, if there is one; else the error itself."""
     wrapped = error.__cause__ or error.__context__
     return wrapped if isinstance(error, Boto3Error) and isinstance(wrapped, ClientError | BotoCoreError) else error
 
 
 def _unavailable(action: str, code: str) -> Unavailable:
     return Unavailable(
-        expected=f"to {action}", came=code, remedy="try again; if it stays, look at the service's status", code=code
+        expected=f"to {action}", came=code, remedy="try again; if it persists, look at the service's status", code=code
     )

@@ -1,4 +1,4 @@
-"""The secrets and parameters that locate a data store, read anew each time."""
+"""The secrets and parameters that locate a data store, read afresh each time."""
 
 from threading import Lock
 from typing import Any
@@ -9,7 +9,7 @@ from runway_pipelines.systems.aws.secrets_manager import read_secret
 
 
 class StoreLookups:
-    """Answers what the loaders of a store's connection ask. Clients are made at first use. Safe to use from any thread.
+    """The `Lookups` of an account and region, from any thread. Clients are made at first use.
 
     Every method raises `Permanent`, `Unavailable` and `ConfigurationError`, as `aws_errors` maps them.
     """
@@ -20,19 +20,19 @@ class StoreLookups:
         self._making = Lock()
 
     def get_secret(self, name: str) -> str | None:
-        """The text of the secret's current version, or None when there is no such secret."""
+        """The text of the secret's current version, or None if there is no such secret."""
         secret = read_secret(self._client("secretsmanager"), name)
         return None if secret is None else secret.text
 
     def get_parameter(self, path: str) -> str | None:
-        """The parameter's text, or None when there is no such parameter."""
+        """The parameter's text, or None if there is no such parameter."""
         with aws_errors(f"read parameter {path}", absent=("ParameterNotFound",)):
             answer = self._client("ssm").get_parameter(Name=path, WithDecryption=True)
             return str(answer["Parameter"]["Value"])
         return None
 
     def database_token(self, host: str, port: int, username: str) -> str:
-        """The user's password for the next 15 minutes, as RDS IAM takes it. It is signed here, without a call."""
+        """An RDS IAM password for the next 15 minutes, signed here without a call."""
         with aws_errors(f"sign a database token for {username}"):
             return str(
                 self._client("rds").generate_db_auth_token(

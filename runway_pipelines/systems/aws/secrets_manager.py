@@ -1,4 +1,4 @@
-"""AWS Secrets Manager, through dagster-aws: one version of a secret, and which version is current."""
+"""AWS Secrets Manager, as dagster-aws configures it: reading a secret's version, and which version is current."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +12,12 @@ from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observat
 
 CURRENT_STAGE = "AWSCURRENT"
 PREVIOUS_STAGE = "AWSPREVIOUS"
-LIST_PAGE = 100  # the most that ListSecrets gives
+LIST_PAGE = 100  # ListSecrets' maximum
 _NO_SUCH_SECRET = ("ResourceNotFoundException",)
 
 
 def client_of(resource: SecretsManagerResource) -> Any:
-    """The resource's client, with our timeouts: dagster-aws has no field for them, and boto3's outlast a tick."""
+    """The resource's client with our timeouts: dagster-aws cannot set them, and boto3's outlast a sensor's tick."""
     with aws_errors("speak to Secrets Manager"):
         return new_client(
             "secretsmanager",
@@ -31,10 +31,10 @@ def client_of(resource: SecretsManagerResource) -> Any:
 
 
 def read_secret(client: Any, name: str, stage: str = CURRENT_STAGE) -> SecretVersion | None:
-    """The secret's version at this stage, or None when there is none. The stage is always asked for by name.
+    """The secret's version at this stage, or None if there is none.
 
-    Raises `SecretMalformed` for a binary value, `Permanent` when access is refused or the secret is pending deletion,
-    and `Unavailable` when the service cannot be reached.
+    Raises `SecretMalformed` for a binary value, `Permanent` if access is refused or the secret is pending deletion, and
+    `Unavailable` if the service cannot be reached.
     """
     with aws_errors(f"read secret {name}", absent=_NO_SUCH_SECRET):
         answer = client.get_secret_value(SecretId=name, VersionStage=stage)
@@ -47,17 +47,17 @@ def read_secret(client: Any, name: str, stage: str = CURRENT_STAGE) -> SecretVer
 
 
 def list_current(client: Any, prefix: str) -> tuple[dict[str, Observation], Unreadable | None]:
-    """Which version is current, by secret name, for every secret whose name begins with ``prefix``.
+    """The current version of every secret whose name begins with ``prefix``, by name.
 
-    Only list calls are made (100 secrets each, no values). When a page cannot be read, the second member says why, and
-    the first holds what was seen until then.
+    It takes one list call per 100 secrets, and reads no values. If a page cannot be read, the second member says why,
+    and the first holds what was seen before.
     """
     listed: dict[str, Observation] = {}
     try:
         with aws_errors(f"list the secrets {prefix}*"):
             for page in client.get_paginator("list_secrets").paginate(
                 Filters=[{"Key": "name", "Values": [prefix]}],
-                IncludePlannedDeletion=True,  # hidden by default, and then they look deleted
+                IncludePlannedDeletion=True,  # hidden by default, which looks like deleted
                 PaginationConfig={"PageSize": LIST_PAGE},
             ):
                 listed |= {entry.get("Name", ""): _observation(entry) for entry in page["SecretList"]}
@@ -67,7 +67,7 @@ def list_current(client: Any, prefix: str) -> tuple[dict[str, Observation], Unre
 
 
 def look_at(client: Any, name: str) -> Observation | None:
-    """Which version of the secret is current, asked directly, as a listing may lag; None when there is no secret."""
+    """The secret's current version, asked directly because a listing may lag; None if there is no secret."""
     try:
         with aws_errors(f"describe secret {name}", absent=_NO_SUCH_SECRET):
             return _observation(client.describe_secret(SecretId=name))
@@ -77,7 +77,7 @@ def look_at(client: Any, name: str) -> Observation | None:
 
 
 def _observation(entry: Mapping[str, Any]) -> Observation:
-    """An entry of a listing, or a description: the version that carries AWSCURRENT."""
+    """What an entry of a listing, or a description, says about the current version."""
     if entry.get("DeletedDate"):
         return Gone("it is pending deletion")
     stages = entry.get("SecretVersionsToStages") or entry.get("VersionIdsToStages") or {}

@@ -1,1 +1,4 @@
-"""Everything that we know of mongo."""
+"""MongoDB: names, client and errors, for the doctor and for services that share the vocabulary.
+
+The pipeline keeps nothing in it.
+"""

@@ -1,6 +1,6 @@
-"""Whether a connection still answers, within a time: psycopg's own check waits for as long as TCP is content.
+"""A probe of a connection with a deadline: psycopg's own check waits for as long as TCP does.
 
-Behind a tunnel whose far end vanished, or with a backend that froze, that is for ever.
+With a tunnel whose far end vanished, or a frozen backend, that is forever.
 """
 
 import select
@@ -11,11 +11,9 @@ import psycopg
 from psycopg import Connection
 from psycopg.pq import ExecStatus
 
-_FINE = (ExecStatus.EMPTY_QUERY, ExecStatus.COMMAND_OK)
-
 
 def check_answers(connection: Connection[Any], seconds: float) -> None:
-    """One round trip with an empty statement; raises psycopg's error, and closes the connection that says nothing."""
+    """One round trip with an empty statement; raises psycopg's error, and closes a connection that does not answer."""
     pgconn, deadline = connection.pgconn, time.monotonic() + seconds
     pgconn.send_query(b"")
     while True:
@@ -29,5 +27,5 @@ def check_answers(connection: Connection[Any], seconds: float) -> None:
         result = pgconn.get_result()
         if result is None:
             return
-        if result.status not in _FINE:
+        if result.status not in (ExecStatus.EMPTY_QUERY, ExecStatus.COMMAND_OK):
             raise psycopg.OperationalError("the connection was ended")

@@ -1,55 +1,54 @@
-"""Postgres, found by environment, service and role, or by a plain host; and the pipeline's own two databases.
+"""Postgres, located by environment, service and role, or by a plain host; and the pipeline's two databases.
 
-The application's is read only and the home of the tenants' locks; in the catalogue's the library identity is written.
+The application's is read-only and holds the tenants' locks; the library identity is written to the catalogue's.
 """
 
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
 from typing import Any, ClassVar
 
-import dagster as dg
 import psycopg
 from psycopg import Connection
 from pydantic import Field, PrivateAttr
 
-from runway_pipelines.errors import ConfigurationError, LockTimeout, RunwayError
+from runway_pipelines.errors import ConfigurationError, LockTimeout
 from runway_pipelines.systems.aws.lookups import StoreLookups
-from runway_pipelines.systems.certificate_files import read_ca_file
+from runway_pipelines.systems.certificates import read_ca_file
 from runway_pipelines.systems.lookups import as_port
-from runway_pipelines.systems.postgres.errors import Whereabouts, mapped
+from runway_pipelines.systems.postgres.errors import Whereabouts, postgres_errors
 from runway_pipelines.systems.postgres.names import PostgresConnection, load_postgres
 from runway_pipelines.systems.postgres.pool import HealingPool
-from runway_pipelines.systems.vocabulary import DEFAULT_REGION, Role, parse_env, parse_role
+from runway_pipelines.systems.store_resource import StoreResource
+from runway_pipelines.systems.vocabulary import Role, parse_env, parse_role
 
 POOL_SIZE = 10
 IDLE_SECONDS = 30
 CONNECT_TIMEOUT_SECONDS = 10
 IDLE_IN_TRANSACTION_MS = 30_000
-# A lock's connection stands idle while a roster is uploaded, so no timeout of the role may end it; and a host that
-# vanished must be noticed within a minute (the system's default is two hours), for its locks go with its connection.
+# A lock's connection is idle while a roster is uploaded, so no timeout of the role may end it. A client that vanished
+# must be noticed within a minute (the system's default is two hours): its locks are held as long as its connection.
 SESSION_SETTINGS = {
     "idle_session_timeout": "0",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
 }
-# Keepalives are not sent while something is unanswered: the last one bounds that (the system's default is 15 minutes).
+# No keepalive is sent while something is unanswered; tcp_user_timeout bounds that (the system's default: 15 minutes).
 KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 
 
-class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """A pool of connections; opened at first use, closed when the run ends.
+class PostgresResource(StoreResource):
+    """A pool of connections.
 
-    With ``host`` it goes there, as ``username`` with ``password``. Without, ``env``, ``service``, ``role`` and
-    ``db_id`` say where, looked up anew each time that the pool is opened, and ``database`` and ``username`` override
-    what they give; the password is a fresh RDS IAM token for each connection in mirror and prod, the secret's in dev.
-    ``tunnel`` (host:port) is connected to in place of an RDS endpoint, whose certificate and token stay its own.
-    ``ca_file`` is a bundle of certificates in PEM.
+    With ``host`` it connects there, as ``username`` with ``password``. Otherwise ``env``, ``service``, ``role`` and
+    ``db_id`` locate the database each time the pool is opened, and ``database`` and ``username`` override what they
+    give. The password is a fresh RDS IAM token for each connection in mirror and prod, and the secret's in dev.
+    ``tunnel`` (host:port) replaces the address of an RDS endpoint, but not the name in its certificate and token.
+    ``ca_file`` is a PEM bundle.
     """
 
-    # What to set when a login is refused; where its tables are told.
+    # What to correct after a refused login, and where the tables are specified.
     login_variables: ClassVar[str] = "the user and the password"
     contract: ClassVar[str] = "the contract"
 
@@ -59,7 +58,6 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     db_id: str | None = None
     database: str | None = None
     username: str | None = None
-    region: str = DEFAULT_REGION
     tunnel: str | None = None
     ca_file: str | None = None
 
@@ -75,38 +73,14 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     lock_timeout_ms: int | None = Field(default=None, ge=0)
     idle_in_transaction_ms: int = Field(default=IDLE_IN_TRANSACTION_MS, ge=0)
 
-    _pool: HealingPool | None = PrivateAttr(default=None)
-    _opening: Lock = PrivateAttr(default_factory=Lock)
-    _goal: PostgresConnection | None = PrivateAttr(default=None)
-
-    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
-        """Close the pool."""
-        self.close()
-
-    def open(self) -> None:
-        """Connect, so that what is wrong is known; does nothing where the pool is open.
-
-        Raises `AuthenticationRefused` at once, `Unavailable` after three attempts, and `SecretMissing`,
-        `SecretMalformed`, `ConfigurationError` for what it is found by.
-        """
-        self._opened()
-
-    def close(self) -> None:
-        """Close the pool; opening it again is possible."""
-        with self._opening:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.close()
+    _destination: PostgresConnection | None = PrivateAttr(default=None)
 
     @contextmanager
     def connection(self) -> Iterator[Connection[Any]]:
         """A connection in autocommit; raises what `open` does, and `Permanent` for what the server refuses."""
-        pool = self._opened()
-        try:
-            with pool.connection() as connection:
-                yield connection
-        except psycopg.Error as error:
-            raise mapped(error, self._whereabouts()) from None
+        pool: HealingPool = self._opened()
+        with postgres_errors(self._whereabouts()), pool.connection() as connection:
+            yield connection
 
     def destination(self) -> PostgresConnection:
         """Where connections go now; raises what the lookups raise."""
@@ -118,21 +92,18 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
                 came="neither",
                 remedy="set RUNWAY_STORES_ENV and the service, or the host, as docs/configuration.md lists them",
             )
-        lookups = self._lookups()
         return load_postgres(
-            lookups.get_secret,
-            lookups.get_parameter,
+            StoreLookups(self.region),
             env=parse_env(self.env),
             service=self.service,
             role=parse_role(self.role),
             db_id=self.db_id,
             database=self.database,
             username=self.username,
-            region=self.region,
         )
 
     def session_settings(self) -> dict[str, str]:
-        """Settings of every session, by their names in Postgres."""
+        """Every session's settings, by their names in Postgres."""
         timeouts = {
             "statement_timeout": self.statement_timeout_ms,
             "lock_timeout": self.lock_timeout_ms,
@@ -143,27 +114,29 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def _plain(self, host: str) -> PostgresConnection:
         if not self.database or not self.username:
             raise ConfigurationError(
-                expected=f"a database and a user at the host {host}", came="none", remedy="set both beside the host"
+                expected=f"a database and a user at the host {host}", came="at least one unset", remedy="set both"
             )
-        return PostgresConnection(host, self.port, self.database, self.username, self.password, region=self.region)
+        return PostgresConnection(host, self.port, self.database, self.username, self.password)
 
-    def _opened(self) -> HealingPool:
-        """The pool, opened once, and once more after it closed itself."""
-        with self._opening:
-            if self._pool is None or self._pool.is_closed:
-                self._pool = None
-                self._goal = self.destination()
-                pool = self._new_pool(self._goal)
-                try:
-                    pool.open()
-                except (psycopg.Error, RunwayError, UnicodeError) as error:
-                    raise mapped(error, self._whereabouts()) from None
-                self._pool = pool
-            return self._pool
+    def _has_closed_itself(self, client: HealingPool) -> bool:
+        return client.is_closed
+
+    def _connected(self) -> HealingPool:
+        goal = self._destination = self.destination()
+        pool = self._new_pool(goal)
+        where = self._whereabouts()
+        try:
+            with postgres_errors(where):
+                pool.open()
+        except UnicodeError:
+            raise ConfigurationError(
+                expected=f"a host's name in {where.place}", came="an impossible one", remedy="correct the host"
+            ) from None
+        return pool
 
     def _new_pool(self, goal: PostgresConnection) -> HealingPool:
         fixed = self._connection_arguments(goal)
-        lookups = self._lookups()
+        lookups = StoreLookups(self.region)
 
         def arguments() -> dict[str, Any]:
             if not goal.is_iam:
@@ -189,34 +162,30 @@ class PostgresResource(dg.ConfigurableResource):  # type: ignore[type-arg]
             "application_name": "runway_pipelines",
             **KEEPALIVES,
             **self._tls(goal),
-            **(tunnelled(self.tunnel) if self.tunnel and goal.is_iam else {}),
+            **(_tunnelled(self.tunnel) if self.tunnel and goal.is_iam else {}),
         }
 
     def _tls(self, goal: PostgresConnection) -> dict[str, str]:
-        """A host that was looked up is verified or, in dev, has no TLS; a plain one is as ``sslmode`` says."""
+        """A looked-up host is verified or, in dev, has no TLS; a plain host follows ``sslmode``."""
         mode = self.sslmode if self.host is not None else "verify-full" if goal.is_tls else "disable"
         if not mode.startswith("verify"):
             return {"sslmode": mode}
         if self.ca_file:
             return {"sslmode": mode, "sslrootcert": read_ca_file(self.ca_file, "RUNWAY_DB_CA_FILE")}
-        # For a plain host, libpq's own default (PGSSLROOTCERT, a file in the home) stays what it is.
+        # A plain host keeps libpq's own default (PGSSLROOTCERT, or a file in the home).
         return {"sslmode": mode} | ({"sslrootcert": "system"} if self.host is None else {})
 
-    def _lookups(self) -> StoreLookups:
-        return StoreLookups(self.region)
-
     def _whereabouts(self) -> Whereabouts:
-        goal = self._goal
+        goal = self._destination
         if goal is None:
             return Whereabouts("the database", "", self.login_variables, self.contract)
         login = self.login_variables if self.host is not None else f"the {'IAM policy' if goal.is_iam else 'secret'}"
-        return Whereabouts(
-            f"the database {goal.database} at {goal.host}:{goal.port}", goal.username, login, self.contract
-        )
+        place = f"the database {goal.database} at {goal.host}:{goal.port}"
+        return Whereabouts(place, goal.username, login, self.contract)
 
 
 class ApplicationDatabase(PostgresResource):
-    """The application's database, of which nothing is changed."""
+    """The application's database, which is never written to."""
 
     login_variables = "RUNWAY_APP_DB_USER and RUNWAY_APP_DB_PASSWORD"
     contract = "the rosters contract, section 5"
@@ -225,16 +194,15 @@ class ApplicationDatabase(PostgresResource):
     statement_timeout_ms: int | None = Field(default=0, ge=0)  # waiting for a lock is a statement
 
     def session_settings(self) -> dict[str, str]:
-        """Read only, whatever the role may do."""
+        """Read-only, whatever the role may do."""
         return {"default_transaction_read_only": "on"} | super().session_settings()
 
     @contextmanager
     def advisory_lock(self, name: str, wait_seconds: int) -> Iterator[Connection[Any]]:
-        """Hold the lock of this name; it goes with the connection, so a process that dies lets go of it.
+        """Hold the lock of this name; a process that dies releases it with its connection. Raises `LockTimeout`.
 
-        A session lock in autocommit: a transaction kept open for as long as an upload takes would be ended by
-        ``idle_in_transaction_session_timeout``. Advisory locks write nothing, so read-only connections may take them.
-        Raises `LockTimeout`.
+        It is a session lock in autocommit: ``idle_in_transaction_session_timeout`` would end a transaction that stays
+        open for an upload. Advisory locks write nothing, so a read-only connection can take them.
         """
         with self.connection() as connection, _lock_timeout(connection, f"{wait_seconds}s"):
             try:
@@ -253,9 +221,9 @@ class ApplicationDatabase(PostgresResource):
 
 
 class CatalogueDatabase(PostgresResource):
-    """The catalogue's database, in which the library identity is written.
+    """The catalogue's database, where the library identity is written.
 
-    Its own application works in it too: a statement gives up before it has stood in the way for long.
+    Its own application uses it too, so a statement gives up before it blocks others for long.
     """
 
     login_variables = "RUNWAY_CATALOGUE_DB_USER and RUNWAY_CATALOGUE_DB_PASSWORD"
@@ -265,7 +233,7 @@ class CatalogueDatabase(PostgresResource):
     lock_timeout_ms: int | None = Field(default=30_000, ge=0)
 
     def session_settings(self) -> dict[str, str]:
-        """Writing, and what was waited for is seen by the next statement."""
+        """Writable, and a statement sees what was committed while it waited."""
         return {
             "default_transaction_read_only": "off",
             "default_transaction_isolation": "read committed",
@@ -274,7 +242,7 @@ class CatalogueDatabase(PostgresResource):
 
 @contextmanager
 def _lock_timeout(connection: Connection[Any], timeout: str) -> Iterator[None]:
-    """Another timeout while it lasts: the connection is somebody else's after that."""
+    """Set another lock timeout, and restore it before somebody else gets the connection."""
     (before,) = connection.execute("select current_setting('lock_timeout')").fetchone() or ("0",)
     change = "select set_config('lock_timeout', %s, false)"
     connection.execute(change, [timeout])
@@ -285,8 +253,8 @@ def _lock_timeout(connection: Connection[Any], timeout: str) -> Iterator[None]:
             connection.execute(change, [before])
 
 
-def tunnelled(tunnel: str) -> dict[str, Any]:
-    """What libpq is told to connect to ``tunnel`` while the host that is verified stays the real one."""
+def _tunnelled(tunnel: str) -> dict[str, Any]:
+    """Arguments that make libpq connect to ``tunnel`` and still verify the real host."""
     host, _, port = tunnel.rpartition(":")
     number = as_port(port, "a port", "RUNWAY_DB_TUNNEL")
     try:

@@ -1,19 +1,21 @@
-"""Postgres' and psycopg's failures made into ours: by SQLSTATE, or by libpq's own words where there is none.
+"""Postgres' and psycopg's errors mapped to ours: by SQLSTATE, or by libpq's wording where there is none.
 
-A driver's text can quote a connection string, so none of it is passed on.
+A driver's text can quote a connection string, so none of it is kept.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from runway_pipelines.errors import AuthenticationRefused, ConfigurationError, Permanent, RunwayError, Unavailable
+from runway_pipelines.errors import AuthenticationRefused, Permanent, RunwayError, Unavailable
 
-# A session that stood idle for too long, and a server that is not the primary any more: psycopg takes them for defects.
+# A session idle for too long, and a server that is no longer the primary: psycopg does not count them as operational.
 PASSING_STATES = ("25P03", "25P04", "25006")
-# A connection that never stood has no SQLSTATE, only a text.
+# A connection that was never established has no SQLSTATE, only a text.
 _REFUSED = re.compile(
     "authentication failed|no pg_hba.conf entry|is not permitted to log in|no password supplied"
     '|role "[^"]*" does not exist|permission denied for database'
@@ -26,73 +28,74 @@ _NO_DATABASE = re.compile('database "[^"]*" does not exist')
 
 @dataclass(frozen=True)
 class Whereabouts:
-    """What a message may say of a connection: where to, as whom, and what to correct."""
+    """What a message may say about a connection."""
 
-    place: str  # the database x at host:port
+    place: str  # "the database x at host:port"
     user: str
-    login: str  # what to correct when a login is refused
-    contract: str  # where the tables are told
+    login: str  # what to correct after a refused login
+    contract: str  # where the tables are specified
 
 
-def is_refused_login(error: BaseException) -> bool:
-    """Whether the server knows us and does not let us in: trying again gives the same."""
-    if getattr(error, "sqlstate", None) in ("28P01", "28000"):
-        return True
-    return isinstance(error, psycopg.OperationalError) and error.sqlstate is None and _says(error, _REFUSED)
+@contextmanager
+def postgres_errors(where: Whereabouts) -> Iterator[None]:
+    """Map what psycopg raises within the block, on a connection to ``where``."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise _mapped(error, where) from None
 
 
 def is_final(error: BaseException) -> bool:
     """Whether another attempt to connect would fail the same way."""
     if isinstance(error, RunwayError):
         return isinstance(error, Permanent)
-    if not isinstance(error, Exception) or isinstance(error, UnicodeError):  # told to stop; a host that is no name
+    if not isinstance(error, Exception) or isinstance(error, UnicodeError):  # an interrupt; an impossible host name
         return True
-    return is_refused_login(error) or _says(error, _UNTRUSTED) or _says(error, _NO_DATABASE)
+    return _is_refused_login(error) or _says(error, _UNTRUSTED) or _says(error, _NO_DATABASE)
 
 
-def mapped(error: Exception, where: Whereabouts) -> RunwayError:
-    """The error of our tree; one that is of it already stays what it is."""
-    if isinstance(error, RunwayError):
-        return error
-    expected, state = where.place, getattr(error, "sqlstate", None)
-    if is_refused_login(error):
+def _is_refused_login(error: Exception) -> bool:
+    state = getattr(error, "sqlstate", None)
+    never_stood = isinstance(error, psycopg.OperationalError) and state is None
+    return state in ("28P01", "28000") or (never_stood and _says(error, _REFUSED))
+
+
+def _mapped(error: psycopg.Error, where: Whereabouts) -> RunwayError:
+    place, state = where.place, error.sqlstate
+    if _is_refused_login(error):
         return AuthenticationRefused(
-            expected=f"{expected} to let user {where.user} in",
+            expected=f"{place} to let user {where.user} in",
             came="a refused login",
             remedy=f"correct {where.login}",
             code=state,
         )
-    if isinstance(error, UnicodeError):
-        return ConfigurationError(
-            expected=f"a host's name in {expected}", came="what cannot be one", remedy="correct the host"
-        )
     if isinstance(error, PoolTimeout):
         return Unavailable(
-            expected=expected, came="no free connection", remedy="run fewer things at once, or see what holds them"
+            expected=place, came="no free connection", remedy="run fewer things at once, or find what holds them"
         )
     if isinstance(error, psycopg.OperationalError) and state is None:
-        return _never_stood(error, expected)
+        return _never_stood(error, place)
     if isinstance(error, psycopg.OperationalError) or state in PASSING_STATES:
-        return Unavailable(expected=expected, came="a broken connection", remedy="try again", code=state)
+        return Unavailable(expected=place, came="a broken connection", remedy="try again", code=state)
     return Permanent(
-        expected=f"{expected} to answer",
+        expected=f"{place} to answer",
         came=f"{type(error).__name__} ({state})",
         remedy=f"compare its tables with {where.contract}",
         code=state,
     )
 
 
-def _never_stood(error: Exception, expected: str) -> RunwayError:
+def _never_stood(error: Exception, place: str) -> RunwayError:
     if _says(error, _UNTRUSTED):
         return Permanent(
-            expected=f"{expected} to prove over TLS that it is the one",
-            came="no TLS, or a certificate that nothing here vouches for",
-            remedy="set RUNWAY_DB_CA_FILE to the bundle of certificates that the server's is made from, and the host "
-            "to the name in its certificate",
+            expected=f"{place} to identify itself over TLS",
+            came="no TLS, or a certificate that no trusted authority issued for it",
+            remedy="set RUNWAY_DB_CA_FILE to the bundle of the authority that issued the server's certificate, and the"
+            " host to the name in it",
         )
     if _says(error, _NO_DATABASE):
-        return Permanent(expected=expected, came="no database of that name", remedy="correct the database's name")
-    return Unavailable(expected=expected, came="no connection", remedy="see whether the server is up")
+        return Permanent(expected=place, came="no database of that name", remedy="correct the database's name")
+    return Unavailable(expected=place, came="no connection", remedy="check that the server is up")
 
 
 def _says(error: BaseException, sign: re.Pattern[str]) -> bool:

@@ -1,10 +1,10 @@
-"""A service's Postgres: its secret or parameters, its users and databases by name, and where a connection goes."""
+"""A service's Postgres: its secret or parameters, its users and databases, and the connection they lead to."""
 
 from dataclasses import dataclass, field
 
 from runway_pipelines.errors import ConfigurationError
-from runway_pipelines.systems.lookups import GetParameter, GetSecret, malformed, read_host, read_members, read_port
-from runway_pipelines.systems.vocabulary import DEFAULT_REGION, Env, Role, checked_name, snake
+from runway_pipelines.systems.lookups import Lookups, malformed, read_host, read_members, read_port
+from runway_pipelines.systems.vocabulary import Env, Role, checked_name, snake
 
 DEV_SECRET = "dev/postgres-shared/{service}/{role}"  # noqa: S105 - a name
 DEV_SECRET_WITH_DB_ID = "dev/postgres-shared/{service}/{db_id}/{role}"  # noqa: S105
@@ -13,13 +13,13 @@ RDS_PARAMETERS = {Env.MIRROR: "/mirror/current/postgres-rds/{part}", Env.PROD: "
 USER = "{service_snake}_{role}"
 DATABASE = "{service_snake}"
 DATABASE_WITH_DB_ID = "{service_snake}_{db_id}_db"
-# Postgres cuts a longer name, and would then find another one.
+# Postgres truncates a longer name, which could then be another one.
 LONGEST_IDENTIFIER = 63
 
 
 @dataclass(frozen=True)
 class PostgresConnection:
-    """Where a connection goes. ``is_iam``: its password is a token, made for each connection; else ``password``."""
+    """Where a connection goes. With ``is_iam``, each connection gets a fresh token instead of ``password``."""
 
     host: str
     port: int
@@ -28,11 +28,10 @@ class PostgresConnection:
     password: str | None = field(default=None, repr=False)
     is_iam: bool = False
     is_tls: bool = False
-    region: str = DEFAULT_REGION
 
 
-def secret_name(service: str, role: Role, db_id: str | None = None) -> str:
-    """The secret of a user in development."""
+def role_secret(service: str, role: Role, db_id: str | None = None) -> str:
+    """The secret of a service's user in dev."""
     template = DEV_SECRET if db_id is None else DEV_SECRET_WITH_DB_ID
     return template.format(service=checked_name("service", service), role=role, db_id=_checked_id(db_id))
 
@@ -43,7 +42,7 @@ def endpoint_path(env: Env) -> str:
 
 
 def port_path(env: Env) -> str:
-    """The parameter with its port."""
+    """The parameter with the instance's port."""
     return _parameters(env).format(part="port")
 
 
@@ -54,15 +53,14 @@ def user_name(service: str, role: Role) -> str:
 
 
 def database_name(service: str, db_id: str | None = None) -> str:
-    """The service's database; with ``db_id`` one of its others."""
+    """The service's main database, or another one by its ``db_id``."""
     template = DATABASE if db_id is None else DATABASE_WITH_DB_ID
     service_snake = snake(checked_name("service", service))
     return _checked_identifier("database", template.format(service_snake=service_snake, db_id=_checked_id(db_id)))
 
 
 def load_postgres(
-    get_secret: GetSecret,
-    get_parameter: GetParameter,
+    lookups: Lookups,
     *,
     env: Env,
     service: str,
@@ -70,29 +68,27 @@ def load_postgres(
     db_id: str | None = None,
     database: str | None = None,
     username: str | None = None,
-    region: str = DEFAULT_REGION,
 ) -> PostgresConnection:
     """Where the service's connection goes in ``env``; ``database`` and ``username`` override the convention's.
 
-    Raises `ConfigurationError`, `SecretMissing`, `SecretMalformed`, and what the callables raise.
+    Raises `ConfigurationError`, `SecretMissing`, `SecretMalformed`, and what the lookups raise.
     """
     if env is Env.DEV:
-        return _from_secret(get_secret, service, role, db_id, database, username)
+        return _from_secret(lookups, service, role, db_id, database, username)
     return PostgresConnection(
-        host=read_host(get_parameter, endpoint_path(env)),
-        port=read_port(get_parameter, port_path(env)),
+        host=read_host(lookups, endpoint_path(env)),
+        port=read_port(lookups, port_path(env)),
         database=database or database_name(service, db_id),
         username=username or user_name(service, role),
         is_iam=True,
         is_tls=True,
-        region=region,
     )
 
 
 def _from_secret(
-    get_secret: GetSecret, service: str, role: Role, db_id: str | None, database: str | None, username: str | None
+    lookups: Lookups, service: str, role: Role, db_id: str | None, database: str | None, username: str | None
 ) -> PostgresConnection:
-    members = read_members(get_secret, secret_name(service, role, db_id))
+    members = read_members(lookups, role_secret(service, role, db_id))
     if "database" in members and "dbname" in members:
         raise malformed("database or dbname", members.place, "both")
     in_secret = members.optional_text("database") or members.optional_text("dbname")
@@ -108,7 +104,7 @@ def _from_secret(
 def _parameters(env: Env) -> str:
     if env not in RDS_PARAMETERS:
         raise ConfigurationError(
-            expected="mirror or prod, which have their Postgres in parameters",
+            expected="mirror or prod, whose Postgres is located by parameters",
             came=str(env),
             remedy="read the service's secret instead",
         )
@@ -123,7 +119,7 @@ def _checked_identifier(what: str, name: str) -> str:
     if len(name) > LONGEST_IDENTIFIER:
         raise ConfigurationError(
             expected=f"a {what}'s name of at most {LONGEST_IDENTIFIER} characters",
-            came=f"{len(name)}, made of the service's name",
+            came=f"{len(name)}, derived from the service's name",
             remedy=f"set the {what} instead of deriving it",
         )
     return name

@@ -1,7 +1,7 @@
-"""psycopg's pool, with what it leaves to its user: a fresh password for each connection, session settings, reasons.
+"""psycopg's pool, with a fresh password for each connection, session settings, and the reasons for failures.
 
-A pool only says that it waited. This one remembers why its last attempt to connect failed, and where trying again gives
-the same (a refused login, a certificate) it closes at once, so that whoever waits is told.
+psycopg's pool only reports a timeout. This one remembers why its last attempt to connect failed; if another attempt
+would fail the same way (a refused login, a certificate), it closes at once, and its callers get that reason.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from typing import Any, Self
 import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from runway_pipelines.systems.postgres.check import check_answers
 from runway_pipelines.systems.postgres.errors import is_final
+from runway_pipelines.systems.store_resource import ATTEMPTS, retrying
 
-ATTEMPTS = 3
-FIRST_WAIT_SECONDS = 1.0
-# Refusing it would open for writing what is meant to be read.
+# Without it, a database meant for reading would be open for writing.
 REQUIRED_SETTINGS = ("default_transaction_read_only",)
 _CLOSING_SECONDS = 1.0
 
@@ -30,10 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 class HealingPool:
-    """A pool of connections in autocommit, which replaces broken ones without failing who asks for one.
+    """A pool of connections in autocommit that replaces broken ones without failing its caller.
 
-    ``arguments`` gives the arguments of one physical connection: it is called anew for each, so that a token is never
-    used twice. What it raises counts as a failed attempt.
+    ``arguments`` is called for each physical connection, so that no token is used twice; an error that it raises counts
+    as a failed attempt.
     """
 
     def __init__(
@@ -50,7 +48,7 @@ class HealingPool:
         self._probed: Connection[Any] | None = None
         self._failure: Exception | None = None
         self._noting = Lock()
-        # Of the time that a caller waits, half is for the connection that it draws, and half for all of its neighbours.
+        # Half the caller's timeout checks its own connection, half the rest of the pool.
         self._answer_seconds = wait_seconds / 2
         neighbour_seconds = wait_seconds / 2 / size
         self._pool: ConnectionPool[Connection[Any]] = _pool_class(neighbour_seconds)(
@@ -59,7 +57,7 @@ class HealingPool:
             max_size=size,
             max_idle=idle_seconds,
             timeout=wait_seconds,
-            # By its own backoff, from 1 s, for as long as somebody waits.
+            # psycopg backs off by itself, from 1 s, while somebody waits.
             reconnect_timeout=wait_seconds,
             check=self._check,
             open=False,
@@ -67,44 +65,33 @@ class HealingPool:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was closed, by whoever it was."""
+        """Whether it was closed, by its owner or by itself."""
         return self._pool.closed
 
-    @property
-    def stats(self) -> dict[str, int]:
-        """The numbers that psycopg keeps."""
-        return self._pool.get_stats()
-
     def open(self) -> None:
-        """Connect, at most three times, so that what is wrong is known; raises what the last attempt met."""
-        attempts = Retrying(
-            retry=retry_if_exception(lambda error: not is_final(error)),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=wait_exponential(multiplier=FIRST_WAIT_SECONDS, min=FIRST_WAIT_SECONDS),
-            reraise=True,
-        )
-        # Its warnings quote the driver; what matters of them is said below, or raised.
+        """Connect, in at most three attempts; raises the last one's error."""
+        # Its warnings quote the driver; what matters is logged below, or raised.
         logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
-        self._probed = attempts(self._new_connection)
+        self._probed = retrying(lambda error: not is_final(error), ATTEMPTS)(self._new_connection)
         self._pool.open()
 
     def close(self) -> None:
-        """Close the connections that are not in use; the others when they are given back."""
+        """Close idle connections now, and the others when they are returned."""
         self._pool.close(_CLOSING_SECONDS)
         if (probed := self._take_probed()) is not None:
             probed.close()
 
     @contextmanager
     def connection(self) -> Iterator[Connection[Any]]:
-        """A connection that answered just now.
+        """A connection that has just answered.
 
-        Raises `PoolTimeout` when all are in use, and the reason of the last attempt where connecting is what failed.
+        Raises `PoolTimeout` if all are in use, or the last attempt's error if connecting failed.
         """
         try:
             connection = self._pool.getconn()
         except psycopg.OperationalError as error:  # PoolTimeout, PoolClosed
             if (failure := self._failure) is not None:
-                self.close()  # whoever opens anew looks up anew where the server is
+                self.close()  # opening again looks up anew where the server is
                 raise failure from None
             raise error from None
         try:
@@ -114,7 +101,7 @@ class HealingPool:
             self._pool.putconn(connection)
 
     def _connect(self) -> Connection[Any]:
-        """The next connection of the pool: the one that opening it was tried with, then new ones."""
+        """The pool's next connection: first the one that `open` made, then new ones."""
         if (probed := self._take_probed()) is not None:
             return probed
         try:
@@ -123,7 +110,7 @@ class HealingPool:
             self._failure = error
             _log.warning("Connecting to Postgres failed: %s", type(error).__name__)
             if is_final(error):
-                # From a thread of its own: closing waits for the pool's workers, of which this is one.
+                # In another thread: closing waits for the pool's workers, and this is one of them.
                 Thread(target=self._pool.close, args=(_CLOSING_SECONDS,), daemon=True).start()
             raise
         self._failure = None
@@ -144,8 +131,9 @@ class HealingPool:
         return probed
 
     def _check(self, connection: Connection[Any]) -> None:
-        """Whether it still answers. Where it does not, its neighbours are looked at too: drawn one by one, ten broken
-        ones would cost a caller more than it waits, for the pool pauses between two of them.
+        """Probe a connection; if it is broken, probe the idle ones too.
+
+        Drawn one by one, ten broken connections would take longer than the caller waits: the pool pauses between two.
         """
         try:
             check_answers(connection, self._answer_seconds)
@@ -155,20 +143,20 @@ class HealingPool:
 
 
 def _pool_class(answer_seconds: float) -> type[ConnectionPool[Connection[Any]]]:
-    """A pool of psycopg's, whose look at idle connections waits no longer than this for each."""
+    """A pool that probes each idle connection for no longer than ``answer_seconds``."""
 
-    class Looking(ConnectionPool[Connection[Any]]):
+    class Probing(ConnectionPool[Connection[Any]]):
         @staticmethod
         def check_connection(conn: Connection[Any]) -> None:
             check_answers(conn, answer_seconds)
 
-    return Looking
+    return Probing
 
 
 def apply_settings(connection: Connection[Any], settings: Mapping[str, str]) -> None:
-    """The session's settings, in one statement; one that the server refuses is logged, and the others stand.
+    """Apply the settings in one statement; one that the server refuses is logged, and the others still apply.
 
-    Startup options would refuse the login instead. Raises psycopg's error for one of `REQUIRED_SETTINGS`.
+    As startup options, it would refuse the login. Raises psycopg's error for one of `REQUIRED_SETTINGS`.
     """
     if not settings:
         return
@@ -188,13 +176,11 @@ def _apply(connection: Connection[Any], name: str, value: str) -> None:
     except psycopg.DatabaseError as error:
         if connection.broken or name in REQUIRED_SETTINGS:
             raise
-        _log.warning(
-            "Postgres refuses the session setting %s (%s); it is left as the server has it", name, error.sqlstate
-        )
+        _log.warning("Postgres refuses the session setting %s (%s); the server's value stays", name, error.sqlstate)
 
 
 def _connecting_with(connect: Callable[[], Connection[Any]]) -> type[Connection[Any]]:
-    """A connection class for psycopg's pool, which makes each of its connections by this classmethod."""
+    """A connection class for psycopg's pool, which makes its connections with this classmethod."""
 
     class Connecting(Connection[Any]):
         @classmethod

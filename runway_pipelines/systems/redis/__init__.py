@@ -1,1 +1,1 @@
-"""Everything that we know of redis."""
+"""Redis: names, client and errors. The rate limit that concurrent runs share in it belongs to LML."""

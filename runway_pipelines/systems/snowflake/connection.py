@@ -1,4 +1,4 @@
-"""How to connect to a partner's Snowflake, as a plain value."""
+"""How to connect to a partner's Snowflake, as a value."""
 
 import base64
 import hashlib
@@ -9,10 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 @dataclass(frozen=True)
 class EduConnection:
-    """Where a partner's warehouse is, and the key pair that opens it.
-
-    ``private_key`` is the base64 of a PEM text, and is never shown.
-    """
+    """Where a partner's warehouse is, and the key that opens it (``private_key``: base64 of PEM, never shown)."""
 
     username: str
     account: str
@@ -24,7 +21,7 @@ class EduConnection:
 
     @property
     def fingerprint(self) -> str:
-        """The public key's digest, as ``DESC USER`` shows it in ``RSA_PUBLIC_KEY_FP``: ``SHA256:`` and base64."""
+        """The public key's digest as ``DESC USER`` shows it in ``RSA_PUBLIC_KEY_FP``: ``SHA256:`` and base64."""
         key = load_pem_private_key(base64.b64decode("".join(self.private_key.split())), password=None)
         der = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return "SHA256:" + base64.b64encode(hashlib.sha256(der).digest()).decode()

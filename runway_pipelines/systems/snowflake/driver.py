@@ -1,4 +1,4 @@
-"""The Snowflake driver's first answer in a process, which no two threads may decode at once."""
+"""A workaround: two threads that decode a process's first Snowflake answers at the same time deadlock."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _preparing = Lock()
 
 
 def prepare_driver() -> None:
-    """Decode a table of no rows, once for a process; called before any answer is decoded.
+    """Decode an empty table, once per process, before any answer is decoded.
 
-    Version 4.8 of the driver makes its logger with the first table (``std::call_once`` in nanoarrow_cpp/Logging) and
-    calls Python for it, which may let another thread run; one that decodes its own first table just then waits in
-    C++ for the first, holding the interpreter's lock, without which the first cannot go on: the process stands still
-    for ever. Seen with 20 first pulls at once.
+    Version 4.8 of the driver creates its logger with the first table (``std::call_once`` in nanoarrow_cpp/Logging) and
+    calls Python to do it, which may let another thread run. If that thread decodes its own first table, it waits in
+    C++ for the first thread while it holds the interpreter's lock, which the first thread needs: the process hangs
+    forever. Seen with 20 first pulls at once.
     """
     with _preparing:
         _decode_nothing()
@@ -26,7 +26,7 @@ def prepare_driver() -> None:
 def _decode_nothing() -> None:
     import pyarrow as pa
 
-    schema = pa.schema([pa.field("NOTHING", pa.string(), metadata={"logicalType": "TEXT"})])  # as Snowflake says it
+    schema = pa.schema([pa.field("NOTHING", pa.string(), metadata={"logicalType": "TEXT"})])  # as Snowflake declares it
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.record_batch([pa.array([], pa.string())], schema=schema))
@@ -39,5 +39,5 @@ def _decode_nothing() -> None:
         context = ArrowConverterContext({"TIMEZONE": "UTC"})
         PyArrowTableIterator(None, sink.getvalue().to_pybytes(), context, False, False, False, True)
     except (ImportError, TypeError, errors.Error) as error:
-        # Nothing of this is the driver's public interface.
-        log.warning("another version of the Snowflake driver was not prepared: %s", type(error).__name__)
+        # None of this is the driver's public interface.
+        log.warning("this version of the Snowflake driver could not be prepared: %s", type(error).__name__)

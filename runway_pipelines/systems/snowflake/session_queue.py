@@ -1,7 +1,7 @@
-"""SQLAlchemy's queue of pooled connections, with what it lacks: eviction of those that nobody needs.
+"""SQLAlchemy's connection pool, with eviction of idle connections, which it lacks.
 
-A Snowflake session ends by itself after four hours, and a NAT forgets its connection long before that: whoever is
-handed such a session waits for a failure. What belongs here knows nothing of partners or secrets.
+A Snowflake session expires after four hours, and a NAT forgets its connection long before that: the next borrower would
+wait for a failure. Partners and secrets are not known here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlalchemy.util.queue import Empty
 
 _IDLE_SINCE = "idle_since"
-# A pool's own lines, under its class's name, tell of every session and quote errors.
+# SQLAlchemy logs every session under this name, and quotes errors.
 logging.getLogger(__name__).setLevel(logging.WARNING)
 
 
 class SessionQueue(QueuePool):
-    """A `QueuePool` that knows since when each of its connections is idle."""
+    """A `QueuePool` that knows how long each connection has been idle."""
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         record.info[_IDLE_SINCE] = time.monotonic()
@@ -26,14 +26,14 @@ class SessionQueue(QueuePool):
 
     @property
     def idle_sessions(self) -> int:
-        """How many open connections wait here; places whose connection was closed after an error do not count."""
+        """How many open connections are waiting; a slot whose connection was closed after an error does not count."""
         waiting = list(self._pool.queue)  # type: ignore[attr-defined]
         return sum(1 for record in waiting if record.dbapi_connection is not None)
 
     def evict_idle(self, seconds: float) -> int:
-        """Close the connections that wait for longer than that; returns how many.
+        """Close connections that have been idle for longer; returns how many.
 
-        Their places stay in the queue, empty, under those that are kept: somebody may be waiting for a place.
+        Their slots stay in the queue, empty, behind the others: somebody may be waiting for a slot.
         """
         oldest = time.monotonic() - seconds
         waiting: list[ConnectionPoolEntry] = []
@@ -48,9 +48,9 @@ class SessionQueue(QueuePool):
                 evicted.append(record.dbapi_connection)
                 # The record's own close would wait for the server.
                 record.dbapi_connection = None  # type: ignore[misc]
-        waiting.reverse()  # taken newest first: the newest shall be taken first again
+        waiting.reverse()  # taken newest first; the newest must come out first again
         for record in sorted(waiting, key=lambda each: each.dbapi_connection is not None):
             self._pool.put(record, block=False)
-        for connection in evicted:  # seconds for each where the network is gone; the places are free by now
+        for connection in evicted:  # takes seconds each if the network is gone; the slots are free by now
             self._close_connection(connection)
         return len(evicted)

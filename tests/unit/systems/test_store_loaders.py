@@ -48,7 +48,7 @@ class Account:
         return self.parameters.get(path)
 
     def load(self, loader: Callable[..., Any], **arguments: Any) -> Any:
-        return loader(self.get_secret, self.get_parameter, **arguments)
+        return loader(self, **arguments)
 
 
 chat_api = partial(load_postgres, service="chat-api")
@@ -108,15 +108,9 @@ def test_postgres_in_rds_is_the_parameters_and_a_token(
     env: Env, host: str, port: int, arguments: dict[str, Any], user: str, database: str
 ) -> None:
     account = Account({}, RDS)
-    loaded = account.load(chat_api, env=env, region="us-east-1", **arguments)
-    assert loaded == PostgresConnection(
-        host, port, database, user, password=None, is_iam=True, is_tls=True, region="us-east-1"
-    )
+    loaded = account.load(chat_api, env=env, **arguments)
+    assert loaded == PostgresConnection(host, port, database, user, password=None, is_iam=True, is_tls=True)
     assert account.asked == [path for path in RDS if path.startswith(f"/{env}/")]
-
-
-def test_the_region_is_the_contracts_unless_told() -> None:
-    assert Account({}, RDS).load(chat_api, env=Env.PROD).region == "us-west-2"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +201,7 @@ def test_mongo(
 @pytest.mark.parametrize("env", ["dev", "qa", "", "PROD"])
 def test_there_is_no_mongo_elsewhere(env: str) -> None:
     with pytest.raises(ConfigurationError, match="mirror or prod"):
-        mongo.parse_env(env)
+        mongo.parse_mongo_env(env)
 
 
 DEV_NAME = "dev/postgres-shared/chat-api/app"
@@ -383,14 +377,14 @@ def test_an_unknown_role_is_refused(word: str) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda name: postgres.secret_name(name, Role.APP),
-        lambda name: postgres.secret_name("chat-api", Role.APP, name),
+        lambda name: postgres.role_secret(name, Role.APP),
+        lambda name: postgres.role_secret("chat-api", Role.APP, name),
         lambda name: postgres.user_name(name, Role.APP),
         lambda name: postgres.database_name(name),
         lambda name: postgres.database_name("chat-api", name),
-        lambda name: redis.secret_name(Env.DEV, name),
-        lambda name: mongo.secret_name(MongoEnv.PROD, name),
-        lambda name: mongo.database_name(name),
+        lambda name: redis.service_secret(Env.DEV, name),
+        lambda name: mongo.project_secret(MongoEnv.PROD, name),
+        lambda name: mongo.project_database(name),
     ],
 )
 def test_no_name_leads_out_of_what_a_policy_grants(name: str, make: Callable[[str], str]) -> None:

@@ -1,30 +1,30 @@
-"""The policy grants what the names say, and nothing beside it."""
+"""A policy grants what the names need, and nothing else."""
 
 import fnmatch
 from dataclasses import replace
 
 import pytest
 
-from runway_pipelines.cli.iam_policy import PolicyOptions, Process, policy
 from runway_pipelines.errors import ConfigurationError
-from runway_pipelines.settings import Settings
-from runway_pipelines.systems.aws.iam_policy import PostgresUser, Scope, policy_document
-from runway_pipelines.systems.mongo.names import MongoEnv
-from runway_pipelines.systems.vocabulary import Env, Role
+from runway_pipelines.systems.aws.iam_policy import Scope, policy_document
 
 ACCOUNT = "123456789012"
 SCOPE = Scope(
     account=ACCOUNT,
+    region="us-west-2",
     partner_secrets=("prod-edu-connection-info-*",),
+    secrets=("prod/redis/pipelines", "prod/mongodb-shared/chat-api-password"),
+    parameters=(
+        "/prod/postgres-rds/endpoint",
+        "/prod/postgres-rds/port",
+        "/shared/infra/prod/redis-endpoint",
+        "/shared/infra/prod/mongodb-hosts",
+    ),
+    db_users=("runway_app_ro", "writer"),
+    db_resource_ids=("db-ABC",),
     bucket="runway-prod",
     bucket_prefixes=("__rosters", "__roster_snapshots"),
     event_bus="operators",
-    env=Env.PROD,
-    postgres_users=(PostgresUser("runway-app", Role.RO), PostgresUser("catalogue", Role.APP, username="writer")),
-    db_resource_ids=("db-ABC",),
-    redis_service="pipelines",
-    mongo_env=MongoEnv.PROD,
-    mongo_project="chat-api",
 )
 
 
@@ -73,7 +73,7 @@ READ, DESCRIBE = "secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret
         ("events:PutEvents", f"arn:aws:events:us-west-2:{ACCOUNT}:event-bus/operators"),
     ],
 )
-def test_what_is_needed_is_granted(action: str, resource: str) -> None:
+def test_a_needed_action_is_granted(action: str, resource: str) -> None:
     assert grants(SCOPE, action, resource)
 
 
@@ -100,25 +100,18 @@ def test_what_is_needed_is_granted(action: str, resource: str) -> None:
         ("kms:Decrypt", "*"),
     ],
 )
-def test_what_is_not_needed_is_not(action: str, resource: str) -> None:
+def test_any_other_action_is_not_granted(action: str, resource: str) -> None:
     assert not grants(SCOPE, action, resource)
 
 
-def test_in_dev_it_is_the_secret_that_is_granted_and_no_instance() -> None:
-    dev = replace(SCOPE, env=Env.DEV)
-    assert grants(dev, READ, secret("dev/postgres-shared/runway-app/ro"))
-    assert not grants(dev, "rds-db:connect", db_user("runway_app_ro"))
-    assert not grants(dev, "ssm:GetParameter", parameter("/prod/postgres-rds/endpoint"))
-
-
-def test_what_is_not_used_has_no_statement_and_nothing_is_granted_on_everything_but_listing() -> None:
-    assert policy_document(Scope(account=ACCOUNT)) == {"Version": "2012-10-17", "Statement": []}
+def test_an_unused_name_has_no_statement_and_only_listing_is_granted_on_everything() -> None:
+    assert policy_document(Scope(account=ACCOUNT, region="us-west-2")) == {"Version": "2012-10-17", "Statement": []}
     everything = [statement["Sid"] for statement in policy_document(SCOPE)["Statement"] if "*" in statement["Resource"]]
     assert everything == ["ListSecrets"]
     assert all("*" not in "".join(statement["Action"]) for statement in policy_document(SCOPE)["Statement"])
 
 
-def test_who_only_reads_changes_no_object_and_who_looks_at_one_secret_lists_none() -> None:
+def test_a_reader_changes_no_object_and_lists_no_secrets_if_it_needs_one() -> None:
     key = f"arn:aws:kms:us-west-2:{ACCOUNT}:key/1"
     reader = replace(SCOPE, only_reads=True, lists_secrets=False, kms_keys=(key,))
     roster = "arn:aws:s3:::runway-prod/__roster_snapshots/acme/ashford/1.jsonl"
@@ -136,46 +129,11 @@ def test_who_only_reads_changes_no_object_and_who_looks_at_one_secret_lists_none
     assert grants(reader, READ, secret("prod-edu-connection-info-acme"))
 
 
-STREAM = {
-    "ENVLABEL": "prod",
-    "RUNWAY_BUCKET": "runway-prod",
-    "RUNWAY_EVENT_BUS": "operators",
-    "RUNWAY_STORES_ENV": "prod",
-    "RUNWAY_APP_DB_SERVICE": "runway-app",
-    "RUNWAY_CATALOGUE_DB_SERVICE": "catalogue",
-    "RUNWAY_REDIS_SERVICE": "pipelines",
-    "RUNWAY_STREAM_TOKEN_SECRET": "prod/stream-key",
-}
-
-
-def of_process(process: Process) -> dict[str, list[str]]:
-    """What is granted to a process where everything is set: resources by statement."""
-    document = policy(Settings(), PolicyOptions(ACCOUNT, process))
-    return {statement["Sid"]: statement["Resource"] for statement in document["Statement"]}
-
-
-def test_the_stream_gets_the_key_of_its_tokens_and_nothing_that_only_runs_use(
-    clean_environment: pytest.MonkeyPatch,
-) -> None:
-    for name, value in STREAM.items():
-        clean_environment.setenv(name, value)
-    stream = of_process(Process.STREAM)
-    key = [secret("prod/stream-key").replace("aBc123", "??????")]
-    assert stream["OtherSecrets"] == key
-    assert stream["ConnectToPostgres"] == [db_user("runway_app_ro", "*")]
-    assert stream["Objects"] == ["arn:aws:s3:::runway-prod/__roster_snapshots/*"]
-    assert not {"ListSecrets", "OperatorEvents"} & stream.keys()
-    pipeline = of_process(Process.PIPELINE)
-    assert key[0] not in pipeline["OtherSecrets"]
-    assert set(of_process(Process.ALL)["OtherSecrets"]) == {*pipeline["OtherSecrets"], *key}
-
-
-def test_keys_and_secrets_that_no_name_leads_to_are_named_by_the_caller() -> None:
+def test_keys_and_secrets_can_be_named_by_their_arns() -> None:
     key, ca = f"arn:aws:kms:us-west-2:{ACCOUNT}:key/1", secret("ca")
-    scope = replace(SCOPE, kms_keys=(key,), more_secrets=(ca,), more_db_users=("dagster",))
+    scope = replace(SCOPE, kms_keys=(key,), secret_arns=(ca,))
     assert grants(scope, "kms:Decrypt", key)
     assert grants(scope, READ, ca)
-    assert grants(scope, "rds-db:connect", db_user("dagster"))
 
 
 def test_a_bus_of_another_account_is_named_by_its_arn() -> None:
@@ -191,10 +149,11 @@ def test_a_bus_of_another_account_is_named_by_its_arn() -> None:
         {"region": ""},
         {"event_bus": "a b"},
         {"bucket": 'b"'},
-        {"redis_service": "*"},
-        {"mongo_project": "a/b"},
+        {"parameters": ('/"',)},
+        {"db_users": ("a b",)},
+        {"secrets": ("a\\",)},
     ],
 )
-def test_what_cannot_stand_in_an_arn_is_refused(change: dict[str, str]) -> None:
+def test_a_name_that_cannot_stand_in_an_arn_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):
         policy_document(replace(SCOPE, **change))  # type: ignore[arg-type]

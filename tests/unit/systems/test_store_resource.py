@@ -1,16 +1,16 @@
-"""What opening a store does with a client that answers, that may answer later, and that never will."""
+"""Opening a store with a client that answers, that answers later, and that never does."""
 
 from __future__ import annotations
 
 import pytest
 
 from runway_pipelines.errors import AuthenticationRefused, RunwayError, Unavailable
-from runway_pipelines.systems import opening as store_opening
-from runway_pipelines.systems.opening import answering
+from runway_pipelines.systems import store_resource
+from runway_pipelines.systems.store_resource import answering
 
 
 class Client:
-    """Meets these troubles, one a ping, and answers after that."""
+    """Fails one ping with each of these errors, and then answers."""
 
     def __init__(self, *troubles: type[RunwayError]) -> None:
         self.troubles = list(troubles)
@@ -28,7 +28,7 @@ class Client:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_opening, "FIRST_WAIT_SECONDS", 0)
+    monkeypatch.setattr(store_resource, "FIRST_WAIT_SECONDS", 0)
 
 
 def test_a_client_that_answers_in_time_is_open() -> None:
@@ -38,7 +38,7 @@ def test_a_client_that_answers_in_time_is_open() -> None:
 
 
 @pytest.mark.parametrize(("trouble", "pings"), [(Unavailable, 3), (AuthenticationRefused, 1)])
-def test_a_client_that_does_not_is_closed(trouble: type[RunwayError], pings: int) -> None:
+def test_a_client_that_does_not_answer_is_closed(trouble: type[RunwayError], pings: int) -> None:
     client = Client(*[trouble] * 5)
     with pytest.raises(trouble):
         answering(client, Client.ping, 3)
