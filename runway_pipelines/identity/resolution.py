@@ -289,7 +289,7 @@ def _all_refused(libraries: int) -> RunwayError:
     return Permanent(
         expected="the database to take at least one of a batch's libraries",
         came=f"a refusal of each of {libraries} that have a verdict to write",
-        remedy="compare the catalogue's tables with the library identity contract, section 5",
+        remedy="compare the catalogue's tables with the library identity contract, section 5 (docs/contracts)",
     )
 
 

@@ -108,7 +108,7 @@ def _with_type(column: pa.Field, values: pa.Array) -> pa.Array:
     raise RowsUnreadable(
         expected=f"{column.name} as {column.type}",
         came=f"values of type {values.type} that are not that",
-        remedy="compare the warehouse's tables with the contract",
+        remedy="compare the warehouse's tables with the rosters contract, section 1 (docs/contracts)",
     )
 
 

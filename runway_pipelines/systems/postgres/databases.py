@@ -188,7 +188,7 @@ class ApplicationDatabase(PostgresResource):
     """The application's database, which is never written to."""
 
     login_variables = "RUNWAY_APP_DB_USER and RUNWAY_APP_DB_PASSWORD"
-    contract = "the rosters contract, section 5"
+    contract = "the rosters contract, section 5 (docs/contracts)"
 
     role: str = Role.RO.value
     statement_timeout_ms: int | None = Field(default=0, ge=0)  # waiting for a lock is a statement
@@ -227,7 +227,7 @@ class CatalogueDatabase(PostgresResource):
     """
 
     login_variables = "RUNWAY_CATALOGUE_DB_USER and RUNWAY_CATALOGUE_DB_PASSWORD"
-    contract = "the library identity contract, section 5"
+    contract = "the library identity contract, section 5 (docs/contracts)"
 
     statement_timeout_ms: int | None = Field(default=120_000, ge=0)
     lock_timeout_ms: int | None = Field(default=30_000, ge=0)

@@ -27,7 +27,7 @@ _REMEDIES = {
     606: "put a warehouse into the secret, or give the user a default one",
     90105: "correct database and schema in the secret",
     90106: "correct database and schema in the secret",
-    904: "compare the columns of the stg_ef3 tables with the contract",
+    904: "compare the columns of the stg_ef3 tables with the rosters contract, section 1 (docs/contracts)",
 }
 
 
