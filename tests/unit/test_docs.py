@@ -95,8 +95,12 @@ def test_the_changelog_has_the_released_version() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_make_target_that_a_page_names_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    said = re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", page.read_text(), re.MULTILINE)
-    assert {one or other for one, other in said} <= targets
+    text = page.read_text()
+    typed = [
+        line for block in re.findall(r"^```$(.*?)^```$", text, re.MULTILINE | re.DOTALL) for line in block.splitlines()
+    ]
+    said = re.findall(r"`make ([a-z-]+)`", text) + re.findall(r"^make ([a-z-]+)", "\n".join(typed), re.MULTILINE)
+    assert sorted(set(said) - targets) == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -119,6 +123,13 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
     paths = re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|md|yaml|lock|sh|sql|toml))`", page.read_text())
     missing = [path for path in paths if path not in known and not exists(path)]
     assert missing == []
+
+
+def test_every_function_that_the_readme_names_is_in_its_file() -> None:
+    named_functions = re.findall(r"`([\w/]+\.py)`, `(\w+)`", (ROOT / "README.md").read_text())
+    assert named_functions
+    for path, function in named_functions:
+        assert f"def {function}(" in (PACKAGE / path).read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
