@@ -1,15 +1,17 @@
-"""The one place that touches Dagster's internals, pinned by tests/integration/test_dagster_events.py.
+"""The one place that touches Dagster's internals, pinned by test_dagster_events.py in tests/integration and tests/unit.
 
-A run of one partner records events of many tenants' partitions. Dagster has public events for what happened to a
-partition, and none for what a run is about to do to partitions that are not its own.
+A run of one partner records events for the partitions of many tenants. Dagster has public events for what happened to
+a partition, but none for what a run is about to do to partitions other than its own.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from weakref import WeakSet
 
 import dagster as dg
+from dagster import _loggers
+from dagster._core.definitions import instigation_logger
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
@@ -29,9 +31,9 @@ from dagster._core.storage.tags import RESUME_RETRY_TAG
 
 @dataclass(frozen=True)
 class CheckState:
-    """A check's newest execution for a partition: whether it passed, and the run that it is of.
+    """A check's newest execution for a partition, and the run that it belongs to.
 
-    One that did not pass failed, or was not evaluated yet (and never will be where the run is over).
+    One that has not passed failed, or was not evaluated yet (and never will be once the run is over).
     """
 
     has_passed: bool
@@ -43,20 +45,30 @@ _keeping_connections: WeakSet[dg.DagsterInstance] = WeakSet()
 
 
 def keep_storage_connections(instance: dg.DagsterInstance) -> None:
-    """Let Dagster's Postgres storage keep its connections for the rest of this process, as it does in the webserver.
+    """Let Dagster's Postgres storage keep its connections for the rest of this process, as in the webserver.
 
-    By itself it opens one for each statement: 1,241 for a partner of 40 tenants, half of the run's CPU time and six
-    sevenths of Postgres's (docs/benchmarks.md). One that is older than a minute is replaced.
+    Otherwise it opens one for each statement: 1,241 for a partner of 40 tenants, half of the run's CPU time and six
+    sevenths of Postgres's (docs/benchmarks.md). Connections older than a minute are replaced.
     """
     if instance not in _keeping_connections:
         instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=60, max_overflow=20)
         _keeping_connections.add(instance)
 
 
+def replace_console_logger(make: Callable[[str, str | int], logging.Logger]) -> None:
+    """Make every console logger of this process's runs and ticks with ``make``.
+
+    Dagster has no setting for that: `loggers` of a `Definitions` serve only runs whose config names them, and handlers
+    in dagster.yaml write beside the console logger.
+    """
+    for user in (_loggers, instigation_logger):
+        user.create_console_logger = make  # type: ignore[attr-defined]
+
+
 def report_planned(context: dg.AssetExecutionContext, asset_keys: Iterable[dg.AssetKey], keys: Iterable[str]) -> None:
     """Record that this run is about to materialize these partitions of these assets.
 
-    A planned event that no materialization follows shows the partition as failed when the run fails.
+    If the run fails, a planned partition without a materialization shows as failed.
     """
     events = [(asset_key, key) for key in keys for asset_key in asset_keys]
     batch_id = generate_event_batch_id()  # type: ignore[no-untyped-call]
@@ -76,7 +88,7 @@ def report_planned(context: dg.AssetExecutionContext, asset_keys: Iterable[dg.As
 def target_of_newest(
     instance: dg.DagsterInstance, asset_key: dg.AssetKey, partition: str
 ) -> AssetCheckEvaluationTargetMaterializationData | None:
-    """What ties a check's evaluation to the partition's newest materialization; None when there is none."""
+    """The partition's newest materialization, as the target of a check's evaluation; None if there is none."""
     records = instance.fetch_materializations(
         dg.AssetRecordsFilter(asset_key=asset_key, asset_partitions=[partition]), limit=1
     ).records
@@ -91,7 +103,7 @@ def target_of_newest(
 def evaluate_sensor(
     definitions: dg.Definitions, name: str, instance: dg.DagsterInstance, cursor: str | None
 ) -> SensorExecutionData:
-    """One tick in this process, as a code server does it for the daemon: nothing of what it asks for is done."""
+    """One tick in this process, as a code server does it for the daemon; its requests are not carried out."""
     repository = definitions.get_repository_def()
     with (
         partition_loading_context(dynamic_partitions_store=instance),
@@ -105,7 +117,7 @@ def evaluate_sensor(
 def newest_checks(
     instance: dg.DagsterInstance, check: dg.AssetCheckKey, partitions: Iterable[str]
 ) -> dict[str, CheckState]:
-    """The newest execution of a check for each of the partitions that has one: two statements for all of them."""
+    """The check's newest execution for each partition that has one, in two statements."""
     infos = instance.event_log_storage.get_asset_check_partition_info([check], partition_keys=list(partitions))
     return {
         str(info.partition_key): CheckState(
@@ -116,7 +128,7 @@ def newest_checks(
 
 
 def runs_of_newest_materializations(instance: dg.DagsterInstance, asset_keys: Iterable[dg.AssetKey]) -> set[str]:
-    """The runs that an asset's page rests on: of each partition, or of the asset where it has none, the newest."""
+    """The runs that the assets' pages show: each partition's newest, or the asset's if it has no partitions."""
     run_ids: set[str] = set()
     for asset_key in asset_keys:
         newest = instance.event_log_storage.get_latest_storage_id_by_partition(
@@ -136,7 +148,7 @@ def runs_of_newest_materializations(instance: dg.DagsterInstance, asset_keys: It
 
 
 def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
-    """A run with its events, and with its check evaluations, which Dagster leaves behind."""
+    """Delete a run, its events, and its check evaluations, which Dagster would leave behind."""
     storage = instance.event_log_storage
     if isinstance(storage, SqlEventLogStorage):
         with storage.index_connection() as connection:
@@ -149,8 +161,8 @@ def with_partition_tags(
 ) -> dg.RunRequest:
     """A tick's request for a partition that is known to exist, with the tags that Dagster would add.
 
-    Where they are missing, Dagster asks its storage for each request whether there is such a partition: two
-    connections each, 6 s for 300 (docs/benchmarks.md).
+    Without them, Dagster looks the partition up in its storage for each request: two connections each, 6 s for 300
+    (docs/benchmarks.md).
     """
     if context.repository_def is None or request.partition_key is None:
         return request
@@ -160,9 +172,9 @@ def with_partition_tags(
 
 
 def partitions_done_before(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> frozenset[str]:
-    """Partitions of the asset that this run's ancestors materialized: what a re-execution from failure need not do.
+    """Partitions of the asset that this run's ancestors materialized, which a re-execution from failure can skip.
 
-    "Re-execute all" means all: then it is none.
+    None of them for "Re-execute all", which means all.
     """
     done: set[str] = set()
     if context.run.tags.get(RESUME_RETRY_TAG) != "true":

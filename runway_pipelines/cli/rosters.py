@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from runway_pipelines.cli.target import Target
-from runway_pipelines.cli.terminal import console, history_table, some_of
+from runway_pipelines.cli.terminal import console, history_table
 from runway_pipelines.errors import RunwayError
+from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from runway_pipelines.systems.aws.object_store import ObjectStore
 
 WHOLE_SHA256 = 64
+MOST_NAMES = 10
 
 
 class TenantArgument(click.ParamType[PartnerTenant]):
@@ -92,11 +94,11 @@ def why_nothing(registry: Registry, tenant: PartnerTenant) -> str:
     if tenant.key in registry.tenant_keys:
         return f"Nothing was ever published for {tenant}."
     if (partner := registry.partners.get(tenant.partner_id)) is not None:
-        has = f"Tenants of {tenant.partner_id}: {some_of(partner.tenant_codes)}"
+        has = f"Tenants of {tenant.partner_id}: {first_few(partner.tenant_codes, MOST_NAMES)}"
     elif tenant.partner_id in registry.switched_off:
         has = f"The partner {tenant.partner_id} has cross-year matching switched off"
     elif registry.partners:
-        has = f"Nor a partner {tenant.partner_id}. Partners: {some_of(sorted(registry.partners))}"
+        has = f"Nor a partner {tenant.partner_id}. Partners: {first_few(sorted(registry.partners), MOST_NAMES)}"
     else:
         has = "It has no partner with cross-year matching at all"
     return f"The registry has no tenant {tenant}, and nothing is published for it. {has}."

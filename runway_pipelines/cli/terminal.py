@@ -76,10 +76,3 @@ def minute(moment: str) -> str:
         return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M}"
     except ValueError:
         return moment
-
-
-def some_of(names: Iterable[str], most: int = 10) -> str:
-    """Names in a sentence, no more than ``most``."""
-    known = list(names)
-    left = f" and {len(known) - most:,} more" if len(known) > most else ""
-    return ", ".join(known[:most]) + left

@@ -1,7 +1,7 @@
-"""What Dagster sees of a partner's credentials: ``credentials/edu_connection``, its checks, and the events of a trial.
+"""The asset of a partner's credentials, ``credentials/edu_connection``: its spec, its checks, the events of a trial.
 
-The asset is materialized by the run that refreshes the partner's rosters (``rosters/assets.py``): the session that
-proves the credentials is the first that the rosters are taken over, since opening one takes 20 s.
+The run that refreshes the partner's rosters materializes it (``rosters/assets.py``). Opening a session takes 20 s, so
+the one that proves the credentials goes on to read the first rosters.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import dagster as dg
 from runway_pipelines.credentials.key_hygiene import KeyHygiene
 from runway_pipelines.credentials.trial import Trial
 from runway_pipelines.dagster_events import target_of_newest
-from runway_pipelines.operations.outcomes import CODE, SECRET_VERSION_ID
+from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, RunReport
 from runway_pipelines.operations.tags import OPERATIONS, OWNERS, domain, runbook
 from runway_pipelines.partner_tenants.partitions import PARTNERS
 
@@ -21,8 +21,8 @@ KEY_AGE = dg.AssetCheckKey(EDU_CONNECTION, "key_age")
 
 EDU_CONNECTION_SPEC = dg.AssetSpec(
     EDU_CONNECTION,
-    description="The partner's connection to its EDU warehouse, as of the newest version of its secret that works. A "
-    "version that does not work is not materialized: the check says why, and the partition is failed.",
+    description="The partner's connection to its EDU warehouse, materialized for each version of its secret that "
+    "works. For a version that does not, the partition fails and the check can_connect says why.",
     group_name="credentials",
     owners=OWNERS,
     tags=domain("credentials"),
@@ -34,25 +34,26 @@ CONNECTION_CHECK_SPECS = [
     dg.AssetCheckSpec(
         CAN_CONNECT.name,
         asset=EDU_CONNECTION,
-        description="The credentials open a session that can read the tables. Failing it refreshes none of the "
-        "partner's rosters; what is published stays.",
+        description="The credentials open a session that can read the tables. If they do not, none of the partner's "
+        "rosters is refreshed; what is published stays.",
         blocking=True,
         partitions_def=PARTNERS,
     ),
     dg.AssetCheckSpec(
         KEY_AGE.name,
         asset=EDU_CONNECTION,
-        description="The current key is not older than RUNWAY_KEY_AGE_WARNING_DAYS.",
+        description="The current key is not older than RUNWAY_KEY_AGE_WARNING_DAYS days.",
         partitions_def=PARTNERS,
     ),
 ]
+SECRET_VERSION_LABEL = "secret version id"  # noqa: S105 - a label
 _Metadata = dict[str, dg.MetadataValue | int | float | str]
 
 
 def events_of_trial(instance: dg.DagsterInstance, trial: Trial, key_age_warning_days: int) -> Iterator[object]:
-    """The events of one trial: the connection (an observation where it does not work), then its checks."""
-    metadata = connection_metadata(trial)
-    if trial.error is None:
+    """The events of one trial: the connection (an observation if it does not work), then its checks."""
+    metadata, failure = connection_metadata(trial), _failure_of(trial)
+    if failure is None:
         yield dg.AssetMaterialization(
             EDU_CONNECTION,
             partition=trial.partner_id,
@@ -65,39 +66,52 @@ def events_of_trial(instance: dg.DagsterInstance, trial: Trial, key_age_warning_
     yield dg.AssetCheckEvaluation(
         asset_key=EDU_CONNECTION,
         check_name=CAN_CONNECT.name,
-        passed=trial.error is None,
+        passed=failure is None,
         severity=dg.AssetCheckSeverity.ERROR,
         blocking=True,
-        description=f"{trial.error} The previous key: {trial.previous_key}." if trial.error else None,
-        metadata=metadata | ({CODE: trial.code} if trial.code else {}),
+        description=failure.reason if failure else None,
+        metadata=metadata | (_failure_metadata(failure) if failure else {}),
         partition=trial.partner_id,
         target_materialization_data=target,
     )
-    # Also where there is no key to judge: a planned check that a failed run leaves out is shown as failed itself.
+    # Even without a key to judge: Dagster shows a planned check that a failed run left out as failed.
     yield dg.AssetCheckEvaluation(
         asset_key=EDU_CONNECTION,
         check_name=KEY_AGE.name,
         passed=not trial.hygiene.is_old(key_age_warning_days),
         severity=dg.AssetCheckSeverity.WARN,
-        description=_said_of_age(trial.hygiene, key_age_warning_days),
+        description=_age_in_words(trial.hygiene, key_age_warning_days),
         metadata={} if trial.hygiene.age_days is None else {"age days": trial.hygiene.age_days},
         partition=trial.partner_id,
         target_materialization_data=target,
     )
 
 
-def _said_of_age(hygiene: KeyHygiene, warning_days: int) -> str:
+def _failure_of(trial: Trial) -> CredentialsFailure | None:
+    if trial.error is None:
+        return None
+    return CredentialsFailure(
+        trial.code, trial.secret_version, f"{trial.error} The previous key: {trial.previous_key}."
+    )
+
+
+def _failure_metadata(failure: CredentialsFailure) -> _Metadata:
+    report = RunReport(credentials_failure=failure)
+    return {"code": failure.code or "", RUN_REPORT: dg.MetadataValue.json(report.document())}
+
+
+def _age_in_words(hygiene: KeyHygiene, warning_days: int) -> str:
     if hygiene.age_days is None:
-        return f"not judged: the key's age is not known ({CAN_CONNECT.name} says whether there is a key)"
+        return f"not judged: the key's age is unknown ({CAN_CONNECT.name} says whether there is a key)"
     days = f"the current key is {hygiene.age_days} days old"
     return f"{days}, more than {warning_days}: rotate it as {OPERATIONS} says" if hygiene.is_old(warning_days) else days
 
 
 def connection_metadata(trial: Trial) -> _Metadata:
-    """Who connects where with which key; never the key."""
+    """Who connects where with which key, without the key itself."""
     metadata: _Metadata = {"previous key": trial.previous_key}
     if trial.secret_version:
-        metadata[SECRET_VERSION_ID] = trial.secret_version
+        metadata[SECRET_VERSION_LABEL] = trial.secret_version
     if connection := trial.connection:
         metadata |= {
             "account": connection.account,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from runway_pipelines.credentials.edu_connection import parse_connection
 from runway_pipelines.doctor.findings import Finding, Seen, Status, in_turn, seen_error
 from runway_pipelines.errors import Permanent, RunwayError
+from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import checked_part, is_valid_part, shown
 from runway_pipelines.rosters.query import READABLE_SQL
 from runway_pipelines.systems.aws.secret_versions import Unreadable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 # Opening a session takes 20 s, nearly all of it waiting.
 PARTNERS_AT_ONCE = 4
-SHOWN_AT_MOST = 5
+MOST_SHOWN = 5
 DATABASE_CHECKS = ("connection", "registry")
 PARTNER_CHECKS = ("registry", "secret", "fields", "login", "tables")
 
@@ -50,7 +51,7 @@ def seen_registry(registry: Registry) -> Seen:
     if registry.skipped:
         return Seen(
             Status.WARNING,
-            f"{counts}; left out, as they cannot be keys: {_some(registry.skipped)}",
+            f"{counts}; left out, as they cannot be keys: {first_few(registry.skipped, MOST_SHOWN)}",
             "correct these ids and codes in the application's database",
         )
     if not registry.partners:
@@ -138,8 +139,3 @@ def see_secrets_list(secrets: PartnerSecrets) -> Seen:
             Status.WARNING, f"there is no secret {prefix}*", "see whether ENVLABEL and AWS_REGION are the right ones"
         )
     return Seen(Status.OK, f"{prefix}*")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - SHOWN_AT_MOST
-    return ", ".join(names[:SHOWN_AT_MOST]) + (f" and {more} more" if more > 0 else "")

@@ -17,7 +17,7 @@ from runway_pipelines.identity.counts import Counts, dry_run_document, total
 from runway_pipelines.identity.health import IdentityHealth
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.services import IdentityServices
-from runway_pipelines.operations.outcomes import OUTCOMES
+from runway_pipelines.operations.run_report import RUN_REPORT, Problem, RunReport
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
 
 LIBRARY_IDENTITY = dg.AssetKey(["identity", "library_identity"])
@@ -155,8 +155,11 @@ def _failure(reason: str, counts: Counts) -> dg.Failure:
         description=f"{reason} {counts.scanned} libraries were asked about; the next run takes up what is left.",
         metadata={
             COUNTS: dg.MetadataValue.json(counts.document()),
-            OUTCOMES: dg.MetadataValue.json(counts.outcomes()),
+            "outcomes": dg.MetadataValue.json(counts.outcomes()),
             LIBRARY_IDENTITY.to_user_string(): dg.MetadataValue.text(reason),
+            RUN_REPORT: dg.MetadataValue.json(
+                RunReport(counts.outcomes(), {LIBRARY_IDENTITY.to_user_string(): Problem(reason)}).document()
+            ),
         },
         allow_retries=False,
     )

@@ -1,5 +1,5 @@
-"""What operators are told of runs that ended.
+"""What operators learn from runs that ended, how the log looks, and how long runs are kept.
 
-Pure core: `outcomes` (which event, and when none), `cursor` (which runs have been looked at). Around it: `run_log` (how
-a run ended, from Dagster's event log) and `sensor`.
+The core is pure: `run_report` (what a run says about itself), `outcomes` (the event that follows), `run_cursor` (which
+runs were looked at), `wording`. Around it, `run_log` reads Dagster's event log and `outcome_sensor` sends the events.
 """

@@ -10,9 +10,6 @@ from runway_pipelines.errors import ConfigurationError, RunwayError
 from runway_pipelines.operations.outcomes import OperatorEvent
 from runway_pipelines.systems.aws.event_bus import new_event_client, put_event
 
-# The members of a detail that a warning may name, with the words for them.
-_ABOUT = (("partner", "partner"), ("run", "run_id"))
-
 
 class Log(Protocol):
     """The part of Dagster's logger that is used."""
@@ -22,7 +19,7 @@ class Log(Protocol):
 
 
 class OperatorEvents(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Tells operators of failures: on an event bus, or in the log when there is none."""
+    """Notifies operators on an event bus, or in the log where there is no bus."""
 
     event_bus: str | None = None
     envlabel: str | None = None
@@ -39,7 +36,7 @@ class OperatorEvents(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._client
 
     def emit(self, event: OperatorEvent, log: Log) -> bool:
-        """Send the event and say whether it was accepted. Never raises: a failure becomes a warning in ``log``."""
+        """Send the event; returns whether it was accepted. Never raises: a failure becomes a warning in ``log``."""
         try:
             detail = orjson.dumps(event.detail).decode()
             if self.event_bus:
@@ -54,7 +51,13 @@ class OperatorEvents(dg.ConfigurableResource):  # type: ignore[type-arg]
                 log.info(f"operator event {event.detail_type}: {detail}")
         except Exception as error:  # noqa: BLE001 - a failed notification never fails a run
             why = str(error) if isinstance(error, RunwayError) else f"an unexpected {type(error).__name__}"
-            log.warning(f"operator event {_name(event)} was not sent: {why}")
+            # Of the detail only these two: the rest was not chosen for the log.
+            about = [
+                f"{word} {event.detail[member]}"
+                for word, member in (("partner", "partner"), ("run", "run_id"))
+                if event.detail.get(member)
+            ]
+            log.warning(f"operator event {event.detail_type} ({', '.join(about)}) was not sent: {why}")
             return False
         return True
 
@@ -63,12 +66,6 @@ class OperatorEvents(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise ConfigurationError(
                 expected="the variable ENVLABEL (dev, stg or prod)",
                 came="no value",
-                remedy="set ENVLABEL: an event's source says which environment it is of",
+                remedy="set ENVLABEL: the source of an event names its environment",
             )
         return f"runway.{self.envlabel}"
-
-
-def _name(event: OperatorEvent) -> str:
-    """What it is about, without a value that nobody chose to log."""
-    about = [f"{word} {event.detail[member]}" for word, member in _ABOUT if event.detail.get(member)]
-    return f"{event.detail_type} ({', '.join(about)})"

@@ -1,9 +1,9 @@
 """How the log looks: one JSON object a line on stdout where a machine reads it, Dagster's own text on a terminal.
 
-Only in processes of Dagster's own (code server, runs): whoever imports the package keeps the log that they have. The
-webserver and the daemon load no code of ours: their option ``--log-format json`` says the same.
+Only Dagster's own processes (code server, runs) change their log; a program that imports the package keeps its own. The
+webserver and the daemon load none of our code: their option ``--log-format json`` does the same.
 
-Texts of exceptions are shown where the exception is ours; of others only the type: a library's text may quote data.
+Our own exceptions are logged with their text, all others with their type alone: a library's text may quote data.
 """
 
 import json
@@ -19,19 +19,19 @@ import orjson
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.operations.tags import PARTITION_TAG, PARTNER_TAG
 
-# How the text of an exception begins, as Dagster keeps it, where the rest of it was written by us.
+# Dagster keeps an exception as text. With one of these beginnings we wrote the rest.
 _OURS = ("runway_pipelines.", "dagster._core.definitions.events.Failure:")
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON; a member that is not known is left out."""
+    """A record as one line of JSON; unknown members are left out."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         meta = getattr(record, "dagster_meta", None) or {}
         event = meta.get("dagster_event")
         tags = meta.get("job_tags") or {}
-        said = getattr(record, "tenant", None)  # by us; a library may mean something else by it
+        said = getattr(record, "tenant", None)  # ours is text; a library may use the name for something else
         tenant = said if isinstance(said, str) else _tenant(event)
         document = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -50,12 +50,12 @@ class JsonLines(logging.Formatter):
         known = {name: value for name, value in document.items() if value is not None}
         try:
             return orjson.dumps(known, default=str).decode()
-        except TypeError:  # half a surrogate, as a file's name that is not UTF-8 has it: the other encoder escapes it
+        except TypeError:  # a lone surrogate, from a file name that is not UTF-8: the other encoder escapes it
             return json.dumps(known, default=str)
 
 
 class _Stdout(logging.StreamHandler[TextIO]):
-    """Writes to what stdout is at that moment: Dagster and tests put others in its place."""
+    """Writes to whatever stdout is at that moment: Dagster and tests replace it."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -67,29 +67,23 @@ class _Stdout(logging.StreamHandler[TextIO]):
 
     @stream.setter
     def stream(self, value: TextIO) -> None:
-        raise AttributeError("stdout is what it is")
+        raise AttributeError("the stream is always stdout")
 
 
 def console_logger(name: str, level: str | int) -> logging.Logger:
-    """What stands in for Dagster's console logger: the same records, as lines of JSON."""
+    """Replaces Dagster's console logger: the same records, as lines of JSON."""
     logger = logging.getLoggerClass()(name, level=level)
     logger.addHandler(_Stdout())
     return logger
 
 
 def install(log_format: Literal["auto", "json", "text"]) -> bool:
-    """Use lines of JSON in this process, if it is Dagster's and if that is what is wanted; says whether it does now.
-
-    Dagster has no setting that replaces its console logger for every run and tick: `loggers` of a `Definitions` are
-    used by runs whose config names them, and handlers of dagster.yaml write beside it. So its maker is replaced.
-    """
-    if log_format == "text" or (log_format == "auto" and sys.stdout.isatty()) or not is_dagsters_process():
+    """Log JSON in this process if it is Dagster's and the format asks for it; returns whether it does now."""
+    if log_format == "text" or (log_format == "auto" and sys.stdout.isatty()) or not _is_dagsters_process():
         return False
-    import dagster._core.definitions.instigation_logger
-    import dagster._loggers
+    from runway_pipelines.dagster_events import replace_console_logger
 
-    for user in (dagster._loggers, dagster._core.definitions.instigation_logger):
-        user.create_console_logger = console_logger  # type: ignore[attr-defined]
+    replace_console_logger(console_logger)
     root = logging.getLogger()
     if not any(isinstance(handler, _Stdout) for handler in root.handlers):
         others = _Stdout()
@@ -98,7 +92,7 @@ def install(log_format: Literal["auto", "json", "text"]) -> bool:
     return True
 
 
-def is_dagsters_process() -> bool:
+def _is_dagsters_process() -> bool:
     """Whether this process was started as one of Dagster's commands."""
     main = sys.modules.get("__main__")
     package = getattr(main, "__package__", None) or ""
@@ -106,13 +100,13 @@ def is_dagsters_process() -> bool:
 
 
 def _is_unhandled(record: logging.LogRecord) -> bool:
-    """Not what Dagster's processes print themselves, which comes by the root logger as well."""
+    """Whether Dagster does not print the record itself: its records reach the root logger as well."""
     top = record.name.split(".")[0]
     return not (top.startswith("dagster") and logging.getLogger(top).handlers)
 
 
 def _message(record: logging.LogRecord) -> str:
-    """The text, with exceptions among its arguments as `_shown`; arguments that do not fit are left out."""
+    """The text, its exceptions as `_shown`; arguments that do not fit are left out."""
     text, arguments = str(_safe(record.msg)), record.args
     if not arguments:
         return text
@@ -140,7 +134,7 @@ def _errors_of_record(record: logging.LogRecord) -> Iterator[str]:
 
 
 def _errors_of_event(event: Any) -> Iterator[str]:
-    """The exceptions of a failure, from the outermost in: Dagster keeps their texts, without the types themselves."""
+    """A failure's exceptions, outermost first. Dagster keeps their texts, not their types."""
     error = getattr(event.event_specific_data, "error", None) if event is not None else None
     while error is not None:
         text = error.message.strip()
@@ -149,7 +143,7 @@ def _errors_of_event(event: Any) -> Iterator[str]:
 
 
 def _tenant(event: Any) -> str | None:
-    """The tenant that an event of Dagster's is about."""
+    """The tenant that a Dagster event is about."""
     partition = getattr(event, "partition", None)
     if partition is None:
         evaluation = getattr(event, "event_specific_data", None)
@@ -158,5 +152,5 @@ def _tenant(event: Any) -> str | None:
 
 
 def _partner(key: str | None) -> str | None:
-    """The partner of a partition's key, which is its own or that of one of its tenants."""
+    """The partner in a partition key, which may be the partner's own or a tenant's."""
     return key.split("/")[0] if key else None

@@ -1,4 +1,4 @@
-"""The sensor that tells operators of runs that ended."""
+"""The sensor that notifies operators of runs that ended."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ from runway_pipelines.operations.run_cursor import RunCursor
 from runway_pipelines.operations.run_log import ENDED, RunLog, end_of
 from runway_pipelines.operations.tags import OWNERS
 
-# A tick that Dagster ends (after 60 s) keeps no cursor, and the next would tell the same again.
+# Dagster ends a tick after 60 s without keeping its cursor, and the next tick would send the same events again.
 MOST_RUNS = 25
 MOST_TICK_SECONDS = 20.0
 # An event that cannot be sent is tried again at each tick until its run is this old.
@@ -22,7 +22,7 @@ GIVE_UP_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class Watched:
-    """What operators hear of: jobs by their names, and the checks that say more of their runs."""
+    """The jobs that operators hear about, by name, and the checks that say more about their runs."""
 
     partner_job: str
     freshness_job: str
@@ -37,15 +37,15 @@ class Watched:
 
 
 def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.SensorDefinition:
-    """One event for each outcome that operators should hear of, at least once; without a cursor it starts from now."""
+    """Sends each event at least once. Without a cursor it starts from now."""
 
     @dg.sensor(
         name="run_outcome_event_sensor",
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         owners=list(OWNERS),
-        description="Tells operators of failed refreshes, failing credentials, stale rosters and recoveries. "
-        "It requests no run.",
+        description="Notifies operators of failed refreshes, failing credentials, stale rosters and recoveries. "
+        "Requests no runs.",
     )
     def run_outcome_event_sensor(context: dg.SensorEvaluationContext, operators: OperatorEvents) -> dg.SensorResult:
         now = datetime.now(UTC).timestamp()
@@ -55,7 +55,7 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
                 context.log.warning("the cursor cannot be read: runs that ended before now are not looked at")
             return _result("looks at runs that end from now on", RunCursor(now))
         runs = newly_ended(context.instance, cursor, watched.jobs)
-        done, emitted = tell(runs[:MOST_RUNS], watched, context.instance, operators, context.log, now=now)
+        done, emitted = notify(runs[:MOST_RUNS], watched, context.instance, operators, context.log, now=now)
         left = runs[len(done) :]
         return _result(
             f"{len(done)} runs looked at, {emitted} events emitted, {len(left)} runs left for the next tick",
@@ -68,8 +68,8 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
 def newly_ended(instance: dg.DagsterInstance, cursor: RunCursor, job_names: Iterable[str]) -> list[dg.RunRecord]:
     """Runs of these jobs that ended and were not looked at, in the order of their ends.
 
-    A run is updated when it ends or later, so those updated above the floor are enough; they are not limited, for those
-    that were looked at already could be as many, and the floor follows the clock.
+    A run is updated when it ends or later, so reading those updated above the floor misses none. They are not limited:
+    runs looked at before could fill any limit. The floor follows the clock.
     """
     # A second less: the storage rounds to microseconds.
     floor = datetime.fromtimestamp(cursor.floor - 1, UTC)
@@ -82,7 +82,7 @@ def newly_ended(instance: dg.DagsterInstance, cursor: RunCursor, job_names: Iter
     return sorted(records, key=lambda record: (end_of(record), record.storage_id))
 
 
-def tell(
+def notify(
     runs: Sequence[dg.RunRecord],
     watched: Watched,
     instance: dg.DagsterInstance,
@@ -91,9 +91,9 @@ def tell(
     *,
     now: float,
 ) -> tuple[Sequence[dg.RunRecord], int]:
-    """Emit what the runs' outcomes are for operators; returns the runs that are done with, and the number of events.
+    """Emit the runs' events; returns the runs that are done and the number of events.
 
-    It stops at an event that is not taken, for the order says something: a recovery comes after its failure.
+    It stops at the first event that is not accepted, to keep a recovery behind its failure.
     """
     run_log = RunLog(instance, watched.can_connect, watched.tenants_fresh)
     emitted, stop_at = 0, time.monotonic() + MOST_TICK_SECONDS
@@ -117,7 +117,7 @@ def _events_of(
         yield from [event] if event else []
     elif outcome.is_success:
         before = run_log.previously_stale(run)
-        for partner_id, stale in run_log.stale_rosters(outcome.run_id).items():
+        for partner_id, stale in run_log.stale_rosters(run.dagster_run.run_id).items():
             judgement = replace(outcome, partner_id=partner_id)
             event = freshness_event(judgement, stale, before.get(partner_id, {}), dagster_url)
             yield from [event] if event else []

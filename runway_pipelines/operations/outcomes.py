@@ -1,14 +1,15 @@
-"""What operators are told of a run that ended: pure. A run's outcome and the one before it in, an event or none out.
+"""Which event operators get for a run that ended, if any: pure. Decided from its outcome and the one before it.
 
-An event holds names, codes, counts and our own reasons. The text of an exception never gets in: a library's may quote
-a row. A canceled run is no outcome: somebody decided so, and nothing is known of the rosters.
+An event holds names, codes, counts and our own reasons, never the text of an exception: a library's may quote a row.
+A canceled run is no outcome: somebody chose to end it, and it says nothing about the rosters.
 """
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
+
+from runway_pipelines.operations.run_report import CredentialsFailure
 
 CREDENTIALS_FAILING = "credentials_failing"
 ROSTER_REFRESH_FAILED = "roster_refresh_failed"
@@ -17,14 +18,7 @@ IDENTITY_RUN_FAILED = "identity_run_failed"
 ROSTERS_STALE = "rosters_stale"
 ROSTERS_FRESH_AGAIN = "rosters_fresh_again"
 
-# Labels in the metadata of a run's failure and its checks, by which `run_log.py` finds again what operators are told.
-OUTCOMES = "outcomes"
-CODE = "code"
-SECRET_VERSION_ID = "secret version id"  # noqa: S105 (a label)
-STRAGGLERS = "stragglers"
-NEVER_REFRESHED = "never"  # in place of a straggler's hours
-
-# EventBridge refuses an entry of more than 256 KB. JSON makes at most six bytes of a character: 150 KB of reasons.
+# EventBridge refuses an entry above 256 KB. JSON needs at most six bytes a character: 150 KB for these reasons.
 MOST_REASONS = 50
 MOST_CHARACTERS = 500
 
@@ -37,29 +31,17 @@ class OperatorEvent:
     detail: Mapping[str, Any]
 
 
-class CredentialsFailure(NamedTuple):
-    """Why a partner's credentials do not work; the id of a secret's version is not secret. ``code`` is the server's."""
-
-    code: str | None
-    secret_version: str | None
-    reason: str
-
-    def is_same(self, other: "CredentialsFailure | None") -> bool:
-        """Whether both are of one secret version and one code; the words may differ."""
-        return other is not None and (self.code, self.secret_version) == (other.code, other.secret_version)
-
-
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended. ``reasons`` maps the key of each tenant that is not published to ``status: reason``; of a run
-    without a partner, the asset to the reason.
+    """How a run ended. ``reasons`` maps each tenant that is not published to ``status: reason``; if the run has no
+    partner, the asset to the reason. Run, job and trigger are None for news that no run brought.
     """
 
-    run_id: str
-    job_name: str
+    run_id: str | None
+    job_name: str | None
     partner_id: str | None
     is_success: bool
-    trigger: str
+    trigger: str | None
     ended_at: datetime
     counts: Mapping[str, int] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +51,7 @@ class RunOutcome:
 def event_of(
     outcome: RunOutcome, previous: RunOutcome | None, dagster_url: str | None, *, identity_jobs: frozenset[str]
 ) -> OperatorEvent | None:
-    """What to tell; ``previous`` is the outcome before it of the same job and partner, None when there is none."""
+    """The event for an outcome; ``previous`` is the one before it of the same job and partner, if any."""
     detail_type = _detail_type(outcome, previous, identity_jobs)
     return None if detail_type is None else OperatorEvent(detail_type, _detail(outcome, dagster_url))
 
@@ -77,9 +59,9 @@ def event_of(
 def freshness_event(
     judgement: RunOutcome, stale: Mapping[str, str], was_stale: Collection[str], dagster_url: str | None
 ) -> OperatorEvent | None:
-    """What to tell of a partner whose rosters were judged, ``was_stale`` being the tenants of the judgement before.
+    """The event for a partner whose freshness was judged; ``was_stale`` are the stale tenants of the time before.
 
-    A tenant is told once, when it is stale, however long it stays so; and that all are fresh again, when none is.
+    A stale tenant is reported once, however long it stays stale; recovery is reported once none is.
     """
     if not stale.keys() <= set(was_stale):
         detail_type = ROSTERS_STALE
@@ -87,33 +69,15 @@ def freshness_event(
         detail_type = ROSTERS_FRESH_AGAIN
     else:
         return None
-    return OperatorEvent(
-        detail_type, _detail(replace(judgement, counts={"stale": len(stale)}, reasons=stale), dagster_url)
-    )
+    outcome = replace(judgement, counts={"stale": len(stale)}, reasons=stale)
+    return OperatorEvent(detail_type, _detail(outcome, dagster_url))
 
 
 def secret_gone(partner_id: str, reason: str, now: datetime) -> OperatorEvent:
-    """A partner whose secret is not there any more, or never was: no run fails for it, since none is asked for."""
-    return OperatorEvent(
-        CREDENTIALS_FAILING,
-        {
-            "partner": partner_id,
-            "run_id": None,
-            "run_url": None,
-            "job": None,
-            "trigger": None,
-            "occurred_at": now.astimezone(UTC).isoformat(),
-            "counts": {},
-            "reasons": {},
-            "reasons_left_out": 0,
-            "credentials": {"code": "SecretGone", "secret_version": None, "reason": reason},
-        },
-    )
-
-
-def counts_of(reasons: Mapping[str, str]) -> dict[str, int]:
-    """How many tenants ended with each status, by the reasons' beginnings."""
-    return dict(sorted(Counter(reason.partition(":")[0] for reason in reasons.values()).items()))
+    """The event for a partner without a secret: no run fails because of it, since none is requested."""
+    failure = CredentialsFailure("SecretGone", None, reason)
+    outcome = RunOutcome(None, None, partner_id, False, None, now, credentials_failure=failure)
+    return OperatorEvent(CREDENTIALS_FAILING, _detail(outcome, None))
 
 
 def _detail_type(outcome: RunOutcome, previous: RunOutcome | None, identity_jobs: frozenset[str]) -> str | None:
@@ -123,15 +87,15 @@ def _detail_type(outcome: RunOutcome, previous: RunOutcome | None, identity_jobs
         return ROSTER_REFRESH_RECOVERED if previous is not None and not previous.is_success else None
     if outcome.credentials_failure is None:
         return ROSTER_REFRESH_FAILED
-    # Credentials are tried again every few minutes: who has been told of this version and code need not hear it again.
+    # Credentials are tried again every few minutes: one event for a version and a code is enough.
     is_known = previous is not None and outcome.credentials_failure.is_same(previous.credentials_failure)
     return None if is_known else CREDENTIALS_FAILING
 
 
 def _detail(outcome: RunOutcome, dagster_url: str | None) -> dict[str, Any]:
-    """The same members in every event, null where they do not apply: whoever writes a rule can rely on them."""
+    """Every event has the same members, null where they do not apply, so that a rule can rely on them."""
     failure = outcome.credentials_failure
-    # With credentials that fail, each tenant has the same reason.
+    # When credentials fail, every tenant has the same reason.
     reasons = [] if failure else sorted(outcome.reasons.items())
     return {
         "partner": outcome.partner_id,

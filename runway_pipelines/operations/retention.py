@@ -1,8 +1,8 @@
-"""Old runs leave Dagster's storage, so that it does not grow for ever: the job, and when it runs.
+"""Deletes old runs, so that Dagster's storage does not grow for ever: the job and its schedule.
 
-Kept, however old: a run that holds the newest materialization of a partition, for that is what the asset's page says of
-it; the newest run that was requested for each version of a partner's secret, by which the rotation sensor knows a
-version that it acted on; and whatever has not ended.
+Kept at any age: a run that holds the newest materialization of a partition, which the asset's page shows; the newest
+run requested for each version of a partner's secret, by which the rotation sensor knows that it acted on the version;
+and runs that have not ended.
 """
 
 import time
@@ -14,7 +14,7 @@ from runway_pipelines.dagster_events import delete_run, runs_of_newest_materiali
 from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, SECRET_VERSION_TAG, domain
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
-# What a night adds takes less than a minute; a storage that was never tidied has several nights for it.
+# One night's runs take less than a minute; a storage that was never cleaned up takes several nights.
 MOST_SECONDS = 1800.0
 _VERSIONS = 500  # in one statement
 
@@ -28,24 +28,24 @@ def build_retention_job(retention_days: int) -> dg.JobDefinition:
         kept = runs_of_newest_materializations(context.instance, context.instance.all_asset_keys())
         kept |= runs_of_newest_requests(context.instance)
         deleted, deadline = 0, time.monotonic() + MOST_SECONDS
-        # Of some hundred a day the ids are little; a page's cursor would be a run that is deleted by then.
+        # All ids at once: they are few hundred a day, and a page's cursor would be a run that is deleted by then.
         newest_first = context.instance.get_run_ids(dg.RunsFilter(statuses=ENDED, updated_before=before))
         for run_id in reversed(newest_first):
             if time.monotonic() > deadline:
-                context.log.warning(f"there are more runs from before {before:%Y-%m-%d}: the next run deletes them")
+                context.log.warning(f"more runs from before {before:%Y-%m-%d} are left: the next run deletes them")
                 break
             if run_id not in kept:
                 delete_run(context.instance, run_id)
                 deleted += 1
         context.log.info(
-            f"{deleted} runs from before {before:%Y-%m-%d} are deleted; a run that holds a partition's newest "
-            "materialization, or was the last for a secret's version, stays"
+            f"{deleted} runs from before {before:%Y-%m-%d} deleted; runs that hold a partition's newest "
+            "materialization, or were the last for a secret's version, stay"
         )
 
     @dg.job(
         name="run_retention_job",
-        description=f"Deletes runs that ended more than {retention_days} days ago (RUNWAY_RUN_RETENTION_DAYS), with "
-        "their events.",
+        description=f"Deletes runs that ended more than {retention_days} days ago (RUNWAY_RUN_RETENTION_DAYS) and "
+        "their events. A partition's newest materialization and the last run for a secret's version stay.",
         executor_def=dg.in_process_executor,
         owners=OWNERS,
         tags=domain("operations"),
@@ -57,17 +57,17 @@ def build_retention_job(retention_days: int) -> dg.JobDefinition:
 
 
 def runs_of_newest_requests(instance: dg.DagsterInstance) -> set[str]:
-    """Of each version of a partner's secret the newest run that was requested for it.
+    """The newest run that was requested for each version of each partner's secret; as many as there were rotations.
 
-    Without them an old page of Secrets Manager's listing, or a cursor that was cleared, would look like a new version,
-    whose run_key would be free again. There are as many as rotations.
+    Without these runs, an old page of Secrets Manager's listing or a cleared cursor would look like a new version, and
+    its run_key would be free again.
     """
     newest: dict[tuple[str, str], str] = {}
     versions = sorted(set().union(*(values for _, values in instance.get_run_tags([SECRET_VERSION_TAG]))))
     for start in range(0, len(versions), _VERSIONS):
         of_versions = dg.RunsFilter(tags={SECRET_VERSION_TAG: versions[start : start + _VERSIONS]})
         for run in instance.get_runs(of_versions):  # newest first
-            if run.parent_run_id is None:  # a re-execution is nobody's request
+            if run.parent_run_id is None:  # a re-execution was not requested for it
                 newest.setdefault((run.tags.get(PARTNER_TAG, ""), run.tags[SECRET_VERSION_TAG]), run.run_id)
     return set(newest.values())
 
@@ -80,5 +80,5 @@ def build_retention_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
         cron_schedule="30 12 * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         owners=OWNERS,
-        description="Keeps Dagster's storage as large as the retention asks for.",
+        description="Deletes old runs every day, so that Dagster's storage does not grow for ever.",
     )

@@ -1,9 +1,9 @@
 """Which ended runs have been looked at: pure.
 
-No timestamp separates those that have from those that have not. A run's end is stamped by the clock of its own process
-and stored a moment later, so runs do not come into sight in the order of their ends; several end at one instant; and a
-tag that is put on a run updates it long after it ended. So it is the end that counts, not the update, and above a
-floor that stays `OVERLAP_SECONDS` behind, each run that was looked at is remembered by its id.
+No timestamp separates them from the others. The clock of a run's own process stamps its end, which is stored a moment
+later, so runs do not appear in the order of their ends; several end at one instant; and a tag updates a run long after
+its end. The cursor therefore goes by the end, not the update, and remembers each run it looked at by its id, above a
+floor that stays `OVERLAP_SECONDS` behind.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,21 +12,21 @@ from typing import Self
 
 import orjson
 
-# How late a run's end may come into sight: AWS refuses what a clock signs that is five minutes off, so no process that
-# works is more, and storing takes seconds.
+# How late a run's end may appear: AWS refuses requests signed by a clock that is five minutes off, so a working process
+# is off by less, and storing takes seconds.
 OVERLAP_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class RunCursor:
-    """All that ended at or before ``floor`` (epoch seconds) is done; of what ended later, ``seen``: run id to end."""
+    """Runs that ended by ``floor`` (epoch seconds) are done, and of the later ones those in ``seen`` (id to end)."""
 
     floor: float
     seen: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:
-        """What `to_json` made; None for nothing, or for a text that is no cursor."""
+        """Read the result of `to_json`; None for any other text, or none."""
         try:
             document = orjson.loads(text or "")
             return cls(float(document["floor"]), {str(run): float(end) for run, end in document["seen"].items()})
@@ -42,7 +42,7 @@ class RunCursor:
         return ended > self.floor and run_id not in self.seen
 
     def advanced(self, looked_at: Mapping[str, float], left: Iterable[float], now: float) -> Self:
-        """The cursor after a tick that looked at some runs (id to end) and left others for later (their ends)."""
+        """The cursor after a tick: the runs it ``looked_at`` (id to end), and the ends of those it ``left``."""
         floor = max(self.floor, min([now, *left]) - OVERLAP_SECONDS)
         seen = {**self.seen, **looked_at}
         return type(self)(floor, {run_id: ended for run_id, ended in seen.items() if ended > floor})

@@ -6,19 +6,11 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from runway_pipelines.operations.outcomes import (
-    CODE,
-    NEVER_REFRESHED,
-    OUTCOMES,
-    SECRET_VERSION_ID,
-    STRAGGLERS,
-    CredentialsFailure,
-    RunOutcome,
-    counts_of,
-)
+from runway_pipelines.operations.outcomes import RunOutcome
+from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, RunReport
 from runway_pipelines.operations.tags import PARTITION_TAG, TRIGGER_TAG
 
-# Canceled runs are left out: somebody decided so, and nothing is known of the rosters.
+# Canceled runs are left out: somebody chose to end them, and they say nothing about the rosters.
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 # The previous outcome is looked for among this many runs of the partner.
 LOOK_BACK = 10
@@ -42,21 +34,19 @@ class RunLog:
     tenants_fresh: dg.AssetCheckKey
 
     def outcome_of(self, record: dg.RunRecord) -> RunOutcome:
-        """How the run ended."""
+        """How the run ended; without a report (the run vanished, or is of an earlier version) its reasons are empty."""
         run = record.dagster_run
-        partner_id = run.tags.get(PARTITION_TAG)
         is_success = run.status is dg.DagsterRunStatus.SUCCESS
-        metadata = self._published_metadata(run.run_id) if is_success else self._failure_metadata(run.run_id)
-        reasons = {} if is_success else _reasons(metadata, partner_id)
+        report = self._report_of_success(run.run_id) if is_success else self._report_of_failure(run.run_id)
         return RunOutcome(
             run_id=run.run_id,
             job_name=run.job_name,
-            partner_id=partner_id,
+            partner_id=run.tags.get(PARTITION_TAG),
             is_success=is_success,
             trigger=run.tags.get(TRIGGER_TAG, "manual"),
             ended_at=datetime.fromtimestamp(end_of(record), UTC),
-            counts=_counts(metadata) or (counts_of(reasons) if partner_id else {}),
-            reasons=reasons,
+            counts=report.counts,
+            reasons={key: str(problem) for key, problem in report.problems.items()},
             credentials_failure=None if is_success else self._credentials_failure(run.run_id),
         )
 
@@ -72,45 +62,50 @@ class RunLog:
         return None
 
     def stale_rosters(self, run_id: str) -> dict[str, dict[str, str]]:
-        """Of each partner that the run judged, the stale tenants' keys and what is known of each.
+        """The stale tenants' keys and what is known of each, by partner, for every partner that the run judged.
 
-        Without those that never had a roster: they are new, or their runs fail, which is told.
+        Tenants that never had a roster are left out: they are new, or their failed runs are reported.
         """
         return {
-            check.partition: dict(_stale(check, check.partition))
+            partner_id: {
+                f"{partner_id}/{straggler.tenant_code}": str(straggler)
+                for straggler in _report_in(check.metadata).stragglers
+                if straggler.age is not None
+            }
             for check in self._evaluations(run_id, self.tenants_fresh)
-            if isinstance(check.partition, str)
+            if isinstance(partner_id := check.partition, str)
         }
 
     def previously_stale(self, record: dg.RunRecord) -> dict[str, dict[str, str]]:
-        """`stale_rosters` of the good run of the same job before this one."""
-        good = dg.RunsFilter(job_name=record.dagster_run.job_name, statuses=[dg.DagsterRunStatus.SUCCESS])
-        earlier = self.instance.get_run_records(good, limit=1, cursor=record.dagster_run.run_id)
+        """`stale_rosters` of the last successful run of the same job before this one."""
+        successful = dg.RunsFilter(job_name=record.dagster_run.job_name, statuses=[dg.DagsterRunStatus.SUCCESS])
+        earlier = self.instance.get_run_records(successful, limit=1, cursor=record.dagster_run.run_id)
         return self.stale_rosters(earlier[0].dagster_run.run_id) if earlier else {}
 
-    def _published_metadata(self, run_id: str) -> Mapping[str, dg.MetadataValue]:
-        """Of the newest materialization that counts outcomes: the partner's index, which a run writes last."""
+    def _report_of_success(self, run_id: str) -> RunReport:
+        """The report of the partner's index, which a run materializes last."""
         newest = self.instance.get_records_for_run(
             run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=10, ascending=False
         )
         for record in newest.records:
-            if record.asset_materialization is not None and OUTCOMES in record.asset_materialization.metadata:
-                return record.asset_materialization.metadata
-        return {}
+            if record.asset_materialization is not None and RUN_REPORT in record.asset_materialization.metadata:
+                return _report_in(record.asset_materialization.metadata)
+        return RunReport()
 
-    def _failure_metadata(self, run_id: str) -> Mapping[str, dg.MetadataValue]:
-        """What our own `dg.Failure` says of the failed steps; an exception's text is not looked at."""
-        metadata: dict[str, dg.MetadataValue] = {}
+    def _report_of_failure(self, run_id: str) -> RunReport:
+        """The report in our own `dg.Failure`; the text of any other exception is not looked at."""
+        report = RunReport()
         for entry in self._entries(run_id, dg.DagsterEventType.STEP_FAILURE):
             failure = entry.get_dagster_event().step_failure_data.user_failure_data
-            metadata |= failure.metadata if failure is not None else {}
-        return metadata
+            if failure is not None and RUN_REPORT in failure.metadata:
+                report = _report_in(failure.metadata)
+        return report
 
     def _credentials_failure(self, run_id: str) -> CredentialsFailure | None:
-        """What the run's last evaluation of the check says; None when it passed, or was not evaluated."""
+        """The failure in the run's last evaluation of the check; None if it passed or was never evaluated."""
         failure = None
         for check in self._evaluations(run_id, self.can_connect):
-            failure = None if check.passed else _failure_of(check)
+            failure = None if check.passed else _report_in(check.metadata).credentials_failure
         return failure
 
     def _evaluations(self, run_id: str, key: dg.AssetCheckKey) -> Iterator[dg.AssetCheckEvaluation]:
@@ -129,38 +124,7 @@ class RunLog:
             cursor, has_more = page.cursor, page.has_more
 
 
-def _reasons(metadata: Mapping[str, dg.MetadataValue], partner_id: str | None) -> dict[str, str]:
-    """The texts that are named for a tenant of the partner; of a run without a partner, every text."""
-    beginning = f"{partner_id}/" if partner_id else ""
-    return {
-        key: value.text or ""
-        for key, value in metadata.items()
-        if key.startswith(beginning) and isinstance(value, dg.TextMetadataValue)
-    }
-
-
-def _counts(metadata: Mapping[str, dg.MetadataValue]) -> dict[str, int]:
-    counts = metadata.get(OUTCOMES)
-    if not isinstance(counts, dg.JsonMetadataValue) or not isinstance(counts.data, Mapping):
-        return {}
-    return {str(status): number for status, number in counts.data.items() if isinstance(number, int)}
-
-
-def _stale(check: dg.AssetCheckEvaluation, partner_id: str) -> Iterator[tuple[str, str]]:
-    table = check.metadata.get(STRAGGLERS)
-    for row in table.records if isinstance(table, dg.TableMetadataValue) else []:
-        hours, status, reason = (row.data[column] for column in ("hours", "status", "reason"))
-        if hours != NEVER_REFRESHED:
-            yield (
-                f"{partner_id}/{row.data['tenant']}",
-                f"{hours} hours old; last try: {status}, {reason}".removesuffix(", "),
-            )
-
-
-def _failure_of(check: dg.AssetCheckEvaluation) -> CredentialsFailure:
-    code, secret_version = (_text(check.metadata.get(label)) for label in (CODE, SECRET_VERSION_ID))
-    return CredentialsFailure(code, secret_version, check.description or "")
-
-
-def _text(value: dg.MetadataValue | None) -> str | None:
-    return value.text if isinstance(value, dg.TextMetadataValue) else None
+def _report_in(metadata: Mapping[str, dg.MetadataValue]) -> RunReport:
+    """The event's report; an empty one if there is none that can be read."""
+    value = metadata.get(RUN_REPORT)
+    return (RunReport.parse(value.data) if isinstance(value, dg.JsonMetadataValue) else None) or RunReport()

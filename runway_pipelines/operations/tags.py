@@ -1,12 +1,12 @@
-"""What Dagster shows beside everything of ours: tags, owners and the runbook."""
+"""The tags, owners and runbook links on everything that Dagster shows."""
 
 from collections.abc import Sequence
 
 OWNERS: Sequence[str] = ["team:runway-data"]
 DOMAIN_TAG = "runway/domain"
 PARTNER_TAG = "runway/partner"
-# Dagster's own tag for a run's partition, which is the partner. Unlike runway/partner it is also on a backfill's runs,
-# and on those that a person starts in the UI.
+# Dagster's own tag for a run's partition, which is the partner. Unlike runway/partner it is also on the runs of a
+# backfill and on those started in the UI.
 PARTITION_TAG = "dagster/partition"
 TRIGGER_TAG = "runway/trigger"
 SECRET_VERSION_TAG = "runway/secret_version"  # noqa: S105 - the name of a tag
@@ -16,7 +16,7 @@ OPERATIONS = "docs/operations.md"
 
 
 def runbook(section: str) -> dict[str, str]:
-    """An asset's metadata: the section of the operations page that says what to do about it."""
+    """An asset's metadata: the section of the operations page about it."""
     return {"runbook": f"{OPERATIONS}#{section}"}
 
 

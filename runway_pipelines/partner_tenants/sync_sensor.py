@@ -4,11 +4,12 @@ It requests no runs. A partner that appears gets its first rosters from ``edu_cr
 for a run of each partition of ``partners`` whose secret it sees for the first time.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
 from runway_pipelines.operations.tags import OWNERS
+from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import shown
 from runway_pipelines.partner_tenants.partitions import partition_requests, plan_partitions
 from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, approval_of
@@ -39,16 +40,11 @@ def tick_summary(plan: Mapping[str, PartitionChanges], cursor: str | None) -> st
 def tick_warnings(plan: Mapping[str, PartitionChanges], registry: Registry) -> Iterator[str]:
     """What somebody should look at: rows that cannot be keys, and the keys that were not removed."""
     if registry.skipped:
-        yield f"Skipped, for they cannot be partition keys: {_listed(registry.skipped)}"
+        yield f"Skipped, for they cannot be partition keys: {first_few(registry.skipped, LISTED_KEYS)}"
     for name, changes in plan.items():
         if changes.refused:
-            # Keys added by hand have not passed the codec.
-            yield f"Refused to remove from {name}: {_listed([shown(key, limit=130) for key in changes.refused])}"
-
-
-def _listed(texts: Sequence[str]) -> str:
-    more = len(texts) - LISTED_KEYS
-    return ", ".join(texts[:LISTED_KEYS]) + (f" and {more} more" if more > 0 else "")
+            keys = [shown(key, limit=130) for key in changes.refused]  # keys added by hand never passed the codec
+            yield f"Refused to remove from {name}: {first_few(keys, LISTED_KEYS)}"
 
 
 def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> dg.SensorDefinition:

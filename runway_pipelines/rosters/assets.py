@@ -1,12 +1,11 @@
-"""What Dagster sees of rosters: a tenant's roster and its publication, and the partner's index, which is what runs
-(after the partner's credentials were tried).
+"""The roster assets: a tenant's roster and its publication, and the partner's index, whose runs refresh all tenants.
 
 The partner is the unit of execution (a session costs 20 s, a run 4 CPU-seconds), the tenant the unit of record: see
 docs/decisions/0001-partitions.md. Both routes go through `refresh.refresh_tenant`.
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 
@@ -21,8 +20,9 @@ from runway_pipelines.credentials.connection_asset import (
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.dagster_events import keep_storage_connections, partitions_done_before, report_planned
 from runway_pipelines.errors import Permanent, RunwayError
-from runway_pipelines.operations.outcomes import OUTCOMES
+from runway_pipelines.operations.run_report import RUN_REPORT, Problem, RunReport
 from runway_pipelines.operations.tags import OWNERS, SECRET_VERSION_TAG, domain, runbook
+from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
 from runway_pipelines.partner_tenants.registry import RosterPartner
@@ -45,10 +45,10 @@ from runway_pipelines.rosters.services import RosterServices
 GROUP = "rosters"
 RUNBOOK = runbook("a-run-failed-what-now")
 HOW_REFRESHED = (
-    "Refreshed every night by materializing rosters/partner_roster_index for the partner; materialize here for single "
-    "districts only. "
+    "Refreshed every night by materializing rosters/partner_roster_index for the partner; materialize it here only to "
+    "refresh single tenants. "
 )
-# What a failure's text names; its metadata has every tenant and the whole of each reason.
+# How much of it a failure's text shows; its metadata has every tenant and every reason in full.
 MOST_REASONS = 3
 MOST_TENANTS = 5
 MOST_CHARACTERS = 300
@@ -59,8 +59,8 @@ MOST_CHARACTERS = 300
     specs=[
         dg.AssetSpec(
             CROSS_YEAR_ROSTER,
-            description=f"{HOW_REFRESHED}Every student that the partner's warehouse has ever seen for the tenant, "
-            "each in the latest year: an immutable snapshot with its manifest.",
+            description=f"{HOW_REFRESHED}An immutable snapshot, with its manifest, of every student that the partner's "
+            "warehouse has ever had for the tenant, each in the student's latest school year.",
             group_name=GROUP,
             owners=OWNERS,
             tags=domain(GROUP),
@@ -72,7 +72,7 @@ MOST_CHARACTERS = 300
             PUBLISHED_ROSTER,
             deps=[CROSS_YEAR_ROSTER],
             description=f"{HOW_REFRESHED}The snapshot where Runway reads it: one object for each enabled school year "
-            "without an ODS.",
+            "that is not sent to an ODS.",
             group_name=GROUP,
             owners=OWNERS,
             tags=domain(GROUP),
@@ -87,7 +87,7 @@ MOST_CHARACTERS = 300
     can_subset=True,
 )
 def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
-    """Refresh any selection of tenants; which of the two assets was selected makes no difference."""
+    """Refresh any selection of tenants, whichever of the two assets was selected."""
     require_partitions(context)
     keep_storage_connections(context.instance)
     registry = rosters.registry()
@@ -105,7 +105,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
                 with closing(_sessions(context, rosters, partner_id)) as sessions:
                     yield from _refresh(context, rosters, partner, registered, outcomes, sessions)
             except RunwayError as error:
-                # The rosters are published and recorded; what could not be written is the partner's index.
+                # The rosters are published and recorded; only the partner's index could not be written.
                 context.log.error(f"{partner_id}: the index is not up to date: {error}")
     fail_if_any_failed(outcomes, "materialize these again")
 
@@ -118,8 +118,8 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
             PARTNER_ROSTER_INDEX,
             deps=[EDU_CONNECTION],
             description="The partner's index of rosters. Materializing it tries the partner's credentials, then "
-            "refreshes and publishes every tenant's roster over a few Snowflake sessions; re-executing a failed run "
-            "does only what failed.",
+            "refreshes and publishes every tenant's roster over a few Snowflake sessions. Re-executing a failed run "
+            "from failure refreshes only the tenants that failed.",
             group_name=GROUP,
             owners=OWNERS,
             tags=domain(GROUP),
@@ -133,7 +133,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
     can_subset=True,
 )
 def partner_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -> Iterator[object]:
-    """Try the partner's credentials; with those that work refresh all of its tenants, record each, write the index."""
+    """Try the partner's credentials, refresh and record each of its tenants, and write its index."""
     require_partitions(context)
     keep_storage_connections(context.instance)
     partner = _registered_partner(context, rosters)
@@ -142,9 +142,7 @@ def partner_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) 
         trial = rosters.try_credentials(partner.partner_id, sessions)
         wanted = context.run.tags.get(SECRET_VERSION_TAG)
         if wanted and trial.secret_version and trial.secret_version != wanted:
-            context.log.warning(
-                f"the run was requested for version {wanted}, the current one is {trial.secret_version}"
-            )
+            context.log.warning(f"requested for secret version {wanted}, but {trial.secret_version} is current")
         yield from events_of_trial(context.instance, trial, rosters.policy.key_age_warning_days)
         if PARTNER_ROSTER_INDEX in context.selected_asset_keys:
             yield from _refresh_partner(context, rosters, partner, sessions)
@@ -155,30 +153,30 @@ def partner_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) 
 def _refresh_partner(
     context: dg.AssetExecutionContext, rosters: RosterServices, partner: RosterPartner, sessions: PartnerSessions
 ) -> Iterator[object]:
-    """All of a partner's tenants; where the credentials are refused, each fails with that reason, at once."""
+    """Refresh all of a partner's tenants. If its credentials are refused, each fails at once with that reason."""
     done = partitions_done_before(context, PUBLISHED_ROSTER)
     tenants = [tenant for tenant in partner.tenants if tenant.key not in done]
     report_planned(context, [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER], [tenant.key for tenant in tenants])
     outcomes: list[TenantOutcome] = []
     index = yield from _refresh(context, rosters, partner, tenants, outcomes, sessions)
-    metadata = {**index_metadata(index, rosters.store), **students_plot(outcomes), **counts_of(outcomes)}
+    metadata = {**index_metadata(index, rosters.store), **students_plot(outcomes), **report_metadata(outcomes)}
     yield freshness_evaluation(context.instance, index, rosters.policy.most_roster_age)
     if any(not outcome.status.is_success for outcome in outcomes):
-        # A failed run materializes nothing here; the table with the reasons is what its reader needs.
+        # A failed run does not materialize the index; whoever looks into it needs the table with the reasons.
         yield dg.AssetObservation(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
         fail_if_any_failed(
             outcomes,
-            "re-execute this run from failure, it does only these. The table of all tenants is among the Events of "
-            f"{PARTNER_ROSTER_INDEX.to_user_string()}, partition {partner.partner_id}",
+            "re-execute this run from failure, which refreshes only these. The table of all tenants is among the "
+            f"Events of {PARTNER_ROSTER_INDEX.to_user_string()}, partition {partner.partner_id}",
         )
     yield dg.MaterializeResult(asset_key=PARTNER_ROSTER_INDEX, metadata=metadata)
 
 
 def require_partitions(context: dg.AssetExecutionContext) -> None:
-    """Refuse a run of no partition: that is what "Execute all" of an asset's checks starts."""
+    """Refuse a run without partitions, which "Execute all" of an asset's checks starts."""
     if not (context.has_partition_key or context.has_partition_key_range):
         raise dg.Failure(
-            description="Choose partitions: use Materialize on the asset's page; its checks are judged with it.",
+            description="Choose partitions: use Materialize on the asset's page, which also evaluates its checks.",
             allow_retries=False,
         )
 
@@ -194,7 +192,7 @@ def _sessions(context: dg.AssetExecutionContext, rosters: RosterServices, partne
 
 
 def _registered_partner(context: dg.AssetExecutionContext, rosters: RosterServices) -> RosterPartner:
-    """The run's partner; one that has no rosters any more fails, and its run says what of it is still published."""
+    """The run's partner. Fails for one that no longer has rosters, after logging what is still published for it."""
     partner_id, registry = context.partition_key, rosters.registry()
     try:
         return registry.partner(partner_id)
@@ -202,14 +200,14 @@ def _registered_partner(context: dg.AssetExecutionContext, rosters: RosterServic
         record_outcomes(rosters.store, RosterPartner(partner_id, partner_id, (), ()), (), context.run.run_id)
         published = sum(1 for _ in published_keys(rosters.store, partner_id, with_snapshots=False))
         context.log.warning(
-            f"{partner_id}: {published} files are still published; they stay until somebody says "
+            f"{partner_id}: {published} files are still published; to delete them, run "
             f"runway-pipelines rosters purge {partner_id}"
         )
         raise
 
 
 def _unregistered(context: dg.AssetExecutionContext, tenant: PartnerTenant) -> TenantOutcome:
-    reason = "the application's database has no roster for it (deleted, global or switched off): nothing was touched"
+    reason = "not in the application's database (deleted, global or switched off): nothing was touched"
     context.log.error(f"{tenant}: {reason}", extra={"tenant": str(tenant)})
     return TenantOutcome(tenant, TenantStatus.FAILED, reason, 0.0)
 
@@ -222,7 +220,7 @@ def _refresh(
     outcomes: list[TenantOutcome],
     sessions: PartnerSessions,
 ) -> Generator[object, None, PartnerIndex]:
-    """Refresh tenants of one partner: yields events as each is done, adds to ``outcomes``, returns the index."""
+    """Refresh tenants of one partner: yields each one's events, adds to ``outcomes``, returns the index."""
     run_id = context.run.run_id
     refresh = RefreshContext(
         store=rosters.store,
@@ -246,36 +244,35 @@ def _refresh(
 
 
 def fail_if_any_failed(outcomes: Sequence[TenantOutcome], remedy: str) -> None:
-    """End the step as failed, naming the tenants that are not published as of this run, and why."""
-    failed = {o.tenant.key: f"{o.status}: {o.reason}" for o in outcomes if not o.status.is_success}
+    """Fail the step if any tenant is not published as of this run, naming each with its reason."""
+    failed = sorted((o for o in outcomes if not o.status.is_success), key=lambda outcome: outcome.tenant.key)
     if failed:
         raise dg.Failure(
             description=f"{len(failed)} of {len(outcomes)} tenants {'is' if len(failed) == 1 else 'are'} not "
-            f"published: {_first_reasons(outcomes)}. What was published before is untouched. When the reasons are "
-            f"mended: {remedy}.",
-            metadata=counts_of(outcomes)
-            | {key: dg.MetadataValue.text(reason) for key, reason in sorted(failed.items())},
+            f"published: {_first_reasons(failed)}. What was published before is untouched. Once the causes are "
+            f"fixed: {remedy}.",
+            metadata=report_metadata(outcomes)
+            | {o.tenant.key: dg.MetadataValue.text(f"{o.status}: {o.reason}") for o in failed},
             allow_retries=False,
         )
 
 
-def _first_reasons(outcomes: Iterable[TenantOutcome]) -> str:
-    """Who failed why, in a few lines however many did; of credentials that are refused, each has the same reason."""
+def _first_reasons(failed: Sequence[TenantOutcome]) -> str:
+    """Who failed why, in a few lines. Tenants with one reason are named together: refused credentials fail them all."""
     by_reason: dict[str, list[str]] = {}
-    for outcome in sorted(outcomes, key=lambda outcome: outcome.tenant.key):
-        if not outcome.status.is_success:
-            reason = outcome.reason.removesuffix(".")
-            shown = reason if len(reason) <= MOST_CHARACTERS else f"{reason[:MOST_CHARACTERS]}..."
-            by_reason.setdefault(f"{outcome.status}: {shown}", []).append(outcome.tenant.key)
-    parts = [f"{_first(keys, MOST_TENANTS)} {reason}" for reason, keys in by_reason.items()]
-    return _first(parts, MOST_REASONS, "; ", " (the step's metadata has every reason)")
+    for outcome in failed:
+        reason = outcome.reason.removesuffix(".")
+        shown = reason if len(reason) <= MOST_CHARACTERS else f"{reason[:MOST_CHARACTERS]}..."
+        by_reason.setdefault(f"{outcome.status}: {shown}", []).append(outcome.tenant.key)
+    parts = [f"{first_few(keys, MOST_TENANTS)} {reason}" for reason, keys in by_reason.items()]
+    return first_few(parts, MOST_REASONS, "; ", " (the step's metadata has every reason)")
 
 
-def _first(texts: Sequence[str], most: int, separator: str = ", ", where: str = "") -> str:
-    more = len(texts) - most
-    return separator.join(texts[:most]) + (f" and {more} more{where}" if more > 0 else "")
-
-
-def counts_of(outcomes: Iterable[TenantOutcome]) -> dict[str, dg.MetadataValue]:
-    """How many tenants ended how."""
-    return {OUTCOMES: dg.MetadataValue.json(dict(Counter(outcome.status.value for outcome in outcomes)))}
+def report_metadata(outcomes: Sequence[TenantOutcome]) -> dict[str, dg.MetadataValue]:
+    """How many tenants ended in which way, for people, and the run's report for machines."""
+    counts = Counter(outcome.status.value for outcome in outcomes)
+    problems = {o.tenant.key: Problem(o.reason, o.status.value) for o in outcomes if not o.status.is_success}
+    return {
+        "outcomes": dg.MetadataValue.json(dict(counts)),
+        RUN_REPORT: dg.MetadataValue.json(RunReport(counts, problems).document()),
+    }

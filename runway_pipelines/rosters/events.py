@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import dagster as dg
 
+from runway_pipelines.credentials.connection_asset import SECRET_VERSION_LABEL
 from runway_pipelines.dagster_events import target_of_newest
-from runway_pipelines.operations.outcomes import SECRET_VERSION_ID
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
@@ -90,7 +90,7 @@ def roster_metadata(
         "snowflake query id": manifest.query_id,
         "query seconds": manifest.query_seconds,
         "refresh seconds": round(outcome.seconds, 3),
-        SECRET_VERSION_ID: manifest.secret_version_id,
+        SECRET_VERSION_LABEL: manifest.secret_version_id,
     }
 
 

@@ -1,7 +1,7 @@
-"""Which of a partner's rosters are older than they may be: pure.
+"""Which of a partner's rosters are too old: pure.
 
 Dagster's own freshness policy looks at the newest materialization of a whole asset: one live tenant keeps it green.
-Here each tenant counts, by when its published roster was last confirmed correct.
+Here every tenant counts, by the time when its published roster was last confirmed correct.
 """
 
 from __future__ import annotations
@@ -9,24 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from runway_pipelines.operations.run_report import Straggler
+from runway_pipelines.operations.wording import first_few
 
 if TYPE_CHECKING:
     from runway_pipelines.rosters.index import IndexEntry
 
 
-class Straggler(NamedTuple):
-    """A tenant whose roster is too old; ``age`` is None where none was ever published."""
-
-    tenant_code: str
-    age: timedelta | None
-    status: str
-    reason: str
+MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """How a partner's rosters stand at one moment; ``stragglers`` with the oldest first."""
+    """A partner's rosters at one moment; ``stragglers`` has the oldest first."""
 
     tenants: int
     stragglers: tuple[Straggler, ...]
@@ -39,14 +36,8 @@ class Freshness:
         within = f"confirmed correct within {self.most_age.total_seconds() / 3600:g} hours"
         if not self.stragglers:
             return f"all {self.tenants} tenants were {within}"
-        named = ", ".join(straggler.tenant_code for straggler in self.stragglers[:_NAMED])
-        more = len(self.stragglers) - _NAMED
-        return f"{len(self.stragglers)} of {self.tenants} tenants were not {within}: {named}" + (
-            f" and {more} more" if more > 0 else ""
-        )
-
-
-_NAMED = 10
+        named = first_few((straggler.tenant_code for straggler in self.stragglers), MOST_NAMED)
+        return f"{len(self.stragglers)} of {self.tenants} tenants were not {within}: {named}"
 
 
 def freshness_of(entries: Iterable[IndexEntry], now: datetime, most_age: timedelta) -> Freshness:
@@ -70,5 +61,5 @@ def _age(entry: IndexEntry, now: datetime) -> timedelta | None:
 
 
 def _oldest_first(straggler: Straggler) -> tuple[bool, timedelta, str]:
-    """Who was never published comes first."""
+    """Tenants that were never published come first."""
     return straggler.age is not None, -(straggler.age or timedelta()), straggler.tenant_code

@@ -1,4 +1,4 @@
-"""Whether every tenant's roster is fresh: the check, and the hourly job that notices a night on which nothing ran."""
+"""The check that every tenant's roster is fresh, and the hourly job that notices a night on which nothing ran."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -7,11 +7,11 @@ import dagster as dg
 
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.operations.outcomes import NEVER_REFRESHED, STRAGGLERS
+from runway_pipelines.operations.run_report import RUN_REPORT, RunReport, Straggler, hours
 from runway_pipelines.operations.tags import OWNERS, TRIGGER_TAG, domain
 from runway_pipelines.partner_tenants.partitions import PARTNERS, PARTNERS_NAME
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
-from runway_pipelines.rosters.freshness import Freshness, Straggler, freshness_of
+from runway_pipelines.rosters.freshness import Freshness, freshness_of
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.services import RosterServices
 
@@ -19,8 +19,8 @@ TENANTS_FRESH = dg.AssetCheckKey(PARTNER_ROSTER_INDEX, "tenants_fresh")
 TENANTS_FRESH_SPEC = dg.AssetCheckSpec(
     TENANTS_FRESH.name,
     asset=PARTNER_ROSTER_INDEX,
-    description="Every tenant's roster was confirmed correct within the hours of RUNWAY_ROSTER_FRESH_HOURS (the result "
-    "says how many). Names those of which it was not; judged after each run, and every hour.",
+    description="Every tenant's roster was confirmed correct within the last RUNWAY_ROSTER_FRESH_HOURS hours. Names "
+    "the tenants whose roster was not. Judged after each run and every hour.",
     partitions_def=PARTNERS,
 )
 
@@ -28,7 +28,7 @@ TENANTS_FRESH_SPEC = dg.AssetCheckSpec(
 def freshness_evaluation(
     instance: dg.DagsterInstance, index: PartnerIndex, most_age: timedelta
 ) -> dg.AssetCheckEvaluation:
-    """The check for one partner, now."""
+    """The check of one partner, now."""
     freshness = freshness_of(index.tenants, datetime.now(UTC), most_age)
     return dg.AssetCheckEvaluation(
         asset_key=PARTNER_ROSTER_INDEX,
@@ -43,11 +43,15 @@ def freshness_evaluation(
 
 
 def _metadata(freshness: Freshness) -> dict[str, dg.MetadataValue]:
-    metadata: dict[str, dg.MetadataValue] = {"tenants": dg.MetadataValue.int(freshness.tenants)}
+    report = RunReport(stragglers=freshness.stragglers)
+    metadata: dict[str, dg.MetadataValue] = {
+        "tenants": dg.MetadataValue.int(freshness.tenants),
+        RUN_REPORT: dg.MetadataValue.json(report.document()),
+    }
     if freshness.oldest is not None:
-        metadata["oldest roster hours"] = dg.MetadataValue.float(_hours(freshness.oldest))
+        metadata["oldest roster hours"] = dg.MetadataValue.float(hours(freshness.oldest))
     if freshness.stragglers:
-        metadata[STRAGGLERS] = dg.MetadataValue.table(list(map(_row, freshness.stragglers)))
+        metadata["stragglers"] = dg.MetadataValue.table(list(map(_row, freshness.stragglers)))
     return metadata
 
 
@@ -55,20 +59,16 @@ def _row(straggler: Straggler) -> dg.TableRecord:
     return dg.TableRecord(
         {
             "tenant": straggler.tenant_code,
-            "hours": NEVER_REFRESHED if straggler.age is None else f"{_hours(straggler.age):.0f}",
+            "hours": "never" if straggler.age is None else f"{hours(straggler.age):.0f}",
             "status": straggler.status,
             "reason": straggler.reason,
         }
     )
 
 
-def _hours(age: timedelta) -> float:
-    return round(age.total_seconds() / 3600, 1)
-
-
 @dg.op(out={})
 def judge_freshness(context: dg.OpExecutionContext, rosters: RosterServices) -> Iterator[dg.AssetCheckEvaluation]:
-    """Every partner's check, from its index: one read of S3 each."""
+    """Judge every partner from its index, with one read of S3 each."""
     known = set(context.instance.get_dynamic_partitions(PARTNERS_NAME))
     unread: list[str] = []
     for partner in rosters.registry().partners.values():
@@ -87,7 +87,7 @@ def judge_freshness(context: dg.OpExecutionContext, rosters: RosterServices) -> 
 
 @dg.job(
     name="roster_freshness_job",
-    description="Judge every partner's freshness from its index; nothing is refreshed.",
+    description="Judges the freshness of every partner's rosters from its index. Refreshes nothing.",
     executor_def=dg.in_process_executor,
     owners=OWNERS,
     tags=domain("rosters"),
@@ -104,5 +104,5 @@ roster_freshness_schedule = dg.ScheduleDefinition(
     tags={TRIGGER_TAG: "schedule"},
     default_status=dg.DefaultScheduleStatus.RUNNING,
     owners=OWNERS,
-    description="A partner whose run did not start, or hangs, is noticed here.",
+    description="Notices partners whose run never started or hangs.",
 )

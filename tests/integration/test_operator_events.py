@@ -18,6 +18,7 @@ from runway_pipelines.operations.events import OperatorEvents
 from runway_pipelines.operations.outcome_sensor import Watched, build_run_outcome_sensor
 from runway_pipelines.operations.outcomes import OperatorEvent
 from runway_pipelines.operations.run_cursor import OVERLAP_SECONDS
+from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, Problem, RunReport
 from runway_pipelines.rosters import assets, extraction, refresh
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
 from runway_pipelines.systems.aws import event_bus as events_module
@@ -122,13 +123,12 @@ def run_without_login(
 
     @dg.op
     def connect() -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
-        labels = {"code": code, "secret version id": version}
+        failure = CredentialsFailure(code, version, "the account refuses the key")
         yield dg.AssetCheckEvaluation(
             asset_key=CAN_CONNECT.asset_key,
             check_name=CAN_CONNECT.name,
             passed=passed,
-            description="the account refuses the key",
-            metadata={label: dg.MetadataValue.text(text) for label, text in labels.items() if text},
+            metadata={RUN_REPORT: RunReport(credentials_failure=failure).document()},
         )
         if not passed:
             raise dg.Failure(f"no login with {CANARY}", allow_retries=False)
@@ -312,14 +312,13 @@ def test_counts_are_what_the_run_counted_and_reasons_those_of_the_partners_tenan
 ) -> None:
     @dg.op
     def fails() -> None:
-        outcomes = {"outcomes": dg.MetadataValue.json({"new": 3, "held": 1})}
-        others = {"note": CANARY, "birch/a": f"failed: {CANARY}"}
-        raise dg.Failure("1 of 4", metadata={"acme/a": "held: empty"} | outcomes | others)
+        report = RunReport({"new": 3, "held": 1}, {"acme/a": Problem("empty", "held")}).document()
+        raise dg.Failure("1 of 4", metadata={RUN_REPORT: report, "note": CANARY, "birch/a": f"failed: {CANARY}"})
 
     @dg.op
     def succeeds() -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
-        counts = dg.MetadataValue.json({"new": 4})
-        yield dg.AssetMaterialization(["rosters", "partner_roster_index"], metadata={"outcomes": counts})
+        report = RunReport({"new": 4}).document()
+        yield dg.AssetMaterialization(["rosters", "partner_roster_index"], metadata={RUN_REPORT: report})
         yield dg.Output(None)
 
     for op in (fails, succeeds):
@@ -330,6 +329,24 @@ def test_counts_are_what_the_run_counted_and_reasons_those_of_the_partners_tenan
         ({"new": 3, "held": 1}, {"acme/a": "held: empty"}),
         ({"new": 4}, {}),
     ]
+
+
+def test_a_run_with_the_metadata_of_an_earlier_version_is_told_without_counts_and_reasons(
+    instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
+) -> None:
+    @dg.op
+    def fails() -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
+        yield dg.AssetCheckEvaluation(
+            asset_key=CAN_CONNECT.asset_key, check_name=CAN_CONNECT.name, passed=False, metadata={"code": "JWT"}
+        )
+        raise dg.Failure("1 of 4", metadata={"acme/a": "held: empty", "outcomes": {"held": 1}})
+
+    job = dg.GraphDefinition(name=JOB, node_defs=[fails]).to_job()
+    job.execute_in_process(instance=instance, tags={"dagster/partition": "acme"}, raise_on_error=False)
+    ticks.tick()
+    (event,) = bus.received()
+    assert event["detail-type"] == "roster_refresh_failed"
+    assert (event["detail"]["counts"], event["detail"]["reasons"]) == ({}, {})
 
 
 def test_a_partner_that_cannot_log_in_is_told_once_and_its_recovery_once(

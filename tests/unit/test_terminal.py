@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from runway_pipelines.cli.rosters import why_nothing
-from runway_pipelines.cli.terminal import history_table, minute, some_of
+from runway_pipelines.cli.terminal import history_table, minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
 from tests.factories import manifest
@@ -40,12 +40,6 @@ def test_the_history_tells_snapshots_apart_by_time_and_digest_in_any_width(width
 
 def test_a_moment_that_is_none_is_shown_as_it_is() -> None:
     assert minute("yesterday") == "yesterday"
-
-
-def test_names_are_cut_to_ten() -> None:
-    names = [f"n{number}" for number in range(11)]
-    assert some_of(names[:10]) == ", ".join(names[:10])
-    assert some_of(names) == ", ".join(names[:10]) + " and 1 more"
 
 
 @pytest.mark.parametrize(

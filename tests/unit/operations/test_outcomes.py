@@ -18,12 +18,12 @@ from runway_pipelines.operations.outcomes import (
     ROSTER_REFRESH_RECOVERED,
     ROSTERS_FRESH_AGAIN,
     ROSTERS_STALE,
-    CredentialsFailure,
     RunOutcome,
-    counts_of,
     event_of,
     freshness_event,
+    secret_gone,
 )
+from runway_pipelines.operations.run_report import CredentialsFailure
 
 IDENTITY = "library_identity_job"
 MOST_ENTRY_BYTES = 256 * 1024
@@ -102,6 +102,21 @@ def test_a_stale_tenant_is_news_once_and_so_is_that_none_is(was_stale: str, stal
         assert found.detail["reasons"] == dict.fromkeys(stale, "50 hours old")
 
 
+def test_a_secret_that_is_gone_names_no_run() -> None:
+    assert secret_gone("acme", "deleted", SUCCESS.ended_at).detail == {
+        "partner": "acme",
+        "run_id": None,
+        "run_url": None,
+        "job": None,
+        "trigger": None,
+        "occurred_at": "2026-07-01T09:30:00+00:00",
+        "counts": {},
+        "reasons": {},
+        "reasons_left_out": 0,
+        "credentials": {"code": "SecretGone", "secret_version": None, "reason": "deleted"},
+    }
+
+
 def test_a_failed_refresh_says_who_what_when_and_where_to_look() -> None:
     assert event(HELD, url="https://dagster.example.org/").detail == {
         "partner": "acme",
@@ -128,6 +143,7 @@ def test_every_event_has_the_same_members() -> None:
         event(no_login()),
         event(SUCCESS, CRASH),
         event(replace(CRASH, job_name=IDENTITY, partner_id=None)),
+        secret_gone("acme", "deleted", SUCCESS.ended_at),
     ]
     assert len({tuple(each.detail) for each in events}) == 1
 
@@ -154,9 +170,3 @@ def test_no_event_is_larger_than_an_entry_may_be(character: str, length: int) ->
     reasons = {f"{'p' * 64}/{number:064d}": character * length for number in range(400)}
     largest = replace(no_login(reason=character * length), reasons=reasons)
     assert len(orjson.dumps(event(largest).detail)) < MOST_ENTRY_BYTES - 1000
-
-
-def test_reasons_are_counted_by_their_status() -> None:
-    reasons = {"acme/a": "held: no students", "acme/b": "failed: 1: 2", "acme/c": "failed: late"}
-    assert counts_of(reasons) == {"failed": 2, "held": 1}
-    assert counts_of({}) == {}

@@ -3,6 +3,7 @@
 import dagster as dg
 import pytest
 
+from runway_pipelines.operations.run_report import Problem, RunReport
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.assets import fail_if_any_failed
 from runway_pipelines.rosters.refresh import TenantOutcome, TenantStatus
@@ -26,9 +27,17 @@ def test_the_text_says_who_is_held_or_failed_and_why() -> None:
     )
     assert str(failure.description) == (
         "2 of 3 tenants are not published: acme/kestrel held: no student; acme/lark failed: Expected a table; got "
-        "none. To do: grant it. What was published before is untouched. When the reasons are mended: run it again."
+        "none. To do: grant it. What was published before is untouched. Once the causes are fixed: run it again."
     )
-    assert failure.metadata["acme/kestrel"].value == "held: no student", "what operators are told"
+    assert failure.metadata["acme/kestrel"].value == "held: no student"
+    report = RunReport.parse(failure.metadata["run report"].value)
+    assert report == RunReport(
+        counts={"held": 1, "new": 1, "failed": 1},
+        problems={
+            "acme/kestrel": Problem("no student", "held"),
+            "acme/lark": Problem("Expected a table; got none. To do: grant it.", "failed"),
+        },
+    )
 
 
 def test_tenants_with_one_reason_are_named_together() -> None:
