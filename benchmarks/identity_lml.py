@@ -9,10 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import uvicorn
-
-from runway_pipelines.local.lml_server import LmlServer
-from runway_pipelines.local.processes import announce_ready, listen_on_loopback
+from runway_pipelines.local.lml_server import LmlServer, serve
 
 
 def original_of(library_id: int, originals: int) -> int:
@@ -39,11 +36,7 @@ def main() -> None:
     parser.add_argument("--originals", type=int, required=True)
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one, which the readiness line names")
     options = parser.parse_args()
-    listener = listen_on_loopback(options.port)
-    app = PreparedLml(options.originals).app()
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
-    announce_ready(listener.getsockname()[1])
-    uvicorn.Server(config).run(sockets=[listener])
+    serve(PreparedLml(options.originals).app(), options.port)
 
 
 if __name__ == "__main__":

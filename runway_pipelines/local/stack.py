@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -42,8 +43,9 @@ class EmbeddedStack:
     so that SIGTERM stops the servers in order.
     """
 
-    def __init__(self, state_dir: Path = DEFAULT_STATE_DIR) -> None:
+    def __init__(self, state_dir: Path = DEFAULT_STATE_DIR, lml_options: Sequence[str] = ()) -> None:
         self.state_dir = state_dir.resolve()
+        self._lml_options = list(lml_options)
         self.warehouse_dir = self.state_dir / "warehouse"
         self.public_keys_file = self.state_dir / "public_keys.json"
         self.logs_dir = self.state_dir / "logs"
@@ -81,7 +83,7 @@ class EmbeddedStack:
                 ["--warehouse", str(self.warehouse_dir), "--public-keys", str(self.public_keys_file)],
                 undo,
             )
-            lml = self._start_module("lml_server", [], undo)
+            lml = self._start_module("lml_server", self._lml_options, undo)
             self._postgres = start_postgres(self.state_dir)  # while the others import what they need
             undo.callback(self._postgres.stop)
             self._postgres.create_database(APP_DATABASE)

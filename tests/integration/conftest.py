@@ -1,8 +1,11 @@
 """The integration tests' servers and worlds; CONTRIBUTING.md says which fixture gives what."""
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import psycopg
@@ -14,9 +17,11 @@ from runway_pipelines.local.stack import APP_DATABASE, CATALOGUE_DATABASE, Embed
 from runway_pipelines.settings import Settings
 from tests.integration.identity_job_world import fill, point_at
 from tests.integration.identity_world import TestCatalogue, new_catalogue
-from tests.integration.lml_control import LmlControl
-from tests.integration.stream_server import Big, StreamServer, published_big, stream_server
+from tests.integration.lml_control import WITH_FAULTS, LmlControl
 from tests.integration.world import World, world_of
+
+if TYPE_CHECKING:
+    from tests.integration.stream_server import Big, StreamServer
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -24,7 +29,7 @@ CHECKOUT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStack]:
     """A running stack for each worker, its tables empty. Use accounts, buckets, secrets and databases of your own."""
-    with EmbeddedStack(tmp_path_factory.mktemp("stack") / "state") as running:
+    with EmbeddedStack(tmp_path_factory.mktemp("stack") / "state", WITH_FAULTS) as running:
         with psycopg.connect(running.postgres.dsn(APP_DATABASE)) as connection:
             seed_application_database(connection, partners=[])
         with psycopg.connect(running.postgres.dsn(CATALOGUE_DATABASE), autocommit=True) as connection:
@@ -106,6 +111,8 @@ def own_tables(world: World, lml: LmlControl, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(scope="module")
 def server(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StreamServer]:
     """The roster stream in a thread of this process."""
+    from tests.integration.stream_server import stream_server
+
     with (
         pytest.MonkeyPatch.context() as patch,
         world_of(stack, patch),
@@ -117,5 +124,7 @@ def server(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def big(stack: EmbeddedStack) -> Iterator[Big]:
     """A published roster of 13 MB, more than any buffer on the way to a client holds."""
+    from tests.integration.stream_server import published_big
+
     with pytest.MonkeyPatch.context() as patch, world_of(stack, patch) as world:
         yield published_big(world)

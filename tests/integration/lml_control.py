@@ -1,4 +1,4 @@
-"""What a test makes the local LML do, and what it was asked."""
+"""Scripting the local LML's faults, and reading the calls it got."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ from typing import Any
 import httpx
 
 from runway_pipelines.local.lml_contract import RESOLVE_PATH
-from runway_pipelines.local.lml_faults import Rule
+from tests.servers.lml_faults import Rule
+
+# Options of the local LML's server: it takes scripts of faults.
+WITH_FAULTS = ("--wrap", "tests.servers.lml_faults:FaultyLml")
 
 
 @dataclass(frozen=True)
 class LmlControl:
-    """The local LML at a base URL. Rules and recorded calls are the server's: `script` starts anew."""
+    """The local LML at a base URL; its server keeps the rules and the recorded calls."""
 
     url: str
 
     def script(self, *rules: Rule) -> None:
-        """These faults from now on (none: no faults), and no calls yet."""
+        """Put these rules in force (none: no faults) and forget the calls so far."""
         # The standard library's encoder: it writes NaN, and unpaired surrogates as escapes.
         body = json.dumps([rule.model_dump(exclude_defaults=True) for rule in rules])
         httpx.post(f"{self.url}/_faults", content=body, timeout=60).raise_for_status()
 
     @property
     def calls(self) -> list[dict[str, Any]]:
-        """Each call since, as `lml_server` tells it."""
+        """Each call since `script`, as `lml_faults` records it."""
         return list(self._told()["calls"])
 
     @property
     def connections(self) -> int:
-        """How many connections the calls came over."""
+        """How many connections made the calls."""
         return int(self._told()["connections"])
 
     def _told(self) -> dict[str, Any]:
         return dict(httpx.get(f"{self.url}/_calls", timeout=60).raise_for_status().json())
 
     def ask(self, document: Any, **headers: str) -> httpx.Response:
-        """A call as a stranger makes it."""
+        """A call without our client."""
         body = document if isinstance(document, bytes) else json.dumps(document).encode()
         return httpx.post(
             self.url + RESOLVE_PATH, content=body, headers={"Content-Type": "application/json"} | headers, timeout=60

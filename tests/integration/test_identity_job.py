@@ -10,7 +10,6 @@ from runway_pipelines.cli import main
 from runway_pipelines.credentials.connection_asset import CAN_CONNECT
 from runway_pipelines.definitions import build_definitions
 from runway_pipelines.identity.options import IdentityOptions
-from runway_pipelines.local.lml_faults import Rule
 from runway_pipelines.operations.run_log import RunLog
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
 from runway_pipelines.settings import load_settings
@@ -28,6 +27,7 @@ from tests.integration.identity_job_world import (
 )
 from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
+from tests.servers.lml_faults import Rule
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import pytest
 
 from runway_pipelines.definitions import build_definitions
 from runway_pipelines.identity import transactions
-from runway_pipelines.local.lml_faults import Rule
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.settings import load_settings
@@ -35,6 +34,7 @@ from tests.integration.identity_job_world import (
 from tests.integration.identity_world import TestCatalogue, new_catalogue
 from tests.integration.lml_control import LmlControl
 from tests.integration.world import World
+from tests.servers.lml_faults import Rule
 
 KEY, PASSWORD, ARTIST, TITLE, BODY = (f"CANARY-{word}" for word in ("key", "password", "artist", "title", "body"))
 

@@ -12,7 +12,6 @@ import dagster as dg
 import psycopg
 import pytest
 
-from runway_pipelines.local.lml_faults import Rule
 from tests.integration.identity_job_world import (
     ALL,
     LONG_AGO,
@@ -32,6 +31,7 @@ from tests.integration.identity_job_world import (
 )
 from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
+from tests.servers.lml_faults import Rule
 
 # With two shards and batches of ten, the libraries that are asked about together with number 8.
 BATCH = set(range(2, 21, 2))

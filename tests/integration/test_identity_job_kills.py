@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,6 @@ import dagster as dg
 import psycopg
 import pytest
 
-from runway_pipelines.local.lml_faults import Rule
 from tests.integration.identity_job_world import (
     OPTIONS,
     as_reference,
@@ -36,6 +35,8 @@ from tests.integration.identity_run_process import CHECKOUT, RunProcess
 from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
 from tests.reference_identity import ReferenceCatalogue
+from tests.servers.lml_faults import Rule
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -55,16 +56,9 @@ def tables(own_tables: TestCatalogue) -> TestCatalogue:
     return own_tables
 
 
-def wait_for(happened: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "It did not happen."
-        time.sleep(0.005)
-
-
 def left_behind(tables: TestCatalogue) -> None:
     """Wait until the server has noticed that who was killed is gone."""
-    wait_for(lambda: tables.execute(f"select 1 {OURS}") == [])
+    wait_until(lambda: tables.execute(f"select 1 {OURS}") == [])
 
 
 def done(tables: TestCatalogue, old: ReferenceCatalogue, new: ReferenceCatalogue) -> set[int]:
@@ -104,7 +98,7 @@ def test_a_run_that_is_killed_at_any_moment_leaves_every_library_whole(
         lml.script(Rule(fault="slow", seconds=0.02))
         process = RunProcess(**SMALL, calls_in_flight=4)
         calls = chance.randrange(1, 4)
-        wait_for(lambda calls=calls: len(lml.calls) >= calls)
+        wait_until(lambda calls=calls: len(lml.calls) >= calls)
         time.sleep(chance.uniform(0, 0.05))
         killed += process.kill()
         left_behind(tables)
@@ -155,7 +149,7 @@ def test_a_run_that_is_killed_in_the_middle_of_a_batch_has_written_all_of_it_or_
     old, (new, _) = as_reference(tables), foreseen(tables)
     with held(tables):
         process = RunProcess(**SMALL, calls_in_flight=1, writers=1)
-        wait_for(lambda: tables.execute(f"select 1 {OURS} and wait_event = 'advisory'"))
+        wait_until(lambda: tables.execute(f"select 1 {OURS} and wait_event = 'advisory'"))
         assert process.kill()
     left_behind(tables)
     written = done(tables, old, new)
@@ -168,9 +162,9 @@ def test_a_run_that_is_killed_while_it_asks_has_written_nothing_and_holds_nothin
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     old, (new, _) = as_reference(tables), foreseen(tables)
-    lml.script(Rule(fault="slow", seconds=30))
+    lml.script(Rule(fault="slow", seconds=3600))
     process = RunProcess(**SMALL)
-    wait_for(lambda: len(lml.calls) == OPTIONS["calls_in_flight"])
+    wait_until(lambda: len(lml.calls) == OPTIONS["calls_in_flight"])
     assert tables.execute(f"select state {OURS} and state <> 'idle'") == []
     assert process.kill()
     left_behind(tables)
@@ -183,12 +177,12 @@ def test_a_run_that_is_killed_while_it_asks_has_written_nothing_and_holds_nothin
 def test_a_run_that_is_told_to_end_does_so_soon_and_asks_nothing_more(
     by: signal.Signals, tables: TestCatalogue, lml: LmlControl
 ) -> None:
-    lml.script(Rule(fault="status", status=503, retry_after="60"))
+    lml.script(Rule(fault="status", status=503, retry_after="120"))
     process = RunProcess(**SMALL)
-    wait_for(lambda: len(lml.calls) == OPTIONS["calls_in_flight"])
+    wait_until(lambda: len(lml.calls) == OPTIONS["calls_in_flight"])
     time.sleep(0.2)  # the answers are read, and the minute begins
     process.tell(by)
-    assert process.is_over(15)
+    process.wait()
     assert len(lml.calls) == OPTIONS["calls_in_flight"]
     assert tables.rows("library_identity_source") == []
 
@@ -197,7 +191,7 @@ def test_a_job_of_dagsters_that_is_killed_said_what_is_true_until_then(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     old, (new, _) = as_reference(tables), foreseen(tables)
-    lml.script(Rule(fault="slow", seconds=30, library_ids=(11,)))
+    lml.script(Rule(fault="slow", seconds=3600, library_ids=(11,)))
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"ops": {"library_identity_graph": {"config": OPTIONS | SMALL}}}))
@@ -212,9 +206,9 @@ def test_a_job_of_dagsters_that_is_killed_said_what_is_true_until_then(
         stderr=subprocess.DEVNULL,
     )
     # The second shard has begun, whose third batch is not answered.
-    wait_for(lambda: any(11 in call["library_ids"] for call in lml.calls), 60)
+    wait_until(lambda: any(11 in call["library_ids"] for call in lml.calls))
     process.send_signal(signal.SIGKILL)
-    process.wait(20)
+    process.wait(PATIENCE_SECONDS)
     left_behind(tables)
     written = done(tables, old, new)
     with dg.DagsterInstance.from_config(str(tmp_path)) as theirs:
@@ -245,7 +239,7 @@ def test_two_runs_at_the_same_time_write_what_one_would_and_keep_every_old_row_o
             RunProcess(batch_size=size, compilation_batch_size=size, shards=1, calls_in_flight=8, writers=4)
             for size in (40, 11)
         ]
-        wait_for(lambda: Counter(len(call["library_ids"]) for call in lml.calls) >= Counter({40: 3, 11: 8}))
+        wait_until(lambda: Counter(len(call["library_ids"]) for call in lml.calls) >= Counter({40: 3, 11: 8}))
     runs = [process.ended() for process in processes]
     assert [one["success"] for one in runs] == [True, True]
     assert all(one["checks"]["counts_add_up"] for one in runs)

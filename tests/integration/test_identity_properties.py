@@ -18,7 +18,6 @@ from runway_pipelines.identity import transactions
 from runway_pipelines.identity.counts import Counts
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.services import IdentityServices
-from runway_pipelines.local.lml_faults import MALFORMED, UNSTORABLE, Rule
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.systems.lml.client import LmlService
 from tests.integration.identity_job_world import (
@@ -32,6 +31,7 @@ from tests.integration.identity_job_world import (
 )
 from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
+from tests.servers.lml_faults import MALFORMED, UNSTORABLE, Rule
 
 pytestmark = pytest.mark.slow
 

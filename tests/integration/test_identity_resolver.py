@@ -19,13 +19,13 @@ from runway_pipelines.identity import resolution
 from runway_pipelines.identity.counts import Counts, Skip
 from runway_pipelines.identity.resolution import Circuit, Page, Resolver, Write
 from runway_pipelines.identity.writer import write
-from runway_pipelines.local.lml_faults import MALFORMED, UNSTORABLE, Rule, edited
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.verdicts import Answer, Library
 from tests.integration.identity_job_world import assert_written, ended, fill, foreseen, verdict
 from tests.integration.identity_world import NOW, TestCatalogue
 from tests.integration.lml_control import LmlControl
+from tests.servers.lml_faults import MALFORMED, UNSTORABLE, Rule, edited
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 BATCH = 16

@@ -25,7 +25,6 @@ from runway_pipelines.errors import (
     LmlRefused,
     LmlUnavailable,
 )
-from runway_pipelines.local.lml_faults import Rule
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.processes import start_child
 from runway_pipelines.systems.lml import client as lml_module
@@ -33,7 +32,8 @@ from runway_pipelines.systems.lml.client import LmlPart, LmlService
 from runway_pipelines.systems.lml.limiter import CallLimiter
 from runway_pipelines.systems.lml.verdicts import Library
 from tests.factories import everything_said_by
-from tests.integration.lml_control import LmlControl
+from tests.integration.lml_control import WITH_FAULTS, LmlControl
+from tests.servers.lml_faults import Rule
 from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 KEY, TITLE = "k3y-c4n4ry", "t1tle-c4n4ry"
@@ -160,7 +160,7 @@ def test_a_timeout_says_how_long_was_waited(lml: LmlControl, make_service: MakeS
     service = make_service(timeout_seconds=1, attempts=1)
     for rule, how in (
         (Rule(fault="slow", seconds=60), "ReadTimeout"),
-        (Rule(fault="trickle", seconds=20), "a body that trickles"),
+        (Rule(fault="trickle", seconds=20), "a slow body"),
     ):
         lml.script(rule)
         assert f"no answer within 1 s ({how})" in str(failure(service))
@@ -404,7 +404,7 @@ def test_connections_are_closed_with_the_run_and_can_be_opened_again(lml: LmlCon
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[LmlControl]:
     """An LML that wants a key."""
-    command = [sys.executable, "-m", "runway_pipelines.local.lml_server", "--key", KEY]
+    command = [sys.executable, "-m", "runway_pipelines.local.lml_server", "--key", KEY, *WITH_FAULTS]
     child = start_child("lml_server", command, tmp_path)
     try:
         yield LmlControl(f"http://127.0.0.1:{child.wait_for_ready_line(PATIENCE_SECONDS)}")

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from runway_pipelines.local.lml_contract import first_error, validator
-from runway_pipelines.local.lml_faults import FOREIGN_OFFSET, MALFORMED, UNSTORABLE, Rule, edited
 from runway_pipelines.local.lml_verdicts import BANDS, compilation_tracks, is_various, resolved
 from tests.integration.lml_control import LmlControl, asked_for
+from tests.servers.lml_faults import FOREIGN_OFFSET, MALFORMED, UNSTORABLE, Rule, edited
 
 IDS = list(range(1, 6))
 
