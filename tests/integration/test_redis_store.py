@@ -256,7 +256,7 @@ def test_without_redis_each_limits_itself_with_one_warning_and_finds_back(
         waits = [one.reserve() for _ in range(4)]
     assert waits[0] == 0
     assert 200 < waits[-1] <= 300
-    warnings = [record.message for record in caplog.records if "limits its calls" in record.message]
+    warnings = [record.message for record in caplog.records if "limits its own calls" in record.message]
     assert len(warnings) == 1
     store.restart()
     monkeypatch.setattr("runway_pipelines.systems.lml.limiter.time.monotonic", lambda: time.perf_counter() + 1e6)
@@ -278,7 +278,7 @@ def test_no_trouble_with_redis_ever_fails_a_caller(
         monkeypatch.setattr("runway_pipelines.systems.lml.limiter.KEY", "others:{name}")
     with caplog.at_level(logging.WARNING):
         assert [one.reserve() >= 0 for _ in range(3)] == [True] * 3
-    assert len([record for record in caplog.records if "limits its calls" in record.message]) == 1
+    assert len([record for record in caplog.records if "limits its own calls" in record.message]) == 1
 
 
 def test_without_a_rate_there_is_no_limit_and_nobody_is_asked(store: Store) -> None:

@@ -1,7 +1,7 @@
-"""LML's answer to one call, checked before anything of it is believed: pure (library identity contract, section 1).
+"""Checks LML's answer to one call before anyone trusts it: pure (library identity contract, section 1).
 
-A malformed result costs that result, not the batch; a body that is no answer at all costs the call. Refused is what the
-schema refuses, what contradicts the contract's table of a result, and what Postgres would refuse to store.
+A malformed result costs that result, not the batch; a body without an array of results costs the call. A result is
+malformed if it breaks the schema, contradicts its own kind, or could not be stored in Postgres.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from runway_pipelines.systems.lml.verdicts import (
     Verdict,
 )
 
-# In characters. The schema sets no limit; but Postgres indexes no text of more than 2,704 bytes, so hardly a title or a
-# name in the catalogue that a track could belong to is longer, and no service's ids come near it.
+# In characters. The schema sets no limit, but Postgres indexes texts of up to 2,704 bytes only, so hardly any title or
+# name in the catalogue is longer. No service's ids come near it.
 LONGEST_TEXT = 2_000
 LARGEST_INTEGER = 2**31 - 1
-# Below it, float4 cannot tell a number from zero, and Postgres refuses it.
+# Smaller numbers underflow float4, and Postgres refuses them.
 SMALLEST_CONFIDENCE = 1e-37
-# Each becomes a count of its own in the run's metadata.
+# Each becomes a count in the run's metadata.
 MOST_STATISTICS = 20
 LONGEST_STATISTIC_NAME = 50
-# Beyond it a JSON number is no exact count, and the sum over a run might not fit 64 bits.
+# Larger JSON numbers are not exact, and their sum over a run might not fit 64 bits.
 LARGEST_STATISTIC = 2**53
 
 _UUID = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECASE)
@@ -44,17 +44,16 @@ _JSON_NAMES = {dict: "an object", list: "an array", str: "a text", bool: "a bool
 
 
 class AnswerUnreadable(LmlError, Permanent):
-    """A whole JSON body of status 200 that is no answer to what was asked.
+    """A complete JSON body with status 200 that is not an answer to the request.
 
-    Permanent: nothing was broken off. Another address, a proxy or another version of the service answers like this, and
-    answers the same request the same way again.
+    Permanent: a wrong address, a proxy or another version of the service gives the same answer again.
     """
 
 
 def parse_answer(document: object, asked: Sequence[Library]) -> Answer:
-    """Sort an answer's decoded JSON by the libraries that were asked about, whose ids are unique.
+    """Match an answer's decoded JSON with the libraries asked about, whose ids are unique.
 
-    Verdicts come in the order asked. Raises `AnswerUnreadable` for a body without an array of results.
+    Verdicts keep the order of ``asked``. Raises `AnswerUnreadable` for a body without an array of results.
     """
     envelope = _envelope(document)
     results: list[Any] = envelope["results"]
@@ -101,26 +100,26 @@ def _envelope(document: object) -> dict[str, Any]:
         status=200,
         expected="an object with an array of results",
         came=came,
-        remedy="see that LIBRARY_METADATA_URL is LML's, and that the service's version keeps the contract",
+        remedy="check that LIBRARY_METADATA_URL is LML's, and that its version follows the contract",
     )
 
 
 def _json_name(value: object) -> str:
-    """What a value is, without the value."""
+    """A value's JSON type."""
     return _JSON_NAMES.get(type(value), "a number")
 
 
 def _echoed_id(result: object) -> int | None:
-    """The library that a result says it is for; None where it says nothing readable."""
+    """The library id that a result names; None if unreadable."""
     library_id = result.get("library_id") if isinstance(result, dict) else None
     return library_id if type(library_id) is int else None
 
 
 def _believed_places(echoed: Sequence[int | None], asked: Sequence[Library]) -> dict[int, int]:
-    """For each library that has a result, the place of the one that is believed; others of its id are dropped unread.
+    """The place of each library's trusted result; further results for its id are dropped unread.
 
-    Results come in the order asked. So of two for one id, the one in that library's place has both its echo and its
-    place to say whose it is; the other may be a neighbour's under a wrong id. With neither in place, the first wins.
+    Results come in the order asked. Of two results for one id, the one in that library's place wins; the other may be a
+    neighbour's under a wrong id. If neither is in place, the first wins.
     """
     believed = {
         library.library_id: place
@@ -136,7 +135,7 @@ def _believed_places(echoed: Sequence[int | None], asked: Sequence[Library]) -> 
 
 
 def _verdict(library_id: int, result: dict[str, Any]) -> Verdict:
-    """A result whose echo is believed; raises pydantic's `ValidationError`."""
+    """The verdict of a trusted result; raises pydantic's `ValidationError`."""
     checked = _Result.model_validate(result)
     is_single = checked.kind is Kind.SINGLE_ARTIST
     return Verdict(
@@ -145,7 +144,7 @@ def _verdict(library_id: int, result: dict[str, Any]) -> Verdict:
         artist_ids=checked.main.artist_ids() if checked.main and is_single else None,
         method=checked.method if is_single else None,
         confidence=checked.confidence if is_single else None,
-        # Also of a source that is named twice: which of them is the source's row depends on which may be written.
+        # Keeps both entries of a source named twice: which one is written depends on `rows.source_rows`.
         provenance=tuple([entry.provenance() for entry in checked.provenance]),
         tracks_attempted=checked.tracks_attempted,
         tracks=None if checked.tracks is None else tuple([track.track() for track in checked.tracks]),
@@ -153,12 +152,12 @@ def _verdict(library_id: int, result: dict[str, Any]) -> Verdict:
 
 
 def _tracks_contract_version(value: object) -> int | None:
-    """Exactly the integer 1: ``True`` and 1.0 equal it and are something else."""
+    """The integer 1 alone; ``True`` and 1.0 compare equal to it."""
     return value if type(value) is int and value == TRACKS_CONTRACT_VERSION else None
 
 
 def _statistics(cache_stats: object) -> dict[str, float]:
-    """The first entries that can be added up; whatever else comes is no reason to refuse the answer."""
+    """The first numeric entries; anything else is ignored."""
     if not isinstance(cache_stats, dict):
         return {}
     numbers = ((name, number) for name, number in cache_stats.items() if _is_name(name) and _is_statistic(number))
@@ -170,13 +169,13 @@ def _is_name(name: object) -> bool:
 
 
 def _is_statistic(number: object) -> bool:
-    """Whether it is a number that can be added up, which NaN, infinities and booleans are not."""
+    # False for NaN, infinities and booleans, which cannot be added up.
     return (type(number) is int or type(number) is float) and -LARGEST_STATISTIC <= number <= LARGEST_STATISTIC
 
 
-# The schema: the components of the service's OpenAPI document by their names there, tighter where Postgres is. One core
-# takes 55,000 results a second through it, or 16,000 compilations of 15 tracks; checks written out by hand took 80,000
-# and 16,000, and said less clearly what they allow.
+# The schema: the components of the service's OpenAPI document under their names there, tighter where Postgres is. One
+# core checks 55,000 results a second, or 16,000 compilations of 15 tracks; checks written by hand managed 80,000 and
+# 16,000, and were harder to read.
 
 
 def _storable(confidence: float) -> float:
@@ -184,21 +183,21 @@ def _storable(confidence: float) -> float:
 
 
 def _named(text: str) -> str | None:
-    """An empty or blank id names nothing, as null does."""
+    """None for an empty or blank id, which means the same as null."""
     return text if text and not text.isspace() else None
 
 
 def _canonical_uuid(text: str) -> str | None:
-    """In the form in which Postgres gives it back, so that an unchanged id does not look changed."""
+    """Postgres' spelling of the UUID, so that an unchanged id compares equal."""
     if _named(text) is None:
         return None
-    # UUID() by itself takes braces, urn:, underscores and other scripts' digits too.
+    # UUID() alone also accepts braces, urn:, underscores and other scripts' digits.
     if not _UUID.fullmatch(text):
-        raise ValueError("no UUID")
+        raise ValueError("not a UUID")
     return str(UUID(text))
 
 
-# Strict text in pydantic also refuses lone surrogates.
+# pydantic's strict str also refuses lone surrogates.
 _Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=LONGEST_TEXT)]
 _Id = Annotated[_Text, AfterValidator(_named)]
 _UuidText = Annotated[_Text, AfterValidator(_canonical_uuid)]
@@ -218,7 +217,7 @@ _Method = Literal[
 
 
 class _Component(BaseModel):
-    # Strict: no id as a text, no 7.0, no true for 1. Members that we do not know are ignored: services grow.
+    # Strict: no id as text, no 7.0, no true for 1. Unknown members are ignored, because services grow.
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
@@ -252,10 +251,10 @@ class _Main(_Component):
 
 
 class _Track(_Component):
-    """A malformed track costs the result: the rest of the list would pass for all of it, and the library for done."""
+    """A malformed track costs the whole result; otherwise a partial list would pass for complete."""
 
     track_position: _Id | None
-    # Name and title find the catalogue's row, so they stay as they are, a title even if it is empty.
+    # Name and title identify the catalogue's row and stay unchanged, even an empty title.
     artist_name: Annotated[_Text, Field(min_length=1)]
     track_title: _Text | None
     resolved_artist_name: _Id | None
@@ -274,7 +273,7 @@ class _Track(_Component):
 
 
 class _Result(_Component):
-    """`library_id` is read before, by `_echoed_id`."""
+    """All but `library_id`, which `_echoed_id` reads."""
 
     kind: Annotated[Kind, Field(strict=False)]
     main: _Main | None = None
@@ -286,16 +285,16 @@ class _Result(_Component):
 
     @model_validator(mode="after")
     def _agrees_with_its_kind(self) -> _Result:
-        """A single artist's verdict is whole, though each of its ids may be null; nothing else has ids.
+        """A single artist has a complete verdict, though any id may be null; nothing else has ids.
 
-        A result that contradicts itself is refused, because believing one half of it costs more than asking again: a
-        library that is unresolved or a compilation is not asked about for a month.
+        A contradictory result is refused. Trusting half of it costs more than asking again, because an unresolved
+        library or a compilation is left alone for a month.
         """
         is_single = self.kind is Kind.SINGLE_ARTIST
         if is_single and (self.main is None or self.method is None or self.confidence is None):
             raise ValueError("a single artist without a composed verdict")
         if not is_single and self.main is not None and self.main.artist_ids() != ArtistIds():
-            raise ValueError("ids of what is no single artist")
+            raise ValueError("ids for something other than a single artist")
         if self.kind is Kind.UNRESOLVED and (self.method is not None or self.confidence is not None):
-            raise ValueError("a verdict on what is unresolved")
+            raise ValueError("a verdict for an unresolved library")
         return self

@@ -1,7 +1,7 @@
-"""LML, the library metadata lookup service (library identity contract, section 1): calls, their retries, and halving.
+"""Calls LML: connections, retries, and halving of refused batches (library identity contract, section 1).
 
-What is sent and what an answer's status means is `lml_protocol.py`'s. The circuit (how many batches may fail in a row)
-is the pipeline's. ``httpx`` is imported at the first call: it costs half a second, which the code server never needs.
+`protocol.py` makes requests and reads statuses; `identity` decides how many batches may fail in a row. ``httpx`` is
+imported at the first call: it costs half a second, and the code server never needs it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 # 1,000 compilations of 30 tracks each are 9 MB.
 MOST_ANSWER_BYTES = 64 * 1024 * 1024
-# Longer than a batch takes to be written, so that the next call finds the connection open.
+# Longer than writing a batch takes, so that the next call finds the connection open.
 KEEP_ALIVE_SECONDS = 60
 
 _KEY = re.compile(r"[!-~]+")
@@ -52,10 +52,7 @@ _KEY = re.compile(r"[!-~]+")
 
 @dataclass
 class Effort:
-    """What an answer, or its absence, cost: calls made, how many of them were retries, and the time spent in calls.
-
-    Waiting between two attempts is not in ``latency_ms``.
-    """
+    """The cost of an answer or a failure. ``calls`` include ``retries``; ``latency_ms`` excludes waits between them."""
 
     calls: int = 0
     retries: int = 0
@@ -64,7 +61,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class LmlReply:
-    """The JSON object that LML answered, decoded and otherwise as it came: nothing in it is to be trusted."""
+    """LML's decoded JSON object, unchecked."""
 
     document: Mapping[str, Any]
     effort: Effort
@@ -72,10 +69,10 @@ class LmlReply:
 
 @dataclass(frozen=True)
 class LmlPart:
-    """What halving left of a batch (without trouble: all of it), with LML's JSON object or why there is none.
+    """A part of a halved batch (without trouble, all of it), with LML's JSON object or an error.
 
-    A lone library with `LmlInputRefused` is the offending input; after `LmlRefused` no part follows. ``effort`` is that
-    since the part before, the refused calls that led here with it: a batch's parts add up to all of its calls.
+    A lone library with `LmlInputRefused` is the offending input; no part follows `LmlRefused`. ``effort`` includes the
+    refused calls since the previous part, so a batch's parts add up to all of its calls.
     """
 
     libraries: tuple[Library, ...]
@@ -84,12 +81,11 @@ class LmlPart:
 
 
 class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """LML's bulk lookup, for as many threads as ``max_in_flight``: more of them wait for each other, and that waiting
-    counts as latency. Connections are opened at first use, kept between calls, and closed when the run ends.
+    """LML's bulk lookup for up to ``max_in_flight`` threads; more wait for a connection, which counts as latency.
+    Connections open at first use, stay open between calls, and close when the run ends.
 
-    ``limiter`` says how often LML may be called, retries among it; without one nothing does.
-
-    ``timeout_seconds`` bounds the wait for a connection, for the answer's first byte and for the whole of its body.
+    ``limiter`` caps the call rate, retries included; None is unlimited. ``timeout_seconds`` bounds the wait for a
+    connection, for the answer's first byte, and for its whole body.
     """
 
     base_url: str | None = None
@@ -97,9 +93,9 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
     timeout_seconds: float = Field(default=30, gt=0)
     max_in_flight: int = Field(default=4, ge=1)
     attempts: int = Field(default=5, ge=1)
-    first_wait_seconds: float = Field(default=1, ge=0, description="Most that is waited before the first retry.")
-    longest_wait_seconds: float = Field(default=30, ge=0, description="Most that is waited of our own accord.")
-    longest_retry_after_seconds: float = Field(default=120, ge=0, description="Most that LML can make us wait.")
+    first_wait_seconds: float = Field(default=1, ge=0, description="Longest wait before the first retry.")
+    longest_wait_seconds: float = Field(default=30, ge=0, description="Longest wait that we choose ourselves.")
+    longest_retry_after_seconds: float = Field(default=120, ge=0, description="Longest wait that LML can ask for.")
     limiter: CallLimiter | None = None
 
     _client: httpx.Client | None = PrivateAttr(default=None)
@@ -110,7 +106,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         self.close()
 
     def close(self) -> None:
-        """Close the connections; opening them again is possible."""
+        """Close the connections; the next call opens them again."""
         with self._opening:
             client, self._client = self._client, None
         if client is not None:
@@ -118,18 +114,18 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @property
     def endpoint(self) -> str:
-        """The URL that is called; raises `ConfigurationError` when there is none to be made."""
+        """The URL to call; raises `ConfigurationError`."""
         return endpoint_url(self.base_url)
 
     def require_configured(self) -> None:
-        """Raise `ConfigurationError` when LML cannot be called: to be asked before anything is read."""
+        """Raise `ConfigurationError` if the URL or the key is unusable; call this before reading anything."""
         _ = self.endpoint, self._headers()
 
     def resolve(self, libraries: Sequence[Library], *, include_tracks: bool) -> LmlReply:
-        """Ask about 1 to 1,000 libraries in one call, tried again while LML is unavailable.
+        """Ask about 1 to 1,000 libraries in one call; retry while LML is unavailable.
 
-        Raises `LmlRefused`, `LmlInputRefused`, `LmlBatchRefused`, after the last attempt `LmlUnavailable`, and
-        `ConfigurationError`.
+        Raises `LmlRefused`, `LmlInputRefused`, `LmlBatchRefused`, `ConfigurationError`, or `LmlUnavailable` after the
+        last attempt.
         """
         effort = Effort()
         return LmlReply(self._document(libraries, include_tracks, effort), effort)
@@ -137,11 +133,10 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
     def resolve_halving(
         self, libraries: Sequence[Library], *, include_tracks: bool, stopped: Event | None = None
     ) -> Iterator[LmlPart]:
-        """Ask about libraries; what LML refuses is halved until the offending input stands alone.
+        """Ask about libraries, halving what LML refuses until the offending input stands alone.
 
-        Parts come in the order of the libraries, each asked when the one before has been consumed, so that a caller may
-        stop in between; once ``stopped`` is set, nothing is asked again. A failure is its part's outcome; only
-        `ConfigurationError` is raised.
+        Parts keep the libraries' order. Each is asked once its predecessor is consumed, so a caller may stop in
+        between. Setting ``stopped`` ends retries. A failure is its part's outcome; only `ConfigurationError` is raised.
         """
         effort = Effort()
         parts = halving(tuple(libraries), lambda part: self._document(part, include_tracks, effort, stopped))
@@ -157,7 +152,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         before = effort.calls
 
         def attempt() -> Mapping[str, Any]:
-            # Somebody else's failure ends the waiting for a retry, which would only meet it again.
+            # A failure elsewhere ends the wait for a retry, which would fail the same way.
             if effort.calls > before and stopped.is_set():
                 raise _stopped()
             if self.limiter is not None and stopped.wait(self.limiter.reserve()):
@@ -177,9 +172,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
             effort.retries += max(effort.calls - before - 1, 0)
 
     def _wait(self, state: RetryCallState) -> float:
-        """Exponential with full jitter, so that calls that failed together do not come back together; on top of what
-        LML asked for, for the same reason.
-        """
+        """Exponential with full jitter, plus LML's Retry-After: calls that failed together return spread out."""
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, LmlUnavailable) and error.retry_after else 0.0
         own = wait_random_exponential(multiplier=self.first_wait_seconds, max=self.longest_wait_seconds)(state)
@@ -196,7 +189,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
             effort.latency_ms += (time.monotonic() - started) * 1000
 
     def _exchange(self, client: httpx.Client, url: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        """The body of LML's answer. A library's text is dropped: it may quote the key."""
+        """The answer's body. Drops httpx's error texts, which may quote the key."""
         import httpx
 
         try:
@@ -212,7 +205,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise unavailable(None, f"{type(error).__name__} ({_first_cause(error)})") from None
 
     def _read(self, chunks: Iterator[bytes]) -> bytes:
-        """All of an answer, bounded in size and time: a timeout of the socket bounds only the wait for each chunk."""
+        """The whole body, bounded in size and time; the socket's timeout bounds only each chunk."""
         deadline = time.monotonic() + self.timeout_seconds
         body = bytearray()
         for chunk in chunks:
@@ -222,10 +215,10 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
                     status=200,
                     expected=f"an answer of at most {MOST_ANSWER_BYTES} bytes",
                     came="more than that",
-                    remedy="ask about fewer libraries a call; if that does not help, look at what LML answers",
+                    remedy="use a smaller batch size; if that does not help, look at LML's answers",
                 )
             if time.monotonic() > deadline:
-                raise self._timed_out("a body that trickles")
+                raise self._timed_out("a slow body")
         return bytes(body)
 
     def _timed_out(self, how: str) -> LmlUnavailable:
@@ -238,16 +231,16 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         if not _KEY.fullmatch(self.api_key):
             raise ConfigurationError(
                 expected="LML_API_KEY to be printable ASCII without spaces",
-                came="another character in it",
-                remedy="set LML_API_KEY to the key alone, without a line end",
+                came="another character",
+                remedy="set LML_API_KEY to the key alone, without a line break",
             )
         return headers | {"Authorization": f"Bearer {self.api_key}"}
 
     def _opened(self) -> httpx.Client:
-        """The client that all threads share, made once."""
+        """The client that all threads share."""
         with self._opening:
             if self._client is None:
-                # Their INFO lines tell of every request, their DEBUG lines of its parts: not louder than we are.
+                # At INFO they log every request.
                 for library in ("httpx", "httpcore"):
                     logging.getLogger(library).setLevel(logging.WARNING)
                 self._client = self._new_client()
@@ -267,7 +260,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
             )
         except (OSError, ValueError, httpx.InvalidURL) as error:
             raise ConfigurationError(
-                expected="proxy and certificate settings of the environment that can be used",
+                expected="usable proxy and certificate settings in the environment",
                 came=type(error).__name__,
                 remedy="correct HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
             ) from None
@@ -277,13 +270,13 @@ def _stopped() -> LmlError:
     return LmlError(
         status=None,
         expected="LML to answer",
-        came="the end of the run before it was asked again",
-        remedy="run again: what is left is taken up",
+        came="the end of the run before the next attempt",
+        remedy="run again: it resumes with what is left",
     )
 
 
 def _first_cause(error: BaseException) -> str:
-    """The type's name of what a library's error began with (``ConnectionRefusedError``)."""
+    """The type of an error's first cause (``ConnectionRefusedError``)."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return type(error).__name__

@@ -1,7 +1,7 @@
-"""A limit of calls a second: of all concurrent runs together where there is a Redis, else of each by itself.
+"""Caps calls per second: across all concurrent runs if there is a Redis, otherwise in each run.
 
-Calls are spread evenly: each takes the next free moment and waits for it, so there are no bursts, nobody polls, and a
-process that dies takes nothing with it but its moment.
+Each call reserves the next free slot and waits for it, so calls are spread evenly, nothing polls, and a process that
+dies loses only its slot.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from runway_pipelines.errors import RunwayError
 from runway_pipelines.systems.redis.client import RedisResource
 
 KEY = "runway:calls:{name}"
-# Nobody waits for a Redis that is down at each call; after this long it is asked again.
+# How long a Redis that is down is left alone, so that not every call waits for it.
 FORGO_SECONDS = 30.0
-# A clock that was set back (another primary's) must not make everybody wait for it: then the counting begins anew.
+# A slot further away than this means that the clock was set back (a new primary); counting then starts afresh.
 LONGEST_QUEUE_SECONDS = 120.0
 LONGEST_QUEUE_CALLS = 100
-# By the server's clock, which all runs share, in microseconds. Lua's own text of such a number would be rounded.
-_TAKE = """
+# In microseconds of the server's clock, which all runs share. Lua would round such a number in its own format.
+_RESERVE = """
 local now = redis.call('TIME')
 now = now[1] * 1000000 + now[2]
 local interval, longest = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -38,9 +38,9 @@ _log = logging.getLogger(__name__)
 
 
 class CallLimiter(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Most calls a second of what ``name`` names; without a rate there is no limit.
+    """Caps the rate of calls to ``name``; without ``calls_per_second`` it is unlimited.
 
-    A Redis that is not there never fails a run: then each limits itself, with one warning, until Redis is back.
+    A missing Redis never fails a run: each run limits itself, with one warning, until Redis is back.
     """
 
     name: str
@@ -49,35 +49,26 @@ class CallLimiter(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     _local_free: float = PrivateAttr(default=0.0)
     _forgone_until: float = PrivateAttr(default=0.0)
-    _taking: Lock = PrivateAttr(default_factory=Lock)
+    _reserving: Lock = PrivateAttr(default_factory=Lock)
 
     def reserve(self) -> float:
-        """Take the next free moment, and say how many seconds it is away: the caller waits, who may be stopped."""
+        """Reserve the next free slot; returns the seconds until then. The caller waits, and may be stopped."""
         if self.calls_per_second is None:
             return 0.0
         interval = 1 / self.calls_per_second
-        with self._taking:  # one thread at a time, so that a Redis that is down is waited for once
-            shared = self._shared(interval) if self._is_shared() else None
-            return self._own(interval) if shared is None else shared
+        with self._reserving:  # one thread at a time, so that only one waits for a Redis that is down
+            if self.redis is not None and self.redis.service and time.monotonic() >= self._forgone_until:
+                try:
+                    return self._shared(self.redis, interval)
+                except RunwayError as error:
+                    self._forgone_until = time.monotonic() + FORGO_SECONDS
+                    _log.warning("Each run limits its own calls to %s for %g s: %s", self.name, FORGO_SECONDS, error)
+            return self._own(interval)
 
-    def _is_shared(self) -> bool:
-        return self.redis is not None and bool(self.redis.service) and time.monotonic() >= self._forgone_until
-
-    def _shared(self, interval: float) -> float | None:
-        """Seconds until the next moment that is free for all; None, and a warning, where Redis does not say."""
-        if self.redis is None:
-            return None
-        try:
-            return self._take(self.redis, interval)
-        except RunwayError as error:
-            self._forgone_until = time.monotonic() + FORGO_SECONDS
-            _log.warning("Each run limits its calls of %s by itself for %g s: %s", self.name, FORGO_SECONDS, error)
-            return None
-
-    def _take(self, redis: RedisResource, interval: float) -> float:
+    def _shared(self, redis: RedisResource, interval: float) -> float:
         longest = max(LONGEST_QUEUE_SECONDS, LONGEST_QUEUE_CALLS * interval)
         key, microseconds = KEY.format(name=self.name), [round(interval * 1_000_000), round(longest * 1_000_000)]
-        answer = redis.call(lambda client: client.register_script(_TAKE)(keys=[key], args=microseconds))
+        answer = redis.call(lambda client: client.register_script(_RESERVE)(keys=[key], args=microseconds))
         return int(answer) / 1_000_000
 
     def _own(self, interval: float) -> float:

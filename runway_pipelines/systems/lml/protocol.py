@@ -1,7 +1,7 @@
-"""What LML is sent and what its answers mean (library identity contract, section 1): pure, without a connection.
+"""LML's wire protocol, without a connection (library identity contract, section 1).
 
-Belongs here: the URL, the request's JSON, what a status is, a body decoded, and which parts a refused batch falls into.
-Whether the document is an answer is `identity/answers.py`'s affair; calls and their retries are `lml.py`'s.
+Belongs here: the URL, the request's JSON, the error for a status, decoding a body, and halving a refused batch.
+`answers.py` checks the document; `client.py` makes the calls and retries them.
 """
 
 from __future__ import annotations
@@ -35,49 +35,39 @@ _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 def endpoint_url(base_url: str | None) -> str:
-    """Where the bulk lookup is; ``base_url`` may end in ``/api/v1`` or ``/``. Raises `ConfigurationError`."""
+    """The bulk lookup's URL; ``base_url`` may end in ``/api/v1`` or ``/``. Raises `ConfigurationError`."""
     if not base_url:
         raise ConfigurationError(
-            expected="the variable LIBRARY_METADATA_URL", came="no value", remedy="set it to where LML is"
+            expected="the variable LIBRARY_METADATA_URL", came="no value", remedy="set it to LML's URL"
         )
     try:
         parts = urlsplit(base_url)
         _ = parts.port  # reading it validates it
     except ValueError:
         raise unusable_url() from None
-    # httpx would make a user in the URL an Authorization of its own.
+    # httpx would turn a user in the URL into an Authorization header.
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in base_url:
         raise unusable_url()
     return base_url.rstrip("/").removesuffix("/api/v1").rstrip("/") + RESOLVE_PATH
 
 
 def request_body(libraries: Sequence[Library], *, include_tracks: bool) -> bytes:
-    """The request's JSON; raises `ConfigurationError` for a batch that LML does not take."""
+    """The request's JSON; raises `ConfigurationError` for a batch size that LML refuses."""
     if not 1 <= len(libraries) <= MOST_INPUTS:
         raise ConfigurationError(
             expected=f"1 to {MOST_INPUTS} libraries a call",
             came=str(len(libraries)),
-            remedy=f"set the batch size within 1 and {MOST_INPUTS}",
+            remedy=f"set a batch size from 1 to {MOST_INPUTS}",
         )
-    inputs = [
-        {
-            "library_id": library.library_id,
-            "legacy_release_id": library.legacy_release_id,
-            "artist_name": library.artist_name,
-            "album_title": library.album_title,
-        }
-        for library in libraries
-    ]
-    return orjson.dumps({"inputs": inputs, "include_tracks": include_tracks})
+    return orjson.dumps({"inputs": libraries, "include_tracks": include_tracks})
 
 
 def decoded(body: bytes) -> Mapping[str, Any]:
     """An answer's JSON object.
 
-    What is none is `LmlUnavailable`: with status 200 it is a body that was cut where nothing says its length, or the
-    page of something in between, and both pass. What only orjson refuses (NaN, an unpaired surrogate) is decoded by the
-    standard library, so that one bad value costs one library instead of its whole batch. An integer beyond 64 bits
-    becomes a float, which is no id.
+    Raises `LmlUnavailable` for anything else: with status 200 that is a truncated body without a length, or a proxy's
+    page, and both pass. The standard library decodes what only orjson refuses (NaN, an unpaired surrogate), so that one
+    bad value costs one library instead of the batch. An integer beyond 64 bits becomes a float, which is not an id.
     """
     try:
         document = orjson.loads(body)
@@ -85,40 +75,40 @@ def decoded(body: bytes) -> Mapping[str, Any]:
         try:
             document = json.loads(body)
         except (ValueError, RecursionError):
-            raise _undecodable("bytes that are no JSON") from None
+            raise _undecodable("bytes that are not JSON") from None
     if not isinstance(document, dict):
-        raise _undecodable("JSON that is no object")
+        raise _undecodable("JSON that is not an object")
     return document
 
 
 def refusal(status: int, retry_after: str | None, now: datetime) -> LmlError:
-    """The error for an answer that is not 200, by its status alone."""
+    """The error for a status other than 200."""
     if status >= 500 or status == 429:
         return unavailable(status, f"HTTP {status}", retry_after_seconds(retry_after, now))
     if status in (401, 403):
         return LmlRefused(
             status=status,
-            expected="LML to let us in",
+            expected="LML to accept our key",
             came=f"HTTP {status}",
             remedy="set LML_API_KEY to a key that LML accepts, then run again",
         )
     if status in (413, 422):
         return LmlInputRefused(
             status=status,
-            expected="LML to take these inputs",
+            expected="LML to accept these inputs",
             came=f"HTTP {status}",
-            remedy="look at the library that was skipped: its artist and title in the catalogue",
+            remedy="check the skipped library's artist and title in the catalogue",
         )
     return LmlBatchRefused(
         status=status,
         expected="LML to answer",
         came=f"HTTP {status}",
-        remedy="see that LIBRARY_METADATA_URL is LML's and that LML speaks the contract's version",
+        remedy="check that LIBRARY_METADATA_URL is LML's, and that its version follows the contract",
     )
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """What a ``Retry-After`` asks for, given as seconds or as a date; None where it says nothing."""
+    """The seconds that a ``Retry-After`` asks for, as a number or a date; None if unreadable."""
     if value is None:
         return None
     if _SECONDS.fullmatch(value):
@@ -133,10 +123,10 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
 def halving(
     batch: tuple[Library, ...], ask: Callable[[tuple[Library, ...]], Answered]
 ) -> Iterator[tuple[tuple[Library, ...], Answered | LmlError]]:
-    """Ask about a batch, about its halves where LML refuses the inputs, and so on: every library is in one part.
+    """Ask about a batch and halve what LML refuses, down to single inputs. Every library is in one part.
 
-    k offending inputs among n cost about 2 k log2(n) calls. The part that meets `LmlRefused` is the last: every other
-    one would meet it too.
+    k offending inputs among n cost about 2 k log2(n) calls. A part with `LmlRefused` is the last, because every other
+    would meet the same refusal.
     """
     waiting = [batch]
     while waiting:
@@ -158,12 +148,12 @@ def halving(
 
 
 def unavailable(status: int | None, came: str, retry_after: float | None = None) -> LmlUnavailable:
-    """The error for a call that may be answered in a moment."""
+    """The error for a call that may succeed later."""
     return LmlUnavailable(
         status=status,
         expected="LML to answer",
         came=came,
-        remedy="try again; if it stays, see whether LML is up and LIBRARY_METADATA_URL is right",
+        remedy="try again; if it persists, check that LML is up and LIBRARY_METADATA_URL is right",
         retry_after=retry_after,
     )
 
@@ -173,14 +163,14 @@ def _undecodable(came: str) -> LmlUnavailable:
         status=200,
         expected="a JSON object from LML",
         came=came,
-        remedy="try again; if it stays, see what answers at LIBRARY_METADATA_URL",
+        remedy="try again; if it persists, check what answers at LIBRARY_METADATA_URL",
     )
 
 
 def unusable_url() -> ConfigurationError:
-    """The error for a base URL that says more or less than where LML is; not quoted, for it may hold a password."""
+    """The error for a malformed base URL; does not quote it, because it may hold a password."""
     return ConfigurationError(
         expected="LIBRARY_METADATA_URL to be http or https with a host, without a user, a query or a fragment",
         came="something else",
-        remedy="set it to where LML is",
+        remedy="set it to LML's URL",
     )

@@ -1,7 +1,7 @@
-"""What LML is asked, and what it answers: pure values (library identity contract, section 1).
+"""The values that LML takes and returns (library identity contract, section 1).
 
-A *verdict* is the service's answer for one library, *provenance* is why. A call that failed is neither. What an answer
-must be to become verdicts is decided in `answers.py`.
+A *verdict* is the service's answer for one library, *provenance* is why; a failed call is neither. `answers.py` turns
+JSON into these.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-# The version of the tracks' part of an answer that we can read.
+# The version of the answer's tracks that we can read.
 TRACKS_CONTRACT_VERSION = 1
 
 
@@ -24,7 +24,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """A row of the catalogue, as LML is asked about it."""
+    """A catalogue row as LML sees it."""
 
     library_id: int
     legacy_release_id: int | None
@@ -34,7 +34,7 @@ class Library:
 
 @dataclass(frozen=True, slots=True)
 class ArtistIds:
-    """The composed ids of an artist; None where LML says nothing. ``musicbrainz_artist_id`` is a UUID's text."""
+    """An artist's composed ids; None where LML has none. ``musicbrainz_artist_id`` is a UUID as text."""
 
     discogs_artist_id: int | None = None
     musicbrainz_artist_id: str | None = None
@@ -46,7 +46,7 @@ class ArtistIds:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What one source said; a null confidence or id: it ran and found nothing."""
+    """One source's finding. With a null confidence or id, the source ran and found nothing."""
 
     source: str
     method: str
@@ -56,7 +56,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One track of a compilation, and whom LML takes its artist for."""
+    """One track of a compilation, with the artist that LML resolved."""
 
     track_position: str | None
     artist_name: str
@@ -67,10 +67,10 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """LML's answer for one library that was asked about.
+    """LML's answer for one library.
 
-    ``artist_ids``, ``method`` and ``confidence`` (0 to 1) are those of a single artist, else None. ``tracks`` is None
-    where they were not asked for.
+    ``artist_ids``, ``method`` and ``confidence`` (0 to 1) are None unless it is a single artist. ``tracks`` is None
+    unless requested.
     """
 
     library_id: int
@@ -85,11 +85,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Answer:
-    """A call's answer, sorted: every library that was asked about is in exactly one of the first four.
+    """A call's answer. Every library asked about is in exactly one of the first four fields.
 
-    ``missing`` got no result, ``untrusted`` had somebody else's or another one's second result in its place,
-    ``malformed`` had one that the schema refuses; library ids. ``results_dropped`` counts the results that belong to
-    none of the libraries, also those beyond the number asked. ``cache_stats`` are its numeric entries.
+    ``missing``, ``untrusted`` and ``malformed`` are library ids: without a result, with another library's result in
+    their place, with a result that the schema refuses. ``results_dropped`` counts results that belong to none of the
+    libraries. ``cache_stats`` has the numeric entries alone.
     """
 
     verdicts: tuple[Verdict, ...]
