@@ -11,12 +11,14 @@ PATIENCE_SECONDS = 300.0
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: Callable[[], object] = lambda: "it did not happen") -> T:
+def wait_until(
+    condition: Callable[[], T], what: Callable[[], object] = lambda: "it did not happen", pause: float = 0.01
+) -> T:
     """Wait until ``condition`` returns something true, and return that; ``what`` says what was seen instead."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not (found := condition()):
         assert time.monotonic() < deadline, what()
-        time.sleep(0.01)
+        time.sleep(pause)
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from tests.integration.identity_job_world import checks, counts, run
+from tests.waiting import PATIENCE_SECONDS
 
 CHECKOUT = Path(__file__).parents[2]
 _context = multiprocessing.get_context("forkserver")
@@ -35,7 +36,7 @@ class RunProcess:
         """SIGKILL; whether it was still at work."""
         was_alive = self._process.is_alive()
         self._process.kill()
-        self._process.join(20)
+        self.wait()
         return was_alive
 
     def tell(self, to_end: signal.Signals) -> None:
@@ -43,17 +44,17 @@ class RunProcess:
         assert self._process.pid is not None
         os.kill(self._process.pid, to_end)
 
-    def ended(self, seconds: float = 60) -> dict[str, Any]:
+    def ended(self) -> dict[str, Any]:
         """Wait for its end, and what its run said."""
-        assert self._told.poll(seconds), "It did not end."
+        assert self._told.poll(PATIENCE_SECONDS), "It did not end."
         said: dict[str, Any] = self._told.recv()
-        self._process.join(20)
+        self.wait()
         return said
 
-    def is_over(self, seconds: float) -> bool:
-        """Whether it ends within so many seconds."""
-        self._process.join(seconds)
-        return not self._process.is_alive()
+    def wait(self) -> None:
+        """Wait until it has ended."""
+        self._process.join(PATIENCE_SECONDS)
+        assert not self._process.is_alive(), "It did not end."
 
 
 def _main(environment: dict[str, str], options: dict[str, Any], telling: Connection) -> None:

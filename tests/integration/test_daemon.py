@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import dagster as dg
+import psycopg
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
@@ -31,17 +32,16 @@ from runway_pipelines.local.dagster_services import start_code_server, start_dae
 from runway_pipelines.local.processes import Child
 from runway_pipelines.local.seed import seed_application_database
 from runway_pipelines.local.session import CHECKOUT
-from runway_pipelines.local.stack import EmbeddedStack
+from runway_pipelines.local.stack import APP_DATABASE, EmbeddedStack
 from runway_pipelines.operations.tags import PARTITION_TAG, TRIGGER_TAG
-from runway_pipelines.settings import load_settings
 from tests.integration.event_bus import Bus, make_bus
-from tests.integration.world import TestPartner, Warehouse, World
+from tests.integration.world import TestPartner, Warehouse, World, world_of
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
 SYNC_SENSOR = "partner_tenants_sync_sensor"
 OUTCOME_SENSOR = "run_outcome_event_sensor"
-PATIENCE_SECONDS = 180.0
 LOG_LINES = 60
 WAITING = (None, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED)
 Found = TypeVar("Found")
@@ -89,18 +89,15 @@ class Daemon:
         self.events += self.bus.received()
         return [event for event in self.events if event["detail"]["partner"] == partner.partner_id]
 
-    def eventually(
-        self, what: str, probe: Callable[[], Found], seconds: float = PATIENCE_SECONDS, pause: float = 0.3
-    ) -> Found:
+    def eventually(self, what: str, probe: Callable[[], Found], pause: float = 0.3) -> Found:
         """The first true answer; when there is none in time, a failure that shows the runs and the logs."""
-        deadline = time.monotonic() + seconds
-        while not (found := probe()):
+
+        def found() -> Found:
             ended = [child.name for child in (self.code_server, self.processes[-1]) if not child.is_running()]
-            if ended or time.monotonic() > deadline:
-                why = f"{', '.join(ended)} ended" if ended else f"not within {seconds:g} s"
-                pytest.fail(f"{what}: {why}\n{self.report()}")
-            time.sleep(pause)
-        return found
+            assert not ended, f"{what}: {', '.join(ended)} ended\n{self.report()}"
+            return probe()
+
+        return wait_until(found, lambda: f"{what}: not in time\n{self.report()}", pause)
 
     def ended_run(self, partner: TestPartner, run_key: str) -> dg.RunRecord:
         """The one run of this key, when it has ended."""
@@ -170,23 +167,25 @@ def log_end(child: Child) -> str:
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A stack of our own: the sensors look at every partner of its registry. No schedule ticks meanwhile."""
     half_a_year_away = datetime.now(UTC) + timedelta(days=180)
-    with EmbeddedStack(tmp_path_factory.mktemp("daemon") / "state") as stack, pytest.MonkeyPatch.context() as patch:
+    with (
+        EmbeddedStack(tmp_path_factory.mktemp("daemon") / "state") as stack,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        with psycopg.connect(stack.postgres.dsn(APP_DATABASE)) as connection:
+            seed_application_database(connection, partners=[])
         home = stack.state_dir / "dagster_home"
         home.mkdir()
         shutil.copy(CHECKOUT / "dagster.yaml", home)
-        for name, value in {
-            **stack.environment(),
+        settings = {
             "DAGSTER_HOME": str(home),
             "RUNWAY_SENSOR_INTERVAL_SECONDS": "2",
             "RUNWAY_CREDENTIALS_RETRY_SECONDS": "2",
             "RUNWAY_CREDENTIALS_RETRY_MOST_SECONDS": "4",
             "RUNWAY_EVENT_BUS": "operators",
             "RUNWAY_ROSTERS_CRON": f"{half_a_year_away:0 0 %-d %-m *}",
-        }.items():
-            patch.setenv(name, value)
-        load_settings.cache_clear()
-        yield World(stack)
-    load_settings.cache_clear()
+        }
+        with world_of(stack, patch, **settings) as world:
+            yield world
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +196,6 @@ def bus(environment: World) -> Bus:
 @pytest.fixture(scope="module")
 def running(environment: World, bus: Bus) -> Iterator[Daemon]:
     """The daemon, which has looked at an empty registry."""
-    with environment.connect() as connection:
-        seed_application_database(connection, partners=[])
     with dg.DagsterInstance.get() as instance, ExitStack() as undo:
         keep_storage_connections(instance)
         daemon = Daemon(environment, instance, bus, start_code_server(environment.stack.state_dir, undo))
@@ -210,7 +207,6 @@ def running(environment: World, bus: Bus) -> Iterator[Daemon]:
                 any(tick.status is not TickStatus.STARTED for tick in daemon.ticks(sensor, 0.0))
                 for sensor in (SYNC_SENSOR, SENSOR_NAME, OUTCOME_SENSOR)
             ),
-            seconds=60,
         )
         yield daemon
 

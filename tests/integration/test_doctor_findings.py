@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from runway_pipelines.cli import main
 from runway_pipelines.doctor import PARTNER_CHECKS, PROBE_FOLDER, Status, examine_partners
+from runway_pipelines.local import session
 from runway_pipelines.local.dataset import IDENTIFICATION_CODES
 from runway_pipelines.local.session import CHECKOUT
 from runway_pipelines.local.stack import BUCKET
@@ -260,6 +261,7 @@ def test_settings_that_cannot_be_loaded_are_the_one_failure_and_skip_the_rest(
 
 
 def test_an_embedded_stack_that_does_not_start_is_reported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_CHANGE_SECONDS", 0)
     result = CliRunner().invoke(main, ["--local", "--state", str(world.stack.state_dir), "doctor", "--json"])
     assert result.exit_code == 1
     settings = json.loads(result.stdout)["findings"][0]

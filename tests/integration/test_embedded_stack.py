@@ -17,6 +17,7 @@ from runway_pipelines.local.processes import ChildEnded, LocalServerError, Stack
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.verdicts import Library
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -127,7 +128,7 @@ from runway_pipelines.local.stack import EmbeddedStack
 
 with exit_on_termination(), EmbeddedStack(Path(sys.argv[1])) as stack:
     print(stack.postgres.port, flush=True)
-    time.sleep(600)
+    time.sleep(3600)
 """
 
 
@@ -146,8 +147,8 @@ def test_an_owner_that_ends_leaves_no_process_and_a_state_that_starts_again(stat
     owner, children = start_owner(state_dir)
     assert len(children) >= 4
     owner.send_signal(number)
-    owner.wait(20)
-    _, alive = psutil.wait_procs(children, timeout=20)
+    owner.wait(PATIENCE_SECONDS)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
     assert alive == []
     with EmbeddedStack(state_dir) as again:
         assert aws(again, "s3").list_buckets()["Buckets"][0]["Name"] == BUCKET
@@ -156,13 +157,13 @@ def test_an_owner_that_ends_leaves_no_process_and_a_state_that_starts_again(stat
 def test_servers_that_a_killed_owner_left_are_stopped_by_the_next_start(state_dir):
     state_dir.mkdir()
     # as where the kernel does not end them: a process with our state folder in its command line, and its record
-    command = [sys.executable, "-c", "import time; time.sleep(600)", str(state_dir / "aws")]
+    command = [sys.executable, "-c", "import time; time.sleep(3600)", str(state_dir / "aws")]
     left = subprocess.Popen(command, start_new_session=True)
     try:
         (state_dir / "aws_server.pid").write_text(f"{left.pid}\n")
         (state_dir / "snowflake_server.pid").write_text(f"{os.getpid()}\n")  # not provably ours: left alone
         with EmbeddedStack(state_dir):
-            left.wait(5)
+            left.wait(PATIENCE_SECONDS)
     finally:
         left.kill()
 
@@ -188,4 +189,4 @@ def test_stopping_twice_is_fine_and_a_stopped_stack_says_so(state_dir):
 def test_a_child_that_ends_early_shows_the_end_of_its_log(tmp_path):
     child = start_child("broken", [sys.executable, "-c", "print('what went wrong'); raise SystemExit(3)"], tmp_path)
     with pytest.raises(ChildEnded, match=r"exit code 3.*(?s:.*)what went wrong"):
-        child.wait_for_ready_line(timeout=10)
+        child.wait_for_ready_line(timeout=PATIENCE_SECONDS)

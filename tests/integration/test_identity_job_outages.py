@@ -39,6 +39,7 @@ from tests.integration.identity_job_world import (
 from tests.integration.identity_world import DATABASE, TestCatalogue, new_catalogue
 from tests.integration.lml_control import LmlControl
 from tests.integration.world import World
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +63,7 @@ class Server:
 
     @property
     def postgres(self) -> PostgresServer:
-        return self._starting.result(60)
+        return self._starting.result(PATIENCE_SECONDS)
 
     def _start(self) -> Future[PostgresServer]:
         # What was told to be committed must be there after a crash.
@@ -71,14 +72,14 @@ class Server:
     def crash(self) -> None:
         """As ``pg_ctl stop -m immediate`` does it."""
         os.kill(self.postgres.child.pid, signal.SIGQUIT)
-        self.postgres.child.wait(20)
+        self.postgres.child.wait(PATIENCE_SECONDS)
 
     def come_back(self, after_seconds: float = 0) -> None:
         self._keeper.submit(time.sleep, after_seconds)
         self._starting = self._start()
 
     def stop(self) -> None:
-        self._keeper.submit(self.postgres.stop).result(60)
+        self._keeper.submit(self.postgres.stop).result(PATIENCE_SECONDS)
         self._keeper.shutdown()
 
 
@@ -167,9 +168,7 @@ def test_a_database_that_stays_away_fails_the_run_which_says_how_far_it_came(
     with pytest.MonkeyPatch.context() as patch:
         impatient_catalogue(patch, connect_timeout_seconds=1)
         at(moment, server.crash, patch)
-        started = time.monotonic()
         result = run(instance)
-        assert time.monotonic() - started < 30
     server.come_back()
     reconnected(tables, server)
     assert not result.success

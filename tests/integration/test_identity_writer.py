@@ -507,13 +507,13 @@ class TestQuarantine:
         ("bad", "reason"),
         [
             (single(2, found("discogs", "\0")), "CharacterNotInRepertoire (22021)"),
-            (single(2, found("discogs", "\ud800")), "a text without a UTF-8 form"),
+            (single(2, found("discogs", "\ud800")), "a text that UTF-8 cannot encode"),
             (single(2, musicbrainz_artist_id="no uuid"), "InvalidTextRepresentation (22P02)"),
             (single(2, discogs_artist_id=2**40), "NumericValueOutOfRange (22003)"),
             (single(2, confidence=1.5), "a single artist without"),
             (single(2, method=None), "a single artist without"),
             (single(999), "ForeignKeyViolation (23503)"),
-            (compilation(2, track("A", "Song", "\0")), "a value that cannot be sent"),
+            (compilation(2, track("A", "Song", "\0")), "a value that the driver cannot send"),
         ],
     )
     def test_a_verdict_that_cannot_be_stored_costs_its_library_alone(

@@ -15,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.waiting import PATIENCE_SECONDS, wait_until
+
 pytestmark = pytest.mark.slow
 
 CLI = [sys.executable, "-m", "runway_pipelines.cli"]
@@ -57,13 +59,15 @@ class Command:
     def output(self) -> str:
         return self._output.read_text()
 
-    def wait_for(self, text: str, seconds: float = 120) -> str:
+    def wait_for(self, text: str) -> str:
         """Wait until it printed this; all that it printed."""
-        deadline = time.monotonic() + seconds
-        while text not in self.output:
-            assert self.process.poll() is None, f"ended before it said {text!r}: {self.output}"
-            assert time.monotonic() < deadline, f"did not say {text!r}: {self.output}"
-            time.sleep(0.1)
+
+        def is_said() -> bool:
+            has_ended = self.process.poll() is not None
+            assert text in self.output or not has_ended, f"ended before it said {text!r}: {self.output}"
+            return text in self.output
+
+        wait_until(is_said, lambda: f"did not say {text!r}: {self.output}")
         self.started = psutil.Process(self.process.pid).children(recursive=True)
         return self.output
 
@@ -72,12 +76,12 @@ class Command:
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
 
-    def end(self, number: int | None = None, seconds: float = 100) -> int:
+    def end(self, number: int | None = None) -> int:
         """Send it a signal, if any; its exit code. Nothing that it had started may be left."""
         if number is not None:
             self.process.send_signal(number)
-        code = self.process.wait(seconds)
-        _, alive = psutil.wait_procs(self.started, timeout=10)
+        code = self.process.wait(PATIENCE_SECONDS)
+        _, alive = psutil.wait_procs(self.started, timeout=PATIENCE_SECONDS)
         assert alive == []
         return code
 
@@ -117,12 +121,12 @@ def test_a_second_dev_says_where_the_first_one_is_and_ctrl_c_thrice_ends_that_in
     assert servers.keys() >= {"postgres", "dagster_daemon", "dagster_code_server", "dagster_webserver"}
 
     second = start("dev", "--port", "3700")
-    assert second.end(seconds=20) == 0
+    assert second.end() == 0
     assert second.output == f"Dagster runs on {state} already: {url[1]} (process {first.process.pid}).\n"
     assert [name for name, process in servers.items() if not process.is_running()] == []
 
     first.process.send_signal(signal.SIGINT)
-    first.wait_for("Stopping (runs under way finish first", seconds=1)
+    first.wait_for("Stopping (runs under way finish first")
     for _ in range(2):
         time.sleep(0.3)
         first.process.send_signal(signal.SIGINT)
@@ -133,11 +137,7 @@ def test_a_second_dev_says_where_the_first_one_is_and_ctrl_c_thrice_ends_that_in
 
 def test_of_two_devs_at_once_one_is_told(start: Start, state: Path) -> None:
     both = [start("dev", "--port", "3720") for _ in range(2)]
-    deadline = time.monotonic() + 60
-    while not (ended := [each for each in both if each.process.poll() is not None]):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    (told,) = ended
+    (told,) = wait_until(lambda: [each for each in both if each.process.poll() is not None])
     (starting,) = set(both) - {told}
     assert told.process.returncode == 0
     assert f"Dagster is being started on {state} already" in told.output
@@ -162,11 +162,8 @@ def test_dev_waits_for_the_owner_of_the_stack_and_then_has_one_of_its_own(start:
     dev.wait_for(f"in use (process {owner.process.pid}): waiting for that to end")
     owner.go_on()
     assert owner.end() == 0
-    deadline = time.monotonic() + 60
     # Not until the UI is there: the daemon would launch runs by then, and they finish first.
-    while not (state / "environment.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until((state / "environment.json").exists)
     assert json.loads((state / "environment.json").read_text())["owner"] == dev.process.pid
     assert dev.end(signal.SIGINT) == 0
 
@@ -198,7 +195,7 @@ def test_who_does_not_want_to_wait_for_who_joined_says_so(start: Start, number: 
     joined.wait_for("partners: ")
     owner.go_on()
     owner.wait_for("Another command uses the embedded stack")
-    assert owner.end(number, seconds=30) == 0
+    assert owner.end(number) == 0
 
 
 def test_a_terminated_owner_waits_for_nobody_and_what_a_killed_one_left_is_not_joined(
@@ -208,7 +205,7 @@ def test_a_terminated_owner_waits_for_nobody_and_what_a_killed_one_left_is_not_j
     owner.wait_for("partners: ")
     joined = start()
     joined.wait_for("partners: ")
-    assert owner.end(signal.SIGTERM, seconds=30) == 128 + signal.SIGTERM
+    assert owner.end(signal.SIGTERM) == 128 + signal.SIGTERM
     joined.process.kill()
     killed = start()
     killed.wait_for("partners: ")

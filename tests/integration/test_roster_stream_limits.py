@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runway_pipelines.stream.blocking import MOST_CALLS
+from runway_pipelines.stream.limits import MOST_CALLS
 from tests.integration.fault_proxy import fault_proxy
 from tests.integration.stream_server import (
     IN_FLIGHT,

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.stream.places import Places
+from runway_pipelines.stream.limits import Places
 from tests.integration.fault_proxy import fault_proxy
 from tests.integration.stream_server import (
     IDLE,

@@ -7,13 +7,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import dagster as dg
 import pytest
 import sqlalchemy
 
+from runway_pipelines.credentials import rotation_sensor
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.dagster_events import evaluate_sensor
 from tests.integration.event_bus import make_bus
@@ -102,10 +103,24 @@ def proxy(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]
         yield between
 
 
+class Clock(datetime):
+    """The sensor's, which a test puts ahead."""
+
+    ahead = timedelta(0)
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + cls.ahead
+
+
 @pytest.fixture
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNWAY_CREDENTIALS_RETRY_SECONDS", "1")
-    monkeypatch.setenv("RUNWAY_CREDENTIALS_RETRY_MOST_SECONDS", "2")
+def clock(monkeypatch: pytest.MonkeyPatch) -> type[Clock]:
+    """Failing credentials are tried again after ten minutes, then after twenty, by this clock."""
+    monkeypatch.setenv("RUNWAY_CREDENTIALS_RETRY_SECONDS", "600")
+    monkeypatch.setenv("RUNWAY_CREDENTIALS_RETRY_MOST_SECONDS", "1200")
+    monkeypatch.setattr(rotation_sensor, "datetime", Clock)
+    monkeypatch.setattr(Clock, "ahead", timedelta(0))
+    return Clock
 
 
 def test_first_sight_refreshes_each_and_a_rotation_its_partner_alone_and_once(
@@ -184,9 +199,9 @@ def test_a_requests_tags_are_those_that_dagster_gives_a_run_of_a_partition(
     }
 
 
-@pytest.mark.usefixtures("partners", "quick_retries")
+@pytest.mark.usefixtures("partners")
 def test_a_tick_asks_dagsters_storage_no_more_often_for_more_partners(
-    sensor: Sensor, world: World, instance: dg.DagsterInstance
+    sensor: Sensor, world: World, instance: dg.DagsterInstance, clock: type[Clock]
 ) -> None:
     sensor.tick()
     few = {"new": statements(lambda: Sensor(instance).tick(execute=False)), "quiet": statements(sensor.tick)}
@@ -196,7 +211,7 @@ def test_a_tick_asks_dagsters_storage_no_more_often_for_more_partners(
     instance.add_dynamic_partitions("partners", crowd)
     assert statements(lambda: Sensor(instance).tick(execute=False)) == few["new"]
     sensor.tick()
-    time.sleep(1.1)
+    clock.ahead += timedelta(minutes=11)
     failing = sensor.tick(execute=False, keep_cursor=False)
     assert sorted(request.partition_key for request in failing.run_requests) == sorted(crowd)
     # All ten fail: one more question, for the runs that they failed in.
@@ -284,9 +299,8 @@ def test_a_key_that_changes_under_a_running_job_is_picked_up_by_its_next_session
     assert pointer is not None and [pointer.secret_version_id] == versions
 
 
-@pytest.mark.usefixtures("quick_retries")
 def test_a_key_that_is_put_right_on_the_snowflake_side_heals_without_anybody_touching_the_secret(
-    partners: tuple[TestPartner, TestPartner], sensor: Sensor
+    partners: tuple[TestPartner, TestPartner], sensor: Sensor, clock: type[Clock]
 ) -> None:
     first, _ = partners
     sensor.tick()
@@ -297,14 +311,14 @@ def test_a_key_that_is_put_right_on_the_snowflake_side_heals_without_anybody_tou
     sensor.tick()
     assert not sensor.results[f"{first.partner_id}:{version}"].success
     assert not sensor.tick().run_requests  # not at once
-    time.sleep(1.1)
+    clock.ahead += timedelta(minutes=11)
     (request,) = sensor.tick().run_requests
     assert request.run_key == f"{first.partner_id}:{version}:1"
     assert request.tags["runway/trigger"] == "credential_healing"
     assert sensor.seen(first)["attempt"] == 1
 
     first.register_keys(replacement)
-    time.sleep(2.1)
+    clock.ahead += timedelta(minutes=21)
     (request,) = sensor.tick().run_requests
     assert request.run_key == f"{first.partner_id}:{version}:2"
     assert sensor.results[request.run_key].success
@@ -312,9 +326,8 @@ def test_a_key_that_is_put_right_on_the_snowflake_side_heals_without_anybody_tou
     assert sensor.seen(first) == {"version": version, "attempt": 2, "next_try": None}
 
 
-@pytest.mark.usefixtures("quick_retries")
 def test_a_failure_that_a_scheduled_run_finds_is_healed_too(
-    partners: tuple[TestPartner, TestPartner], sensor: Sensor, instance: dg.DagsterInstance
+    partners: tuple[TestPartner, TestPartner], sensor: Sensor, instance: dg.DagsterInstance, clock: type[Clock]
 ) -> None:
     first, _ = partners
     sensor.tick()
@@ -325,19 +338,19 @@ def test_a_failure_that_a_scheduled_run_finds_is_healed_too(
     assert not run(instance, nightly).success
     first.register_keys(registered)
     assert not sensor.tick().run_requests
-    time.sleep(1.1)
+    clock.ahead += timedelta(minutes=11)
     (request,) = sensor.tick().run_requests
     assert request.tags["runway/trigger"] == "credential_healing"
     assert sensor.results[request.run_key].success
 
 
-@pytest.mark.usefixtures("quick_retries")
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED])
 def test_a_requested_run_that_died_before_it_tried_is_made_up_for(
     partners: tuple[TestPartner, TestPartner],
     sensor: Sensor,
     instance: dg.DagsterInstance,
     status: dg.DagsterRunStatus,
+    clock: type[Clock],
 ) -> None:
     first, _ = partners
     sensor.tick()
@@ -350,11 +363,11 @@ def test_a_requested_run_that_died_before_it_tried_is_made_up_for(
         status=status,
     )
     sensor.results[str(request.run_key)] = None  # type: ignore[assignment]
-    time.sleep(1.1)
+    clock.ahead += timedelta(minutes=11)
     if status is dg.DagsterRunStatus.STARTED:
         assert not sensor.tick().run_requests  # it is still under way
         instance.report_run_failed(died)
-        time.sleep(1.1)
+        clock.ahead += timedelta(minutes=11)
     (again,) = sensor.tick().run_requests
     assert again.run_key == f"{request.run_key}:1"
 

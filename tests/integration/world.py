@@ -10,7 +10,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ from runway_pipelines.local.stack import APP_DATABASE, BUCKET, EmbeddedStack
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import sync_partitions
 from runway_pipelines.rosters.manifest import Manifest, Pointer, index_key, manifest_key, pointer_key, stable_key
-from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.settings import load_settings
+from runway_pipelines.wiring import build_services
 from tests.reference_roster import ReferenceRoster, reference_roster
 
 Row = dict[str, Any]
@@ -79,6 +79,7 @@ class World:
 
     def __init__(self, stack: EmbeddedStack) -> None:
         self.stack = stack
+        self.partners: list[TestPartner] = []
         self.s3 = boto3.client("s3")
         self.secrets = boto3.client("secretsmanager")
 
@@ -88,7 +89,15 @@ class World:
         partner.register(**options)
         partner.write_tables()
         partner.rotate()
+        self.partners.append(partner)
         return partner
+
+    def forget_partners(self) -> None:
+        """Take them out of the registry: every sync, job and sensor looks at all that are in it."""
+        ids = [partner.partner_id for partner in self.partners]
+        with self.connect() as connection:
+            for table, column in (("school_year_config", "partner_id"), ("tenant", "partner_id"), ("partner", "id")):
+                connection.execute(f"delete from {table} where {column} = any(%s)".encode(), [ids])
 
     def connect(self) -> psycopg.Connection[Any]:
         """The application's database, writable."""
@@ -101,7 +110,9 @@ def world_of(stack: EmbeddedStack, patch: pytest.MonkeyPatch, **settings: str) -
     for name, value in (stack.environment() | settings).items():
         patch.setenv(name, value)
     load_settings.cache_clear()
-    yield World(stack)
+    world = World(stack)
+    yield world
+    world.forget_partners()
     load_settings.cache_clear()
 
 
@@ -272,10 +283,10 @@ def definitions() -> dg.Definitions:
 
 def bring_in_line(instance: dg.DagsterInstance) -> None:
     """Partitions as the registry has them; other tests' partners come and go."""
-    services = definitions().resources["rosters"]  # type: ignore[index]
-    assert isinstance(services, RosterServices)
-    with services.process_config_and_initialize_cm() as rosters:
-        sync_partitions(instance, rosters.registry(), allow_mass_removal=True)
+    load_settings.cache_clear()
+    services = build_services(load_settings())
+    with closing(services.database):
+        sync_partitions(instance, services.registry(), allow_mass_removal=True)
 
 
 def run_partner(
