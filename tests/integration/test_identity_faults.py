@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -37,6 +37,7 @@ from tests.integration.identity_world import (
     unresolved,
 )
 from tests.integration.identity_writer_process import LIBRARIES
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +96,7 @@ def test_no_moment_of_death_leaves_a_main_row_without_its_sources(catalogue: Tes
         process.send_signal(signal.SIGKILL)
         done = int((["0", *process.stdout.read().split()])[-1]) or done
         process.wait()
-        wait_for(lambda: not catalogue.execute(f"select 1 {OTHERS} and state <> 'idle'"))
+        wait_until(lambda: not catalogue.execute(f"select 1 {OTHERS} and state <> 'idle'"))
         assert catalogue.execute(HALF_WRITTEN) == []
         # Every change left exactly one row of history: what was written is what is counted.
         [(kept, wrong)] = catalogue.execute(
@@ -109,13 +110,6 @@ def test_no_moment_of_death_leaves_a_main_row_without_its_sources(catalogue: Tes
 
 
 OTHERS = "from pg_stat_activity where datname = current_database() and application_name = 'runway_pipelines'"
-
-
-def wait_for(happened: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "It did not happen."
-        time.sleep(0.01)
 
 
 @contextmanager
@@ -182,9 +176,9 @@ def meet(catalogue: TestCatalogue, statement: str, *verdicts: Verdict, commit: b
     """Write while a librarian is at work; who decides when the writer stands and waits."""
     with librarian(catalogue, statement) as other, ThreadPoolExecutor(1) as pool:
         writing: Future[Counts] = pool.submit(put, catalogue, *verdicts)
-        wait_for(lambda: catalogue.execute(f"select 1 {OTHERS} and wait_event_type = 'Lock'"))
+        wait_until(lambda: catalogue.execute(f"select 1 {OTHERS} and wait_event_type = 'Lock'"))
         other.commit() if commit else other.rollback()
-        return writing.result(timeout=30)
+        return writing.result(PATIENCE_SECONDS)
 
 
 INSERT_MANUAL = (
@@ -279,11 +273,11 @@ def test_a_deadlock_is_tried_again_as_a_whole(catalogue: TestCatalogue) -> None:
             generation(2, 2),
             connections=lambda: noted(catalogue.database.connection, failures),
         )
-        wait_for(lambda: catalogue.execute(f"select 1 {OTHERS} and wait_event_type = 'Lock'"))
+        wait_until(lambda: catalogue.execute(f"select 1 {OTHERS} and wait_event_type = 'Lock'"))
         # The writer has row 1 and waits for 2; now we wait for 1: the writer notices first, and is the victim.
         other.execute(update.format(1).encode())
         other.commit()
-        counts = writing.result(timeout=30)
+        counts = writing.result(PATIENCE_SECONDS)
     assert [error.code for error in failures if isinstance(error, Unavailable)] == ["40P01"]
     assert counts.rows_resolved == 2 and counts.rows_skipped[Skip.WRITER_ERROR] == 0
     assert len(catalogue.rows("library_identity_history")) == 2
@@ -313,7 +307,7 @@ def test_a_server_that_crashes_and_recovers_in_the_middle_costs_nothing(tmp_path
                 for _ in range(3):
                     time.sleep(0.5)
                     kill_a_backend(server.dsn(DATABASE))
-                writing.result(timeout=120)
+                writing.result(PATIENCE_SECONDS)
             catalogue.connection = psycopg.connect(server.dsn(DATABASE), autocommit=True)
             catalogue.execute("select set_config('search_path', quote_ident(%s), false)", catalogue.schema)
             assert catalogue.execute(HALF_WRITTEN) == []

@@ -110,7 +110,7 @@ def test_an_lml_that_answers_nonsense_stops_the_run(
     lml.script(Rule(fault="replace", path=("kind",), value="duo", library_ids=everything))
     result = run(instance, calls_in_flight=1, most_failed_batches=2)
     assert not result.success
-    assert "at least one verdict that can be believed" in failure(result)
+    assert "at least one usable verdict" in failure(result)
     assert counts(result)["lml_results_malformed"] == counts(result)["scanned"] == 20
     assert tables.rows("library_identity") == []
 

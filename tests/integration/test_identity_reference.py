@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from runway_pipelines.identity.counts import Counts
 from runway_pipelines.identity.folding import fold_artist_name
-from runway_pipelines.identity.writer import plan, write
+from runway_pipelines.identity.writer import write
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from tests.integration.identity_world import NOW, TestCatalogue, new_catalogue
@@ -203,7 +203,7 @@ def test_any_sequence_of_answers_ends_in_the_tables_of_the_reference(
     options: dict[str, Any] = {"schema": catalogue.schema, "has_artist_columns": reference.has_artist_columns}
     for number, batch in enumerate([*batches, *batches[-1:] * repeat]):
         now = NOW + timedelta(days=number)
-        planned = plan(catalogue.database.connection, batch, **options)
+        planned = write(catalogue.database.connection, batch, now=now, is_dry_run=True, **options)
         assert_equal(catalogue, reference)
         counts = write(catalogue.database.connection, batch, now=now, **options)
         assert comparable(counts) == reference.apply(batch, now)

@@ -8,7 +8,7 @@ import pytest
 
 from runway_pipelines.errors import Permanent
 from runway_pipelines.identity.counts import Counts, Skip, skipped
-from runway_pipelines.identity.writer import NotWritten, plan, write
+from runway_pipelines.identity.writer import NotWritten, write
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml.verdicts import Answer, Verdict
 from tests.integration.identity_world import (
@@ -35,7 +35,7 @@ def written(
     one = answer(*verdicts, **others)
     options: dict[str, Any] = {"schema": catalogue.schema, "has_artist_columns": has_artist_columns}
     before = catalogue.tables()
-    planned = plan(catalogue.database.connection, one, **options)
+    planned = write(catalogue.database.connection, one, now=now, is_dry_run=True, **options)
     assert catalogue.tables() == before
     counts = write(catalogue.database.connection, one, now=now, **options)
     assert counts.scanned == counts.accounted_for
