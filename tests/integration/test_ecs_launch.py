@@ -40,6 +40,7 @@ from tests.integration.api_calls import ApiCalls, listening
 from tests.integration.stream_server import add_run, publish
 from tests.integration.world import Warehouse, World, bring_in_line
 from tests.templates import ALARMS, CLUSTER, ECS, PERMISSIONS, container, deploy, variables
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
 
@@ -171,7 +172,7 @@ def as_the_task(task: str, command: list[str], api_calls: ApiCalls) -> subproces
     """Run the command with what the task definition gives it."""
     environment = environment_of(task) | api_calls.environment()
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=240, check=False, cwd=CHECKOUT
+        command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, cwd=CHECKOUT
     )
 
 
@@ -297,12 +298,12 @@ def stream(ecs: Ecs, api_calls: ApiCalls, monkeypatch: pytest.MonkeyPatch) -> It
     try:
         assert process.stdout is not None
         ready, port = (process.stdout.readline().split() or ["", ""])[:2]
-        assert ready == "READY", process.communicate(timeout=60)[1][-3000:]
+        assert ready == "READY", process.communicate(timeout=PATIENCE_SECONDS)[1][-3000:]
         check = [sys.executable if word == "python" else word for word in definition["HealthCheck"]["Command"][1:]]
         yield f"http://127.0.0.1:{port}", [word.replace(":8080/", f":{port}/") for word in check]
     finally:
         process.terminate()
-        log = process.communicate(timeout=60)[1]
+        log = process.communicate(timeout=PATIENCE_SECONDS)[1]
     assert process.returncode == -signal.SIGTERM  # uvicorn's way to end, when it has finished
     assert all({"timestamp", "level", "message"} <= json.loads(line).keys() for line in log.splitlines())
     assert STUDENT not in log
@@ -313,14 +314,14 @@ def test_the_stream_answers_with_what_its_definition_gives_it_and_opens_no_stora
 ) -> None:
     assert not any(name.startswith(("DAGSTER_PG", "RUNWAY_RUN_TASK")) for name in environment_of("StreamTask"))
     url, check = stream
-    assert subprocess.run(check, timeout=60, check=False, capture_output=True).returncode == 0
+    assert subprocess.run(check, timeout=PATIENCE_SECONDS, check=False, capture_output=True).returncode == 0
     warehouse = Warehouse()
     warehouse.students("north", 30)
     partner = world.partner(warehouse, ["north"])
     run = add_run(world, partner, "north")
     token = TokenRules("earthbeam", "runId").mint(run, TOKEN_KEY.encode(), valid_for=timedelta(minutes=5))
     with httpx.Client(
-        base_url=url, timeout=60, trust_env=False, headers={"Authorization": f"Bearer {token}"}
+        base_url=url, timeout=PATIENCE_SECONDS, trust_env=False, headers={"Authorization": f"Bearer {token}"}
     ) as client:
         assert client.get("/readyz").json() == {"database": "ok", "bucket": "ok"}
         from_the_warehouse = client.get(f"/earthbeam/jobs/{run}/roster")
