@@ -10,7 +10,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -284,8 +284,7 @@ def definitions() -> dg.Definitions:
 def bring_in_line(instance: dg.DagsterInstance) -> None:
     """Partitions as the registry has them; other tests' partners come and go."""
     load_settings.cache_clear()
-    services = build_services(load_settings())
-    with closing(services.database):
+    with build_services(load_settings()).process_config_and_initialize_cm() as services:
         sync_partitions(instance, services.registry(), allow_mass_removal=True)
 
 
