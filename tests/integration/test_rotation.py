@@ -199,23 +199,30 @@ def test_a_requests_tags_are_those_that_dagster_gives_a_run_of_a_partition(
     }
 
 
-@pytest.mark.usefixtures("partners")
-def test_a_tick_asks_dagsters_storage_no_more_often_for_more_partners(
-    sensor: Sensor, world: World, instance: dg.DagsterInstance, clock: type[Clock]
-) -> None:
-    sensor.tick()
-    few = {"new": statements(lambda: Sensor(instance).tick(execute=False)), "quiet": statements(sensor.tick)}
-    crowd = [f"crowd-{uuid.uuid4().hex[:8]}" for _ in range(10)]
-    for partner_id in crowd:
-        world.secrets.create_secret(Name=f"dev-edu-connection-info-{partner_id}", SecretString="no connection info")
-    instance.add_dynamic_partitions("partners", crowd)
-    assert statements(lambda: Sensor(instance).tick(execute=False)) == few["new"]
-    sensor.tick()
-    clock.ahead += timedelta(minutes=11)
-    failing = sensor.tick(execute=False, keep_cursor=False)
-    assert sorted(request.partition_key for request in failing.run_requests) == sorted(crowd)
-    # All ten fail: one more question, for the runs that they failed in.
-    assert statements(lambda: sensor.tick(execute=False)) <= few["quiet"] + 5
+class TestStatements:
+    @pytest.fixture
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        """On disk: in memory, Dagster asks in other ways."""
+        with dg.instance_for_test() as one:
+            yield one
+
+    @pytest.mark.usefixtures("partners")
+    def test_a_tick_asks_dagsters_storage_no_more_often_for_more_partners(
+        self, sensor: Sensor, world: World, instance: dg.DagsterInstance, clock: type[Clock]
+    ) -> None:
+        sensor.tick()
+        few = {"new": statements(lambda: Sensor(instance).tick(execute=False)), "quiet": statements(sensor.tick)}
+        crowd = [f"crowd-{uuid.uuid4().hex[:8]}" for _ in range(10)]
+        for partner_id in crowd:
+            world.secrets.create_secret(Name=f"dev-edu-connection-info-{partner_id}", SecretString="no connection info")
+        instance.add_dynamic_partitions("partners", crowd)
+        assert statements(lambda: Sensor(instance).tick(execute=False)) == few["new"]
+        sensor.tick()
+        clock.ahead += timedelta(minutes=11)
+        failing = sensor.tick(execute=False, keep_cursor=False)
+        assert sorted(request.partition_key for request in failing.run_requests) == sorted(crowd)
+        # All ten fail: one more question, for the runs that they failed in.
+        assert statements(lambda: sensor.tick(execute=False)) <= few["quiet"] + 5
 
 
 def statements(work: Callable[[], Any]) -> int:
