@@ -1,4 +1,4 @@
-"""``doctor``: gives `runway_pipelines.doctor` what it examines, and shows what it found."""
+"""``doctor``: gives `runway_pipelines.doctor` its services, and shows the findings."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from runway_pipelines.cli.terminal import console, findings_table
 from runway_pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from runway_pipelines.doctor import OtherStores
+    from runway_pipelines.doctor.stores import OtherStores
     from runway_pipelines.identity.services import IdentityServices
     from runway_pipelines.rosters.services import RosterServices
 
 
 @click.command()
-@click.option("--partner", "partner_id", metavar="PARTNER", help="Examine this partner alone.")
+@click.option("--partner", "partner_id", metavar="PARTNER", help="Examine only this partner.")
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
 @click.pass_obj
 def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
-    """Try everything that the pipeline depends on, and say what to do about what does not work.
+    """Try everything that the pipeline depends on, and say how to fix what fails.
 
-    Exit code 1 when something failed.
+    Exit code 1 if anything failed.
     """
-    from runway_pipelines.doctor import diagnose, document, is_healthy
+    from runway_pipelines.doctor import diagnose
+    from runway_pipelines.doctor.findings import document, is_healthy
 
     findings = []
     with Console(stderr=True).status("Examining ...") as status:
@@ -47,16 +48,16 @@ def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
 
 @contextmanager
 def _services_or_error(target: Target) -> Iterator[tuple[RosterServices, IdentityServices]]:
-    """All services; that the embedded stack does not start is an error of ours, for the doctor to report."""
+    """All services. The doctor reports an embedded stack that does not start like any other failure."""
     try:
         with target.services() as services, _identity() as identity:
             yield services, identity
     except click.ClickException as error:
-        # The lines after the first are a server's log.
+        # Later lines are a server's log.
         raise ConfigurationError(
             expected="the embedded stack to start",
             came=error.message.splitlines()[0].rstrip("."),
-            remedy=f"look into {target.state / 'logs'}",
+            remedy=f"read the logs in {target.state / 'logs'}",
         ) from None
 
 
@@ -70,8 +71,7 @@ def _identity() -> Iterator[IdentityServices]:
 
 
 def _other_stores() -> OtherStores:
-    """Redis and MongoDB, where the settings have them."""
-    from runway_pipelines.doctor import OtherStores
+    from runway_pipelines.doctor.stores import OtherStores
     from runway_pipelines.settings import load_settings
     from runway_pipelines.wiring import build_mongo, build_redis
 

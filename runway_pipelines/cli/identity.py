@@ -23,15 +23,15 @@ def identity() -> None:
 
 
 @identity.command()
-@click.option("--check", "is_check", is_flag=True, help="Only say which columns are missing: exit code 1 when any is.")
-@click.option("--apply", "is_apply", is_flag=True, help="Add the columns that are missing; needs the tables' owner.")
+@click.option("--check", "is_check", is_flag=True, help="Only name the missing columns; exit code 1 if there are any.")
+@click.option("--apply", "is_apply", is_flag=True, help="Add the missing columns; needs the tables' owner.")
 @click.pass_obj
 def migrate(target: Target, is_check: bool, is_apply: bool) -> None:
-    """The optional columns of the artist-level ids: check for them, or add them."""
+    """Check for the optional columns of the artist-level ids, or add them."""
     from runway_pipelines.identity.migration import apply, missing_columns
 
     if is_check is is_apply:
-        raise click.UsageError("Say either --check or --apply.")
+        raise click.UsageError("Give either --check or --apply.")
     role = Role.OWNER if is_apply else Role.APP
     with target.services(), _catalogue(role) as (catalogue, schema), catalogue.connection() as connection:
         if is_apply:
@@ -45,7 +45,7 @@ def migrate(target: Target, is_check: bool, is_apply: bool) -> None:
 
 @contextmanager
 def _catalogue(role: Role) -> Iterator[tuple[CatalogueDatabase, str]]:
-    """The catalogue's database in a role, and its schema."""
+    """The catalogue's database with the given role, and its schema."""
     from runway_pipelines.settings import load_settings
     from runway_pipelines.wiring import build_catalogue
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from runway_pipelines.doctor import Finding
+    from runway_pipelines.doctor.findings import Finding
     from runway_pipelines.rosters.manifest import Manifest
 
 console = Console()

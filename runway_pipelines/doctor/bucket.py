@@ -1,4 +1,4 @@
-"""The bucket: whether it does with conditions what a publication relies on."""
+"""Checks that the bucket can do what publications rely on, conditional writes above all."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from runway_pipelines.doctor.findings import Finding, Seen, Status, examined, skipped
+from runway_pipelines.doctor.findings import CheckStatus, Finding, Seen, examined, skipped
 from runway_pipelines.errors import Permanent, PublicationRaced, RunwayError
 from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, SNAPSHOTS_PREFIX
 
 if TYPE_CHECKING:
     from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 
-# No partner can have this name: a dot is not allowed in a partner id.
+# No partner can have this name, because a partner id has no dot.
 PROBE_FOLDER = ".doctor"
 
 
 def examine_bucket(store: ObjectStore) -> list[Finding]:
-    """The bucket, by two small objects of this examination's own, which are removed whatever happens."""
+    """Examine the bucket with two small objects, which are removed in any case."""
     probe = _Probe(store)
     others = {
         "conditional write": probe.write_conditionally,
@@ -31,7 +31,7 @@ def examine_bucket(store: ObjectStore) -> list[Finding]:
     }
     try:
         written = examined("bucket", "write", probe.write)
-        if written.status is Status.FAILED:
+        if written.status is CheckStatus.FAILED:
             return [written, *(skipped("bucket", check, "write failed") for check in others)]
         return [written, *(examined("bucket", check, look) for check, look in others.items())]
     finally:
@@ -40,7 +40,7 @@ def examine_bucket(store: ObjectStore) -> list[Finding]:
 
 
 class _Probe:
-    """Two keys of nobody else, where snapshots lie and where rosters are read, and what a run does with such."""
+    """Does what a run does, with two keys of its own: one among the snapshots, one among the rosters."""
 
     def __init__(self, store: ObjectStore) -> None:
         name = f"{PROBE_FOLDER}/{uuid.uuid4().hex}"
@@ -51,57 +51,56 @@ class _Probe:
         self._to_remove = [self._source, self._target]
 
     def write(self) -> Seen:
-        """Where nothing is."""
+        """Write to a key that does not exist."""
         self._store.write(self._source, self._body, replacing=None)
-        return Seen(Status.OK, f"{self._store.bucket_name}, {SNAPSHOTS_PREFIX}/")
+        return Seen(CheckStatus.OK, f"{self._store.bucket_name}, {SNAPSHOTS_PREFIX}/")
 
     def write_conditionally(self) -> Seen:
-        """In place of what was read, and of nothing else: two runs must not both move a tenant's pointer."""
+        """Replace only the version that was read, so that two runs cannot both move a tenant's pointer."""
         read = self._read(self._source)
         for replacing in (None, replace(read, etag=f'"{"0" * 32}"')):
             with suppress(PublicationRaced):
                 self._store.write(self._source, self._body, replacing=replacing)
-                raise _not_s3("the refusal of a write whose condition does not hold", "a write that was done")
+                raise _not_s3("a refusal of a write whose condition does not hold", "a successful write")
         self._store.write(self._source, self._body, replacing=read)
-        return Seen(Status.OK, "done where its condition holds, refused where it does not")
+        return Seen(CheckStatus.OK, "done if its condition holds, refused if not")
 
     def read(self) -> Seen:
-        """What was written."""
-        return Seen(Status.OK, f"{len(self._read(self._source).body)} bytes, as written")
+        """Read it back."""
+        return Seen(CheckStatus.OK, f"{len(self._read(self._source).body)} bytes, as written")
 
     def copy(self) -> Seen:
-        """Within S3, and the copy is the same."""
+        """Copy it within S3, and compare."""
         self._store.copy_object(self._source, self._target)
         self._read(self._target)
-        return Seen(Status.OK, f"to {ROSTERS_PREFIX}/")
+        return Seen(CheckStatus.OK, f"to {ROSTERS_PREFIX}/")
 
     def list_keys(self) -> Seen:
-        """Without the permission to list, S3 does not say either that a key is not there."""
+        """List it. Without this permission, S3 does not report a missing key as missing either."""
         if (keys := list(self._store.list_keys(self._source))) != [self._source]:
-            raise _not_s3("the one key that was written in the list", f"{len(keys)} keys")
+            raise _not_s3("a list with the one key that was written", f"{len(keys)} keys")
         if self._store.read(f"{self._source}.absent") is not None:
-            raise _not_s3("nothing where nothing was written", "an object")
-        return Seen(Status.OK, "what is there is listed, what is not there is said not to be")
+            raise _not_s3("nothing under a key that was never written", "an object")
+        return Seen(CheckStatus.OK, "an existing key is listed, a missing one is reported as missing")
 
     def list_pending_uploads(self) -> Seen:
-        """A run must find what a killed one left; under the probe's key there is nothing to abort."""
+        """List pending uploads, as a run does to clean up after a killed one; the probe has none to abort."""
         self._store.abort_pending_uploads(self._source)
-        return Seen(Status.OK, "listed")
+        return Seen(CheckStatus.OK, "listed")
 
     def remove(self) -> Seen:
-        """Both objects; once they are gone, a further call does nothing."""
+        """Remove both objects; calling it again does nothing."""
         self._store.delete(self._to_remove)
         if left := [key for key in self._to_remove if self._store.read(key) is not None]:
-            raise _not_s3("both objects to be gone", f"{len(left)} that are still there")
+            raise _not_s3("both objects to be gone", f"{len(left)} still there")
         self._to_remove = []
-        return Seen(Status.OK, "nothing is left behind")
+        return Seen(CheckStatus.OK, "nothing left behind")
 
     def _read(self, key: str) -> StoredDocument:
         read = self._store.read(key)
         if read is None or read.body != self._body:
-            raise _not_s3(
-                f"in {self._store.uri(key)} what was written", "nothing" if read is None else "something else"
-            )
+            came = "nothing" if read is None else "something else"
+            raise _not_s3(f"the written bytes in {self._store.uri(key)}", came)
         return read
 
 
@@ -109,5 +108,5 @@ def _not_s3(expected: str, came: str) -> Permanent:
     return Permanent(
         expected=expected,
         came=came,
-        remedy="use a bucket of Amazon S3, or of a server that does as S3 does with conditions",
+        remedy="use a bucket of Amazon S3, or of a server that supports its conditional writes",
     )

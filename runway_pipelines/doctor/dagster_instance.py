@@ -1,4 +1,4 @@
-"""Dagster's own storage, and whether its daemons are alive."""
+"""Checks Dagster's own storage and its daemons' heartbeats."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from runway_pipelines.doctor.findings import Finding, Seen, Status, in_turn, skipped
+from runway_pipelines.doctor.findings import CheckStatus, Finding, Seen, in_turn, skipped
 from runway_pipelines.errors import Permanent
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ DAGSTER_CHECKS = ("storage", "daemons")
 
 
 def examine_dagster(home: str | None) -> Iterator[Finding]:
-    """Dagster's own storage, and whether its daemons are alive."""
+    """Examine Dagster's own storage, and its daemons' heartbeats."""
     if not home:
         yield from (skipped("Dagster", check, "DAGSTER_HOME is not set") for check in DAGSTER_CHECKS)
         return
@@ -30,23 +30,23 @@ def examine_dagster(home: str | None) -> Iterator[Finding]:
 
 
 def _see_in_dagster(look: Callable[[dg.DagsterInstance], Seen]) -> Seen:
-    """Look at the instance; of a failure only its type is told, for its text may quote a DSN."""
+    """Look at the instance. A failure reports its type alone, because its text may quote a DSN."""
     import dagster as dg
 
     try:
         with _silence(), dg.DagsterInstance.get() as instance:
             return look(instance)
-    except Exception as error:  # noqa: BLE001 - the storage is whatever dagster.yaml says, and so are its errors
+    except Exception as error:  # noqa: BLE001 - dagster.yaml decides the storage, and so its errors
         raise Permanent(
             expected="Dagster's storage to answer",
             came=type(error).__name__,
-            remedy="compare DAGSTER_HOME's dagster.yaml, and the DAGSTER_PG_* that it reads, with the server",
+            remedy="compare DAGSTER_HOME's dagster.yaml, and its DAGSTER_PG_* variables, with the server",
         ) from None
 
 
 def _see_storage(instance: dg.DagsterInstance) -> Seen:
     instance.get_run_ids(limit=1)
-    return Seen(Status.OK, type(instance.run_storage).__name__)
+    return Seen(CheckStatus.OK, type(instance.run_storage).__name__)
 
 
 def _see_daemons(instance: dg.DagsterInstance) -> Seen:
@@ -54,20 +54,20 @@ def _see_daemons(instance: dg.DagsterInstance) -> Seen:
 
 
 def seen_daemons(is_alive: Mapping[str, bool]) -> Seen:
-    """What the heartbeats of the daemons that the instance needs say."""
+    """A warning that names the required daemons without a heartbeat."""
     silent = sorted(name for name, alive in is_alive.items() if not alive)
     if silent:
         return Seen(
-            Status.WARNING,
+            CheckStatus.WARNING,
             f"no heartbeat of {', '.join(silent)}: schedules and sensors do not tick, queued runs do not start",
             "start dagster-daemon run with this DAGSTER_HOME",
         )
-    return Seen(Status.OK, f"{len(is_alive)} of {len(is_alive)} alive")
+    return Seen(CheckStatus.OK, f"{len(is_alive)} of {len(is_alive)} alive")
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """No logging: dagster-postgres logs each failed attempt with the driver's text."""
+    """Switch logging off, because dagster-postgres logs each failed attempt with the driver's text."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""LML, and the catalogue that its verdicts are written to."""
+"""Checks LML and the catalogue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from runway_pipelines.doctor.findings import ALL_CHECKS, Finding, Seen, Status, examined, skipped
+from runway_pipelines.doctor.findings import ALL_CHECKS, CheckStatus, Finding, Seen, examined, skipped
 from runway_pipelines.systems.lml.verdicts import Library
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def examine_identity(identity: IdentityServices) -> Iterator[Finding]:
-    """LML, by a question about one library, and the catalogue that its verdicts are written to."""
+    """Ask LML about one library, and the catalogue what is due."""
     if not identity.lml.base_url:
         yield from (skipped(subject, ALL_CHECKS, "LIBRARY_METADATA_URL is not set") for subject in ("LML", "catalogue"))
         return
@@ -28,12 +28,11 @@ def _see_lml(lml: LmlService) -> Seen:
 
     asked = [Library(1, None, "Stereolab", "Dots and Loops")]
     parse_answer(lml.resolve(asked, include_tracks=False).document, asked)
-    return Seen(Status.OK, "one library looked up")
+    return Seen(CheckStatus.OK, "one library looked up")
 
 
 def _see_catalogue(identity: IdentityServices) -> Seen:
-    """A nightly run's own question: how much is due."""
     from runway_pipelines.identity.options import IdentityOptions
 
     due = identity.due(IdentityOptions.model_validate({}), datetime.now(UTC))
-    return Seen(Status.OK, f"{sum(due.values())} libraries due in {identity.catalogue_schema}")
+    return Seen(CheckStatus.OK, f"{sum(due.values())} libraries due in {identity.catalogue_schema}")

@@ -1,4 +1,4 @@
-"""The application's database, Secrets Manager and each partner: from the registry to its tables in the warehouse."""
+"""Checks the application's database, Secrets Manager, and each partner from the registry to its warehouse tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from runway_pipelines.credentials.edu_connection import parse_connection
-from runway_pipelines.doctor.findings import Finding, Seen, Status, in_turn, seen_error
+from runway_pipelines.doctor.findings import CheckStatus, Finding, Seen, in_turn, seen_error
 from runway_pipelines.errors import Permanent, RunwayError
 from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import checked_part, is_valid_part, shown
@@ -29,7 +29,7 @@ PARTNER_CHECKS = ("registry", "secret", "fields", "login", "tables")
 
 
 def examine_database(services: RosterServices) -> Generator[Finding, None, Registry | None]:
-    """The application's database; returns the registry, or None where it cannot be read."""
+    """Examine the application's database; returns the registry, or None if unreadable."""
     read: list[Registry] = []
 
     def steps() -> Generator[Seen, None, None]:
@@ -37,7 +37,7 @@ def examine_database(services: RosterServices) -> Generator[Finding, None, Regis
         with database.connection() as connection:
             connection.execute("select 1")
         goal = database.destination()
-        yield Seen(Status.OK, f"user {goal.username} in {goal.database} at {goal.host}:{goal.port}")
+        yield Seen(CheckStatus.OK, f"user {goal.username} in {goal.database} at {goal.host}:{goal.port}")
         read.append(services.registry())
         yield seen_registry(read[0])
 
@@ -46,23 +46,25 @@ def examine_database(services: RosterServices) -> Generator[Finding, None, Regis
 
 
 def seen_registry(registry: Registry) -> Seen:
-    """How much is in the registry; a warning when there is nothing, or something that cannot be a key."""
+    """The registry's size; a warning if it is empty, or has ids that cannot be keys."""
     counts = f"{len(registry.partner_keys)} partners, {len(registry.tenant_keys)} tenants"
     if registry.skipped:
         return Seen(
-            Status.WARNING,
-            f"{counts}; left out, as they cannot be keys: {first_few(registry.skipped, MOST_SHOWN)}",
+            CheckStatus.WARNING,
+            f"{counts}; left out because they cannot be keys: {first_few(registry.skipped, MOST_SHOWN)}",
             "correct these ids and codes in the application's database",
         )
     if not registry.partners:
         return Seen(
-            Status.WARNING, counts, "switch cross_year_matching_enabled on for a partner, or see RUNWAY_APP_DB_NAME"
+            CheckStatus.WARNING,
+            counts,
+            "switch cross_year_matching_enabled on for a partner, or check RUNWAY_APP_DB_NAME",
         )
-    return Seen(Status.OK, counts)
+    return Seen(CheckStatus.OK, counts)
 
 
 def examine_partners(services: RosterServices, registry: Registry) -> Iterator[Finding]:
-    """Every partner of the registry, a few at once, in order."""
+    """Examine all partners of the registry, a few concurrently; findings keep the partners' order."""
 
     def findings_of(partner_id: str) -> list[Finding]:
         return list(examine_partner(services, registry, partner_id))
@@ -73,7 +75,7 @@ def examine_partners(services: RosterServices, registry: Registry) -> Iterator[F
 
 
 def examine_partner(services: RosterServices, registry: Registry | None, partner_id: str) -> Iterator[Finding]:
-    """One partner, from its place in the registry (None: it could not be read) to its tables in the warehouse."""
+    """Examine one partner, from the registry (None if unreadable) to its warehouse tables."""
     name = partner_id if is_valid_part(partner_id) else shown(partner_id)
     yield from in_turn(f"partner {name}", PARTNER_CHECKS, _partner_steps(services, registry, partner_id))
 
@@ -84,58 +86,57 @@ def _partner_steps(services: RosterServices, registry: Registry | None, partner_
     secret = services.secrets.require(partner_id)
     looked = services.secrets.look(partner_id)
     if isinstance(looked, Unreadable):
-        # The sensors compare versions by it.
+        # The sensors compare versions with it.
         raise Permanent(
             expected=f"secretsmanager:DescribeSecret on {secret.name}",
             came=looked.reason,
             remedy="grant the role the actions that docs/operations.md lists",
         )
     yield Seen(
-        Status.OK, f"{secret.name}, version {secret.secret_version}, {_previous_version(services.secrets, partner_id)}"
+        CheckStatus.OK,
+        f"{secret.name}, version {secret.secret_version}, {_previous_version(services.secrets, partner_id)}",
     )
     connection = parse_connection(secret.name, secret.text)
-    # `shown` cuts: 60 characters of a key that was put into the wrong field are its PEM header and nothing secret.
+    # A key in the wrong field stays secret: `shown` cuts after 60 characters, which are its PEM header.
     account, user = shown(connection.account), shown(connection.username)
-    yield Seen(Status.OK, f"account {account}, user {user}, and a private key that parses")
+    yield Seen(CheckStatus.OK, f"account {account}, user {user}, and a private key that parses")
     tag = f"runway_pipelines doctor partner={partner_id}"
     session = services.snowflake.open_session(connection, secret_version=secret.secret_version, query_tag=tag)
     with closing(session):
-        yield Seen(Status.OK, "a session was opened with the key")
+        yield Seen(CheckStatus.OK, "the key opens a session")
         for _ in session.select(READABLE_SQL, {}, query_tag=tag).batches:
-            pass  # the driver says some errors only when the answer is fetched
-        yield Seen(Status.OK, "both tables, with every column that a roster is made of")
+            pass  # the driver reports some errors only while fetching
+        yield Seen(CheckStatus.OK, "both tables, with every column that a roster needs")
 
 
 def seen_partner(registry: Registry | None, partner_id: str) -> Seen:
-    """What the registry says of a partner; a warning when nothing, for its credentials may be tried beforehand."""
+    """The partner's registry entry. A missing one is only a warning, because credentials may be tried in advance."""
     if registry is None:
-        return Seen(Status.SKIPPED, "the registry could not be read")
+        return Seen(CheckStatus.SKIPPED, "the registry is unreadable")
     try:
         partner = registry.partner(partner_id)
     except Permanent as error:
-        return replace(seen_error(error), status=Status.WARNING)
+        return replace(seen_error(error), status=CheckStatus.WARNING)
     years = ", ".join(map(str, partner.published_years)) or "no school year"
-    return Seen(Status.OK, f"{len(partner.tenant_codes)} tenants, published for {years}")
+    return Seen(CheckStatus.OK, f"{len(partner.tenant_codes)} tenants, published for {years}")
 
 
 def _previous_version(secrets: PartnerSecrets, partner_id: str) -> str:
-    """Whether there is something to go back to; not worth a failure, for no run needs it."""
+    """Whether there is a version to go back to. Never a failure, because no run needs it."""
     try:
         return "no previous version" if secrets.read(partner_id, "AWSPREVIOUS") is None else "a previous version exists"
     except RunwayError:
-        return "a previous version that cannot be read"
+        return "an unreadable previous version"
 
 
 def see_secrets_list(secrets: PartnerSecrets) -> Seen:
-    """The list by which a rotation is noticed; raises what `PartnerSecrets.name` and AWS refuse."""
+    """List secrets as the rotation sensor does; raises what `PartnerSecrets.name` and AWS raise."""
     from runway_pipelines.systems.aws.errors import aws_errors
 
     prefix = secrets.name("_").removesuffix("_")
     with aws_errors(f"list the secrets {prefix}*"):
         answer = secrets.client.list_secrets(MaxResults=1, Filters=[{"Key": "name", "Values": [prefix]}])
-    # A page may be empty though there are more.
+    # A page may be empty although more follow.
     if not answer["SecretList"] and "NextToken" not in answer:
-        return Seen(
-            Status.WARNING, f"there is no secret {prefix}*", "see whether ENVLABEL and AWS_REGION are the right ones"
-        )
-    return Seen(Status.OK, f"{prefix}*")
+        return Seen(CheckStatus.WARNING, f"there is no secret {prefix}*", "check ENVLABEL and AWS_REGION")
+    return Seen(CheckStatus.OK, f"{prefix}*")

@@ -1,4 +1,4 @@
-"""Redis and MongoDB, where they are configured: found, connected to and asked for an answer."""
+"""Checks that Redis and MongoDB, if configured, are found and answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runway_pipelines.doctor.findings import Finding, Seen, Status, examined, skipped
+from runway_pipelines.doctor.findings import CheckStatus, Finding, Seen, examined, skipped
 
 if TYPE_CHECKING:
     from runway_pipelines.systems.mongo.client import MongoResource
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OtherStores:
-    """What is beside the databases; None where it is not configured."""
+    """The stores beside the databases; None if not configured."""
 
     redis: RedisResource | None = None
     mongo: MongoResource | None = None
 
 
 def examine_stores(stores: OtherStores) -> Iterator[Finding]:
-    """Each store that is configured, and a word about each that is not."""
+    """Examine the configured stores, and skip the others."""
     redis, mongo = stores.redis, stores.mongo
     if redis is None:
         yield skipped("Redis", "answer", "RUNWAY_REDIS_SERVICE is not set")
@@ -35,7 +35,6 @@ def examine_stores(stores: OtherStores) -> Iterator[Finding]:
 
 
 def _see_redis(redis: RedisResource) -> Seen:
-    """`RedisResource.open` says why it does not answer; `RedisResource.ping` only that."""
     try:
         redis.open()
         redis.call(lambda client: client.ping())
@@ -43,7 +42,7 @@ def _see_redis(redis: RedisResource) -> Seen:
         redis.close()
     goal = redis.destination()
     tls = "over TLS" if goal.is_tls else "without TLS"
-    return Seen(Status.OK, f"user {goal.username} at {goal.host}:{goal.port}, {tls}")
+    return Seen(CheckStatus.OK, f"user {goal.username} at {goal.host}:{goal.port}, {tls}")
 
 
 def _see_mongo(mongo: MongoResource) -> Seen:
@@ -54,5 +53,5 @@ def _see_mongo(mongo: MongoResource) -> Seen:
     goal = mongo.destination()
     hosts = ", ".join(f"{host}:{port}" for host, port in goal.hosts)
     if goal.deprecation:
-        return Seen(Status.WARNING, f"{hosts} answers; {goal.deprecation}", "set RUNWAY_MONGO_ENV to mirror")
-    return Seen(Status.OK, f"user {goal.username} in {goal.database} at {hosts}")
+        return Seen(CheckStatus.WARNING, f"{hosts} answers; {goal.deprecation}", "set RUNWAY_MONGO_ENV to mirror")
+    return Seen(CheckStatus.OK, f"user {goal.username} in {goal.database} at {hosts}")

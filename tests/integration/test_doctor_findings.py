@@ -15,7 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runway_pipelines.cli import main
-from runway_pipelines.doctor import PARTNER_CHECKS, PROBE_FOLDER, Status, examine_partners
+from runway_pipelines.doctor.bucket import PROBE_FOLDER
+from runway_pipelines.doctor.findings import CheckStatus
+from runway_pipelines.doctor.partners import PARTNER_CHECKS, examine_partners
 from runway_pipelines.local import session
 from runway_pipelines.local.dataset import IDENTIFICATION_CODES
 from runway_pipelines.local.session import CHECKOUT
@@ -277,7 +279,7 @@ def test_partners_are_examined_at_once_and_told_in_order(world: World, partner: 
         partners = {key: value for key, value in services.registry().partners.items() if key in wanted}
         findings = list(examine_partners(services, Registry(partners)))
     assert [f.subject for f in findings[:: len(PARTNER_CHECKS)]] == [f"partner {name}" for name in sorted(wanted)]
-    failed = [(f.subject, f.check) for f in findings if f.status is Status.FAILED]
+    failed = [(f.subject, f.check) for f in findings if f.status is CheckStatus.FAILED]
     assert failed == [(f"partner {others[0].partner_id}", "secret")]
 
 

@@ -7,20 +7,11 @@ from typing import Any
 
 import pytest
 
-from runway_pipelines.doctor import (
-    SUBJECTS,
-    Finding,
-    Status,
-    diagnose,
-    document,
-    examine_bucket,
-    examine_dagster,
-    is_healthy,
-    seen_daemons,
-    seen_error,
-    seen_partner,
-    seen_registry,
-)
+from runway_pipelines.doctor import SUBJECTS, diagnose
+from runway_pipelines.doctor.bucket import examine_bucket
+from runway_pipelines.doctor.dagster_instance import examine_dagster, seen_daemons
+from runway_pipelines.doctor.findings import CheckStatus, Finding, document, is_healthy, seen_error
+from runway_pipelines.doctor.partners import seen_partner, seen_registry
 from runway_pipelines.errors import ConfigurationError, Permanent
 from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
 from runway_pipelines.rosters.services import RosterServices
@@ -37,12 +28,12 @@ def by_check(findings: list[Finding]) -> dict[str, Finding]:
 
 def test_our_own_error_gives_detail_and_fix() -> None:
     seen = seen_error(Permanent(expected="bread", came="a stone", remedy="ask again"))
-    assert (seen.status, seen.detail, seen.fix) == (Status.FAILED, "expected bread; got a stone", "ask again")
+    assert (seen.status, seen.detail, seen.fix) == (CheckStatus.FAILED, "expected bread; got a stone", "ask again")
 
 
 def test_of_a_foreign_error_only_the_type_is_told() -> None:
     seen = seen_error(ValueError(CANARY))
-    assert seen.status is Status.FAILED
+    assert seen.status is CheckStatus.FAILED
     assert "ValueError" in seen.detail
     assert seen.fix
     assert CANARY not in f"{seen}"
@@ -51,19 +42,19 @@ def test_of_a_foreign_error_only_the_type_is_told() -> None:
 @pytest.mark.parametrize(
     ("statuses", "healthy"),
     [
-        ([Status.OK, Status.WARNING, Status.SKIPPED], True),
-        ([Status.OK, Status.FAILED], False),
+        ([CheckStatus.OK, CheckStatus.WARNING, CheckStatus.SKIPPED], True),
+        ([CheckStatus.OK, CheckStatus.FAILED], False),
         ([], True),
     ],
 )
-def test_only_a_failure_is_unhealthy(statuses: list[Status], healthy: bool) -> None:
+def test_only_a_failure_is_unhealthy(statuses: list[CheckStatus], healthy: bool) -> None:
     findings = [Finding("bucket", "write", status, "") for status in statuses]
     assert is_healthy(findings) is healthy
     assert document(findings)["is_healthy"] is healthy
 
 
 def test_the_document_has_every_member_of_a_finding() -> None:
-    finding = Finding("bucket", "write", Status.WARNING, "slow", "wait", 1.5)
+    finding = Finding("bucket", "write", CheckStatus.WARNING, "slow", "wait", 1.5)
     assert document([finding])["findings"] == [
         {
             "subject": "bucket",
@@ -78,45 +69,45 @@ def test_the_document_has_every_member_of_a_finding() -> None:
 
 def test_the_registry_is_counted() -> None:
     seen = seen_registry(Registry({"acme": ACME}))
-    assert (seen.status, seen.detail) == (Status.OK, "1 partners, 2 tenants")
+    assert (seen.status, seen.detail) == (CheckStatus.OK, "1 partners, 2 tenants")
 
 
 def test_an_empty_registry_is_a_warning() -> None:
     seen = seen_registry(Registry({}))
-    assert seen.status is Status.WARNING
+    assert seen.status is CheckStatus.WARNING
     assert "cross_year_matching_enabled" in seen.fix
 
 
 def test_what_cannot_be_a_key_is_a_warning_that_names_a_few() -> None:
     seen = seen_registry(Registry({"acme": ACME}, skipped=tuple(f"partner '{n}/'" for n in range(7))))
-    assert seen.status is Status.WARNING
+    assert seen.status is CheckStatus.WARNING
     assert "partner '4/' and 2 more" in seen.detail
     assert seen.fix
 
 
 def test_a_partner_is_described_as_the_registry_has_it() -> None:
     seen = seen_partner(Registry({"acme": ACME}), "acme")
-    assert (seen.status, seen.detail) == (Status.OK, "2 tenants, published for 2025, 2026")
+    assert (seen.status, seen.detail) == (CheckStatus.OK, "2 tenants, published for 2025, 2026")
 
 
 @pytest.mark.parametrize(("switched_off", "expected"), [(("nova",), "switched off"), ((), "unknown")])
 def test_a_partner_that_is_not_in_the_registry_is_a_warning(switched_off: tuple[str, ...], expected: str) -> None:
     seen = seen_partner(Registry({"acme": ACME}, switched_off=switched_off), "nova")
-    assert seen.status is Status.WARNING
+    assert seen.status is CheckStatus.WARNING
     assert expected in seen.detail
     assert seen.fix
 
 
 def test_without_a_registry_a_partner_is_not_looked_up() -> None:
-    assert seen_partner(None, "acme").status is Status.SKIPPED
+    assert seen_partner(None, "acme").status is CheckStatus.SKIPPED
 
 
 def test_daemons_without_a_heartbeat_are_named() -> None:
     seen = seen_daemons({"SENSOR": False, "SCHEDULER": True, "BACKFILL": False})
-    assert seen.status is Status.WARNING
+    assert seen.status is CheckStatus.WARNING
     assert "BACKFILL, SENSOR" in seen.detail
     assert "SCHEDULER" not in seen.detail
-    assert seen_daemons({"SENSOR": True}).status is Status.OK
+    assert seen_daemons({"SENSOR": True}).status is CheckStatus.OK
 
 
 @pytest.mark.parametrize(
@@ -133,31 +124,31 @@ def test_services_that_cannot_be_built_fail_the_settings_and_skip_the_rest(error
         yield
 
     settings, *others = diagnose(refuse, "acme")
-    assert (settings.subject, settings.status) == ("settings", Status.FAILED)
+    assert (settings.subject, settings.status) == ("settings", CheckStatus.FAILED)
     assert expected in settings.detail
     assert settings.fix
-    assert {finding.status for finding in others} == {Status.SKIPPED}
+    assert {finding.status for finding in others} == {CheckStatus.SKIPPED}
     assert tuple(finding.subject for finding in others) == SUBJECTS
     assert CANARY not in str([settings, *others])
 
 
 def test_a_good_bucket_passes_and_keeps_nothing(store: ObjectStore) -> None:
     findings = examine_bucket(store)
-    assert [finding for finding in findings if finding.status is not Status.OK] == []
+    assert [finding for finding in findings if finding.status is not CheckStatus.OK] == []
     assert list(store.list_keys("")) == []
 
 
 def test_a_bucket_that_is_not_there_is_told_once_with_its_fix(new_store: Callable[..., ObjectStore]) -> None:
     written, *others = examine_bucket(new_store("runway-test-nowhere"))
-    assert written.status is Status.FAILED
+    assert written.status is CheckStatus.FAILED
     assert "NoSuchBucket" in written.detail
     assert "RUNWAY_BUCKET" in written.fix
-    assert {finding.status for finding in others} == {Status.SKIPPED}
+    assert {finding.status for finding in others} == {CheckStatus.SKIPPED}
 
 
 def test_a_bucket_that_is_not_set_names_the_variable(new_store: Callable[..., ObjectStore]) -> None:
     written = examine_bucket(new_store(None))[0]
-    assert written.status is Status.FAILED
+    assert written.status is CheckStatus.FAILED
     assert "RUNWAY_BUCKET" in written.fix or "RUNWAY_BUCKET" in written.detail
 
 
@@ -168,9 +159,9 @@ def test_a_server_that_ignores_a_condition_is_found_out(store: ObjectStore, inte
 
     intercept("before-send.s3.PutObject", drop)
     checks = by_check(examine_bucket(store))
-    assert checks["conditional write"].status is Status.FAILED
+    assert checks["conditional write"].status is CheckStatus.FAILED
     assert "Amazon S3" in checks["conditional write"].fix
-    assert checks["delete"].status is Status.OK
+    assert checks["delete"].status is CheckStatus.OK
     assert list(store.list_keys("")) == []
 
 
@@ -182,7 +173,7 @@ def test_a_check_that_breaks_hides_nothing_and_leaves_nothing(
 
     monkeypatch.setattr(ObjectStore, "copy_object", copy_object)
     findings = examine_bucket(store)
-    assert [f.check for f in findings if f.status is Status.FAILED] == ["copy"]
+    assert [f.check for f in findings if f.status is CheckStatus.FAILED] == ["copy"]
     assert "KeyError" in by_check(findings)["copy"].detail
     assert CANARY not in str(findings)
     assert list(store.list_keys("")) == []
@@ -201,21 +192,23 @@ def test_an_interrupted_examination_leaves_nothing(store: ObjectStore, monkeypat
 def test_an_object_that_cannot_be_removed_is_a_failure(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ObjectStore, "delete", lambda self, keys: None)
     removal = by_check(examine_bucket(store))["delete"]
-    assert removal.status is Status.FAILED
+    assert removal.status is CheckStatus.FAILED
     assert "still there" in removal.detail
 
 
 def test_without_a_dagster_home_its_storage_is_skipped() -> None:
     findings = list(examine_dagster(None))
-    assert {(finding.status, finding.detail) for finding in findings} == {(Status.SKIPPED, "DAGSTER_HOME is not set")}
+    assert {(finding.status, finding.detail) for finding in findings} == {
+        (CheckStatus.SKIPPED, "DAGSTER_HOME is not set")
+    }
 
 
 def test_the_storage_is_named_and_silent_daemons_are_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     checks = by_check(list(examine_dagster(str(tmp_path))))
-    assert (checks["storage"].status, checks["storage"].detail) == (Status.OK, "SqliteRunStorage")
-    assert checks["daemons"].status is Status.WARNING
+    assert (checks["storage"].status, checks["storage"].detail) == (CheckStatus.OK, "SqliteRunStorage")
+    assert checks["daemons"].status is CheckStatus.WARNING
     assert "SENSOR" in checks["daemons"].detail
 
 
@@ -225,7 +218,7 @@ def test_a_storage_that_cannot_be_opened_is_told_without_its_address(
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{CANARY}'}}}}\n")
     storage, daemons = examine_dagster(str(tmp_path))
-    assert (storage.status, daemons.status) == (Status.FAILED, Status.SKIPPED)
+    assert (storage.status, daemons.status) == (CheckStatus.FAILED, CheckStatus.SKIPPED)
     assert "Error" in storage.detail
     assert "DAGSTER_PG_" in storage.fix
     assert CANARY not in str([storage, daemons])
