@@ -1,7 +1,7 @@
-"""The radio station's catalogue, for the embedded stack and the tests: its tables and a synthetic content.
+"""The radio station's catalogue for the embedded stack and the tests: tables and synthetic content.
 
-Belongs here: what in production is another application's (library identity contract, section 5). The content is a
-function of the numbers alone; what the pipeline has written stays when it is seeded again.
+In production, another application owns these tables (library identity contract, section 5). The content is a function
+of the numbers alone; seeding again keeps what the pipeline has written.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runway_pipelines.local.lml_verdicts import compilation_tracks, track_artist
 
 SCHEMA = "wxyc_schema"
 LIBRARIES = 5_000
-FIRST_OF_LML = 1_000_001  # ids of artists; beyond those that grow with the catalogue
+FIRST_OF_LML = 1_000_001  # above the artist ids that grow with the catalogue
 
 _IDENTITY_COLUMNS = (
     "discogs_master_id int, discogs_release_id int, musicbrainz_release_group_mbid uuid, musicbrainz_release_mbid uuid,"
@@ -61,7 +61,7 @@ create table if not exists compilation_track_artist (
     track_artist_link_method text, unique (library_id, artist_name, track_title)
 );
 """
-# pg_unicode_fast maps case as Python's str.lower does, whatever the server's locale.
+# pg_unicode_fast lowers case like Python's str.lower, whatever the server's locale.
 _FOLDING = r"""
 create or replace function fold_artist_name(name text) returns text language sql immutable strict parallel safe
     return lower(regexp_replace(normalize(name, NFD), '[\u0300-\u036F]', '', 'g') collate pg_catalog.pg_unicode_fast);
@@ -70,34 +70,16 @@ create index if not exists artists_folded_name on artists (fold_artist_name(arti
 _COLUMNS = {
     "artists": ("id", "artist_name"),
     "library": (
-        "id",
-        "artist_name",
-        "album_title",
-        "canonical_entity_id",
-        "legacy_release_id",
-        "code_volume_letters",
+        "id", "artist_name", "album_title", "canonical_entity_id", "legacy_release_id", "code_volume_letters",
         "unresolved_attempted_at",
     ),
     "library_identity": ("library_id", "discogs_release_id", "spotify_id", "last_verified_at", "method", "confidence"),
-    "library_identity_source": (
-        "library_id",
-        "source",
-        "external_id",
-        "method",
-        "confidence",
-        "last_verified_at",
-    ),
+    "library_identity_source": ("library_id", "source", "external_id", "method", "confidence", "last_verified_at"),
     "compilation_track_artist": (
-        "id",
-        "library_id",
-        "artist_name",
-        "track_title",
-        "track_position",
-        "track_artist_id",
-        "track_artist_link_confidence",
-        "track_artist_link_method",
+        "id", "library_id", "artist_name", "track_title", "track_position", "track_artist_id",
+        "track_artist_link_confidence", "track_artist_link_method",
     ),
-}
+}  # fmt: skip
 _LONG_AGO = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
 _FIRST = (
@@ -119,9 +101,9 @@ _GENRES = ("Blues", "Jazz", "Reggae", "Rock", "Soundtracks", "Hip-hop")
 def create_tables(
     connection: psycopg.Connection[Any], schema: str = SCHEMA, *, folding: bool = True, artist_columns: bool = False
 ) -> None:
-    """Create what is missing: the schema, the tables, and (unless told otherwise) the folding function with its index.
+    """Create what is missing: the schema, the tables, and with ``folding`` the folding function and its index.
 
-    ``artist_columns`` applies the optional migration. In one transaction, or as a part of the caller's.
+    ``artist_columns`` applies the optional migration. Runs in one transaction, or within the caller's.
     """
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"catalogue/{schema}"])
@@ -144,9 +126,9 @@ def seed_catalogue(
     folding: bool = True,
     artist_columns: bool = False,
 ) -> int:
-    """Create the tables, bring the synthetic content in, and say how many rows were added: 0 at the second time.
+    """Create the tables, add the synthetic content, and return the number of added rows (0 the second time).
 
-    Rows that are there, whatever has become of them, stay as they are.
+    Existing rows stay as they are.
     """
     added = 0
     with connection.transaction():
@@ -159,7 +141,7 @@ def seed_catalogue(
 
 
 def catalogue_rows(libraries: int) -> dict[str, list[tuple[Any, ...]]]:
-    """The rows of each table; a smaller catalogue is the beginning of a larger one."""
+    """The rows of each table; a larger catalogue starts with the rows of a smaller one."""
     numbers = np.arange(1, libraries + 1)
     draws = Draws("catalogue")
     artists = _artists(max(libraries // 4, 8))
@@ -175,7 +157,7 @@ def catalogue_rows(libraries: int) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def _artist_name(number: int) -> str:
-    """Different for each number; every ninth is its predecessor in another spelling, which folds to the same."""
+    """A name for each number; every ninth is its predecessor in another spelling, which folds to the same."""
     if number % 9 == 0:
         return _artist_name(number - 1).upper()
     first, last = _FIRST[number % len(_FIRST)], _LAST[number // len(_FIRST) % len(_LAST)]
@@ -184,13 +166,13 @@ def _artist_name(number: int) -> str:
 
 
 def _artists(count: int) -> list[tuple[int, str]]:
-    """As many of the catalogue's own, after those that the local LML can name."""
+    """The artists that the local LML names, then ``count`` of the catalogue's own."""
     known = [(FIRST_OF_LML + place, name) for place, name in enumerate(track_artists())]
     return known + [(number, _artist_name(number)) for number in range(1, count + 1)]
 
 
 def _libraries(draws: Draws, numbers: Ints) -> Iterator[tuple[Any, ...]]:
-    """One in twenty-five is on a shelf of compilations; some have no artist's name, no canonical entity, or a stamp."""
+    """One in 25 is on a compilation shelf; some lack an artist or a canonical entity, or have a stamp."""
     shelves, titles, places = (draws.below(field, numbers, 1_000_000) for field in ("shelf", "title", "place"))
     nameless = draws.chance("nameless", numbers, 0.01)
     canonical = draws.chance("canonical", numbers, 0.9)
@@ -212,7 +194,7 @@ def _libraries(draws: Draws, numbers: Ints) -> Iterator[tuple[Any, ...]]:
 
 
 def _verified_earlier(draws: Draws, numbers: Ints) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-    """What the station's own people, and an earlier job, found out long ago."""
+    """Old identities, from the station's staff and from an earlier job."""
     manual = numbers[draws.chance("manual", numbers, 0.01)].tolist()
     earlier = numbers[draws.chance("earlier", numbers, 0.05)].tolist()
     by_hand = set(manual)
@@ -224,7 +206,7 @@ def _verified_earlier(draws: Draws, numbers: Ints) -> tuple[list[tuple[Any, ...]
 
 
 def _compilations(draws: Draws, library: Sequence[tuple[Any, ...]]) -> list[tuple[int, str, str]]:
-    """Those whose tracks are known: half of the shelf's, and some that are on no such shelf."""
+    """Compilations with known tracks: half of those on the shelf, and a few elsewhere."""
     ids = np.array([row[0] for row in library])
     on_shelf = np.array([str(row[5] or "").startswith("Z") for row in library])
     known = np.where(on_shelf, draws.chance("known tracks", ids, 0.5), draws.chance("hidden compilation", ids, 0.01))
@@ -236,14 +218,14 @@ def _tracks(
 ) -> Iterator[tuple[Any, ...]]:
     """Six to seventeen tracks each; a librarian has linked some, and half have no position.
 
-    The first ones are those that the local LML knows of the compilation, so that it can say who their artists are.
+    The first ones are those that the local LML knows, so that it can resolve their artists.
     """
     for library_id, artist_name, album_title in compilations:
         known = compilation_tracks(library_id, artist_name, album_title)
         places = np.arange(20) + library_id * 20
         picks = draws.below("track", places, 1_000_000).tolist()
         for at in range(6 + library_id % 12):
-            # The limit grows with the library, not with the catalogue: a larger one begins with the smaller one's rows.
+            # The limit grows with the library's id, not with the catalogue, so that larger catalogues only add rows.
             artist_id = 1 + picks[at] % min(max(library_id // 4, 8), len(artists))
             linked = picks[at] % 10 == 3
             of_lml = known[at] if at < len(known) else None
@@ -266,7 +248,7 @@ def _add(
     columns: Sequence[str],
     rows: Iterable[tuple[Any, ...]],
 ) -> int:
-    """Copy the rows in, those aside whose key is there, and let the next id be a free one."""
+    """Copy the rows in, skip existing keys, and move the sequence past the highest id."""
     target, names = Identifier(schema, table), SQL(", ").join(map(Identifier, columns))
     new = Identifier("pg_temp", f"new_{table}")
     connection.execute(

@@ -1,7 +1,7 @@
-"""What the local LML answers: a function of a library's id, artist and title, and of nothing else.
+"""The local LML's answers: a function of a library's id, artist and title alone.
 
-Tests take it as the reference for what the pipeline must have written. The shapes are the contract's (library identity,
-section 1); the shares of trouble (values that are null or out of band, tracks that are not ready) are this module's.
+Tests use it as the reference for what the pipeline must write. The contract (library identity, section 1) defines the
+shapes; this module chooses how often values are null or out of band, and tracks not ready.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Lowest and highest confidence that a provenance row of the method may have.
+# The lowest and highest confidence of a method's provenance.
 BANDS: Mapping[str, tuple[float, float]] = {
     "manual": (1.0, 1.0),
     "cross_source_agreement": (0.0, 1.0),
@@ -32,12 +32,12 @@ ID_FIELDS: Mapping[str, str] = {
     "apple_music": "apple_music_artist_id",
     "bandcamp": "bandcamp_id",
 }
-# Of what is no compilation; of a catalogue with a tenth of compilations it is four fifths.
+# Compilations excluded; four fifths of a catalogue with a tenth of compilations.
 SINGLE_ARTIST_PERCENT = 88
 TRACKS_CONTRACT_VERSION = 1
 
 _SOURCES = tuple(ID_FIELDS)
-# As often as they stand here.
+# Each is drawn as often as it appears here.
 _METHODS = (
     *("exact_match",) * 6,
     *("name_variation",) * 4,
@@ -52,17 +52,17 @@ _SECOND_WORDS = ("Ensemble", "Freitas", "Garden", "Harvest", "Orchestra", "Palad
 
 
 def track_artists() -> list[str]:
-    """Every artist that the local LML can name on a compilation."""
+    """All artists that the local LML names on compilations."""
     return [f"{first} {second}" for first in _FIRST_WORDS for second in _SECOND_WORDS]
 
 
 def is_various(artist_name: str) -> bool:
-    """Whether the local LML takes what is credited to this artist for a compilation."""
+    """Whether the local LML takes this artist's albums for compilations."""
     return artist_name.strip().casefold().startswith(("various", "v/a"))
 
 
 def resolved(library_id: int, artist_name: str, album_title: str, *, include_tracks: bool) -> dict[str, Any]:
-    """One result, as the contract's JSON. Tracks are there only where they were asked for."""
+    """One result, as the contract's JSON; has tracks only if requested."""
     draws = _Draws("verdict", str(library_id), artist_name, album_title)
     if is_various(artist_name):
         return _compilation(library_id, artist_name, album_title, include_tracks)
@@ -72,13 +72,13 @@ def resolved(library_id: int, artist_name: str, album_title: str, *, include_tra
 
 
 def compilation_tracks(library_id: int, artist_name: str, album_title: str) -> list[dict[str, Any]]:
-    """The tracks that LML knows of a compilation (whether it tells them is another question)."""
+    """A compilation's tracks, which `resolved` may withhold."""
     draws = _Draws("tracks", str(library_id), artist_name, album_title)
     return [_track(number, draws) for number in range(1, 5 + draws.below(9))]
 
 
 def artist_ids(artist_name: str) -> dict[str, str]:
-    """An artist's external id in each source: the same for all of the artist's albums."""
+    """An artist's external id in each source, the same for all albums."""
     draws = _Draws("artist", artist_name)
     return {
         "discogs": str(1 + draws.below(9_999_999)),
@@ -91,14 +91,14 @@ def artist_ids(artist_name: str) -> dict[str, str]:
 
 
 class _Draws:
-    """An endless stream of numbers that belongs to a name; the order of drawing is part of the answers."""
+    """An endless stream of numbers for a name; the answers depend on the order of draws."""
 
     def __init__(self, *name: str) -> None:
         self._bytes = _stream("\x1f".join(name).encode("utf-8", "surrogatepass"))
 
     def below(self, limit: int) -> int:
         """A number in [0, limit)."""
-        size = (limit.bit_length() + 7) // 8 + 3  # some bytes more than needed: less than 1 in 10^7 off even
+        size = (limit.bit_length() + 7) // 8 + 3  # spare bytes keep the bias below 1 in 10^7
         return int.from_bytes(bytes(next(self._bytes) for _ in range(size)), "little") % limit
 
     def pick(self, values: Sequence[T]) -> T:
@@ -108,7 +108,7 @@ class _Draws:
         return self.below(100) < rate
 
     def between(self, low: float, high: float) -> float:
-        """Two digits after the point."""
+        """A number in [low, high] with two decimals."""
         first, last = round(low * 100), round(high * 100)
         return (first + self.below(last - first + 1)) / 100
 
@@ -129,7 +129,7 @@ def _single_artist(library_id: int, artist_name: str, draws: _Draws) -> dict[str
     ids = artist_ids(artist_name)
     first = draws.below(len(_SOURCES))
     sources = [_SOURCES[(first + step) % len(_SOURCES)] for step in range(2 + draws.below(4))]
-    # The first source always found something: a verdict has to come from somewhere.
+    # The first source always finds something, because a verdict needs at least one.
     provenance = [_found(sources[0], ids[sources[0]], draws)]
     provenance += [_provenance(source, ids[source], draws) for source in sources[1:]]
     lowest = min((row for row in provenance if row["confidence"] is not None), key=lambda row: row["confidence"])
@@ -138,7 +138,7 @@ def _single_artist(library_id: int, artist_name: str, draws: _Draws) -> dict[str
         for row in provenance
         if row["external_id"] is not None
     }
-    if draws.percent(50):  # what LML says nothing about is null, or not there at all
+    if draws.percent(50):  # an unknown id is null or absent
         main = dict.fromkeys(ID_FIELDS.values()) | main
     return _result(
         library_id,
@@ -151,7 +151,7 @@ def _single_artist(library_id: int, artist_name: str, draws: _Draws) -> dict[str
 
 
 def _provenance(source: str, external_id: str, draws: _Draws) -> dict[str, Any]:
-    """One row; in a few of a hundred the source found nothing, has no id to show, or is out of its method's band."""
+    """One row. In 7 %, the source found nothing, has no id, or is out of its method's band."""
     row = _found(source, external_id, draws)
     trouble = draws.below(100)
     if trouble < 3:
@@ -180,7 +180,7 @@ def _compilation(library_id: int, artist_name: str, album_title: str, include_tr
         absent = {"tracks": None, "tracks_attempted": None} if draws.percent(50) else {}
         return _result(library_id, "compilation", **absent)
     state = draws.below(100)
-    if state < 6:  # the matcher has not run
+    if state < 6:  # not matched yet
         return _result(library_id, "compilation", tracks_attempted=False, tracks=draws.pick(([], None)))
     tracks = compilation_tracks(library_id, artist_name, album_title)
     return _result(library_id, "compilation", tracks_attempted=state >= 12, tracks=tracks)
@@ -191,7 +191,7 @@ def _track(number: int, draws: _Draws) -> dict[str, Any]:
     title = None if draws.percent(3) else f"Track {number} of {draws.below(1000)}"
     position = draws.pick((str(number), f"A{number}", f"{number}.", None, f"{number} (hidden after the silence)"))
     head = {"track_position": position, "artist_name": artist_name, "track_title": title}
-    if draws.percent(15):  # LML knows nobody of this name
+    if draws.percent(15):  # LML knows no such artist
         return head | {"resolved_artist_name": None, "confidence": None, "method": None, "sources": []}
     source = _found("discogs", artist_ids(artist_name)["discogs"], draws)
     return head | {
