@@ -1,4 +1,4 @@
-"""The stream as an ASGI application: its routes, who may ask, and what lives as long as the process does."""
+"""The stream as an ASGI application: its routes, its authorization, and what lives as long as the process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
+from importlib.resources import files
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -17,18 +18,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.stream.blocking import BlockingCalls, in_thread
+from runway_pipelines.stream.limits import BlockingCalls, Places, in_thread
 from runway_pipelines.stream.metrics import CONTENT_TYPE, Metrics
-from runway_pipelines.stream.openapi import document
-from runway_pipelines.stream.payload import CROSS_YEAR_PATH, ROSTER_PATH, job_payload
-from runway_pipelines.stream.places import Places
 from runway_pipelines.stream.pools import EVICTION_SECONDS, PartnerPools
 from runway_pipelines.stream.refusals import Guard, Refusal, failed, refused, unauthorized, unrouted
 from runway_pipelines.stream.roster_route import RosterRoute
-from runway_pipelines.stream.runs import RunTenant, find_run
+from runway_pipelines.stream.runs import CROSS_YEAR_PATH, ROSTER_PATH, RunTenant, find_run, job_payload
 from runway_pipelines.stream.streaming import Patience
-from runway_pipelines.stream.token_keys import TokenKeys, token_keys
-from runway_pipelines.stream.tokens import TokenRefused, TokenRules
+from runway_pipelines.stream.tokens import TokenKeys, TokenRefused, TokenRules, token_keys
 from runway_pipelines.systems.aws.secrets_manager import read_secret
 
 if TYPE_CHECKING:
@@ -39,15 +36,18 @@ if TYPE_CHECKING:
     from runway_pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
+_OPENAPI = files("runway_pipelines.stream").joinpath("openapi.json").read_bytes()
 
 
 def build_app(settings: Settings, services: RosterServices) -> ASGIApp:
-    """The application for these settings; raises `ConfigurationError` where it could let nobody in."""
-    return StreamApi(settings, services, token_keys(settings, partial(read_secret, services.secrets.client))).app()
+    """The application for these settings; raises `ConfigurationError` if no token could be verified."""
+    key = settings.stream.token_key.get_secret_value() if settings.stream.token_key else None
+    keys = token_keys(settings.stream.token_secret, key, partial(read_secret, services.secrets.client))
+    return StreamApi(settings, services, keys).app()
 
 
 class StreamApi:
-    """What the routes share."""
+    """The routes, and what they share."""
 
     def __init__(self, settings: Settings, services: RosterServices, keys: TokenKeys) -> None:
         self._services = services
@@ -77,7 +77,7 @@ class StreamApi:
         )
 
     def app(self) -> ASGIApp:
-        """The routes, within what counts and what keeps exceptions in."""
+        """The routes, inside the layers that count answers and contain exceptions."""
         router = Router(
             [
                 Route(ROSTER_PATH, self._roster, methods=["GET"]),  # and HEAD, which Starlette adds
@@ -91,7 +91,7 @@ class StreamApi:
             lifespan=self._lifespan,
         )
         handlers = {Refusal: refused, HTTPException: unrouted, RunwayError: failed}
-        # Not the class Starlette, whose outermost layer answers by itself and then lets the exception through.
+        # Not the class Starlette: its outermost layer answers, and then lets the exception through.
         return _Counted(Guard(ExceptionMiddleware(router, handlers=handlers)), self._metrics)
 
     async def _roster(self, request: Request) -> Response:
@@ -104,7 +104,7 @@ class StreamApi:
         return JSONResponse(payload, headers={"Cache-Control": "no-store"})
 
     async def _authorized_run(self, request: Request) -> RunTenant:
-        """The run of the path, if the request's token is for it."""
+        """The path's run, if the request's token is for it."""
         runway_run_id = request.path_params["run_id"]
         keys = await self._call(self._keys)
         try:
@@ -121,7 +121,7 @@ class StreamApi:
         return JSONResponse({"status": "ok"})
 
     async def _readiness(self, request: Request) -> Response:
-        """Whether a pull could be answered: asked each time, both at once."""
+        """Whether a pull could be answered; both systems are asked now, concurrently."""
         database, bucket = await asyncio.gather(
             self._state("the database", self._reach_database), self._state("the bucket", self._services.store.reach)
         )
@@ -144,11 +144,11 @@ class StreamApi:
         return Response(self._metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _document(self, request: Request) -> Response:
-        return JSONResponse(document())
+        return Response(_OPENAPI, media_type="application/json")
 
     @asynccontextmanager
     async def _lifespan(self, app: Router) -> AsyncIterator[None]:
-        """Evict idle sessions while the server runs; drain the pools when it has finished what was in flight."""
+        """Evict idle sessions while the server runs; drain the pools once nothing is in flight."""
         Thread(target=_import_driver, name="import", daemon=True).start()
         evicting = asyncio.create_task(_every(EVICTION_SECONDS, self._pools.evict_idle))
         try:
@@ -157,11 +157,11 @@ class StreamApi:
             evicting.cancel()
             with suppress(asyncio.CancelledError):
                 await evicting
-            await in_thread(self._pools.close)  # not behind calls that hang
+            await in_thread(self._pools.close)  # not queued behind calls that hang
 
 
 class _Counted:
-    """Counts answers by route and status; an unknown path is no label of its own."""
+    """Counts answers by route and status; unknown paths share one label."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -182,10 +182,10 @@ async def _every(seconds: float, work: Callable[[], object]) -> None:
         await asyncio.sleep(seconds)
         try:
             await in_thread(work)
-        except Exception as error:  # noqa: BLE001 - tomorrow's sessions must be evicted too
-            log.error("idle sessions were not evicted: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the next eviction must still happen
+            log.error("evicting idle sessions failed: %s", type(error).__name__)
 
 
 def _import_driver() -> None:
-    """Eight CPU-seconds that the first pull of the warehouse would wait for."""
+    """Import it early: the first warehouse pull would wait eight CPU-seconds for it."""
     import dagster_snowflake  # noqa: F401

@@ -1,4 +1,4 @@
-"""What the stream counts, in Prometheus' words: sources, outcomes, sizes and times; no partner, tenant or student."""
+"""The stream's Prometheus metrics: sources, outcomes, sizes and times; no partner, tenant or student."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ class Metrics:
     """The metrics of one server."""
 
     def __init__(self, *, sessions_in_use: Callable[[], int], sessions_idle: Callable[[], int]) -> None:
-        # When a counter began is of no use, and doubles the text.
+        # The time at which a counter began is useless, and doubles the text.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         named: Any = {"namespace": "roster_stream", "registry": self._registry}
         self.requests = Counter("requests", "Requests by route and status.", ("route", "status"), **named)
-        self.refused = Counter("refused_tokens", "Requests that proved nothing, by the reason.", ("reason",), **named)
-        self.pulls = Counter("pulls", "Rosters that began, by source and how they ended.", ("source", "ended"), **named)
+        self.refused = Counter("refused_tokens", "Requests without a valid token, by reason.", ("reason",), **named)
+        self.pulls = Counter("pulls", "Rosters that began, by source and ending.", ("source", "ended"), **named)
         self.bytes = Counter("sent_bytes", "Bytes of rosters handed to clients.", ("source",), **named)
         self.damaged = Counter(
             "damaged_snapshots",
-            "Pulls that met a damaged snapshot: found by its bytes (torn), or known from one before.",
+            "Pulls that met a damaged snapshot: found by its bytes (torn), or known from an earlier one.",
             ("met",),
             **named,
         )
-        self.in_flight = Gauge("pulls_in_flight", "Pulls whose thread works or waits.", **named)
+        self.in_flight = Gauge("pulls_in_flight", "Pulls whose thread is working or waiting.", **named)
         self.first_byte = Histogram(
             "first_byte_seconds", "From the request to the first byte.", ("source",), buckets=_SECONDS, **named
         )
@@ -47,5 +47,5 @@ class Metrics:
         sessions.labels("idle").set_function(sessions_idle)
 
     def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
+        """All of them, in Prometheus' text format."""
         return generate_latest(self._registry)

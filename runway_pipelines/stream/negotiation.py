@@ -1,4 +1,4 @@
-"""What the request's headers ask for (RFC 9110): encoding, validators, a range. Pure."""
+"""What a request's headers ask for (RFC 9110): encoding, validators, a range. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _QUALITY = re.compile(r"q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE
 
 @dataclass(frozen=True)
 class ByteRange:
-    """From the first to the last byte, both of them in it."""
+    """From the first to the last byte, inclusive."""
 
     first: int
     last: int
@@ -22,11 +22,11 @@ class ByteRange:
 
 
 class Unsatisfiable(Exception):
-    """The range begins behind the end."""
+    """The range begins after the end."""
 
 
 def parse_range(header: str | None, size: int) -> ByteRange | None:
-    """The one range that is asked for, or None where the whole answers: none, several, another unit, nonsense.
+    """The range asked for; None if the whole is the answer (no range, several, another unit, nonsense).
 
     Raises `Unsatisfiable`.
     """
@@ -48,7 +48,7 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
 
 
 def accepts_gzip(header: str | None) -> bool:
-    """Whether ``Accept-Encoding`` names gzip with a quality above zero. ``*`` alone asks for nothing."""
+    """Whether ``Accept-Encoding`` names gzip with a quality above zero; ``*`` does not count."""
     for entry in (header or "").lower().split(","):
         coding, _, parameters = entry.partition(";")
         if coding.strip() in ("gzip", "x-gzip"):
@@ -58,12 +58,12 @@ def accepts_gzip(header: str | None) -> bool:
 
 
 def etag(sha256: str, *, is_gzip: bool) -> str:
-    """The strong validator of a snapshot's representation: compressed, other bytes come."""
+    """The strong validator of a snapshot's representation; the compressed bytes have their own."""
     return f'"{sha256}-gzip"' if is_gzip else f'"{sha256}"'
 
 
 def is_known(if_none_match: str | None, current: str) -> bool:
-    """Whether the client has it already: any of its validators is the current one (weak comparison), or ``*``."""
+    """Whether the client has it already: one of its validators is the current one (weak comparison), or ``*``."""
     if if_none_match is None:
         return False
     known = {entry.strip().removeprefix("W/") for entry in if_none_match.split(",")}
@@ -71,12 +71,12 @@ def is_known(if_none_match: str | None, current: str) -> bool:
 
 
 def is_outdated(if_match: str | None, current: str | None) -> bool:
-    """Whether the client wants only bytes that it knows, and these are others (strong comparison)."""
+    """Whether the client only wants bytes that it knows, and these are different (strong comparison)."""
     if if_match is None or if_match.strip() == "*":
         return False
     return current not in {entry.strip() for entry in if_match.split(",")}
 
 
 def may_resume(if_range: str | None, current: str) -> bool:
-    """Whether a range may be answered: the client has the beginning of the same bytes (strong comparison)."""
+    """Whether a range may be answered: the client's beginning is of the same bytes (strong comparison)."""
     return if_range is None or if_range.strip() == current

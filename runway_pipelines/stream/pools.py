@@ -1,7 +1,7 @@
-"""The partners' pools of Snowflake sessions in a process that lives for days (rosters contract, section 6).
+"""Which pool of Snowflake sessions serves a partner, in a process that lives for days (rosters contract, section 6).
 
-What a pool is, is `PartnerSessions`; here is which one serves a partner now: one for each version of its secret, made
-at first use, forgotten once it was refused, retired when the secret moved on.
+There is one `PartnerSessions` for each version of a partner's secret: made at first use, forgotten once refused, and
+retired when the secret changes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ HANG_SECONDS = 3
 
 @dataclass(frozen=True)
 class _Pool:
-    """A partner's pool, and the version of the secret that was current when it was made (None: nobody knew)."""
+    """A partner's pool, and the secret version that was current when it was made (None if unknown)."""
 
     sessions: PartnerSessions
     secret_version: str | None
 
     def serves(self, seen: Observation) -> bool:
-        """Whether it is still good: nothing was refused, and the secret is there and of the version that it was."""
+        """Whether it is still good: no login was refused, and the secret exists in the same version."""
         if self.sessions.refusal is not None or isinstance(seen, Gone):
             return False
         read = self.sessions.secret
@@ -43,7 +43,7 @@ class _Pool:
 
 
 class PartnerPools:
-    """Pools by partner, for all requests; safe for several threads."""
+    """Pools by partner, for all requests; thread-safe."""
 
     def __init__(self, secrets: PartnerSecrets, snowflake: EduSnowflake, *, size: int, acquire_seconds: float) -> None:
         self._secrets = secrets
@@ -52,22 +52,23 @@ class PartnerPools:
         self._acquire_seconds = acquire_seconds
         self._lock = Lock()
         self._pools: dict[str, _Pool] = {}
-        # Of older versions, with sessions that are still in use.
+        # Pools of older secret versions, with sessions still in use.
         self._retired: list[PartnerSessions] = []
         self._is_closed = False
 
     def of(self, partner_id: str, seen: Observation) -> PartnerSessions:
-        """The partner's pool. ``seen`` is what its secret looks like now; where nobody knows, a live pool is good.
+        """The partner's pool. ``seen`` is the state of its secret; if that is unknown, a live pool is good.
 
-        Concurrent first callers get one pool, which reads the secret once. A refused one is forgotten, so that the next
-        caller tries again. Raises `SecretMissing` when the secret is gone, `Unavailable` when the process is about
-        to end.
+        Concurrent first callers share one pool, which reads the secret once. A refused pool is forgotten, so the next
+        caller tries again. Raises `SecretMissing` if the secret is gone, `Unavailable` if the process is ending.
         """
         retired = None
         with self._lock:
             if self._is_closed:
                 raise Unavailable(
-                    expected="a pool of sessions", came="a server that stops", remedy="pull again, from another one"
+                    expected="a pool of sessions",
+                    came="a server that is stopping",
+                    remedy="pull again, from another one",
                 )
             pool = self._pools.get(partner_id)
             if pool is not None and not pool.serves(seen):
@@ -78,7 +79,7 @@ class PartnerPools:
                 version = seen.secret_version if isinstance(seen, Current) else None
                 pool = self._pools[partner_id] = _Pool(self._new(partner_id), version)
         if retired is not None:
-            # Ending sessions are calls to Snowflake; who comes with a new key need not wait for them.
+            # Closing sessions calls Snowflake; a caller with a new key need not wait for that.
             Thread(target=retired.retire, name="retire", daemon=True).start()
         if pool is None:
             raise SecretMissing(
@@ -89,10 +90,7 @@ class PartnerPools:
         return pool.sessions
 
     def can_connect(self, partner_id: str) -> bool:
-        """Whether the partner can be connected to: a live pool, else a fresh look at its secret.
-
-        An error in that look is logged and counts as "cannot".
-        """
+        """Whether the partner has a live pool or, read now, a usable secret; an error is logged and means no."""
         with self._lock:
             pool = self._pools.get(partner_id)
         if pool is not None and pool.sessions.is_live:
@@ -103,32 +101,32 @@ class PartnerPools:
                 parse_connection(secret.name, secret.text)
             return secret is not None
         except RunwayError as error:
-            log.warning("%s: counts as a partner that cannot be connected to: %s", partner_id, error)
+            log.warning("%s: matching is reported as unavailable: %s", partner_id, error)
             return False
 
     def look(self, partner_id: str) -> Observation:
-        """What the partner's secret looks like now."""
+        """The state of the partner's secret now."""
         seen = self._secrets.look(partner_id)
         if isinstance(seen, Unreadable):
-            log.warning("%s: nobody knows which version of its secret is current: %s", partner_id, seen.reason)
+            log.warning("%s: its current secret version is unknown: %s", partner_id, seen.reason)
         return seen
 
     def evict_idle(self) -> int:
-        """End sessions that were idle for `IDLE_SECONDS`; returns how many. To be called every `EVICTION_SECONDS`."""
+        """Close sessions idle for `IDLE_SECONDS`; returns how many. Called every `EVICTION_SECONDS`."""
         with self._lock:
             pools = [pool.sessions for pool in self._pools.values()]
             self._retired = [pool for pool in self._retired if pool.sessions_in_use]
         return sum(pool.evict_idle(IDLE_SECONDS) for pool in pools)
 
     def count(self, of: Callable[[PartnerSessions], int]) -> int:
-        """A sum over the pools, for the metrics."""
+        """The sum of ``of`` over all pools, for the metrics."""
         with self._lock:
             return sum(of(pool) for pool in (*(pool.sessions for pool in self._pools.values()), *self._retired))
 
     def close(self, seconds: float = DRAIN_SECONDS) -> None:
-        """Drain every pool, all at once, each for at most ``seconds``.
+        """Drain all pools at the same time, each for at most ``seconds``.
 
-        Ending a session is a call to Snowflake too: after a moment more, what still hangs is left to the process's end.
+        Closing a session calls Snowflake: what still hangs a moment later is left to the end of the process.
         """
         with self._lock:
             self._is_closed = True
@@ -141,7 +139,7 @@ class PartnerPools:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         if hanging := sum(thread.is_alive() for thread in threads):
-            log.warning("the sessions of %d partners could not be ended in time", hanging)
+            log.warning("the sessions of %d partners could not be closed in time", hanging)
 
     def _new(self, partner_id: str) -> PartnerSessions:
         return PartnerSessions(

@@ -1,43 +1,135 @@
-"""What a pull's thread does: the bytes of a snapshot, or of the warehouse's answer, handed over as they are taken."""
+"""What a pull's thread does: it hands a snapshot's bytes, or the warehouse's, over to the event loop that sends them.
+
+The thread waits while the client is slow, so the memory for a client is bounded, and stops when the client has left.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from threading import Lock, Thread
+from threading import BoundedSemaphore, Event, Lock, Thread
 
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.errors import Permanent, RunwayError, StoredObjectDamaged, Unavailable
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.extraction import checked_pieces, in_small_batches, roster_pieces, select_roster
-from runway_pipelines.stream.handoff import ClientGone, Failed, Finished, Handoff
 from runway_pipelines.stream.negotiation import ByteRange
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.snowflake.client import EduSession, Selection
 
-# Rows that are encoded at once: 1.5 MB of lines, an eighth of what a run has in hand, and no slower.
+# At most PARTS_AHEAD parts of PART_BYTES are on their way to a client, besides what the encoder holds.
+PART_BYTES = 128 * 1024
+PARTS_AHEAD = 8
+# Rows encoded at once: 1.5 MB of lines, an eighth of what a run holds, and no slower.
 ROWS_AT_ONCE = 8_192
-# How often a snapshot is read on from where S3 broke off.
+# Attempts to resume a snapshot where S3 broke off.
 READ_ATTEMPTS = 3
-# 2.6 times as fast as zlib's own choice (530 MB/s of a synthetic roster), for 29 % more bytes.
+# 2.6 times as fast as zlib's default (530 MB/s of a synthetic roster), for 29 % more bytes.
 GZIP_LEVEL = 2
-_GZIP = 31  # zlib's window bits for gzip's own header
+_GZIP = 31  # zlib's window bits with gzip's header
 
 
 class NoRoom(Unavailable):
-    """As many pulls are under way as the process can have."""
+    """The process, or the partner, has as many pulls under way as it may."""
+
+
+class ClientGone(Exception):
+    """Nobody wants the bytes any more."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The thread ended with this error; what it handed over is incomplete."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Everything was handed over."""
+
+
+@dataclass(frozen=True)
+class Abandoned:
+    """The client left, or was too slow, before the thread was done."""
+
+    reason: str = ""
+
+
+Ending = Failed | Finished | Abandoned
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> bool:
+    """Have the loop call it, from a thread; False if the loop is closed because the server has stopped."""
+    try:
+        loop.call_soon_threadsafe(callback)
+    except RuntimeError:
+        return False
+    return True
+
+
+class Handoff:
+    """One producer thread, and one consumer in the event loop that created this."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parts: asyncio.Queue[bytes | Ending] = asyncio.Queue()
+        self._room = BoundedSemaphore(PARTS_AHEAD)
+        self._gone = Event()
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the consumer has left."""
+        return self._gone.is_set()
+
+    def put(self, piece: bytes | memoryview) -> None:
+        """In the thread: hand over a piece of any size, waiting for room. Raises `ClientGone`."""
+        for start in range(0, len(piece), PART_BYTES):
+            self._room.acquire()
+            if self._gone.is_set():
+                raise ClientGone
+            self._call(bytes(piece[start : start + PART_BYTES]))
+
+    def end(self, ending: Failed | Finished) -> None:
+        """In the thread: the last word, even if nobody listens."""
+        with suppress(ClientGone):
+            self._call(ending)
+
+    def _call(self, item: bytes | Ending) -> None:
+        if not call_soon(self._loop, lambda: self._parts.put_nowait(item)):
+            self._gone.set()
+            raise ClientGone
+
+    async def get(self) -> bytes | Ending:
+        """In the loop: the next part, or how it ended; once abandoned, nothing on its way is sent."""
+        item = Abandoned() if self._gone.is_set() else await self._parts.get()
+        if self._gone.is_set():
+            return Abandoned()
+        if isinstance(item, bytes):
+            self._room.release()
+        return item
+
+    def abandon(self) -> None:
+        """In the loop: the consumer leaves; a thread waiting for room wakes and stops."""
+        if not self._gone.is_set():
+            self._gone.set()
+            self._parts.put_nowait(Abandoned())
+            with suppress(ValueError):  # there was room
+                self._room.release()
 
 
 @dataclass
 class Pull:
     """One pull, as its thread and the event loop see it.
 
-    ``on_ready`` is called (by the thread) when it has what it waited for, ``on_end`` when the thread is done: also when
-    none could be started.
+    The thread calls ``on_ready`` once it has what it waited for. ``on_end`` is called when the thread is done, or if it
+    could not be started.
     """
 
     handoff: Handoff
@@ -51,7 +143,7 @@ class Pull:
     _lock: Lock = field(default_factory=Lock)
 
     def start(self, work: Callable[[Pull], None]) -> None:
-        """Do the work in a thread of its own, which no shutdown waits for. Raises `NoRoom`."""
+        """Do the work in its own thread, which no shutdown waits for. Raises `NoRoom`."""
         try:
             Thread(target=self._run, args=(work,), name="pull", daemon=True).start()
         except RuntimeError:
@@ -71,7 +163,7 @@ class Pull:
         except RunwayError as error:
             ending = Failed(error)
         except Exception as error:  # noqa: BLE001
-            # A library's error that nobody mapped: its text may quote a row.
+            # An unmapped error of a library: its text may quote a row.
             ending = Failed(
                 Permanent(expected="a roster", came=f"an unexpected {type(error).__name__}", remedy="report it")
             )
@@ -80,7 +172,7 @@ class Pull:
             self.on_end()
 
     def hand_over(self, pieces: Iterator[memoryview] | Iterator[bytes]) -> None:
-        """All of the pieces, compressed where the client wants that; raises `ClientGone`."""
+        """Hand over all pieces, compressed if the client accepts that; raises `ClientGone`."""
         if not self.is_gzip:
             for piece in pieces:
                 self.handoff.put(piece)
@@ -91,9 +183,9 @@ class Pull:
         self.handoff.put(compressor.flush())
 
     def select(self, session: EduSession, tenant: PartnerTenant, runway_run_id: int) -> Selection | None:
-        """Run the statement, which `abandon` stops; None where the client had left before.
+        """Run the statement, which `abandon` stops; None if the client had already left.
 
-        Raises `ClientGone` when the session is being ended, also where the answer came first: nobody may use it again.
+        Raises `ClientGone` if the session is being closed, even if the answer came first: nobody may use it again.
         """
         with self._lock:
             if self.handoff.is_abandoned:
@@ -109,10 +201,10 @@ class Pull:
         return selection
 
     def abandon(self) -> None:
-        """The client left (called in the loop): stop the thread, and the statement that it waits for.
+        """In the loop: the client left; stop the thread and the statement it waits for.
 
-        Snowflake aborts what a session runs when the session ends; the driver has no other public way to stop a
-        statement whose id is not known yet.
+        Closing its session makes Snowflake abort the statement; the driver has no other public way to stop one whose id
+        is not known yet.
         """
         self.handoff.abandon()
         with self._lock:
@@ -124,14 +216,14 @@ class Pull:
 
 @dataclass(frozen=True)
 class WarehousePull:
-    """The roster as the warehouse has it now."""
+    """The roster that the warehouse has now."""
 
     sessions: PartnerSessions
     tenant: PartnerTenant
     runway_run_id: int
 
     def __call__(self, pull: Pull) -> None:
-        """Raises our errors; a session that saw none goes back to the pool, also when the client left."""
+        """Raises our errors; a session without one returns to the pool, even if the client left."""
         with self.sessions.session() as session:
             pull.on_ready()
             selection = pull.select(session, self.tenant, self.runway_run_id)
@@ -161,7 +253,7 @@ class WarehousePull:
 
 @dataclass(frozen=True)
 class SessionProof:
-    """That a session can be had, and nothing more: for HEAD, which must not cost a statement."""
+    """Only proves that a session can be had: for HEAD, which must not cost a statement."""
 
     sessions: PartnerSessions
 
@@ -172,9 +264,9 @@ class SessionProof:
 
 @dataclass(frozen=True)
 class SnapshotPull:
-    """The bytes of a snapshot, or a part of them, whose end is withheld until the whole was compared with its digest.
+    """A snapshot's bytes, or a part of them; the last chunk is withheld until the whole matches its digest.
 
-    A part that reaches the end is read from the beginning, for who resumes a download has the rest of the same bytes.
+    So a part that reaches the end is read from the beginning: a client that resumes has the bytes before it.
     """
 
     store: ObjectStore
@@ -185,7 +277,7 @@ class SnapshotPull:
     on_damage: Callable[[], object] = lambda: None
 
     def __call__(self, pull: Pull) -> None:
-        """Raises `Unavailable` when S3 breaks off again and again, `StoredObjectDamaged` for other bytes."""
+        """Raises `Unavailable` if S3 keeps breaking off, `StoredObjectDamaged` if the digest differs."""
         pull.on_ready()
         chunks = self._read(pull, self.part.first) if self.part.last < self.size - 1 else self._verified(pull)
         pull.hand_over(_counted(chunks, pull))
@@ -203,7 +295,7 @@ class SnapshotPull:
                 if position <= self.part.last:
                     raise Unavailable(expected="the rest of an object", came="its end", remedy="try again")
             except Unavailable:
-                # S3 hangs up on a reader that is slow; a snapshot never changes, so it is read on from there.
+                # S3 hangs up on a slow reader; a snapshot never changes, so reading can resume.
                 attempts += 1
                 if attempts == READ_ATTEMPTS:
                     raise

@@ -1,4 +1,4 @@
-"""Answers that are no roster: a status, a word for machines and a sentence, none of which quotes anything."""
+"""Answers without a roster: a status, a word for machines and a sentence, none of which quotes anything."""
 
 from __future__ import annotations
 
@@ -33,40 +33,47 @@ class Refusal(Exception):
 
 
 def unauthorized() -> Refusal:
-    """The same for every reason: who holds no token learns nothing of runs."""
+    """The same answer for every reason: without a token, nobody learns anything about runs."""
     return Refusal(
         401,
         "unauthorized",
-        "A bearer token for this run is needed.",
+        "A bearer token for this run is required.",
         {"WWW-Authenticate": 'Bearer error="invalid_token"'},
     )
 
 
 def refused(request: Request, refusal: Exception) -> JSONResponse:
-    """Starlette's handler of `Refusal`."""
+    """Handles `Refusal`."""
     said: Refusal = refusal  # type: ignore[assignment]
     return _answer(said.status, said.error, said.message, said.headers)
 
 
 def unrouted(request: Request, error: Exception) -> JSONResponse:
-    """Starlette's handler of its own 404 and 405."""
+    """Handles Starlette's 404 and 405."""
     refusal: HTTPException = error  # type: ignore[assignment]
     word = re.sub(r"\W+", "_", refusal.detail.lower())
     return _answer(refusal.status_code, word, f"{refusal.detail}.", refusal.headers)
 
 
 def failed(request: Request | None, error: Exception) -> JSONResponse:
-    """500, with a reference that finds the reason in the log; the reason names accounts, so it stays there."""
+    """A 500 whose reference leads to the reason in the log: the reason names accounts, so it stays there."""
     path = "a request" if request is None else request.url.path
     reference = uuid.uuid4().hex[:12]
     if isinstance(error, RunwayError):
         log.error("%s failed: %s (reference %s)", path, error, reference)
     else:
-        # Its text may quote a row or a token; its place does not.
+        # Its text may quote a row or a token; its traceback does not.
         place = "".join(traceback.format_tb(error.__traceback__))
         log.error("%s failed: unexpected %s (reference %s) at\n%s", path, type(error).__name__, reference, place)
-    word = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower() if isinstance(error, RunwayError) else "defect"
-    return _answer(500, word, f"The server's log says why, under the reference {reference}.", None)
+    return _answer(500, _word(error), f"The server's log says why, under the reference {reference}.", None)
+
+
+def _word(error: Exception) -> str:
+    """The error's class in snake case; to a client, a partner's secret is its credentials."""
+    if not isinstance(error, RunwayError):
+        return "defect"
+    word = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+    return word.replace("secret_", "credentials_")
 
 
 def _answer(status: int, error: str, message: str, headers: Mapping[str, str] | None) -> JSONResponse:
@@ -76,9 +83,9 @@ def _answer(status: int, error: str, message: str, headers: Mapping[str, str] | 
 
 
 class Guard:
-    """The outermost layer: no exception reaches uvicorn, which would log its text.
+    """The outermost layer: keeps exceptions from uvicorn, which would log their texts.
 
-    Before the first byte it is a 500, after it the response stays without its end, and uvicorn closes the connection.
+    Before the first byte the answer is a 500; after it, the response stays incomplete and uvicorn hangs up.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -88,7 +95,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope["app"] = self  # without one, Starlette's router answers its 404 and 405 itself, as text
+        scope["app"] = self  # without it, Starlette's router answers 404 and 405 itself, as text
         is_started = False
 
         async def note(message: Message) -> None:

@@ -15,9 +15,7 @@ from starlette.responses import Response
 from runway_pipelines.errors import RunwayError, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.manifest import Pointer, pointer_key, snapshot_key
-from runway_pipelines.stream.blocking import BlockingCalls
-from runway_pipelines.stream.damaged import DamagedSnapshots
-from runway_pipelines.stream.handoff import Abandoned, Ending, Failed, Handoff, call_soon
+from runway_pipelines.stream.limits import BlockingCalls, Places
 from runway_pipelines.stream.metrics import Metrics
 from runway_pipelines.stream.negotiation import (
     ByteRange,
@@ -29,12 +27,22 @@ from runway_pipelines.stream.negotiation import (
     may_resume,
     parse_range,
 )
-from runway_pipelines.stream.places import Places
 from runway_pipelines.stream.pools import PartnerPools
-from runway_pipelines.stream.pulls import NoRoom, Pull, SessionProof, SnapshotPull, WarehousePull
+from runway_pipelines.stream.pulls import (
+    Abandoned,
+    Ending,
+    Failed,
+    Handoff,
+    NoRoom,
+    Pull,
+    SessionProof,
+    SnapshotPull,
+    WarehousePull,
+    call_soon,
+)
 from runway_pipelines.stream.refusals import Refusal
 from runway_pipelines.stream.runs import RunTenant
-from runway_pipelines.stream.sources import Source, choose
+from runway_pipelines.stream.sources import DamagedSnapshots, Source, choose
 from runway_pipelines.stream.streaming import JSON_LINES, Patience, PullRecord, RosterResponse, first_part, unless_gone
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observation

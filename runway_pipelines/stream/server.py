@@ -1,6 +1,6 @@
 """The stream's process: the socket, uvicorn, and how it stops.
 
-On SIGTERM nobody new is let in, pulls in flight get their grace, then the pools are drained and the process ends.
+On SIGTERM it accepts no more requests, gives pulls in flight their grace, drains the pools and ends.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.services import RosterServices
     from runway_pipelines.settings import Settings
 
-# Longer than a load balancer keeps an idle connection, which would otherwise be used after we closed it: its idle
-# timeout has to be some minutes where it also ends a wait for the first byte (AWS's Application Load Balancer).
+# Longer than a load balancer keeps an idle connection, or it would use one that we have closed. AWS's Application Load
+# Balancer applies its idle timeout to the wait for the first byte too, so that has to be some minutes.
 KEEP_ALIVE_SECONDS = 310
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 
 
 def listen(host: str, port: int, *, stall_seconds: int) -> socket.socket:
-    """A listening socket whose connections notice that a client is gone, or takes nothing for ``stall_seconds``.
+    """A listening socket whose connections end if a client vanishes, or reads nothing for ``stall_seconds``.
 
-    Both are the kernel's work, and inherited by what is accepted; asyncio alone would hold the session of a client
-    that stopped reading for ever. Raises `ConfigurationError` when the address cannot be had.
+    The kernel does both, and accepted connections inherit it; asyncio alone would hold the session of a client that
+    stopped reading forever. Raises `ConfigurationError` if the address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
@@ -50,7 +50,7 @@ def listen(host: str, port: int, *, stall_seconds: int) -> socket.socket:
         raise ConfigurationError(
             expected=f"to listen on {host}:{port}",
             came=error.strerror or type(error).__name__,
-            remedy="say another --host or --port",
+            remedy="choose another --host or --port",
         ) from None
     listener.listen(512)
     return listener
@@ -59,13 +59,13 @@ def listen(host: str, port: int, *, stall_seconds: int) -> socket.socket:
 def serve(
     settings: Settings, services: RosterServices, *, host: str, port: int, on_ready: Callable[[int], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT; ``on_ready`` is told the port once requests are answered."""
+    """Serve until SIGTERM or SIGINT; ``on_ready`` gets the port once requests are answered."""
     _log_to_stderr(settings)
     app = build_app(settings, services)
     listener = listen(host, port, stall_seconds=settings.stream.stall_seconds)
     config = uvicorn.Config(
         app,
-        # What is tested is what runs: the optional parser and loop end a torn response in code of their own.
+        # Run what is tested: the optional parser and loop have their own code to end a torn response.
         http="h11",
         loop="asyncio",
         ws="none",
@@ -80,7 +80,7 @@ def serve(
 
 
 def _log_to_stderr(settings: Settings) -> None:
-    """Our lines and uvicorn's; of others only what is wrong. As JSON where no person reads it, as everywhere."""
+    """Log our lines and uvicorn's at INFO, others' at WARNING; as JSON unless a person reads them."""
     handler = logging.StreamHandler()
     is_text = settings.general.log_format == "text" or (settings.general.log_format == "auto" and sys.stderr.isatty())
     handler.setFormatter(logging.Formatter(_TEXT) if is_text else JsonLines())
@@ -90,7 +90,7 @@ def _log_to_stderr(settings: Settings) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Says when it takes connections."""
+    """Reports when it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[int], None]) -> None:
         super().__init__(config)

@@ -1,16 +1,20 @@
-"""Where a pull is served from: a pure decision of what is published, the secret's version and the time."""
+"""Where a pull is served from: a pure decision, and the damaged snapshots that must not serve."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from threading import Lock
 
+from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.manifest import Pointer
+
+MOST_REMEMBERED = 1_000
 
 
 class Source(StrEnum):
-    """What ``?source=`` may say, and (without ``auto``) what ``X-Roster-Source`` does."""
+    """The values of ``?source=`` and (without ``auto``) of ``X-Roster-Source``."""
 
     SNAPSHOT = "snapshot"
     WAREHOUSE = "warehouse"
@@ -28,10 +32,10 @@ class Choice:
 def choose(
     requested: Source, published: Pointer | None, secret_version: str | None, *, now: datetime, fresh_for: timedelta
 ) -> Choice:
-    """Which of the two serves a pull.
+    """Choose between snapshot and warehouse.
 
-    ``published`` is None when there is nothing that can be read; ``secret_version`` is the secret's version now, None
-    when there is none or nobody knows. An operator who asks for the snapshot gets it however old it is.
+    ``published`` is None if nothing readable is published; ``secret_version`` is the current one, None if unknown or
+    gone. An operator who asks for the snapshot gets it at any age.
     """
     if requested is Source.WAREHOUSE:
         return Choice(None, "it was asked for")
@@ -53,3 +57,27 @@ def _moment(text: str) -> datetime | None:
     except ValueError:
         return None
     return moment if moment.tzinfo is not None else None
+
+
+class DamagedSnapshots:
+    """Snapshots whose bytes are not those that were published, each until its tenant's pointer is rewritten.
+
+    The run that rewrites the pointer checks the snapshot. Thread-safe; kept in this process alone and for
+    `MOST_REMEMBERED` tenants, because forgetting one costs only one torn pull.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._pointers: dict[PartnerTenant, Pointer] = {}
+
+    def remember(self, tenant: PartnerTenant, pointer: Pointer) -> None:
+        """Note that the pointer's snapshot is damaged."""
+        with self._lock:
+            self._pointers.pop(tenant, None)
+            while len(self._pointers) >= MOST_REMEMBERED:
+                del self._pointers[next(iter(self._pointers))]
+            self._pointers[tenant] = pointer
+
+    def is_known(self, tenant: PartnerTenant, pointer: Pointer) -> bool:
+        """Whether it was noted, and nothing has been published since."""
+        return self._pointers.get(tenant) == pointer

@@ -1,7 +1,7 @@
-"""A response whose body comes from a pull's thread, and which never ends cleanly unless the roster did.
+"""A response whose body comes from a pull's thread, and which ends cleanly only if the roster is complete.
 
-A failure after the first byte leaves the response without its end: uvicorn then closes the connection, and the client
-sees a chunked body without its last chunk, or fewer bytes than Content-Length said.
+After a failure behind the first byte, uvicorn closes the connection: the client sees a chunked body without its last
+chunk, or fewer bytes than Content-Length.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from starlette.responses import Response
 
 from runway_pipelines.errors import Unavailable
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.stream.handoff import Abandoned, Ending, Failed, Finished, call_soon
 from runway_pipelines.stream.metrics import Metrics
-from runway_pipelines.stream.pulls import Pull
+from runway_pipelines.stream.pulls import Abandoned, Ending, Failed, Finished, Pull, call_soon
 from runway_pipelines.stream.sources import Source
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ JSON_LINES = "application/x-ndjson"
 
 @dataclass
 class PullRecord:
-    """What is said of a pull when it is over, in one log line and in the metrics."""
+    """What the log line and the metrics say about a finished pull."""
 
     tenant: PartnerTenant
     runway_run_id: int
@@ -48,7 +47,7 @@ class PullRecord:
         self.metrics.first_byte.labels(self.source).observe(time.monotonic() - self.started)
 
     def over(self, ended: str, reason: str = "") -> None:
-        """One line a fetch (contract, section 6)."""
+        """Log one line per fetch (rosters contract, section 6)."""
         seconds = time.monotonic() - self.started
         self.metrics.pulls.labels(self.source, ended).inc()
         self.metrics.bytes.labels(self.source).inc(self.sent)
@@ -71,9 +70,9 @@ class PullRecord:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a pull waits for its client: for ``seconds``, and as long as what it took takes at the least rate.
+    """How long a pull waits for its client: ``seconds``, plus the time that the bytes sent take at the lowest rate.
 
-    An average of the whole pull: what is seen of a client comes in lumps, for the kernel tells of room in its buffer
+    The rate is an average over the whole pull: progress is seen in lumps, because the kernel reports room in its buffer
     only when a third of up to 4 MB is free. Time in which the client waits for us does not count.
     """
 
@@ -81,12 +80,12 @@ class Patience:
     bytes_per_second: int
 
     def left(self, sent: int, waited: float) -> float:
-        """Seconds for the next part, of a client that was waited for so long."""
+        """Seconds left for the next part, after ``waited`` seconds in total."""
         return self.seconds + sent / self.bytes_per_second - waited
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, bytes | Ending]) -> bytes | Ending:
-    """What the work gives; a client that leaves before cancels it."""
+    """The work's result; cancelled if the client leaves first."""
     working, leaving = asyncio.create_task(work), asyncio.create_task(_gone(request))
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -98,9 +97,9 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, bytes | Ending
 
 
 async def first_part(pull: Pull, work: Callable[[Pull], None], acquire_seconds: float) -> bytes | Ending:
-    """Start the pull; its first bytes, or why there are none. Who cancels this abandons the pull.
+    """Start the pull; its first bytes, or why there are none. Cancelling abandons the pull.
 
-    Until the pull has its session, for at most ``acquire_seconds``; from then on for as long as the statement takes.
+    Waits ``acquire_seconds`` for the pull's session, and then as long as the statement takes.
     """
     loop = asyncio.get_running_loop()
     try:
@@ -119,7 +118,7 @@ async def first_part(pull: Pull, work: Callable[[Pull], None], acquire_seconds: 
             Unavailable(
                 expected=f"a session within {acquire_seconds:g} s",
                 came="none",
-                remedy="pull again; raise RUNWAY_STREAM_SESSIONS_PER_PARTNER if it stays",
+                remedy="pull again; raise RUNWAY_STREAM_SESSIONS_PER_PARTNER if it persists",
             )
         )
     except asyncio.CancelledError:
@@ -138,7 +137,7 @@ async def _abandon_when_gone(pull: Pull, request: Request) -> None:
 
 
 class RosterResponse(Response):
-    """The rest of a pull, of which ``first`` is there already."""
+    """A pull's response, of which ``first`` has arrived."""
 
     def __init__(
         self,
@@ -151,7 +150,7 @@ class RosterResponse(Response):
         status: int,
         headers: Mapping[str, str],
     ) -> None:
-        # Not Response.__init__: it would say that the body has no bytes.
+        # Response.__init__ would declare an empty body.
         self.status_code = status
         self.background = None
         self.raw_headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
@@ -163,7 +162,7 @@ class RosterResponse(Response):
         self._waited = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send what comes, as fast as the client takes it."""
+        """Send parts as they come, as fast as the client reads."""
         watch = asyncio.create_task(_abandon_when_gone(self._pull, self._request))
         ending: Ending = Abandoned()
         try:
@@ -184,11 +183,11 @@ class RosterResponse(Response):
             if isinstance(part, Finished):
                 await self._send_body(send, b"")
         except TimeoutError:
-            return Abandoned("the client took too little for too long")
+            return Abandoned("the client read too slowly")
         return part
 
     async def _send_body(self, send: Send, part: bytes) -> None:
-        """A part, or the end; raises `TimeoutError` for a client that is too slow."""
+        """Send a part, or the end; raises `TimeoutError` if the client is too slow."""
         began = time.monotonic()
         async with asyncio.timeout(self._patience.left(self._record.sent, self._waited)):
             await send({"type": "http.response.body", "body": part, "more_body": bool(part)})
@@ -197,7 +196,7 @@ class RosterResponse(Response):
 
     def _note(self, ending: Ending) -> None:
         self._record.lines = self._pull.lines
-        # A client that has all it was promised may leave before the thread says that it has finished.
+        # A client with all promised bytes may leave before the thread says that it has finished.
         has_all = self.headers.get("content-length") == str(self._record.sent)
         if isinstance(ending, Finished) or has_all:
             self._record.over("complete")

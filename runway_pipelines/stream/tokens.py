@@ -1,24 +1,35 @@
-"""Run-scoped bearer tokens: who may pull which run's roster. Pure, but for the clock inside PyJWT.
+"""Run-scoped bearer tokens, and the keys that sign them. Pure, but for clocks and the log.
 
-A token is an HS256 JWT of the application with an expiry, our audience and the run's id in a claim; it is good for that
-run alone. No token, and nothing of one, leaves this module.
+A token is the application's HS256 JWT with an expiry, our audience and a Runway run's id in a claim; it opens only that
+run's roster. No token, and no part of one, leaves this module.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 
 import jwt
 
-ALGORITHM = "HS256"
-# Shorter than the digest, a key is the weakest part (RFC 7518, section 3.2).
-LEAST_KEY_BYTES = 32
-LONGEST_HEADER = 8192
+from runway_pipelines.errors import ConfigurationError, RunwayError
+from runway_pipelines.systems.aws.secret_versions import SecretVersion
+
+log = logging.getLogger(__name__)
+READ_AGAIN_SECONDS = 60
+_ALGORITHM = "HS256"
+# A key shorter than the digest would be the weakest part (RFC 7518, section 3.2).
+_LEAST_KEY_BYTES = 32
+_LONGEST_HEADER = 8192
 _TYPE_CLAIM = "type"
 _ACCESS = "access"
+
+TokenKeys = Callable[[], tuple[bytes, ...]]  # the keys that are valid now, the newest first
+ReadSecret = Callable[[str, str], SecretVersion | None]  # by name and stage
 
 
 class TokenRefused(Exception):
@@ -31,7 +42,7 @@ class TokenRefused(Exception):
 
 @dataclass(frozen=True)
 class TokenRules:
-    """What a token must hold."""
+    """What a token must contain."""
 
     audience: str
     run_claim: str
@@ -39,8 +50,8 @@ class TokenRules:
     def check(self, authorization: str | None, runway_run_id: str, keys: Sequence[bytes]) -> None:
         """Raise `TokenRefused` unless ``authorization`` (the header) holds a token for the run of the path.
 
-        The signature is compared in constant time by PyJWT, the run id here. Of the two kinds of token that the
-        application makes, only the one for access opens anything.
+        PyJWT compares the signature in constant time, and this method the run's id. The application makes two types of
+        token; only an access token is accepted.
         """
         claims = self._claims(_bearer(authorization), keys)
         if claims.get(_TYPE_CLAIM, _ACCESS) != _ACCESS:
@@ -48,7 +59,7 @@ class TokenRules:
         claimed = claims[self.run_claim]
         if isinstance(claimed, bool) or not isinstance(claimed, int | str):
             raise TokenRefused("claims")
-        # backslashreplace: JSON may hold half a surrogate pair, which UTF-8 cannot.
+        # backslashreplace: JSON may hold half a surrogate pair, which UTF-8 cannot encode.
         if not hmac.compare_digest(str(claimed).encode(errors="backslashreplace"), runway_run_id.encode()):
             raise TokenRefused("run")
 
@@ -59,9 +70,9 @@ class TokenRules:
                 return jwt.decode(
                     token,
                     key,
-                    algorithms=[ALGORITHM],
+                    algorithms=[_ALGORITHM],
                     audience=self.audience,
-                    # iat says when a token was made, not when it is good; two clocks a second apart must not matter.
+                    # iat does not limit when a token is valid; two clocks a second apart must not matter.
                     options={"require": ["exp", "aud", self.run_claim], "verify_iat": False},
                 )
             except jwt.InvalidSignatureError:
@@ -73,7 +84,7 @@ class TokenRules:
             except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
                 refusal = "claims"
             break
-        # Outside of the handlers: what PyJWT raised may quote the token.
+        # Outside the handlers: PyJWT's error may quote the token.
         raise TokenRefused(refusal)
 
     def mint(self, runway_run_id: int, key: bytes, *, valid_for: timedelta) -> str:
@@ -84,13 +95,94 @@ class TokenRules:
             "aud": self.audience,
             "exp": datetime.now(UTC) + valid_for,
         }
-        return jwt.encode(claims, key, algorithm=ALGORITHM)
+        return jwt.encode(claims, key, algorithm=_ALGORITHM)
 
 
 def _bearer(authorization: str | None) -> str:
     if authorization is None:
         raise TokenRefused("none")
     scheme, _, token = authorization.partition(" ")
-    if len(authorization) > LONGEST_HEADER or scheme.lower() != "bearer" or not token.strip():
+    if len(authorization) > _LONGEST_HEADER or scheme.lower() != "bearer" or not token.strip():
         raise TokenRefused("no bearer token")
     return token.strip()
+
+
+def token_keys(secret_name: str | None, key: str | None, read_secret: ReadSecret) -> TokenKeys:
+    """The keys in the secret, else ``key``; raises `ConfigurationError` without a key, or if one is too short."""
+    if secret_name:
+        keys = SecretKeys(secret_name, read_secret)
+        keys()
+        return keys
+    if key:
+        checked = _checked("RUNWAY_STREAM_TOKEN_KEY", key)
+        return lambda: (checked,)
+    raise ConfigurationError(
+        expected="RUNWAY_STREAM_TOKEN_SECRET or RUNWAY_STREAM_TOKEN_KEY",
+        came="neither",
+        remedy="name the secret with the key that signs the application's tokens",
+    )
+
+
+class SecretKeys:
+    """A secret's current key, and the previous one for tokens signed before a rotation.
+
+    While the secret cannot be read, the last keys stay valid; while one request reads it, no other waits.
+    """
+
+    def __init__(self, name: str, read_secret: ReadSecret, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
+        self._read_secret = read_secret
+        self._clock = clock
+        self._lock = Lock()
+        self._keys: tuple[bytes, ...] = ()
+        self._read_at = 0.0
+
+    def __call__(self) -> tuple[bytes, ...]:
+        """The keys; raises our errors only until the first successful read."""
+        # Otherwise, a service that hangs would hold up every request for a minute out of every two.
+        if self._lock.acquire(blocking=not self._keys):
+            try:
+                self._refresh()
+            finally:
+                self._lock.release()
+        return self._keys
+
+    def _refresh(self) -> None:
+        if self._keys and self._clock() - self._read_at < READ_AGAIN_SECONDS:
+            return
+        try:
+            self._keys = self._read()
+        except RunwayError as error:
+            if not self._keys:
+                raise
+            log.warning("the tokens' key could not be read again, and the last one stays: %s", error)
+        self._read_at = self._clock()
+
+    def _read(self) -> tuple[bytes, ...]:
+        current = self._read_secret(self._name, "AWSCURRENT")
+        if current is None:
+            raise ConfigurationError(
+                expected=f"the secret {self._name}", came="no secret of that name", remedy="create it"
+            )
+        key = _checked(f"secret {self._name}", current.text)
+        previous = self._read_secret(self._name, "AWSPREVIOUS")
+        # A short one is the placeholder that the secret was created with: it never signed a token.
+        return (key,) if previous is None or not _is_long_enough(previous.text) else (key, _bytes(previous.text))
+
+
+def _bytes(text: str) -> bytes:
+    return text.strip().encode()
+
+
+def _is_long_enough(text: str) -> bool:
+    return len(_bytes(text)) >= _LEAST_KEY_BYTES
+
+
+def _checked(where: str, text: str) -> bytes:
+    if not _is_long_enough(text):
+        raise ConfigurationError(
+            expected=f"a key of at least {_LEAST_KEY_BYTES} bytes in {where}",
+            came=f"{len(_bytes(text))} bytes",
+            remedy="put a random one there, and into the application",
+        )
+    return _bytes(text)

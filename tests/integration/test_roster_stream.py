@@ -513,7 +513,7 @@ class TestPayload:
             partner.put_secret("not JSON")
         expected = {"crossYearMatchAvailable": False, "appUrls": {}}
         assert server.get(f"/earthbeam/jobs/{run}/cross-year", run).json() == expected
-        assert ("counts as a partner that cannot be connected to" in server.log()) >= (trouble == "malformed")
+        assert ("matching is reported as unavailable" in server.log()) >= (trouble == "malformed")
 
     def test_a_live_pool_is_enough(self, server: StreamServer, partner: TestPartner, run: int) -> None:
         assert server.pull(run, "?source=warehouse").status_code == 200
