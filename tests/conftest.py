@@ -2,10 +2,13 @@
 
 import functools
 import os
+from collections.abc import Iterator
 
 import botocore.session
 import pytest
 from hypothesis import HealthCheck, settings
+
+from runway_pipelines.local.clean import remove_state
 
 # A slow machine fails no property: there is no deadline, and generating may take its time.
 _patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -21,3 +24,12 @@ os.environ["SNOWFLAKE_DISABLE_PLATFORM_DETECTION"] = "true"
 def pytest_configure(config: pytest.Config) -> None:
     """Before the test modules are imported: `@settings` takes its defaults from the profile of that moment."""
     settings.load_profile("fast" if config.option.markexpr == "not slow" else "full")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_data_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As root, Postgres' data are outside of pytest's folders, which only root may enter: remove what links there."""
+    yield
+    for data in list(tmp_path_factory.getbasetemp().glob("**/postgres")):
+        if data.is_symlink():
+            remove_state(data.parent)

@@ -11,46 +11,22 @@ import os
 import sys
 
 PR_SET_PDEATHSIG = 1
-PR_SET_KEEPCAPS = 8
-PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 47, 2
-CAP_DAC_OVERRIDE = 1
-CAPABILITY_VERSION_3 = 0x20080522
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(parent_pid: int, death_signal: int) -> None:
     """Have the kernel send death_signal when the parent ends, however it ends. Linux only."""
     if not sys.platform.startswith("linux"):
         return
-    _libc().prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
     if os.getppid() != parent_pid:  # it ended between our fork and the line above
         sys.exit("the parent process is gone")
 
 
 def become(uid: int, gid: int) -> None:
-    """Change to an unprivileged user, keeping only the right to pass folders that are closed to it, such as /root."""
-    linux = sys.platform.startswith("linux")
-    if linux:
-        _libc().prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    """Change to an unprivileged user for good."""
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
-    if linux:
-        _keep_folder_access()
-
-
-def _keep_folder_access() -> None:
-    # Best effort: a container may lack the capability. Then the folders on the way must be open to everyone.
-    mask = 1 << CAP_DAC_OVERRIDE
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    # effective, permitted, inheritable: their low words, then their high ones
-    sets = (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0)
-    libc = _libc()
-    if libc.capset(header, sets) == 0:
-        libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0)
 
 
 def main(arguments: list[str]) -> None:

