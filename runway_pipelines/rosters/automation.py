@@ -1,4 +1,4 @@
-"""When rosters are refreshed: the job, and the schedule that asks for one run a partner."""
+"""When rosters are refreshed: the job, and the schedule that requests one run for each partner."""
 
 from logging import Logger
 
@@ -18,7 +18,7 @@ JOB_NAME = "partner_rosters_job"
 partner_rosters_job = dg.define_asset_job(
     JOB_NAME,
     selection=dg.AssetSelection.assets(EDU_CONNECTION, PARTNER_ROSTER_INDEX),
-    description="Try a partner's credentials, then refresh and publish all of its rosters.",
+    description="Tries a partner's credentials, then refreshes and publishes all of its rosters.",
     executor_def=dg.in_process_executor,
     owners=OWNERS,
     tags=domain("rosters"),
@@ -28,7 +28,7 @@ partner_rosters_job = dg.define_asset_job(
 def build_daily_schedule(
     cron_schedule: str, timezone: str, large_runs: LargeRuns = NO_LARGE_RUNS
 ) -> dg.ScheduleDefinition:
-    """Every partner's rosters, once a day."""
+    """Refreshes every partner's rosters once a day."""
 
     @dg.schedule(
         name="partner_rosters_daily_schedule",
@@ -37,7 +37,7 @@ def build_daily_schedule(
         execution_timezone=timezone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         owners=OWNERS,
-        description="One run for each partner, keyed by day: a tick that is repeated asks for nothing new.",
+        description="Requests one run a day for each partner that has a secret. Repeating a tick requests nothing new.",
     )
     def partner_rosters_daily_schedule(
         context: dg.ScheduleEvaluationContext, secrets: PartnerSecrets
@@ -45,7 +45,7 @@ def build_daily_schedule(
         day = context.scheduled_execution_time.date().isoformat()
         partners = sorted(context.instance.get_dynamic_partitions(PARTNERS_NAME))
         if not partners:
-            return dg.SkipReason("no partner has rosters yet: bring the partitions in line with the registry")
+            return dg.SkipReason("no partner has rosters yet: partner_tenants_sync_sensor adds them from the registry")
         gone = _without_secret(secrets, partners, context.log)
         if len(gone) == len(partners):
             return dg.SkipReason(f"none of the {len(gone)} partners has a secret")
@@ -60,14 +60,15 @@ def build_daily_schedule(
 
 
 def _without_secret(secrets: PartnerSecrets, partners: list[str], log: Logger) -> dict[str, str]:
-    """The partners that cannot be refreshed, with the reason; none where Secrets Manager does not answer: a run that
-    fails says more than one that was never asked for.
+    """The partners that cannot be refreshed, with the reason.
+
+    None if Secrets Manager does not answer: a failed run tells more than one that was never requested.
     """
     try:
         gone = secrets.gone(partners)
     except RunwayError as error:
-        log.warning(f"every partner is asked for, whether it has a secret or not: {error}")
+        log.warning(f"runs are requested for all partners, with or without a secret: {error}")
         return {}
     for partner_id, reason in gone.items():
-        log.warning(f"{partner_id} is out of the schedule: of its secret, {reason}")
+        log.warning(f"{partner_id} is left out of the schedule, because of its secret: {reason}")
     return gone

@@ -1,7 +1,7 @@
-"""What changed between two snapshots of one tenant, counted in students: pure, and streamed.
+"""What changed between two snapshots of one tenant, counted in students: pure.
 
-Both files are in the order of ``studentUniqueId``, so two iterators of lines are merged; nothing is kept but the lines
-of one student of each.
+Both files are in the order of ``studentUniqueId``, so their lines are merged as streams. Only the lines of one student
+of each are in memory.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ _STUDENT_ENDS = b'"},"studentIdentificationCodes":['
 
 @dataclass(frozen=True)
 class RosterChanges:
-    """Students that only the new snapshot has, that only the old one has, and whose lines differ."""
+    """How many students only the new snapshot has, only the old one has, and have different lines in the two."""
 
     added: int
     removed: int
@@ -29,7 +29,7 @@ class RosterChanges:
 def compare_rosters(previous: Iterable[bytes], current: Iterable[bytes]) -> RosterChanges:
     """Count the changes from ``previous`` to ``current`` (lines, each with its newline).
 
-    Raises `RowsUnreadable` when a line is not a roster's or a file is out of order; the message quotes nothing.
+    Raises `RowsUnreadable` for a foreign line or a file out of order; the message quotes nothing.
     """
     added = removed = changed = 0
     olds, news = _students(previous), _students(current)
@@ -75,5 +75,5 @@ def _not_a_roster(came: str) -> RowsUnreadable:
     return RowsUnreadable(
         expected="a snapshot in the order of studentUniqueId, one record a line",
         came=came,
-        remedy="look at the previous snapshot's object; the new one is complete without the comparison",
+        remedy="check the previous snapshot's object; the new one is complete without the comparison",
     )

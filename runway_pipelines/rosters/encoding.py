@@ -1,8 +1,8 @@
 """Sorted rows in, the exact bytes of the file out, in bounded memory: pure (rosters contract, sections 2 and 3).
 
-The rows of `query.ROSTER_SQL` are encoded a column at a time: a Python object for each line would take the
-600,000 students a second that one core does down by half (``make bench``). A slice is cut where a student ends, so
-memory depends on the slice and on one student's rows, not on the roster.
+The rows of `query.ROSTER_SQL` are encoded column by column, 600,000 students a second on one core; a Python object for
+each line would halve that (``make bench``). A slice ends where a student ends, so memory depends on the slice and on
+one student's rows, not on the roster.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runway_pipelines.rosters.query import ROW_SCHEMA
 
 SLICE_ROWS = 65_536
 DEFAULT_ED_ORG_TYPE = "LocalEducationAgency"
-# More systems than any state has: then codes stand in the column of their systems, and the names are not for metadata.
+# More than any state has. Beyond, codes must be in the column of the systems, and would show in the metadata as names.
 MOST_ID_SYSTEMS = 50
 
 ROWS_OF_TENANT = "rows_of_tenant"
@@ -30,11 +30,11 @@ CONSUMER_CONTRACT = "consumer_contract"
 
 @dataclass
 class RosterCounts:
-    """What is in a roster, without anybody's name.
+    """A roster in numbers.
 
-    ``rows`` came from the warehouse; a *record* is one (ed org, student); a *line* one line of the file;
-    ``colliding_codes`` counts distinct (system, code) pairs; ``rows_without_identity`` rows left out because they name
-    no student, no ed org or no year; ``students_by_id_system`` how many students have a usable code of each system.
+    ``rows`` came from the warehouse. A *record* is one student in one ed org, a *line* one line of the file.
+    ``colliding_codes`` counts distinct (system, code) pairs, ``rows_without_identity`` the rows left out because they
+    lack a student, an ed org or a year, ``students_by_id_system`` the students with a usable code of each system.
     """
 
     rows: int = 0
@@ -51,10 +51,10 @@ class RosterCounts:
 def encode_roster(
     batches: Iterable[pa.Table | pa.RecordBatch], tenant_code: str, counts: RosterCounts
 ) -> Iterator[memoryview]:
-    """Yield the file's bytes, in pieces that end with a line, and fill ``counts``.
+    """Yield the file's bytes in pieces of whole lines, and fill ``counts``.
 
-    ``batches`` hold rows of `query.ROW_SCHEMA` (column names in any case), sorted as the statement sorts them. Raises
-    `Held` for a row of another tenant, `RowsUnreadable` for columns, types or an order that were not asked for.
+    ``batches`` hold rows of `query.ROW_SCHEMA` (column names in any case), in the statement's order. Raises `Held` for
+    another tenant's row or too many id systems, `RowsUnreadable` for unexpected columns, types or order.
     """
     for rows in _whole_students(_slices(batches, tenant_code, counts)):
         if rows.num_rows:
@@ -66,7 +66,7 @@ def encode_roster(
 def _slices(
     batches: Iterable[pa.Table | pa.RecordBatch], tenant_code: str, counts: RosterCounts
 ) -> Iterator[pa.RecordBatch]:
-    """Cut into slices of one schema, each of which was compared with the tenant and has an identity in every row."""
+    """Slices of one schema, checked to be the tenant's, without the rows that lack an identity."""
     for batch in batches:
         table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
         for part in table.to_batches(max_chunksize=SLICE_ROWS):
@@ -83,7 +83,7 @@ def _slices(
 
 
 def _with_schema(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The columns in our order and types; Snowflake sends the smallest integer type that fits each batch."""
+    """The columns in our order and types; Snowflake sends each batch in the smallest integer type that fits."""
     positions = {name.lower(): position for position, name in enumerate(batch.schema.names)}
     missing = [name for name in ROW_SCHEMA.names if name not in positions]
     if missing:
@@ -97,7 +97,7 @@ def _with_schema(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _with_type(column: pa.Field, values: pa.Array) -> pa.Array:
-    """Text stays text and whole numbers whole numbers: an id that comes as a number has lost its leading zeros."""
+    """Text must be text and whole numbers whole numbers: an id sent as a number has lost its leading zeros."""
     found = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     fits = _is_text_type if pa.types.is_string(column.type) else _is_whole_number
     try:
@@ -107,7 +107,7 @@ def _with_type(column: pa.Field, values: pa.Array) -> pa.Array:
         pass
     raise RowsUnreadable(
         expected=f"{column.name} as {column.type}",
-        came=f"values of type {values.type} that are not that",
+        came=f"values of type {values.type} that do not fit",
         remedy="compare the warehouse's tables with the rosters contract, section 1 (docs/contracts)",
     )
 
@@ -121,7 +121,7 @@ def _is_whole_number(found: pa.DataType) -> bool:
 
 
 def _check_tenant(rows: pa.RecordBatch, tenant_code: str) -> None:
-    """Every row must be of the tenant that was asked for: in the association, and in the code where there is one."""
+    """Every row must belong to the requested tenant, in the association and in the code if there is one."""
     foreign = _count_true(pc.not_equal(rows["tenant_code"], tenant_code)) + rows["tenant_code"].null_count
     code_of_tenant = pc.fill_null(pc.equal(rows["code_tenant_code"], tenant_code), False)
     foreign += _count_true(pc.and_(pc.is_valid(rows["id_code"]), pc.invert(code_of_tenant)))
@@ -130,12 +130,12 @@ def _check_tenant(rows: pa.RecordBatch, tenant_code: str) -> None:
             check=ROWS_OF_TENANT,
             expected=f"rows of tenant {tenant_code} only",
             came=f"{foreign} rows of another tenant",
-            remedy="look at the warehouse's tenant_code values: nothing of this answer was kept",
+            remedy="check the warehouse's tenant_code values: none of these rows was kept",
         )
 
 
 def _whole_students(slices: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows, cut so that no student's rows are in two pieces; checks the order between and within slices."""
+    """The same rows, cut so that each student's are in one piece; checks the order within and between slices."""
     held_back: pa.RecordBatch | None = None
     for rows in slices:
         if not rows.num_rows:
@@ -152,9 +152,9 @@ def _whole_students(slices: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch
 
 
 def _check_order(rows: pa.RecordBatch) -> None:
-    """Rows must come strictly ascending in student, ed org, system and code, text in the order of its UTF-8 bytes.
+    """Rows must ascend strictly by student, ed org, system and code, text in the order of its UTF-8 bytes.
 
-    The encoder groups neighbours: out of order, a student would be in the file twice and differently.
+    The encoder groups neighbours: out of order, a student would be in the file twice.
     """
     before, after = rows.slice(0, rows.num_rows - 1), rows.slice(1)
     out_of_order = 0
@@ -164,7 +164,7 @@ def _check_order(rows: pa.RecordBatch) -> None:
         same = pc.and_(same, pc.equal(after[name], before[name]))
     if out_of_order or _count_true(same):
         raise RowsUnreadable(
-            expected="rows sorted by student, ed org, id system and code in the order of their UTF-8 bytes, each once",
+            expected="distinct rows sorted by student, ed org, id system and code in the order of their UTF-8 bytes",
             came="rows out of that order",
             remedy="give the warehouse's columns a binary collation",
         )
@@ -201,8 +201,9 @@ def _encode_students(rows: pa.RecordBatch, counts: RosterCounts) -> memoryview:
 class _CodeGroups:
     """The usable codes of a piece, grouped by record and system.
 
-    ``record`` is each code's record, ``first`` whether it is the first of its system there; ``first_codes`` the
-    positions of the first ones, and ``first_offsets`` where each record's part of those begins (one more than records).
+    ``record`` is each code's record, ``first`` whether it is the first of its system there, ``first_codes`` the
+    positions of those first ones, and ``first_offsets`` where each record's share of them begins (one more than
+    records).
     """
 
     record: np.ndarray
@@ -221,8 +222,8 @@ class _CodeGroups:
     def lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Each line's record, where its codes begin (one more than lines), and the codes' positions.
 
-        A record's first line has the first code of every system; each further code makes one more line: that code,
-        then the first codes of the other systems. So all lines of a record have as many codes as it has systems.
+        A record's first line has the first code of every system. Each further code makes another line: that code, then
+        the first codes of the other systems. Every line has as many codes as its record has systems.
         """
         records = self.first_offsets.size - 1
         systems = np.diff(self.first_offsets)
@@ -237,7 +238,7 @@ class _CodeGroups:
         if not extra_codes.size:
             return line_record, line_offsets, self.first_codes[base + within]
 
-        # An extra line moves its own code to the front: [e, f0 .. f(p-1), f(p+1) ..], p the place of e's system.
+        # An extra line has its own code in front: [e, f0 .. f(p-1), f(p+1) ..], where p is the place of e's system.
         is_extra = np.ones(line_record.size, dtype=bool)
         is_extra[np.flatnonzero(_changes(line_record))] = False
         place = np.full(line_record.size, -1)
@@ -250,7 +251,7 @@ class _CodeGroups:
 
 
 def _usable_codes(rows: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows carry a code that goes into the file, and which are the first holder of a colliding one."""
+    """Which rows have a code that goes into the file, and which are the first holder of a colliding one."""
     present = pc.and_(_is_text(rows["id_system"]), _is_text(rows["id_code"]))
     rank = pc.fill_null(rows["collision_rank"], 0)
     usable = _numpy(pc.and_(present, pc.equal(rank, 0)))
@@ -271,7 +272,7 @@ def _count(
     lines: int,
     records: int,
 ) -> None:
-    """Add a piece; a student's codes are counted in the student's first record (every record has the same)."""
+    """Add a piece. Codes are counted in a student's first record, for every record has the same."""
     students = int(np.count_nonzero(starts_student))
     counts.records += records
     counts.lines += lines
@@ -313,9 +314,9 @@ def _line_heads(records: pa.RecordBatch) -> pa.Array:
 
 
 def json_text(values: pa.Array) -> pa.Array:
-    """Each string as it stands between the quotes of a JSON string; nulls stay null.
+    """Each string as it appears between the quotes of a JSON string; nulls stay null.
 
-    A look at the raw bytes says whether any value of the column needs an escape; nearly none does.
+    The raw bytes show whether any value of the column needs an escape; hardly any does.
     """
     raw = np.frombuffer(_data(values), dtype=np.uint8)
     if not np.any((raw < 0x20) | (raw == ord('"')) | (raw == ord("\\"))):
@@ -326,7 +327,7 @@ def json_text(values: pa.Array) -> pa.Array:
 
 
 def _data(strings: pa.Array) -> memoryview:
-    """The bytes of all strings of an array, one after the other, without a copy."""
+    """The bytes of all strings of an array, end to end, without a copy."""
     _, offsets_buffer, data_buffer = strings.buffers()
     if data_buffer is None or not len(strings):
         return memoryview(b"")
@@ -335,7 +336,7 @@ def _data(strings: pa.Array) -> memoryview:
 
 
 def _starts(column: pa.Array) -> np.ndarray:
-    """Where a value differs from the one before it; the first one always does. The column has no nulls."""
+    """Where a value differs from the one before it, as the first always does. The column has no nulls."""
     starts = np.ones(len(column), dtype=bool)
     if len(column) > 1:
         starts[1:] = _numpy(pc.not_equal(column[1:], column[:-1]))
@@ -365,5 +366,5 @@ def _too_many_systems(found: int) -> Held:
         check=CONSUMER_CONTRACT,
         expected=f"at most {MOST_ID_SYSTEMS} different id systems",
         came=f"at least {found}",
-        remedy="look whether id_system and id_code are swapped in the warehouse",
+        remedy="check whether id_system and id_code are swapped in the warehouse",
     )

@@ -1,4 +1,4 @@
-"""A tenant's outcome as Dagster's events: materializations with metadata for a person, and check evaluations."""
+"""A tenant's outcome as Dagster events: materializations with metadata for people, and check evaluations."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,16 +19,15 @@ CROSS_YEAR_ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
 PARTNER_ROSTER_INDEX = dg.AssetKey(["rosters", "partner_roster_index"])
 PUBLISHED_ROSTER = dg.AssetKey(["rosters", "published_roster"])
 
-# Bars of a plot.
-MOST_YEARS = 12
+MOST_YEARS = 12  # bars of a plot
 
-# Dagster's own "blocking" gates steps of a run, and the tenants of a partner are no steps: a rule that blocks leaves
-# the stable keys untouched in our code (refresh._publish_extract), on every route.
+# Dagster's own "blocking" gates the steps of a run, but a partner's tenants are not steps. On every route, our code
+# leaves the stable keys untouched when a blocking rule fails (refresh._publish_extract).
 CHECK_SPECS = [
     dg.AssetCheckSpec(
         rule.name,
         asset=CROSS_YEAR_ROSTER,
-        description=rule.description + (" Failing it keeps the roster from being published." if rule.blocking else ""),
+        description=rule.description + (" If it fails, the roster is not published." if rule.blocking else ""),
         blocking=rule.blocking,
         partitions_def=PARTNER_TENANTS,
     )
@@ -39,8 +38,8 @@ CHECK_SPECS = [
 def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: ObjectStore) -> Iterator[object]:
     """The events of one tenant, in order: roster, its checks, publication.
 
-    A tenant that was superseded has nothing to add to what the later query's run recorded; one that was held or failed
-    gets its checks, and its planned materializations stay without one: shown as failed.
+    A superseded tenant adds nothing to what the later query's run recorded. A held or failed one gets its checks alone,
+    and its planned materializations show as failed.
     """
     partition = outcome.tenant.key
     if outcome.status in (TenantStatus.NEW, TenantStatus.UNCHANGED) and outcome.manifest is not None:
@@ -50,16 +49,16 @@ def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: Objec
             metadata=roster_metadata(outcome, outcome.manifest, store),
             tags={"dagster/data_version": outcome.manifest.sha256},
         )
-    target = target_of_newest(instance, CROSS_YEAR_ROSTER, partition) if outcome.verdicts else None
-    for verdict in outcome.verdicts:
+    target = target_of_newest(instance, CROSS_YEAR_ROSTER, partition) if outcome.check_results else None
+    for result in outcome.check_results:
         yield dg.AssetCheckEvaluation(
             asset_key=CROSS_YEAR_ROSTER,
-            check_name=verdict.rule.name,
-            passed=verdict.passed,
-            severity=dg.AssetCheckSeverity.ERROR if verdict.rule.blocking else dg.AssetCheckSeverity.WARN,
-            blocking=verdict.rule.blocking,
-            description=verdict.reason,
-            metadata=dict(verdict.numbers),
+            check_name=result.rule.name,
+            passed=result.passed,
+            severity=dg.AssetCheckSeverity.ERROR if result.rule.blocking else dg.AssetCheckSeverity.WARN,
+            blocking=result.rule.blocking,
+            description=result.reason,
+            metadata=dict(result.numbers),
             partition=partition,
             target_materialization_data=target,
         )
@@ -72,7 +71,7 @@ def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: Objec
 def roster_metadata(
     outcome: TenantOutcome, manifest: Manifest, store: ObjectStore
 ) -> Mapping[str, dg.MetadataValue | int | float | str]:
-    """What a person wants to know of a roster, without anybody's identifier."""
+    """What people want to know about a roster, without anybody's identifier."""
     tenant = outcome.tenant
     return {
         "dagster/row_count": manifest.lines,
@@ -97,7 +96,7 @@ def roster_metadata(
 def publication_metadata(
     outcome: TenantOutcome, store: ObjectStore
 ) -> Mapping[str, dg.MetadataValue | int | float | str]:
-    """Where the roster can be read, and what this run wrote of it."""
+    """Where the roster can be read, and which keys this run wrote."""
     tenant = outcome.tenant
     keys = [stable_key(tenant, year) for year in outcome.school_years]
     rows = [
@@ -142,12 +141,12 @@ def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.M
 
 
 def _to_minutes(moment: str | None) -> str | None:
-    """`2026-11-21 19:24` of an ISO 8601 moment, which is in UTC."""
+    """An ISO 8601 moment in UTC as `2026-11-21 19:24`."""
     return None if moment is None else moment[:16].replace("T", " ")
 
 
 def students_plot(outcomes: Iterable[TenantOutcome]) -> Mapping[str, dg.MetadataValue]:
-    """Students by the school year they were last seen in, of all the tenants that a run refreshed."""
+    """Students of all refreshed tenants by the school year they were last seen in."""
     manifests = [outcome.manifest for outcome in outcomes if outcome.manifest is not None]
     by_year: Counter[str] = Counter()
     for manifest in manifests:
@@ -160,7 +159,7 @@ def students_plot(outcomes: Iterable[TenantOutcome]) -> Mapping[str, dg.Metadata
 
 
 def counts_table(name: str, counts: Mapping[str, int], students: int) -> dg.MetadataValue:
-    """Students by something, with their share."""
+    """Numbers of students by ``name``, with their share."""
     return dg.MetadataValue.table(
         records=[
             dg.TableRecord({name: key, "students": n, "share": f"{n / students:.1%}" if students else ""})
@@ -173,9 +172,9 @@ def counts_table(name: str, counts: Mapping[str, int], students: int) -> dg.Meta
 def changes_table(manifest: Manifest) -> dg.MetadataValue:
     """What changed against the previous snapshot, in students."""
     if manifest.previous_sha256 is None:
-        return dg.MetadataValue.text("a first snapshot: there is none to compare with")
+        return dg.MetadataValue.text("the first snapshot: there is nothing to compare it with")
     if manifest.students_added is None:
-        return dg.MetadataValue.text("not compared: the previous snapshot could not be read, the run's log says why")
+        return dg.MetadataValue.text("not compared: the previous snapshot could not be read; the run's log says why")
     return dg.MetadataValue.table(
         records=[
             dg.TableRecord(

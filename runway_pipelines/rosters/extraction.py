@@ -1,6 +1,6 @@
-"""A tenant's roster out of the warehouse, as the bytes of the file: the one core of snapshots and of the live stream.
+"""A tenant's roster from the warehouse, as the bytes of the file: the core that snapshots and the live stream share.
 
-Belongs here: the statement, its answer encoded and counted. Where the bytes go (a private file, a client) does not.
+Runs the statement, then encodes and counts its rows. Where the bytes go (a private file, a client) is up to the caller.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ def select_roster(session: EduSession, tenant: PartnerTenant, *, run_id: str) ->
 
 
 def roster_pieces(selection: Selection, tenant: PartnerTenant, counts: RosterCounts) -> Iterator[memoryview]:
-    """The file's bytes in pieces that end with a line, filling ``counts``; raises what `encode_roster` raises, and
-    `Unavailable` at the end when fewer rows came than the server said.
+    """The file's bytes in pieces of whole lines, filling ``counts``.
+
+    Raises what `encode_roster` raises, and `Unavailable` at the end if fewer rows came than the server announced.
     """
     yield from encode_roster(selection.batches, tenant.tenant_code, counts)
     if counts.rows != selection.row_count:
         raise Unavailable(
             expected=f"the {selection.row_count} rows of query {selection.query_id}",
             came=f"{counts.rows} rows",
-            remedy="run again: a part of the answer did not arrive, and nothing of it was kept",
+            remedy="run again: part of the result did not arrive, and none of it was kept",
         )
 
 
 def checked_pieces(pieces: Iterable[memoryview], counts: RosterCounts) -> Iterator[memoryview]:
-    """The same pieces for a reader who takes them at once, held to the rules that keep a roster from being published.
+    """The same pieces, checked against the blocking rules on the way to a reader who cannot wait for the whole roster.
 
-    Raises `Held` in place of the first piece that breaks one: an id system that the consumer's run cannot read, or
-    no student at all.
+    Raises `Held` in place of the first piece with an id system that the consumer's run cannot read, and at the end if
+    there is no student.
     """
     for piece in pieces:
         if unreadable := count_unreadable_systems(counts.students_by_id_system):
@@ -60,11 +61,11 @@ def checked_pieces(pieces: Iterable[memoryview], counts: RosterCounts) -> Iterat
             check=NOT_EMPTY,
             expected="a student of this tenant",
             came="none",
-            remedy="look whether the warehouse has the tenant's students: consumers refuse an empty roster",
+            remedy="check that the warehouse has the tenant's students: consumers refuse an empty roster",
         )
 
 
 def in_small_batches(batches: Iterable[pa.Table], rows: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at most ``rows``: what is encoded at once is what is held at once."""
+    """The same rows in batches of at most ``rows``, which bounds the memory that encoding takes."""
     for batch in batches:
         yield from batch.to_batches(max_chunksize=rows)

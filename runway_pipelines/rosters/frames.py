@@ -22,16 +22,16 @@ COLUMNS = ("student_unique_id", "ed_org_id", "ed_org_type", "id_system", "id_cod
 
 
 def load_roster(store: ObjectStore, tenant: PartnerTenant, sha256: str | None = None) -> pd.DataFrame:
-    """The roster as one row for each code of each record (and one without a code for a record that has none).
+    """The roster with one row for each code of each record, or one row without a code for a record that has none.
 
-    All columns are strings (`COLUMNS`), so that leading zeros stay. ``sha256`` names another snapshot than the
-    published one.
+    All columns (`COLUMNS`) are strings, which keeps leading zeros. ``sha256`` names a snapshot other than the published
+    one.
     """
     return roster_frame(store.lines(snapshot_key(tenant, sha256 or _published_sha256(store, tenant))))
 
 
 def roster_frame(lines: Iterable[bytes]) -> pd.DataFrame:
-    """`load_roster` of lines. A further line of a record repeats its codes in another order: each is taken once."""
+    """`load_roster` from lines. A record's further lines repeat its codes in another order; each is taken once."""
     import pandas as pd
 
     rows: dict[tuple[str, str, str, str | None, str | None], None] = {}
@@ -57,7 +57,7 @@ def save_roster(store: ObjectStore, tenant: PartnerTenant, target: Path, sha256:
     """
     sha256 = sha256 or _published_sha256(store, tenant)
     frame = load_roster(store, tenant, sha256)
-    # Beside the target and then in its place: whoever finds the target finds it whole. Only its owner may read it.
+    # Written beside the target, then moved into its place: readers find a whole file, and only its owner may read it.
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         try:
             if target.suffix == ".parquet":
@@ -77,7 +77,7 @@ def _download(store: ObjectStore, key: str, sha256: str, file: IO[bytes]) -> Non
     found = store.download(key, file)
     if found != sha256:
         raise StoredObjectDamaged(
-            expected=f"sha256 {sha256} in {store.uri(key)}", came=found, remedy="publish the tenant's roster anew"
+            expected=f"sha256 {sha256} in {store.uri(key)}", came=found, remedy="publish the tenant's roster again"
         )
 
 

@@ -1,4 +1,4 @@
-"""A partner's index of rosters: which tenant stands how, as of its last refresh."""
+"""A partner's index of rosters: the state of each tenant as of its last refresh."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocumen
 NEVER = "never refreshed"
 DEPARTED = "not in the registry"
 RETURNED = "back in the registry, not refreshed since"
-STILL_PUBLISHED = "what was published stays until somebody says runway-pipelines rosters purge"
+STILL_PUBLISHED = "what was published stays until it is deleted with runway-pipelines rosters purge"
 WRITE_ATTEMPTS = 8
 
 
@@ -38,12 +38,12 @@ class IndexEntry:
 
     @property
     def has_departed(self) -> bool:
-        """Whether the registry does not know the tenant any more."""
+        """Whether the tenant is no longer in the registry."""
         return self.status == DEPARTED
 
     @property
     def has_snapshot(self) -> bool:
-        """Whether a roster of this tenant was ever kept; to how many school years it was published is another thing."""
+        """Whether a roster of this tenant was ever kept, published or not."""
         return self.sha256 is not None
 
 
@@ -58,14 +58,14 @@ class PartnerIndex:
 
     @classmethod
     def read(cls, store: ObjectStore, partner: RosterPartner) -> Self:
-        """The stored index, with the tenants that the partner has today; a damaged one starts anew."""
+        """The stored index, with the partner's tenants of today; a damaged index starts over."""
         return cls.parse(store.read(index_key(partner.partner_id)), partner)
 
     @classmethod
     def parse(cls, stored: StoredDocument | None, partner: RosterPartner) -> Self:
-        """`read` of a document that was read already.
+        """`read` for a document that was read already.
 
-        A tenant that left the registry stays in the index for as long as its roster is published.
+        A tenant that left the registry stays in the index as long as its roster is published.
         """
         try:
             document = orjson.loads(stored.body) if stored else {"tenants": []}
@@ -117,7 +117,7 @@ class PartnerIndex:
 def record_outcomes(
     store: ObjectStore, partner: RosterPartner, outcomes: Iterable[TenantOutcome], run_id: str
 ) -> PartnerIndex:
-    """Bring the stored index up to a run's outcomes; when another run wrote it meanwhile, read and write again."""
+    """Update the stored index with a run's outcomes; if another run wrote it meanwhile, read and write again."""
     key = index_key(partner.partner_id)
     stored = store.read(key)
     index = PartnerIndex.parse(stored, partner).updated(outcomes, run_id)
@@ -126,7 +126,7 @@ def record_outcomes(
 
 
 def forget_tenant(store: ObjectStore, tenant: PartnerTenant) -> None:
-    """Take a purged tenant out of its partner's index."""
+    """Remove a purged tenant from its partner's index."""
     key = index_key(tenant.partner_id)
     stored = store.read(key)
     if stored is not None:
@@ -136,7 +136,7 @@ def forget_tenant(store: ObjectStore, tenant: PartnerTenant) -> None:
 
 
 def _entry(member: dict[str, Any]) -> IndexEntry:
-    """An entry as it was stored; raises `TypeError` and `ValueError` for what nobody wrote so."""
+    """An entry as it was stored; raises `TypeError` or `ValueError` for anything else."""
     entry = IndexEntry(**member)
     if entry.refreshed_at is not None and datetime.fromisoformat(entry.refreshed_at).tzinfo is None:
         raise ValueError("refreshed_at has no time zone")
@@ -144,7 +144,7 @@ def _entry(member: dict[str, Any]) -> IndexEntry:
 
 
 def _present(entry: IndexEntry) -> IndexEntry:
-    """The entry of a tenant that the registry has; one that was away counts again, with the age of its roster."""
+    """The entry of a tenant in the registry; one that was away counts again, with the age of its roster."""
     return replace(entry, status=RETURNED, reason="") if entry.has_departed else entry
 
 

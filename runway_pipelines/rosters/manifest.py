@@ -1,4 +1,4 @@
-"""A tenant's keys in the bucket, and the two documents beside the rosters: pure (rosters contract, section 4)."""
+"""A tenant's keys in the bucket, and the two documents beside its rosters: pure (rosters contract, section 4)."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ ROSTER_FILE = "studentEducationOrganizationAssociations.jsonl"
 
 
 def stable_key(tenant: PartnerTenant, school_year: int) -> str:
-    """What the consumer reads."""
+    """The key that the consumer reads."""
     return f"{ROSTERS_PREFIX}/{tenant.partner_id}/{tenant.tenant_code}/{school_year}/{ROSTER_FILE}"
 
 
 def snapshots_prefix(tenant: PartnerTenant) -> str:
-    """Where the tenant's snapshots lie, with a slash at the end."""
+    """The prefix of the tenant's snapshots, ending with a slash."""
     return f"{SNAPSHOTS_PREFIX}/{tenant.partner_id}/{tenant.tenant_code}/"
 
 
 def snapshot_key(tenant: PartnerTenant, sha256: str) -> str:
-    """A snapshot's immutable bytes."""
+    """The key of a snapshot's immutable bytes."""
     return f"{snapshots_prefix(tenant)}{sha256}.jsonl"
 
 
 def manifest_key(tenant: PartnerTenant, sha256: str) -> str:
-    """The manifest beside a snapshot."""
+    """The key of the manifest beside a snapshot."""
     return f"{snapshots_prefix(tenant)}{sha256}.manifest.json"
 
 
 def pointer_key(tenant: PartnerTenant) -> str:
-    """The pointer to the snapshot that is published."""
+    """The key of the pointer to the published snapshot."""
     return f"{snapshots_prefix(tenant)}current.json"
 
 
 def index_key(partner_id: str) -> str:
-    """The partner's index of rosters. A tenant cannot have this name: a dot is not allowed in a tenant code."""
+    """The key of the partner's index of rosters. No tenant can have this name, for codes have no dots."""
     return f"{SNAPSHOTS_PREFIX}/{checked_part('partner_id', partner_id)}/index.json"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A snapshot, in numbers. Never a student identifier.
+    """A snapshot in numbers, without student identifiers.
 
-    ``rows`` is what the warehouse sent; ``query_started_at`` and ``created_at`` are ISO 8601 in UTC;
-    ``query_seconds`` covers statement and transfer. The counts of students added, removed and changed are against
-    ``previous_sha256``, and null for a first snapshot.
+    ``rows`` came from the warehouse; ``query_started_at`` and ``created_at`` are ISO 8601 in UTC; ``query_seconds``
+    covers statement and transfer. Students are added, removed and changed compared with ``previous_sha256``; these
+    counts are null for a first snapshot.
     """
 
     partner_id: str
@@ -95,9 +95,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Pointer:
-    """Which snapshot is published, since when it is known to be right, and by whose key and run.
+    """Which snapshot is published, when it was last confirmed, and by which run with which secret.
 
-    ``verified_at`` is when the warehouse last gave these bytes; ``query_started_at`` lets an older run see that it is.
+    ``verified_at`` is when the warehouse last gave these bytes; by ``query_started_at`` a run sees that its query is
+    older.
     """
 
     sha256: str
@@ -142,5 +143,5 @@ def _damaged(cls: type[T], key: str, document: Document) -> StoredObjectDamaged:
     return StoredObjectDamaged(
         expected=f"a {cls.__name__.lower()} in {key}",
         came=f"{len(document)} bytes of something else",
-        remedy="look at the object; the tenant's next run writes it anew",
+        remedy="check the object; the tenant's next run writes it again",
     )

@@ -1,7 +1,7 @@
-"""Numbers that people would rather look at than read, as small inline images: pure.
+"""Numbers as small inline images: pure.
 
-An image is kept with each materialization, so it is a few hundred bytes of SVG and not a PNG; what is plotted over time
-(rows, seconds) Dagster draws itself from numeric metadata.
+Every materialization stores its image, so it is a few hundred bytes of SVG instead of a PNG. Dagster itself plots
+numeric metadata (rows, seconds) over time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LINE = 14
 
 
 def bar_chart(title: str, counts: Mapping[str, int]) -> str:
-    """An SVG document: one bar for each entry, in the order given, with its number on top and its name below."""
+    """An SVG document: one bar for each entry, in order, with its number on top and its name below."""
     most = max(counts.values(), default=0)
     bars = "".join(_bar(place, name, number, most) for place, (name, number) in enumerate(counts.items()))
     width, height = max(len(counts), 4) * _BAR_WIDTH + 16, _BAR_HEIGHT + 4 * _LINE

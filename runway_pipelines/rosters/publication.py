@@ -1,7 +1,7 @@
-"""One tenant's objects in the bucket: keep the snapshot, compare it, copy it to where it is read (contract, section 4).
+"""One tenant's objects in the bucket: keep the snapshot and copy it to where it is read (rosters contract, section 4).
 
-The order is what makes a crash harmless: immutable snapshot, manifest, stable keys, pointer. Whatever was done before
-the process died is found done by the next one, and a reader sees the old file or the new one, whole.
+The order makes a crash harmless: immutable snapshot, manifest, stable keys, pointer. The next run finds what was done
+before the process died, and a reader sees the old file or the new one, whole.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore, S
 
 @dataclass(frozen=True)
 class Published:
-    """What is published for a tenant: the pointer, and its snapshot's manifest where that can be read."""
+    """What is published for a tenant: the pointer, and the snapshot's manifest if it can be read."""
 
     pointer: Pointer
     manifest: Manifest | None
 
 
 def read_published(store: ObjectStore, tenant: PartnerTenant) -> Published | None:
-    """What the tenant's pointer says, or None when nothing was published yet; raises `StoredObjectDamaged`."""
+    """What the tenant's pointer names, or None if nothing was published yet; raises `StoredObjectDamaged`."""
     return parse_published(store, tenant, store.read(pointer_key(tenant)))
 
 
 def parse_published(store: ObjectStore, tenant: PartnerTenant, stored: StoredDocument | None) -> Published | None:
-    """`read_published` of a pointer that was read already."""
+    """`read_published` for a pointer that was read already."""
     if stored is None:
         return None
     pointer = Pointer.from_json(pointer_key(tenant), stored.body)
@@ -48,7 +48,7 @@ def parse_published(store: ObjectStore, tenant: PartnerTenant, stored: StoredDoc
 
 
 def read_manifest(store: ObjectStore, tenant: PartnerTenant, sha256: str) -> Manifest | None:
-    """The manifest of one snapshot, or None when there is none that can be read: the roster is what counts."""
+    """The manifest of one snapshot, or None if there is no readable one: the roster is what counts."""
     key = manifest_key(tenant, sha256)
     stored = store.read(key)
     try:
@@ -68,7 +68,7 @@ def list_manifests(store: ObjectStore, tenant: PartnerTenant) -> list[Manifest]:
 
 
 def published_keys(store: ObjectStore, of: str | PartnerTenant, *, with_snapshots: bool) -> Iterator[str]:
-    """Every key that is published for a partner or a tenant; with snapshots, manifests and index where asked for."""
+    """Every key published for a partner or a tenant, on request with those of snapshots, manifests and index."""
     folder = f"{of.partner_id}/{of.tenant_code}" if isinstance(of, PartnerTenant) else checked_part("partner_id", of)
     for prefix in (ROSTERS_PREFIX, SNAPSHOTS_PREFIX) if with_snapshots else (ROSTERS_PREFIX,):
         yield from store.list_keys(f"{prefix}/{folder}/")
@@ -76,11 +76,11 @@ def published_keys(store: ObjectStore, of: str | PartnerTenant, *, with_snapshot
 
 def keep_snapshot(
     store: ObjectStore, tenant: PartnerTenant, file: IO[bytes], digest: FileDigest, manifest: Manifest
-) -> bool:
-    """Store the snapshot and its manifest unless they are there; returns whether bytes were uploaded.
+) -> None:
+    """Store the snapshot and its manifest unless they are there.
 
-    A manifest is written after its snapshot was verified: one without a manifest is of a run that was killed between,
-    and is verified now.
+    A manifest is written once its snapshot is verified. A snapshot without one comes from a run that was killed in
+    between, and is verified now.
     """
     key = snapshot_key(tenant, digest.sha256)
     is_new = not store.holds(key, digest)
@@ -90,13 +90,12 @@ def keep_snapshot(
         if not is_new:
             store.verify(key, digest)
         store.overwrite(manifest_key(tenant, digest.sha256), manifest.to_json())
-    return is_new
 
 
 def publish(
     store: ObjectStore, tenant: PartnerTenant, school_years: Iterable[int], digest: FileDigest
 ) -> tuple[str, ...]:
-    """Copy the snapshot onto each year's stable key that does not hold it already; returns the keys written."""
+    """Copy the snapshot to each year's stable key that does not hold it yet; returns the keys written."""
     written = []
     for school_year in school_years:
         key = stable_key(tenant, school_year)
@@ -107,5 +106,5 @@ def publish(
 
 
 def point(store: ObjectStore, tenant: PartnerTenant, pointer: Pointer, replacing: StoredDocument | None) -> None:
-    """Move the tenant's pointer, last; raises `PublicationRaced` when it is not what it was under the lock."""
+    """Move the tenant's pointer, last; raises `PublicationRaced` if it changed since it was read under the lock."""
     store.write(pointer_key(tenant), pointer.to_json(), replacing=replacing)

@@ -1,6 +1,6 @@
-"""The rules that a roster is held to: pure. One function a rule, one verdict each.
+"""The rules that every roster must pass: pure. One function a rule, one result each.
 
-A blocking rule that fails leaves what is published untouched; a warning is shown and publishes all the same.
+A blocking rule that fails leaves what is published untouched; a failed warning is shown and publishes all the same.
 """
 
 import re
@@ -15,16 +15,16 @@ COLLIDING_CODES = "colliding_codes"
 ID_TYPE_COVERAGE = "id_type_coverage"
 STUDENTS_LOST = "students_lost"
 
-# Colliding codes as a share of the students. A few are typing errors and codes that were used twice, in every ordinary
-# district; each takes its code from two students at least, so that from here on one in 25 lost one.
+# Colliding codes as a share of the students. An ordinary district has a few: typing errors, and codes used twice. Each
+# costs at least two students a code, so at this share one student in 25 has lost one.
 MOST_COLLIDING = 0.02
-# What the consumer's run fails on in a descriptor (contract, section 3).
+# Characters in a descriptor on which the consumer's run fails (rosters contract, section 3).
 _UNSAFE_DESCRIPTOR = re.compile(r"[,'\"]|#$")
 
 
 @dataclass(frozen=True)
 class QualityRule:
-    """A check's name, whether it blocks the publication, and what it says to a person."""
+    """A check's name, whether it blocks publication, and its description for operators."""
 
     name: str
     blocking: bool
@@ -32,24 +32,24 @@ class QualityRule:
 
 
 RULES = (
-    QualityRule(ROWS_OF_TENANT, True, "Every row that the warehouse gave is of the tenant that was asked for."),
+    QualityRule(ROWS_OF_TENANT, True, "Every row from the warehouse belongs to the tenant that was asked for."),
+    QualityRule(NOT_EMPTY, True, "The roster has students: consumers refuse an empty file."),
+    QualityRule(CONSUMER_CONTRACT, True, "The consumer's run can read every id system."),
     QualityRule(
-        NOT_EMPTY, True, "The roster has students: consumers refuse an empty file, and a district has students."
-    ),
-    QualityRule(CONSUMER_CONTRACT, True, "Every id system is one that the consumer's run can read."),
-    QualityRule(
-        COLLIDING_CODES, False, "Few codes are held by two students; those that are were dropped for all of them."
+        COLLIDING_CODES, False, "Few codes are shared by several students. Shared codes are left out for all of them."
     ),
     QualityRule(
-        ID_TYPE_COVERAGE, False, "Enough students have an ID code, and no ID type fell since the last snapshot."
+        ID_TYPE_COVERAGE, False, "Enough students have an ID code, and no ID type lost many since the last snapshot."
     ),
-    QualityRule(STUDENTS_LOST, False, "No more students vanished since the last snapshot than merged records explain."),
+    QualityRule(
+        STUDENTS_LOST, False, "No more students have vanished since the last snapshot than merged records explain."
+    ),
 )
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Shares between 0 and 1 at which a warning is raised."""
+    """The shares, between 0 and 1, at which warnings start."""
 
     students_with_codes: float = 0.5
     coverage_drop: float = 0.1
@@ -58,7 +58,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a rule says of one roster; ``numbers`` are safe to show."""
+    """A rule's result for one roster; ``numbers`` are safe to show."""
 
     rule: QualityRule
     passed: bool
@@ -67,12 +67,12 @@ class CheckResult:
 
     @property
     def blocks(self) -> bool:
-        """Whether this verdict keeps the roster from being published."""
+        """Whether it keeps the roster from being published."""
         return self.rule.blocking and not self.passed
 
 
 def judge(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> tuple[CheckResult, ...]:
-    """Every rule's verdict on a snapshot, in the order of `RULES`."""
+    """Every rule's result for a snapshot, in the order of `RULES`."""
     return (
         CheckResult(_rule(ROWS_OF_TENANT), True, "every row was compared", {"records": manifest.records}),
         _not_empty(manifest),
@@ -84,17 +84,17 @@ def judge(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds)
 
 
 def refused(check: str, reason: str) -> CheckResult:
-    """The verdict on an answer of the warehouse that was refused while it was read."""
+    """The result for rows that were refused while they were read."""
     return CheckResult(_rule(check), False, reason)
 
 
-def blocking(verdicts: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
-    """Those that keep the roster from being published."""
-    return tuple(verdict for verdict in verdicts if verdict.blocks)
+def blocking(results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
+    """The results that keep the roster from being published."""
+    return tuple(result for result in results if result.blocks)
 
 
 def count_unreadable_systems(id_systems: Iterable[str]) -> int:
-    """How many of the id systems the consumer's run fails on."""
+    """How many of the id systems the consumer's run cannot read."""
     return sum(1 for system in id_systems if _UNSAFE_DESCRIPTOR.search(system))
 
 
@@ -130,15 +130,15 @@ def _colliding_codes(manifest: Manifest) -> CheckResult:
     share = _share(colliding, manifest.students) if manifest.students else float(colliding > 0)
     passed = share <= MOST_COLLIDING
     reasons = [
-        f"{colliding} {'code is' if colliding == 1 else 'codes are'} shared by two or more students, and left out for "
-        "all of them"
+        f"{colliding} {'code is' if colliding == 1 else 'codes are'} shared by several students and left out for all "
+        "of them"
     ]
     if not passed:
-        reasons.append(f"more than {MOST_COLLIDING:.0%} of {manifest.students} students: look how the codes are loaded")
+        reasons.append(f"more than {MOST_COLLIDING:.0%} of {manifest.students} students: check how codes are loaded")
     return CheckResult(
         _rule(COLLIDING_CODES),
         passed,
-        "; ".join(reasons) if colliding else "no code is shared by two students",
+        "; ".join(reasons) if colliding else "no code is shared by several students",
         {"colliding_codes": colliding, "colliding_codes_share": round(share, 4)},
     )
 
@@ -171,13 +171,13 @@ def _students_lost(manifest: Manifest, previous: Manifest | None, thresholds: Th
         return CheckResult(_rule(STUDENTS_LOST), True, "there is no snapshot to compare with")
     if previous is None or manifest.students_removed is None:
         return CheckResult(
-            _rule(STUDENTS_LOST), False, "the previous snapshot could not be read: nobody knows who is lost"
+            _rule(STUDENTS_LOST), False, "the previous snapshot could not be read, so losses are unknown"
         )
     share = _share(manifest.students_removed, previous.students)
     return CheckResult(
         _rule(STUDENTS_LOST),
         share <= thresholds.students_lost,
-        f"{manifest.students_removed} of {previous.students} students are not in the warehouse any more",
+        f"{manifest.students_removed} of {previous.students} students are no longer in the warehouse",
         {"students_removed": manifest.students_removed, "students_removed_share": round(share, 4)},
     )
 

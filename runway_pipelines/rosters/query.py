@@ -1,11 +1,10 @@
-"""The one statement that reads a tenant's roster out of the warehouse, and the shape of its rows: pure.
+"""The one statement that reads a tenant's roster from the warehouse, and the shape of its rows: pure.
 
-The warehouse does the work: it filters, takes each student's latest year, finds colliding codes and sorts. What comes
-is relational (Snowflake's connectors return OBJECT and ARRAY as text, with SQL nulls as ``undefined``), one row for
-each code of each record, so that it can be encoded in bounded memory as it arrives.
+The warehouse does the work: it filters, takes each student's latest year, finds colliding codes and sorts. The result
+has one row for each code of each record and is encoded in bounded memory as it arrives. It is relational because
+Snowflake's connectors return OBJECT and ARRAY as text, with SQL nulls as ``undefined``.
 
-``tenant_code`` is a parameter, which the connector quotes, and is selected back from both tables so that every row can
-be compared.
+``tenant_code`` is a parameter, which the connector quotes. Both tables return it, so that every row can be compared.
 """
 
 import pyarrow as pa
@@ -14,13 +13,13 @@ ASSOCIATIONS_TABLE = "stg_ef3__student_education_organization_associations"
 CODES_TABLE = "stg_ef3__stu_ed_org__identification_codes"
 
 # Notes on the statement:
-# - "latest": each k_student_xyear in its latest api_year; codes of earlier years are not the district's any more.
-# - A student is a student_unique_id: two k_student_xyear with one id are one student, their codes united.
-# - A student without a k_student_xyear is taken by the student_unique_id.
-# - A row without a student, an ed org or a year never decides which year is a student's latest. They come as they
-#   are, so that what is left out is counted and not lost in a where clause.
-# - collision_rank: 0 for a code that one student of the tenant holds, else the holder's number, from 1; the number 1
-#   lets the pairs be counted without remembering them.
+# - latest: each k_student_xyear in its latest api_year; the codes of earlier years are no longer the district's.
+# - A student is a student_unique_id. If two k_student_xyear share one, they are one student with both sets of codes.
+# - Without a k_student_xyear, the student_unique_id takes its place.
+# - A row without a student, an ed org or a year never decides which year is a student's latest. Such rows are returned
+#   as they are, to be counted instead of lost in a where clause.
+# - collision_rank: 0 for a code that only one student of the tenant holds, else the number of the holder, from 1.
+#   Counting the ones counts the colliding codes without remembering them.
 ROSTER_SQL = f"""
 with association as (
     select tenant_code, api_year, coalesce(k_student_xyear, student_unique_id) as k_student_xyear, ed_org_id,
@@ -66,7 +65,7 @@ where student_unique_id is null or ed_org_id is null or api_year is null
 order by student_unique_id, ed_org_id, id_system, id_code
 """
 
-# Proves, without reading a row, that a session sees both tables and every column that the roster is made of.
+# Proves, without reading a row, that a session sees both tables and every column that a roster needs.
 READABLE_SQL = f"""
 select (select count(*) from (
             select tenant_code, api_year, k_student_xyear, student_unique_id, ed_org_id, ed_org_type

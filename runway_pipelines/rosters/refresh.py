@@ -1,6 +1,6 @@
 """One tenant's roster from the warehouse to its readers, and a partner's tenants over a few sessions.
 
-`refresh_tenant` is the only way a roster is published, whichever route a run came by.
+Every run publishes rosters through `refresh_tenant`, and nothing else does.
 """
 
 from __future__ import annotations
@@ -28,14 +28,7 @@ from tenacity import (
 )
 
 from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.errors import (
-    Held,
-    LockTimeout,
-    Permanent,
-    RunwayError,
-    StoredObjectDamaged,
-    Transient,
-)
+from runway_pipelines.errors import Held, LockTimeout, Permanent, RunwayError, StoredObjectDamaged, Transient
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
 from runway_pipelines.rosters.encoding import RosterCounts
@@ -48,12 +41,11 @@ from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from runway_pipelines.systems.snowflake.client import EduSession
 
 ATTEMPTS = 3
-# A tenant with more lines than this says how far it is, this often.
-REPORT_LINES = 500_000
+REPORT_LINES = 500_000  # progress is logged each time a tenant has read this many more
 
 
 class Log(Protocol):
-    """What of Dagster's logger is used."""
+    """The part of Dagster's logger that is used."""
 
     def info(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
     def warning(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
@@ -71,27 +63,27 @@ class TenantStatus(StrEnum):
 
     @property
     def is_success(self) -> bool:
-        """Whether the tenant's published roster is right as of this run."""
+        """Whether the tenant's published roster is correct as of this run."""
         return self in (TenantStatus.NEW, TenantStatus.UNCHANGED, TenantStatus.SUPERSEDED)
 
 
 @dataclass(frozen=True)
 class TenantOutcome:
-    """What happened to one tenant. ``reason`` says why, for a person, and holds no student identifier."""
+    """What happened to one tenant. ``reason`` tells people why, without student identifiers."""
 
     tenant: PartnerTenant
     status: TenantStatus
     reason: str
     seconds: float
     manifest: Manifest | None = None
-    verdicts: tuple[CheckResult, ...] = ()
+    check_results: tuple[CheckResult, ...] = ()
     school_years: tuple[int, ...] = ()
     keys_written: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class RefreshContext:
-    """What a run's refreshes share."""
+    """What all refreshes of a run share."""
 
     store: ObjectStore
     database: ApplicationDatabase
@@ -104,7 +96,7 @@ class RefreshContext:
 
 @dataclass(frozen=True)
 class Extract:
-    """A roster taken from the warehouse, in a private file."""
+    """A roster as it was read from the warehouse into a private file."""
 
     digest: FileDigest
     counts: RosterCounts
@@ -122,9 +114,9 @@ def refresh_tenants(
     *,
     threads: int,
 ) -> Iterator[TenantOutcome]:
-    """Refresh a partner's tenants over at most ``threads`` sessions; yields each outcome as it is there.
+    """Refresh a partner's tenants over at most ``threads`` sessions; yields each outcome once it is known.
 
-    One tenant's failure is its outcome and stops nobody else.
+    One tenant's failure is its outcome and does not stop the others.
     """
     with ThreadPoolExecutor(max_workers=max(1, min(threads, len(tenants))), thread_name_prefix="roster") as executor:
         futures = [executor.submit(_outcome, context, sessions, tenant, school_years) for tenant in tenants]
@@ -132,8 +124,8 @@ def refresh_tenants(
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 outcome = future.result()
-                lines += outcome.manifest.lines if outcome.manifest else 0
                 own_lines = outcome.manifest.lines if outcome.manifest else 0
+                lines += own_lines
                 message = (
                     f"{outcome.tenant}: {outcome.status}, {own_lines} lines, {outcome.seconds * 1000:.0f} ms: "
                     f"{outcome.reason} [{done} of {len(tenants)} tenants, {lines} lines so far]"
@@ -149,11 +141,11 @@ def refresh_tenants(
 def _outcome(
     context: RefreshContext, sessions: PartnerSessions, tenant: PartnerTenant, school_years: tuple[int, ...]
 ) -> TenantOutcome:
-    """`refresh_tenant` with transient failures tried again and the rest turned into an outcome."""
+    """`refresh_tenant`, with transient failures tried again and all others made an outcome."""
     started = time.monotonic()
     attempt = retry(
-        # Not a lock that was waited for already (the warehouse would be asked again for another wait), and not a
-        # partner that is refused as a whole.
+        # Not for a lock that was waited for already (another try would query the warehouse again, only to wait again),
+        # nor for a partner that is refused as a whole.
         retry=retry_if_exception_type(Transient)
         & retry_if_not_exception_type(LockTimeout)
         & retry_if_exception(lambda error: error is not sessions.refusal),
@@ -164,12 +156,12 @@ def _outcome(
     try:
         return attempt(context, sessions, tenant, school_years)
     except Held as held:
-        verdict = refused(held.check, str(held))
-        return TenantOutcome(tenant, TenantStatus.HELD, str(held), time.monotonic() - started, verdicts=(verdict,))
+        result = refused(held.check, str(held))
+        return TenantOutcome(tenant, TenantStatus.HELD, str(held), time.monotonic() - started, check_results=(result,))
     except RunwayError as error:
         return TenantOutcome(tenant, TenantStatus.FAILED, str(error), time.monotonic() - started)
-    except Exception as error:  # noqa: BLE001 - the tenants beside it go on; the run fails, naming this one
-        # A defect of ours, or a library's error that nobody mapped: its place is shown, its text may quote a row.
+    except Exception as error:  # noqa: BLE001 - the other tenants go on; the run fails, naming this one
+        # A defect of ours, or a library's error that we do not map. Its place is logged; its text may quote a row.
         place = "".join(traceback.format_tb(error.__traceback__))
         context.log.error(f"{tenant}: {type(error).__name__} at\n{place}", extra={"tenant": str(tenant)})
         reason = f"an unexpected {type(error).__name__}: report it, with the run's log"
@@ -179,13 +171,13 @@ def _outcome(
 def refresh_tenant(
     context: RefreshContext, sessions: PartnerSessions, tenant: PartnerTenant, school_years: tuple[int, ...]
 ) -> TenantOutcome:
-    """Take the tenant's roster, check it, keep it, publish it to each school year.
+    """Read the tenant's roster, check it, keep it, and publish it to each school year.
 
-    The query runs without the lock; checks, upload, copies and pointer under it. Raises our errors; nothing that is
-    published changed when it does, or it changed to the new roster.
+    The query runs without the tenant's lock; checks, upload, copies and pointer need it. Raises our errors. Whatever is
+    published then is the old roster or the new one.
     """
     started = time.monotonic()
-    # TemporaryFile has no name (O_TMPFILE): nobody else can open it, and SIGKILL leaves nothing behind.
+    # A TemporaryFile has no name (O_TMPFILE): nobody else can open it, and SIGKILL leaves nothing behind.
     with tempfile.TemporaryFile() as file:
         with sessions.session() as session:
             extract = extract_roster(session, tenant, file, run_id=context.run_id, log=context.log)
@@ -194,7 +186,7 @@ def refresh_tenant(
 
 
 def extract_roster(session: EduSession, tenant: PartnerTenant, file: IO[bytes], *, run_id: str, log: Log) -> Extract:
-    """Run the roster statement and write the encoded lines to ``file``, hashing them on the way."""
+    """Run the roster statement, and write and hash the encoded lines."""
     started = time.monotonic()
     selection = select_roster(session, tenant, run_id=run_id)
     counts = RosterCounts()
@@ -229,18 +221,18 @@ def _publish_extract(
     stored = context.store.read(pointer_key(tenant))
     published = _published(context, tenant, stored)
     if published is not None and published.pointer.is_newer_than(extract.query_started_at):
-        reason = f"run {published.pointer.run_id} published a roster of a later query: this one is discarded"
+        reason = f"run {published.pointer.run_id} published the roster of a later query, so this one is discarded"
         return TenantOutcome(tenant, TenantStatus.SUPERSEDED, reason, time.monotonic() - started, published.manifest)
 
     context.store.abort_pending_uploads(snapshots_prefix(tenant))
     manifest = _manifest(context, tenant, file, extract, published)
-    verdicts = judge(manifest, published.manifest if published else None, context.thresholds)
-    if blocks := blocking(verdicts):
-        reason = "; ".join(verdict.reason for verdict in blocks)
-        return TenantOutcome(tenant, TenantStatus.HELD, reason, time.monotonic() - started, verdicts=verdicts)
+    check_results = judge(manifest, published.manifest if published else None, context.thresholds)
+    if blocks := blocking(check_results):
+        reason = "; ".join(result.reason for result in blocks)
+        return TenantOutcome(tenant, TenantStatus.HELD, reason, time.monotonic() - started, check_results=check_results)
 
     keep_snapshot(context.store, tenant, file, extract.digest, manifest)
-    # The lock goes with its connection: lost during a long upload, another run may be copying by now.
+    # The lock ends with its connection. If that broke during a long upload, another run may be copying by now.
     lock.execute("select 1")
     keys_written = publish(context.store, tenant, school_years, extract.digest)
     pointer = Pointer(
@@ -259,26 +251,24 @@ def _publish_extract(
         _publication_reason(school_years, keys_written),
         time.monotonic() - started,
         manifest=manifest,
-        verdicts=verdicts,
+        check_results=check_results,
         school_years=school_years,
         keys_written=keys_written,
     )
 
 
 def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDocument | None) -> Published | None:
-    """What is published; a pointer that cannot be read is replaced by this run's and must not stop it."""
+    """What is published. A pointer that cannot be read does not stop the run, which replaces it."""
     try:
         return parse_published(context.store, tenant, stored)
     except StoredObjectDamaged as error:
-        context.log.warning(f"{tenant}: taken as a first snapshot: {error}", extra={"tenant": str(tenant)})
+        context.log.warning(f"{tenant}: treated as a first snapshot: {error}", extra={"tenant": str(tenant)})
         return None
 
 
 def _publication_reason(school_years: Sequence[int], keys_written: Sequence[str]) -> str:
     if not school_years:
-        return (
-            "not published: the partner has no enabled school year that uses this file (those with send_to_ods do not)"
-        )
+        return "not published: the partner has no enabled school year without send_to_ods, and only those use this file"
     return f"published to {len(school_years)} school years, {len(keys_written)} of them written"
 
 
@@ -292,15 +282,11 @@ def _manifest(
         tenant_code=tenant.tenant_code,
         sha256=extract.digest.sha256,
         bytes=extract.digest.size,
-        rows=counts.rows,
-        records=counts.records,
-        lines=counts.lines,
-        students=counts.students,
-        students_without_codes=counts.students_without_codes,
-        colliding_codes=counts.colliding_codes,
-        rows_without_identity=counts.rows_without_identity,
-        students_by_id_system=dict(sorted(counts.students_by_id_system.items())),
-        students_by_school_year={str(year): n for year, n in sorted(counts.students_by_school_year.items())},
+        **vars(counts)
+        | {
+            "students_by_id_system": dict(sorted(counts.students_by_id_system.items())),
+            "students_by_school_year": {str(year): n for year, n in sorted(counts.students_by_school_year.items())},
+        },
         query_id=extract.query_id,
         query_started_at=extract.query_started_at.isoformat(),
         query_seconds=extract.query_seconds,
@@ -317,7 +303,7 @@ def _manifest(
 def _changes(
     context: RefreshContext, tenant: PartnerTenant, file: IO[bytes], extract: Extract, published: Published | None
 ) -> RosterChanges | None:
-    """What changed since the published snapshot; None for a first one, or when the old one cannot be read."""
+    """What changed since the published snapshot; None if there is none or it cannot be read."""
     if published is None:
         return None
     if published.pointer.sha256 == extract.digest.sha256:

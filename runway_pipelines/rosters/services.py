@@ -1,4 +1,4 @@
-"""What taking and publishing rosters speaks to, and the policy it follows: the one resource of the roster assets."""
+"""The one resource of the roster assets: the systems that they speak to, and the policy that they follow."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,7 +16,7 @@ from runway_pipelines.systems.snowflake.client import EduSnowflake
 
 
 class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The settings that rosters are taken by."""
+    """The settings for refreshing rosters."""
 
     sessions_per_partner: int = 4
     lock_wait_seconds: int = 600
@@ -34,7 +34,7 @@ class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @property
     def thresholds(self) -> Thresholds:
-        """Where warnings begin."""
+        """Where warnings start."""
         return Thresholds(
             students_with_codes=self.least_students_with_codes,
             coverage_drop=self.most_coverage_drop,
@@ -43,7 +43,7 @@ class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """Everything that taking and publishing rosters speaks to."""
+    """Everything that refreshing rosters speaks to."""
 
     database: dg.ResourceDependency[ApplicationDatabase]
     secrets: dg.ResourceDependency[PartnerSecrets]
@@ -52,12 +52,12 @@ class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
     policy: dg.ResourceDependency[RosterPolicy]
 
     def registry(self) -> Registry:
-        """Who has a roster, now."""
+        """The partners and tenants that have rosters now."""
         with self.database.connection() as connection:
             return read_registry(connection, include_switched_off=self.policy.include_switched_off)
 
     def try_credentials(self, partner_id: str, sessions: PartnerSessions) -> Trial:
-        """Connect and prove the source tables readable, over ``sessions``."""
+        """Connect over ``sessions`` and prove that the source tables are readable."""
         return try_credentials(
             partner_id, sessions, self.secrets, self.snowflake, statement=READABLE_SQL, now=datetime.now(UTC)
         )

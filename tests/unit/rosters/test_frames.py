@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runway_pipelines.errors import Permanent, StoredObjectDamaged
@@ -57,7 +57,6 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=5)
 codes = st.lists(st.tuples(st.sampled_from(["Local", "State"]), texts), max_size=4, unique=True)
 
 
-@settings(deadline=None)  # the first example imports pandas
 @given(st.dictionaries(texts, codes, max_size=4))
 def test_any_rosters_codes_come_back_each_once(students: dict[str, list[tuple[str, str]]]) -> None:
     # A code that two students share is in no line.

@@ -26,7 +26,7 @@ THRESHOLDS = Thresholds()
 counts = st.integers(0, 500)
 
 
-def verdict(
+def result_of(
     name: str, new: Manifest, previous: Manifest | None = None, thresholds: Thresholds = THRESHOLDS
 ) -> CheckResult:
     (found,) = (each for each in judge(new, previous, thresholds) if each.rule.name == name)
@@ -44,7 +44,7 @@ def with_students(students: int, **by_system: int) -> Manifest:
     st.dictionaries(st.text(max_size=3), counts, max_size=3),
     st.none() | st.builds(with_students, counts),
 )
-def test_any_manifest_gets_every_rules_verdict_once_in_order(
+def test_any_manifest_gets_one_result_from_every_rule_in_order(
     students: int, without: int, colliding: int, systems: dict[str, int], previous: Manifest | None
 ) -> None:
     new = manifest(
@@ -54,10 +54,10 @@ def test_any_manifest_gets_every_rules_verdict_once_in_order(
         students_by_id_system=systems,
         students_removed=0,
     )
-    verdicts = judge(new, previous, THRESHOLDS)
-    assert tuple(each.rule for each in verdicts) == RULES
-    assert all(each.reason for each in verdicts)
-    assert blocking(verdicts) == tuple(each for each in verdicts if each.rule.blocking and not each.passed)
+    results = judge(new, previous, THRESHOLDS)
+    assert tuple(each.rule for each in results) == RULES
+    assert all(each.reason for each in results)
+    assert blocking(results) == tuple(each for each in results if each.rule.blocking and not each.passed)
 
 
 def test_a_good_roster_passes_every_rule() -> None:
@@ -71,11 +71,11 @@ def test_what_blocks_is_a_foreign_row_an_empty_roster_and_a_descriptor_that_stop
 
 def test_only_failed_rules_that_block_keep_a_roster_back() -> None:
     bad = manifest(students=0, students_without_codes=0, colliding_codes=3, students_by_id_system={"a,b": 1})
-    verdicts = judge(bad, None, THRESHOLDS)
-    assert {each.rule.name for each in blocking(verdicts)} == {NOT_EMPTY, CONSUMER_CONTRACT}
-    assert not verdict(COLLIDING_CODES, bad).passed
-    assert not verdict(COLLIDING_CODES, bad).blocks
-    assert not verdict(ROWS_OF_TENANT, bad).blocks
+    results = judge(bad, None, THRESHOLDS)
+    assert {each.rule.name for each in blocking(results)} == {NOT_EMPTY, CONSUMER_CONTRACT}
+    assert not result_of(COLLIDING_CODES, bad).passed
+    assert not result_of(COLLIDING_CODES, bad).blocks
+    assert not result_of(ROWS_OF_TENANT, bad).blocks
 
 
 @pytest.mark.parametrize("check", [ROWS_OF_TENANT, CONSUMER_CONTRACT])
@@ -86,14 +86,14 @@ def test_an_answer_refused_while_it_was_read_blocks_with_its_reason(check: str) 
 
 
 def test_an_empty_roster_is_held_and_says_how_many_rows_named_nobody() -> None:
-    found = verdict(NOT_EMPTY, manifest(students=0, rows_without_identity=7))
+    found = result_of(NOT_EMPTY, manifest(students=0, rows_without_identity=7))
     assert found.blocks
     assert "what was published stays" in found.reason
     assert found.numbers == {"students": 0, "rows_without_identity": 7}
 
 
 def test_one_student_is_a_roster() -> None:
-    assert verdict(NOT_EMPTY, manifest(students=1)).passed
+    assert result_of(NOT_EMPTY, manifest(students=1)).passed
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_one_student_is_a_roster() -> None:
     ],
 )
 def test_a_descriptor_that_is_bare_or_a_uri_is_readable(descriptor: str) -> None:
-    assert verdict(CONSUMER_CONTRACT, with_students(10, **{descriptor: 1})).passed
+    assert result_of(CONSUMER_CONTRACT, with_students(10, **{descriptor: 1})).passed
 
 
 @pytest.mark.parametrize(
     "descriptor", ["a,b", ",", "a'b", "'", 'a"b', '"', "Local#", "#", "uri://x#Local#", "uri://x#State's", "Local#\n"]
 )
 def test_a_comma_a_quote_and_a_trailing_hash_hold_the_roster(descriptor: str) -> None:
-    found = verdict(CONSUMER_CONTRACT, with_students(10, Local=9, **{descriptor: 1}))
+    found = result_of(CONSUMER_CONTRACT, with_students(10, Local=9, **{descriptor: 1}))
     assert found.blocks
     assert found.numbers == {"id_systems": 2, "unreadable_id_systems": 1}
     assert "1 id systems contain a comma, a quote or a trailing #" in found.reason
@@ -129,10 +129,10 @@ def test_a_comma_a_quote_and_a_trailing_hash_hold_the_roster(descriptor: str) ->
 def test_the_unreadable_descriptors_are_counted_and_not_named(descriptors: set[str]) -> None:
     new = manifest(students_by_id_system=dict.fromkeys(descriptors, 1))
     unreadable = {d for d in descriptors if set(d) & set(",'\"") or re.search(r"#\n?\Z", d)}
-    found = verdict(CONSUMER_CONTRACT, new)
+    found = result_of(CONSUMER_CONTRACT, new)
     assert found.numbers["unreadable_id_systems"] == len(unreadable)
     assert found.passed == (not unreadable)
-    assert found.reason == verdict(CONSUMER_CONTRACT, manifest(students_by_id_system=numbered(unreadable))).reason
+    assert found.reason == result_of(CONSUMER_CONTRACT, manifest(students_by_id_system=numbered(unreadable))).reason
 
 
 def numbered(descriptors: set[str]) -> dict[str, int]:
@@ -141,7 +141,7 @@ def numbered(descriptors: set[str]) -> dict[str, int]:
 
 @pytest.mark.parametrize(("colliding", "passed"), [(0, True), (1, True), (20, True), (21, False), (1000, False)])
 def test_more_shared_codes_than_an_ordinary_district_has_are_a_warning(colliding: int, passed: bool) -> None:
-    found = verdict(COLLIDING_CODES, manifest(students=1000, colliding_codes=colliding))
+    found = result_of(COLLIDING_CODES, manifest(students=1000, colliding_codes=colliding))
     assert (found.passed, found.blocks) == (passed, False)
     assert found.numbers == {"colliding_codes": colliding, "colliding_codes_share": colliding / 1000}
     assert ("more than 2% of 1000 students" in found.reason) is not passed
@@ -149,10 +149,10 @@ def test_more_shared_codes_than_an_ordinary_district_has_are_a_warning(colliding
 
 @pytest.mark.parametrize(
     ("colliding", "said"),
-    [(0, "no code is shared by two students"), (1, "1 code is shared"), (3, "3 codes are shared")],
+    [(0, "no code is shared by several students"), (1, "1 code is shared"), (3, "3 codes are shared")],
 )
 def test_how_many_codes_are_shared_is_said_and_that_none_is(colliding: int, said: str) -> None:
-    assert verdict(COLLIDING_CODES, manifest(students=1000, colliding_codes=colliding)).reason.startswith(said)
+    assert result_of(COLLIDING_CODES, manifest(students=1000, colliding_codes=colliding)).reason.startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_too_few_students_with_a_code_is_a_warning_from_the_threshold_on(
     students: int, without: int, threshold: float, passed: bool
 ) -> None:
     new = manifest(students=students, students_without_codes=without, students_by_id_system={})
-    found = verdict(ID_TYPE_COVERAGE, new, thresholds=Thresholds(students_with_codes=threshold))
+    found = result_of(ID_TYPE_COVERAGE, new, thresholds=Thresholds(students_with_codes=threshold))
     assert (found.passed, found.blocks) == (passed, False)
     assert found.numbers["students_with_codes_share"] == 1 - without / students
 
@@ -193,7 +193,7 @@ def test_too_few_students_with_a_code_is_a_warning_from_the_threshold_on(
 def test_an_id_type_that_fell_by_more_than_the_threshold_since_the_last_snapshot_is_a_warning(
     before: Manifest, after: Manifest, passed: bool
 ) -> None:
-    found = verdict(ID_TYPE_COVERAGE, after, before, Thresholds(students_with_codes=0, coverage_drop=0.1))
+    found = result_of(ID_TYPE_COVERAGE, after, before, Thresholds(students_with_codes=0, coverage_drop=0.1))
     assert (found.passed, found.blocks) == (passed, False)
     assert found.numbers["id_types_fallen"] == (not passed)
     assert ("Local fell by more than 10% of students" in found.reason) == (not passed)
@@ -202,7 +202,7 @@ def test_an_id_type_that_fell_by_more_than_the_threshold_since_the_last_snapshot
 @pytest.mark.parametrize(("before", "after"), [(50, 40), (90, 80), (80, 70)])
 def test_a_fall_of_just_the_threshold_is_no_warning(before: int, after: int) -> None:
     new, old = with_students(100, Local=after), with_students(100, Local=before)
-    assert verdict(ID_TYPE_COVERAGE, new, old, Thresholds(coverage_drop=0.1)).passed
+    assert result_of(ID_TYPE_COVERAGE, new, old, Thresholds(coverage_drop=0.1)).passed
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_fall_of_just_the_threshold_is_no_warning(before: int, after: int) -> 
 )
 def test_more_students_lost_than_the_threshold_is_a_warning(removed: int, threshold: float, passed: bool) -> None:
     thresholds = Thresholds(students_lost=threshold)
-    found = verdict(STUDENTS_LOST, manifest(students_removed=removed, previous_sha256="p"), manifest(), thresholds)
+    found = result_of(STUDENTS_LOST, manifest(students_removed=removed, previous_sha256="p"), manifest(), thresholds)
     assert (found.passed, found.blocks) == (passed, False)
     assert found.numbers == {"students_removed": removed, "students_removed_share": removed / 100}
     assert found.reason.startswith(f"{removed} of 100 students")
@@ -219,20 +219,20 @@ def test_more_students_lost_than_the_threshold_is_a_warning(removed: int, thresh
 
 def test_the_share_that_was_lost_is_of_the_previous_snapshots_students() -> None:
     new, previous = manifest(students=1000, students_removed=2, previous_sha256="p"), manifest(students=100)
-    assert not verdict(STUDENTS_LOST, new, previous).passed
+    assert not result_of(STUDENTS_LOST, new, previous).passed
 
 
 def test_of_a_first_snapshot_nobody_was_lost() -> None:
-    found = verdict(STUDENTS_LOST, manifest(students_removed=None, previous_sha256=None), None)
+    found = result_of(STUDENTS_LOST, manifest(students_removed=None, previous_sha256=None), None)
     assert found.passed
     assert found.reason == "there is no snapshot to compare with"
 
 
 @pytest.mark.parametrize(("previous", "removed"), [(None, None), (None, 90), (manifest(), None)])
 def test_a_previous_snapshot_that_cannot_be_read_is_a_warning(previous: Manifest | None, removed: int | None) -> None:
-    found = verdict(STUDENTS_LOST, manifest(students_removed=removed, previous_sha256="p"), previous)
+    found = result_of(STUDENTS_LOST, manifest(students_removed=removed, previous_sha256="p"), previous)
     assert (found.passed, found.blocks) == (False, False)
 
 
 def test_a_first_snapshot_has_no_id_type_that_fell() -> None:
-    assert verdict(ID_TYPE_COVERAGE, manifest(students_by_id_system={})).passed
+    assert result_of(ID_TYPE_COVERAGE, manifest(students_by_id_system={})).passed

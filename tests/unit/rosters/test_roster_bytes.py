@@ -13,6 +13,7 @@ from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, S
 from runway_pipelines.rosters import encoding
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
 from runway_pipelines.rosters.query import ROSTER_SQL
+from tests.properties import examples
 from tests.reference_roster import reference_roster
 
 TENANT = "district-12"
@@ -69,7 +70,7 @@ def encoded(rows: pa.Table, batch_rows: int) -> tuple[bytes, RosterCounts]:
     return b"".join(encode_roster(batches, TENANT, counts)), counts
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250))
 @given(st.lists(association, max_size=14), st.lists(code, max_size=20), st.integers(1, 7))
 def test_any_content_gives_the_bytes_and_numbers_of_the_reference(
     associations: Rows, codes: Rows, batch_rows: int

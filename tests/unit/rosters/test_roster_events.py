@@ -10,7 +10,7 @@ from tests.factories import manifest
 @pytest.mark.parametrize(
     ("of", "said"),
     [
-        (manifest(previous_sha256=None), "a first snapshot"),
+        (manifest(previous_sha256=None), "the first snapshot"),
         (manifest(previous_sha256="p", students_added=None), "not compared: the previous snapshot could not be read"),
     ],
 )
