@@ -147,6 +147,11 @@ def runs_of_newest_materializations(instance: dg.DagsterInstance, asset_keys: It
     return run_ids
 
 
+def report_canceled(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Record that a run ended because somebody stopped its process."""
+    instance.report_run_canceled(run, message="The process was stopped by Ctrl-C.")
+
+
 def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
     """Delete a run, its events, and its check evaluations, which Dagster would leave behind."""
     storage = instance.event_log_storage

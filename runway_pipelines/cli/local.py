@@ -16,6 +16,7 @@ from runway_pipelines.cli.terminal import console
 if TYPE_CHECKING:
     from runway_pipelines.local.processes import StateLock
 
+STOPPED = "Stopped. The next run takes up what is missing."
 STOPPING = "Stopping (runs under way finish first, for up to a minute) ..."
 
 
@@ -31,27 +32,20 @@ def demo(target: Target, json_file: Path | None) -> None:
 
     Exit code 1 when a tenant ended otherwise than the data set means it to.
     """
-    with target.stack() as services:
-        from runway_pipelines.local.demo import (
-            print_identity,
-            print_results,
-            print_rotation,
-            results_document,
-            run_demo,
-            run_identity,
-            run_rotation,
-        )
+    with local_parts():
+        from runway_pipelines.local.processes import aside, exit_on_interrupt
+        from runway_pipelines.local.session import published_files
+    with exit_on_interrupt(STOPPED) as before_exit:
+        click.echo(f"Starting the embedded stack (Postgres, S3, Snowflake, LML) in {target.state} ...")
+        with target.stack() as services:
+            from runway_pipelines.local.demo import cancel_runs_under_way, tell_story
 
-        results = list(run_demo(services, console))
-        print_results(results, console)
-        identity = run_identity()
-        print_identity(identity, console)
-        rotation = run_rotation(services, target.state, console)
-        print_rotation(rotation, console)
-    document = results_document(results, identity, rotation)
-    if json_file:
-        json_file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-    console.print(f"Published files: [bold]{target.state / 'aws' / 's3'}[/]. The runs: [bold]make dev[/], page Runs.")
+            before_exit.append(cancel_runs_under_way)
+            document = aside(lambda: tell_story(services, target.state, console))
+            where = published_files(target.state)
+        if json_file:
+            json_file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        console.print(where)
     sys.exit(0 if document["is_success"] else 1)
 
 
@@ -78,6 +72,7 @@ def dev(target: Target, port: int) -> None:
 
 def _run_dagster(target: Target, port: int, lock: StateLock) -> None:
     """The stack as our own: one that we joined would end with its owner, under our daemon."""
+    click.echo(f"Starting the embedded stack (Postgres, S3, Snowflake, LML) in {target.state} ...")
     with target.stack(must_own=True) as services:
         import dagster as dg
 
@@ -86,6 +81,7 @@ def _run_dagster(target: Target, port: int, lock: StateLock) -> None:
 
         with dg.DagsterInstance.get() as instance:
             sync_partitions(instance, services.registry())
+        click.echo("Starting Dagster (code server, daemon, webserver) ...")
         with dagster_services(target.state, _free_port_from(port), lock) as running:
             console.print(f"Dagster UI: [bold]{running.url}[/]  (Ctrl-C ends everything)")
             console.print(f"Logs: {target.state / 'logs'}")

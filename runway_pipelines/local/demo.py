@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from runway_pipelines.credentials.rotation_sensor import SENSOR_NAME
-from runway_pipelines.dagster_events import evaluate_sensor
+from runway_pipelines.dagster_events import evaluate_sensor, report_canceled
 from runway_pipelines.definitions import defs
 from runway_pipelines.identity.assets import COUNTS
 from runway_pipelines.identity.automation import library_identity_job
@@ -36,6 +37,7 @@ ROTATED_PARTNER = "cascade"
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:]+ \S+ - dagster - (?P<level>[A-Z]+) - (?P<message>.*?)\.?")
 _OPERATOR_EVENT = re.compile(r"operator event (?P<type>\w+): (?P<detail>\{.*\})")
 # The demo tells the story; the event log has every word of it.
+_under_way: list[str] = []  # run ids
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
@@ -87,6 +89,18 @@ class RotationResult:
         return is_own and set(self.statuses) <= {TenantStatus.NEW, TenantStatus.UNCHANGED}
 
 
+def tell_story(services: RosterServices, state_dir: Path, console: Console) -> dict[str, Any]:
+    """The whole demo, told on the console; returns `results_document`."""
+    results = list(run_demo(services, console))
+    print_results(results, console)
+    console.print("Resolving the library's identity ...")
+    identity = run_identity()
+    print_identity(identity, console)
+    rotation = run_rotation(services, state_dir, console)
+    print_rotation(rotation, console)
+    return results_document(results, identity, rotation)
+
+
 def run_demo(services: RosterServices, console: Console) -> Iterator[PartnerResult]:
     """Bring the partitions in line with the registry and run `partner_rosters_job` for each partner, in turn."""
     registry = services.registry()
@@ -104,18 +118,39 @@ def run_demo(services: RosterServices, console: Console) -> Iterator[PartnerResu
 def execute_quietly(
     instance: dg.DagsterInstance, partner_id: str, tags: Mapping[str, str]
 ) -> dg.ExecuteInProcessResult:
-    """`partner_rosters_job` for a partner, in this process; the event log has every word of it, the terminal none."""
-    return (
-        defs()
-        .resolve_job_def(partner_rosters_job.name)
-        .execute_in_process(
-            instance=instance,
-            partition_key=partner_id,
-            run_config={"loggers": QUIET},
-            tags=dict(tags),
-            raise_on_error=False,
+    """`partner_rosters_job` for a partner."""
+    return _execute(partner_rosters_job.name, instance, tags, partition_key=partner_id)
+
+
+def _execute(
+    job_name: str, instance: dg.DagsterInstance, tags: Mapping[str, str], **options: Any
+) -> dg.ExecuteInProcessResult:
+    """Run a job in this process. The event log has every word of it, the terminal none."""
+    run_id = str(uuid.uuid4())
+    _under_way.append(run_id)
+    try:
+        return (
+            defs()
+            .resolve_job_def(job_name)
+            .execute_in_process(
+                instance=instance,
+                run_id=run_id,
+                run_config={"loggers": QUIET},
+                tags=dict(tags),
+                raise_on_error=False,
+                **options,
+            )
         )
-    )
+    finally:
+        _under_way.remove(run_id)
+
+
+def cancel_runs_under_way() -> None:
+    """Record that this process's runs are canceled, because it is about to end: else they would look alive for ever."""
+    with dg.DagsterInstance.get() as instance:
+        for run_id in _under_way:
+            if (run := instance.get_run_by_id(run_id)) is not None:
+                report_canceled(instance, run)
 
 
 def _tenants(services: RosterServices, partner: RosterPartner, run_id: str) -> Iterator[TenantResult]:
@@ -217,16 +252,7 @@ def run_identity() -> IdentityResult:
     """`library_identity_job` on the embedded catalogue and LML."""
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
-        run = (
-            defs()
-            .resolve_job_def(library_identity_job.name)
-            .execute_in_process(
-                instance=instance,
-                run_config={"loggers": QUIET},
-                tags={TRIGGER_TAG: "demo"},
-                raise_on_error=False,
-            )
-        )
+        run = _execute(library_identity_job.name, instance, {TRIGGER_TAG: "demo"})
     counts: dict[str, Any] = {}
     for event in run.get_asset_materialization_events():
         found = event.materialization.metadata.get(COUNTS)

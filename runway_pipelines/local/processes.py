@@ -15,12 +15,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import psutil
+
+Result = TypeVar("Result")
 
 READY_PREFIX = "READY "
 _POLL_SECONDS = 0.02
@@ -313,6 +316,35 @@ def end_on_interrupt(message: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def exit_on_interrupt(message: str) -> Iterator[list[Callable[[], object]]]:
+    """The first Ctrl-C says ``message``, calls what the block put into the list, and ends this process with code 130.
+
+    It ends at once, without unwinding: threads in the midst of a refresh would go on for as long as that takes. The
+    kernel tells the children to stop (see `start_child`). The calls get `_FAREWELL_SECONDS`. For the main thread; work
+    that handles Ctrl-C itself, as Dagster does, belongs into another one (`aside`).
+    """
+    farewells: list[Callable[[], object]] = []
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        _handle(dict.fromkeys(_ENDING, signal.SIG_IGN))
+        _say_in_handler(message)
+        for farewell in farewells:
+            thread = threading.Thread(target=farewell, daemon=True)
+            thread.start()
+            thread.join(_FAREWELL_SECONDS)
+        os._exit(128 + number)
+
+    with _handling({signal.SIGINT: leave}):
+        yield farewells
+
+
+def aside(work: Callable[[], Result]) -> Result:
+    """Do the work in another thread, and wait for it here, where Ctrl-C arrives."""
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        return executor.submit(work).result()
+
+
+@contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Ignore Ctrl-C, SIGTERM and SIGHUP for as long as servers are stopped in order: a stop that is cut leaves some."""
     with _handling(dict.fromkeys(_ENDING, signal.SIG_IGN)):
@@ -327,6 +359,7 @@ def impatience() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(asked)
 
 
+_FAREWELL_SECONDS = 1.5
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _Handler = Callable[[int, FrameType | None], Any] | signal.Handlers | int
 

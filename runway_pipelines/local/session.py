@@ -19,7 +19,7 @@ from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.local.catalogue import seed_catalogue
 from runway_pipelines.local.processes import Holder, StackAlreadyRunning, impatience, undisturbed
 from runway_pipelines.local.seed import seed
-from runway_pipelines.local.stack import APP_DATABASE, CATALOGUE_DATABASE, EmbeddedStack
+from runway_pipelines.local.stack import APP_DATABASE, BUCKET, CATALOGUE_DATABASE, EmbeddedStack
 from runway_pipelines.settings import load_settings
 
 CHECKOUT = Path(__file__).parents[2]
@@ -130,6 +130,18 @@ def _wait_until_unused(handle: IO[str], say: Callable[[str], None]) -> None:
                     say("Another command uses the embedded stack: it stays until that ends (Ctrl-C: stop it now) ...")
                     has_said = True
             time.sleep(_LOOK_SECONDS)
+
+
+def published_files(state_dir: Path) -> str:
+    """Where the published files can be seen after the command that says this: on disk, or in a stack that goes on."""
+    owner = json.loads(_environment_file(state_dir).read_text())["owner"]
+    if owner == os.getpid():
+        return f"Published files: {state_dir / 'aws' / 's3' / BUCKET / '__rosters'}. The runs: make dev, page Runs."
+    bucket = f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}"
+    return (
+        f"Published files, in the stack that process {owner} runs: curl '{bucket}?list-type=2&prefix=__rosters/' lists "
+        f"them, curl {bucket}/KEY shows one. They are written to {state_dir / 'aws' / 's3'} when that process ends."
+    )
 
 
 def _environment_file(state_dir: Path) -> Path:
