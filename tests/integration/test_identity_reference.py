@@ -1,4 +1,4 @@
-"""Whatever LML answers, in whatever order: the tables end as a naive reference has them, all libraries are counted."""
+"""Any sequence of answers ends in the tables of a naive reference, with all libraries counted."""
 
 import unicodedata
 from collections import Counter
@@ -16,6 +16,7 @@ from runway_pipelines.identity.writer import write
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from tests.integration.identity_world import NOW, TestCatalogue, new_catalogue
+from tests.properties import examples
 from tests.reference_identity import ARTIST_IDS, PLAIN_IDS, RELEASE_IDS, ReferenceCatalogue, float4
 
 SINGLES, COMPILATIONS = (1, 2, 3), (4, 5)
@@ -25,8 +26,7 @@ TITLES = ("Song", None)
 UUIDS = ("0f3e8d9c-1111-4222-8333-944445555666", "1a2b3c4d-1111-4222-8333-944445555666")
 TABLES = "library, library_identity, library_identity_source, library_identity_history, compilation_track_artist"
 slow = settings(
-    deadline=None,
-    max_examples=100,
+    max_examples=examples(100),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

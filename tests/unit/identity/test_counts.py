@@ -1,10 +1,10 @@
-"""Counting loses nothing, adds up in any order, and is told by the contract's names."""
+"""Counts lose nothing, add up in any order, and have the contract's names."""
 
 from collections import Counter
 from copy import deepcopy
 
 import orjson
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runway_pipelines.identity.counts import Counts, Skip, dry_run_document, total
@@ -34,11 +34,8 @@ def complete_counts(draw: st.DrawFn) -> Counts:
     return counts
 
 
-@settings(deadline=None)
 @given(st.lists(complete_counts(), max_size=5), st.data())
-def test_the_sum_is_the_same_in_any_order_and_grouping_and_loses_nothing(
-    parts: list[Counts], data: st.DataObject
-) -> None:
+def test_the_sum_is_complete_and_independent_of_order_and_grouping(parts: list[Counts], data: st.DataObject) -> None:
     kept = deepcopy(parts)
     cut = data.draw(st.integers(0, len(parts)))
     shuffled = data.draw(st.permutations(parts))
@@ -49,9 +46,8 @@ def test_the_sum_is_the_same_in_any_order_and_grouping_and_loses_nothing(
     assert parts == kept, "merging left its parts as they were"
 
 
-@settings(deadline=None)
 @given(complete_counts())
-def test_nothing_added_changes_nothing(counts: Counts) -> None:
+def test_adding_nothing_changes_nothing(counts: Counts) -> None:
     before = deepcopy(counts)
     counts.merge(Counts())
     assert counts == before == total([Counts(), before])
@@ -62,7 +58,7 @@ def test_a_lost_library_shows() -> None:
     assert counts.accounted_for == 2
 
 
-def test_the_document_has_every_name_of_the_contract_even_when_nothing_was_counted() -> None:
+def test_the_document_has_all_names_of_the_contract_even_without_counts() -> None:
     document = Counts().document()
     assert set(document) == {
         "scanned",
@@ -83,15 +79,14 @@ def test_the_document_has_every_name_of_the_contract_even_when_nothing_was_count
     assert not any(document["rows_skipped"].values())
 
 
-def test_the_document_has_what_was_counted_besides() -> None:
+def test_the_document_has_the_other_counts_too() -> None:
     counts = Counts(others=Counter({"lml_cache.hits": 7, "compilation_track_rows_linked": 2, "lml_retries": 1}))
     document = counts.document()
     assert (document["lml_cache.hits"], document["compilation_track_rows_linked"], document["lml_retries"]) == (7, 2, 1)
 
 
-@settings(deadline=None)
 @given(complete_counts())
-def test_documents_are_json_and_asking_for_them_counts_nothing(counts: Counts) -> None:
+def test_documents_are_json_and_leave_the_counts_unchanged(counts: Counts) -> None:
     before = deepcopy(counts)
     for document in (counts.document(), dry_run_document(counts)):
         assert orjson.loads(orjson.dumps(document)) == document
@@ -99,7 +94,7 @@ def test_documents_are_json_and_asking_for_them_counts_nothing(counts: Counts) -
     assert set(counts.others) == set(before.others)
 
 
-def test_a_dry_run_is_told_in_the_contracts_words_and_no_others() -> None:
+def test_a_dry_run_uses_the_contracts_names_and_no_others() -> None:
     counts = Counts(
         scanned=21,
         rows_resolved=10,

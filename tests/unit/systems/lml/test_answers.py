@@ -1,4 +1,4 @@
-"""Nothing that LML says is believed before it is checked, and what is refused costs no more than its own library."""
+"""Every answer is checked, and a malformed result costs only its own library."""
 
 import itertools
 import json
@@ -8,12 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runway_pipelines.errors import Permanent
 from runway_pipelines.systems.lml.answers import LONGEST_TEXT, AnswerUnreadable, parse_answer
 from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Library, Provenance, Track, Verdict
+from tests.properties import examples
 
 MBID = "9f86d081-884c-4d65-9a2f-eaa0c55ad015"
 ABSENT = object()
@@ -115,7 +116,7 @@ def fates(parsed: Answer) -> dict[str, list[int]]:
 # What a good answer becomes
 
 
-def test_a_single_artist_has_its_ids_and_where_they_come_from() -> None:
+def test_a_single_artist_has_its_ids_and_their_provenance() -> None:
     assert verdict_on(single_artist()) == Verdict(
         library_id=7,
         kind=Kind.SINGLE_ARTIST,
@@ -138,7 +139,7 @@ def test_a_compilation_has_its_tracks() -> None:
     )
 
 
-def test_what_is_no_single_artist_has_no_composed_verdict() -> None:
+def test_only_a_single_artist_has_a_composed_verdict() -> None:
     verdict = verdict_on(compilation(method="llm", confidence=0.7, main={}))
     assert (verdict.artist_ids, verdict.method, verdict.confidence) == (None, None, None)
 
@@ -182,14 +183,14 @@ def test_accepted_is(result: Json) -> None:
 
 
 @pytest.mark.parametrize("absent", [ABSENT, None], ids=["absent", "null"])
-def test_tracks_that_are_absent_or_null_are_none(absent: object) -> None:
+def test_absent_or_null_tracks_are_none(absent: object) -> None:
     verdict = verdict_on(compilation(tracks=absent, tracks_attempted=absent))
     assert (verdict.tracks, verdict.tracks_attempted) == (None, None)
     assert verdict_on(compilation(tracks=[])).tracks == ()
 
 
 @pytest.mark.parametrize("blank", ["", "  ", None, ABSENT], ids=["empty", "blank", "null", "absent"])
-def test_an_id_that_names_nothing_is_absent(blank: object) -> None:
+def test_a_blank_id_is_none(blank: object) -> None:
     names = ["musicbrainz_artist_id", "wikidata_qid", "spotify_artist_id", "apple_music_artist_id", "bandcamp_id"]
     main = changed({}, dict.fromkeys(names, blank))
     verdict = verdict_on(single_artist(main=main, provenance=[source(external_id=blank)]))
@@ -197,26 +198,26 @@ def test_an_id_that_names_nothing_is_absent(blank: object) -> None:
     assert verdict.provenance[0].external_id is None
 
 
-def test_a_tracks_empty_texts_name_nothing_except_its_title_which_finds_its_row() -> None:
+def test_a_tracks_empty_texts_are_none_except_its_title() -> None:
     empty = track(track_position="", resolved_artist_name="", track_title="", artist_name=" ")
     (parsed,) = verdict_on(compilation(tracks=[empty])).tracks or ()
     assert parsed == Track(None, " ", "", None, 0.8)
 
 
 @pytest.mark.parametrize("text", [MBID, MBID.upper(), MBID.replace("-", "")])
-def test_a_uuid_is_told_as_postgres_tells_it(text: str) -> None:
+def test_a_uuid_has_postgres_spelling(text: str) -> None:
     artist_ids = verdict_on(single_artist(main={"musicbrainz_artist_id": text})).artist_ids
     assert artist_ids == ArtistIds(musicbrainz_artist_id=MBID)
 
 
 @pytest.mark.parametrize(("confidence", "stored"), [(1e-300, 0.0), (5e-324, 0.0), (-0.0, 0.0), (1, 1.0), (0.1, 0.1)])
-def test_a_confidence_is_one_that_float4_can_hold(confidence: float, stored: float) -> None:
+def test_a_confidence_fits_float4(confidence: float, stored: float) -> None:
     verdict = verdict_on(single_artist(confidence=confidence))
     assert isinstance(verdict.confidence, float)
     assert (verdict.confidence, math.copysign(1, verdict.confidence)) == (stored, 1)
 
 
-def test_a_source_that_is_named_twice_is_handed_on_as_it_came() -> None:
+def test_a_source_named_twice_keeps_both_entries() -> None:
     entries = [source(confidence=0.9), source("spotify"), source(confidence=None), source(confidence=0.9)]
     provenance = verdict_on(single_artist(provenance=entries)).provenance
     assert [(entry.source, entry.confidence) for entry in provenance] == [
@@ -300,7 +301,7 @@ def test_a_malformed_result_costs_its_library_and_no_other(result: Any) -> None:
     assert parsed.results_dropped == 0
 
 
-def test_true_is_not_the_library_1() -> None:
+def test_true_is_not_library_1() -> None:
     assert fates(parse_answer(answer(unresolved(True)), libraries(1))) == {"malformed": [1]}
 
 
@@ -356,7 +357,7 @@ FATES: dict[str, tuple[list[int], list[Any], dict[str, list[int]], int]] = {
 
 
 @pytest.mark.parametrize(("asked", "results", "expected", "dropped"), FATES.values(), ids=FATES)
-def test_libraries_end_by_the_results_that_name_them(
+def test_results_are_matched_with_libraries_by_id_and_place(
     asked: list[int], results: list[Any], expected: dict[str, list[int]], dropped: int
 ) -> None:
     parsed = parse_answer(answer(*results), libraries(*asked))
@@ -364,7 +365,7 @@ def test_libraries_end_by_the_results_that_name_them(
     assert parsed.results_dropped == dropped
 
 
-def test_of_two_that_differ_the_one_in_its_librarys_place_is_believed() -> None:
+def test_of_two_results_the_one_in_its_librarys_place_wins() -> None:
     mine, another = single_artist(1, confidence=0.9), single_artist(1, confidence=0.8)
     for asked, results in (([1, 2], [mine, another]), ([2, 1], [another, mine])):
         parsed = parse_answer(answer(*results), libraries(*asked))
@@ -372,7 +373,7 @@ def test_of_two_that_differ_the_one_in_its_librarys_place_is_believed() -> None:
         assert parsed.untrusted == (2,)
 
 
-def test_of_two_that_differ_and_are_both_in_anothers_place_the_first_is_believed() -> None:
+def test_of_two_results_out_of_place_the_first_wins() -> None:
     results = [single_artist(1, confidence=0.9), single_artist(1, confidence=0.8)]
     parsed = parse_answer(answer(*results), libraries(2, 3, 1))
     assert [verdict.confidence for verdict in parsed.verdicts] == [0.9]
@@ -396,7 +397,7 @@ NO_ANSWER = {
 
 
 @pytest.mark.parametrize(("document", "came"), NO_ANSWER.values(), ids=NO_ANSWER)
-def test_what_is_no_answer_is_permanent_and_not_repeated_in_the_error(document: object, came: str) -> None:
+def test_an_unreadable_answer_is_permanent_and_not_quoted_in_the_error(document: object, came: str) -> None:
     with pytest.raises(AnswerUnreadable) as raised:
         parse_answer(document, libraries(7))
     assert isinstance(raised.value, Permanent)
@@ -406,19 +407,19 @@ def test_what_is_no_answer_is_permanent_and_not_repeated_in_the_error(document: 
 
 
 @pytest.mark.parametrize("version", [None, 0, 2, 1.0, True, "1", [1], {}, float("nan"), ABSENT])
-def test_no_other_version_of_the_tracks_counts(version: object) -> None:
+def test_any_other_tracks_version_is_ignored(version: object) -> None:
     document = changed(answer(unresolved()), {"tracks_contract_version": version})
     parsed = parse_answer(document, libraries(7))
     assert parsed.tracks_contract_version is None
     assert fates(parsed) == {"verdicts": [7]}
 
 
-def test_the_integer_1_is_the_version_of_the_tracks() -> None:
+def test_the_integer_1_is_the_tracks_version() -> None:
     version = parse_answer(answer(tracks_contract_version=1), []).tracks_contract_version
     assert (version, type(version)) == (1, int)
 
 
-def test_of_the_cache_stats_only_numbers_are_kept() -> None:
+def test_only_numeric_cache_stats_are_kept() -> None:
     stats = {
         "hits": 3,
         "ratio": 0.75,
@@ -437,7 +438,7 @@ def test_of_the_cache_stats_only_numbers_are_kept() -> None:
 
 
 @pytest.mark.parametrize("stats", [None, [], "hits", 3, True, ABSENT])
-def test_no_cache_stats_are_a_reason_to_refuse(stats: object) -> None:
+def test_odd_cache_stats_are_ignored(stats: object) -> None:
     parsed = parse_answer(changed(answer(unresolved()), {"cache_stats": stats}), libraries(7))
     assert parsed.cache_stats == {}
     assert fates(parsed) == {"verdicts": [7]}
@@ -445,8 +446,6 @@ def test_no_cache_stats_are_a_reason_to_refuse(stats: object) -> None:
 
 # For any answer
 
-# Making answers takes longer than parsing them, and on a busy machine longer than hypothesis likes.
-patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 texts = st.text(max_size=4) | st.sampled_from(["\ud800", "\0", "7", "discogs", "llm"])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
@@ -509,11 +508,8 @@ def asked_for(batch: Sequence[Verdict]) -> list[Library]:
     return libraries(*(verdict.library_id for verdict in batch))
 
 
-@patiently
 @given(batches(), st.data())
-def test_a_valid_answer_becomes_the_verdicts_that_it_tells_in_the_order_asked(
-    batch: list[Verdict], data: st.DataObject
-) -> None:
+def test_a_valid_answer_becomes_its_verdicts_in_the_order_asked(batch: list[Verdict], data: st.DataObject) -> None:
     results = data.draw(st.permutations([as_result(verdict) for verdict in batch]))
     document = json.loads(json.dumps(answer(*results, tracks_contract_version=1)))
     parsed = parse_answer(document, asked_for(batch))
@@ -535,11 +531,9 @@ nearly_answers = st.builds(
 )
 
 
-@settings(patiently, max_examples=400)
+@settings(max_examples=examples(400))
 @given(anything | nearly_answers | st.dictionaries(st.just("results"), anything), some_ids)
-def test_any_answer_is_refused_as_ours_or_every_library_ends_in_exactly_one_way(
-    document: Any, asked: list[int]
-) -> None:
+def test_any_answer_is_refused_or_gives_every_library_one_outcome(document: Any, asked: list[int]) -> None:
     try:
         parsed = parse_answer(document, libraries(*asked))
     except AnswerUnreadable:
@@ -555,9 +549,8 @@ def test_any_answer_is_refused_as_ours_or_every_library_ends_in_exactly_one_way(
         json.dumps(asdict(verdict), ensure_ascii=False, allow_nan=False).encode()
 
 
-@patiently
 @given(batches().filter(bool), anything, st.data())
-def test_whatever_is_wrong_with_one_result_costs_only_that_one(
+def test_any_defect_in_one_result_costs_only_that_result(
     batch: list[Verdict], damage: Any, data: st.DataObject
 ) -> None:
     results: list[Any] = [as_result(verdict) for verdict in batch]
