@@ -1,9 +1,9 @@
-"""A local Postgres that lets users in as RDS with IAM does: over TLS alone, by a signed token that has not expired.
+"""A local Postgres with RDS' IAM logins: only over TLS, with a signed token that has not expired.
 
     with local_rds(server, data, folder, users=["chat_api_app"], region=..., secret_key=...) as rds:
         ...  # rds.front.port, rds.ca_file, rds.tokens
 
-Signature, endpoint, user and time of every token are verified as the real one does; the keys are the local stack's.
+Every token's signature, endpoint, user and time are verified as RDS does; the keys are the local stack's.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from tenacity import retry, stop_after_delay, wait_fixed
 from runway_pipelines.local.postgres_server import PostgresServer
 from tests.servers.certificates import new_authority
 from tests.servers.tls_front import TlsFront, postgres_tls_front
+from tests.waiting import PATIENCE_SECONDS
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
 class Signer:
-    """Whose tokens are let in, and for which endpoint: what a client may be told is another address."""
+    """Whose tokens are accepted, and for which endpoint; clients may connect to another address."""
 
     host: str
     port: int
@@ -40,9 +41,9 @@ class Signer:
 
 @dataclass
 class LocalRds:
-    """The running front. ``tokens`` are all that were shown, ``refusals`` the reasons of those that were not taken.
+    """The running front: ``tokens`` it was shown, and the reasons for its ``refusals``.
 
-    ``ahead`` is how much its clock is: set it, and what was signed a moment ago has expired.
+    ``ahead`` moves its clock, so that a token signed a moment ago has expired.
     """
 
     front: TlsFront
@@ -64,9 +65,9 @@ def local_rds(
     names: Sequence[str] = ("localhost", "127.0.0.1"),
     endpoint: tuple[str, int] | None = None,
 ) -> Iterator[LocalRds]:
-    """Front ``server`` (whose data folder is ``data``); ``endpoint`` is what tokens are signed for, unless its own.
+    """Front ``server`` (whose data folder is ``data``). Tokens are signed for ``endpoint``, or the front's own address.
 
-    The users are created where they do not exist. ``names`` are those in the certificate.
+    Missing users are created. ``names`` are the certificate's.
     """
     let_in(server, data, users)
     authority = new_authority(folder)
@@ -88,7 +89,7 @@ def local_rds(
 
 
 def let_in(server: PostgresServer, data: Path, users: Sequence[str]) -> None:
-    """Create users whom the server trusts on loopback: the front has asked them for their token."""
+    """Create users that the server trusts on loopback: the front has checked their tokens."""
     rules = data / "pg_hba.conf"
     lines = [f'host all "{user}" 127.0.0.1/32 trust' for user in users]
     text = rules.read_text()
@@ -102,14 +103,14 @@ def let_in(server: PostgresServer, data: Path, users: Sequence[str]) -> None:
         _until_trusted(server, user)
 
 
-@retry(stop=stop_after_delay(10), wait=wait_fixed(0.05), reraise=True)
+@retry(stop=stop_after_delay(PATIENCE_SECONDS), wait=wait_fixed(0.05), reraise=True)
 def _until_trusted(server: PostgresServer, user: str) -> None:
-    """The server reads its rules anew a moment after it was told to."""
+    """The server rereads its rules a moment after it is told to."""
     psycopg.connect(host=server.host, port=server.port, dbname="postgres", user=user).close()
 
 
 def refusal_of(token: str, signer: Signer, user: str, now: datetime) -> str | None:
-    """Why a token is not taken, or None: it is signed by the key, for this endpoint and user, and has not expired."""
+    """Why a token is refused, or None if the key signed it for this endpoint and user, and it has not expired."""
     parts = urlsplit(f"https://{token}")
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
     if parts.netloc != f"{signer.host}:{signer.port}":
@@ -126,7 +127,7 @@ def refusal_of(token: str, signer: Signer, user: str, now: datetime) -> str | No
         return "expired"
     unsigned = "&".join(sorted(part for part in parts.query.split("&") if not part.startswith("X-Amz-Signature=")))
     if not hmac.compare_digest(given, _signature(parts.netloc, unsigned, query["X-Amz-Date"], signer)):
-        return "a signature that does not fit"
+        return "a wrong signature"
     return None
 
 

@@ -1,6 +1,6 @@
-"""A Redis on loopback with one ACL user, where the machine has a `redis-server` (Debian's package, or of the PATH).
+"""A Redis on loopback with one ACL user, if the machine has a `redis-server` on the PATH (Debian's package).
 
-It has no TLS of its own: `tls_front` adds that. Data are in memory alone.
+It has no TLS of its own: `tls_front` adds that. Its data are only in memory.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class RedisServer:
     child: Child = field(repr=False)
 
     def stop(self) -> None:
-        """End it; does nothing when it has ended."""
+        """End it, unless it has ended."""
         self.child.stop()
 
 
 def redis_binary() -> str | None:
-    """The server's program, or None where there is none."""
+    """The server's program, or None if there is none."""
     return shutil.which("redis-server")
 
 
 def start_redis(state_dir: Path, *, username: str, password: str, rules: str, port: int = 0) -> RedisServer:
     """Start a server whose only user is ``username``, with ACL ``rules`` such as ``~runway:* +ping``.
 
-    Call it from a thread that lives as long as the server should. Raises LocalServerError.
+    Call it from a thread that outlives the server. Raises LocalServerError.
     """
     binary = redis_binary()
     if binary is None:

@@ -1,7 +1,7 @@
-"""TLS in front of a local server that has none, for any protocol, and for Postgres' own way of asking for it.
+"""TLS in front of a local server that has none: for any protocol, and with Postgres' own handshake.
 
-What is in front of Postgres refuses plaintext, as RDS does with ``rds.force_ssl``, and can ask for the password itself,
-as RDS does for IAM users: in cleartext, within TLS. The server behind must trust such a user.
+Postgres' front refuses plaintext, as RDS does with ``rds.force_ssl``. It can also ask for the password itself, in
+cleartext within TLS, as RDS does for IAM users; the server behind it must trust such a user.
 """
 
 from __future__ import annotations
@@ -13,33 +13,35 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
 
-from tests.servers.certificates import ServerCertificate
+import trustme
+
+from tests.waiting import PATIENCE_SECONDS
 
 _HOST = "127.0.0.1"
 _CHUNK = 65_536
 _SSL_REQUEST, _GSS_REQUEST = 80_877_103, 80_877_104
 _CLEARTEXT_PASSWORD = b"R" + struct.pack("!II", 8, 3)
 
-# User and password in; None lets in, else the text of the refusal.
+# Takes user and password; returns None to accept the login, else the reason for refusing it.
 Doorkeeper = Callable[[str, str], str | None]
 _Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class TlsFront:
-    """Where it listens; ``upstream_port`` may change, as the server behind is started anew on another port."""
+    """Where it listens; ``upstream_port`` may change, because a restarted server has another port."""
 
     def __init__(self, upstream_port: int) -> None:
         self.host = _HOST
         self.port = 0
         self.upstream_port = upstream_port
-        # Connections over TLS, refused logins among them, and those that asked for plaintext.
+        # Connections over TLS, including refused logins, and connections that asked for plaintext.
         self.connections = 0
         self.refused_plaintext = 0
 
 
 @contextmanager
-def tls_front(upstream_port: int, certificate: ServerCertificate) -> Iterator[TlsFront]:
-    """TLS from the first byte, as Redis and MongoDB have it."""
+def tls_front(upstream_port: int, certificate: trustme.LeafCert) -> Iterator[TlsFront]:
+    """TLS from the first byte, as Redis and MongoDB expect it."""
     front = TlsFront(upstream_port)
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -52,9 +54,9 @@ def tls_front(upstream_port: int, certificate: ServerCertificate) -> Iterator[Tl
 
 @contextmanager
 def postgres_tls_front(
-    upstream_port: int, certificate: ServerCertificate, doorkeeper: Doorkeeper | None = None
+    upstream_port: int, certificate: trustme.LeafCert, doorkeeper: Doorkeeper | None = None
 ) -> Iterator[TlsFront]:
-    """TLS as Postgres has it; with a ``doorkeeper`` passwords are asked for and judged here."""
+    """TLS as Postgres negotiates it; a ``doorkeeper`` makes the front ask for the password and judge it."""
     front = TlsFront(upstream_port)
     context = _context(certificate)
 
@@ -93,7 +95,7 @@ async def _asks_for_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 async def _packet(reader: asyncio.StreamReader) -> bytes:
-    """A length, itself included, and as much as it says."""
+    """A length that includes itself, and that many bytes."""
     head = await reader.readexactly(4)
     return head + await reader.readexactly(struct.unpack("!I", head)[0] - 4)
 
@@ -135,7 +137,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 def _served(front: TlsFront, handle: _Handler, context: ssl.SSLContext | None) -> Iterator[None]:
     """Serve in a thread until the end of the block."""
     ready, loop = Event(), asyncio.new_event_loop()
-    # A handshake that a client breaks off is its own affair: loggers and the loop say nothing of it.
+    # A handshake that a client breaks off is no error of ours.
     loop.set_exception_handler(lambda loop, context: None)
     stop = asyncio.Event()
 
@@ -159,17 +161,17 @@ def _served(front: TlsFront, handle: _Handler, context: ssl.SSLContext | None) -
 
     thread = Thread(target=loop.run_until_complete, args=(serve(),), name="tls-front", daemon=True)
     thread.start()
-    if not ready.wait(10):
-        raise RuntimeError("The TLS front did not start within 10 s.")
+    if not ready.wait(PATIENCE_SECONDS):
+        raise RuntimeError(f"The TLS front did not start within {PATIENCE_SECONDS} s.")
     try:
         yield
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(PATIENCE_SECONDS)
         loop.close()
 
 
-def _context(certificate: ServerCertificate) -> ssl.SSLContext:
+def _context(certificate: trustme.LeafCert) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.certificate, certificate.key)
+    certificate.configure_cert(context)
     return context
