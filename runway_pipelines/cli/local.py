@@ -34,11 +34,11 @@ def demo(target: Target, json_file: Path | None) -> None:
     """
     with local_parts():
         from runway_pipelines.local.processes import aside, exit_on_interrupt
-        from runway_pipelines.local.session import published_files
     with exit_on_interrupt(STOPPED) as before_exit:
         click.echo(f"Starting the embedded stack (Postgres, S3, Snowflake, LML) in {target.state} ...")
         with target.stack() as services:
             from runway_pipelines.local.demo import cancel_runs_under_way, tell_story
+            from runway_pipelines.local.session import published_files
 
             before_exit.append(cancel_runs_under_way)
             document = aside(lambda: tell_story(services, target.state, console))
