@@ -2,6 +2,7 @@
 
 import dagster as dg
 import psycopg
+import pytest
 
 from runway_pipelines.local.stack import DAGSTER_DATABASE
 from runway_pipelines.operations.tags import PARTITION_TAG, PARTNER_TAG
@@ -72,6 +73,7 @@ def test_checks_are_tied_to_the_materialization_that_they_judged(
         assert targets == {newest.storage_id}
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_connections_to_dagsters_storage(world: World, postgres_instance: dg.DagsterInstance) -> None:
     warehouse = Warehouse()
     codes = [f"t{number}" for number in range(8)]

@@ -1,4 +1,4 @@
-"""Calls of LML over real sockets: what each failure becomes, what it costs, and that no text tells the key."""
+"""Calls to LML over real sockets: each failure's error and effort, and no text shows the key."""
 
 import logging
 import math
@@ -84,7 +84,7 @@ def ids(part: LmlPart) -> list[int]:
 
 @pytest.mark.parametrize("ending", ["", "/", "/api/v1", "/api/v1/"])
 @pytest.mark.parametrize("include_tracks", [False, True])
-def test_an_answer_is_lmls_document_and_what_it_cost(
+def test_a_reply_is_lmls_document_and_its_effort(
     ending: str, include_tracks: bool, lml: LmlControl, make_service: MakeService
 ) -> None:
     asked = [*LIBRARIES[:5], Library(1000, None, "Various Artists", "Sounds")]
@@ -100,9 +100,7 @@ def test_an_answer_is_lmls_document_and_what_it_cost(
     assert call["include_tracks"] is include_tracks
 
 
-def test_values_that_json_does_not_have_reach_the_caller_with_the_other_results(
-    lml: LmlControl, service: LmlService
-) -> None:
+def test_values_outside_json_reach_the_caller_with_the_other_results(lml: LmlControl, service: LmlService) -> None:
     lml.script(
         Rule(fault="replace", library_ids=(2,), path=("confidence",), value=math.nan),
         Rule(fault="replace", library_ids=(3,), path=("method",), value="a\ud800b"),
@@ -131,10 +129,11 @@ TRANSIENT = {
 }
 # Long enough for the answers that are to come; what never comes costs it at each attempt.
 TIMEOUTS = {"slow": 2.0, "trickling": 2.0}
+EACH = [pytest.param(name, marks=pytest.mark.slow if name in TIMEOUTS else ()) for name in TRANSIENT]
 
 
-@pytest.mark.parametrize("name", TRANSIENT)
-def test_what_passes_is_tried_again(name: str, lml: LmlControl, make_service: MakeService) -> None:
+@pytest.mark.parametrize("name", EACH)
+def test_a_transient_failure_is_retried(name: str, lml: LmlControl, make_service: MakeService) -> None:
     rule, _ = TRANSIENT[name]
     lml.script(rule.model_copy(update={"times": 2}))
     service = make_service(timeout_seconds=TIMEOUTS.get(name, PATIENCE_SECONDS))
@@ -144,8 +143,8 @@ def test_what_passes_is_tried_again(name: str, lml: LmlControl, make_service: Ma
     assert [call["library_ids"] for call in lml.calls] == [list(range(1, 101))] * 3
 
 
-@pytest.mark.parametrize("name", TRANSIENT)
-def test_what_does_not_pass_is_an_error_after_the_last_attempt(
+@pytest.mark.parametrize("name", EACH)
+def test_a_lasting_failure_is_an_error_after_the_last_attempt(
     name: str, lml: LmlControl, make_service: MakeService
 ) -> None:
     rule, status = TRANSIENT[name]
@@ -156,7 +155,7 @@ def test_what_does_not_pass_is_an_error_after_the_last_attempt(
     assert len(lml.calls) == ATTEMPTS
 
 
-def test_a_timeout_says_how_long_was_waited(lml: LmlControl, make_service: MakeService) -> None:
+def test_a_timeout_names_its_length(lml: LmlControl, make_service: MakeService) -> None:
     service = make_service(timeout_seconds=1, attempts=1)
     for rule, how in (
         (Rule(fault="slow", seconds=60), "ReadTimeout"),
@@ -166,13 +165,13 @@ def test_a_timeout_says_how_long_was_waited(lml: LmlControl, make_service: MakeS
         assert f"no answer within 1 s ({how})" in str(failure(service))
 
 
-def test_one_attempt_is_no_retry(lml: LmlControl, make_service: MakeService) -> None:
+def test_one_attempt_has_no_retry(lml: LmlControl, make_service: MakeService) -> None:
     lml.script(Rule(fault="status", status=503, times=1))
     assert failure(make_service(attempts=1)).status == 503
     assert len(lml.calls) == 1
 
 
-def test_nobody_who_listens_is_a_network_error(make_service: MakeService) -> None:
+def test_a_closed_port_is_a_network_error(make_service: MakeService) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, so that nobody else takes it; not listening
         service = make_service(f"http://127.0.0.1:{closed.getsockname()[1]}")
@@ -201,7 +200,7 @@ def test_a_connection_that_is_closed_without_an_answer_is_a_network_error(make_s
 
 
 @pytest.mark.parametrize("is_date", [False, True])
-def test_what_lml_asks_to_wait_is_waited(is_date: bool, lml: LmlControl, make_service: MakeService) -> None:
+def test_retry_after_is_obeyed(is_date: bool, lml: LmlControl, make_service: MakeService) -> None:
     tomorrow = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
     lml.script(Rule(fault="status", status=429, retry_after=tomorrow if is_date else "2", times=1))
     make_service(longest_retry_after_seconds=2).resolve(ONE, include_tracks=False)
@@ -209,14 +208,14 @@ def test_what_lml_asks_to_wait_is_waited(is_date: bool, lml: LmlControl, make_se
     assert second["at"] - first["at"] > 1.5
 
 
-def test_what_lml_asks_to_wait_is_bounded(lml: LmlControl, make_service: MakeService) -> None:
+def test_retry_after_is_bounded(lml: LmlControl, make_service: MakeService) -> None:
     lml.script(Rule(fault="status", status=503, retry_after="86400"))
     started = time.monotonic()
     assert failure(make_service(longest_retry_after_seconds=0.2)).status == 503
     assert time.monotonic() - started >= 0.4
 
 
-def test_latency_is_the_time_in_calls_and_not_between_them(lml: LmlControl, service: LmlService) -> None:
+def test_latency_is_the_time_in_calls_not_between_them(lml: LmlControl, service: LmlService) -> None:
     lml.script(Rule(fault="slow", seconds=0.2), Rule(fault="status", status=429, retry_after="1", times=1))
     started = time.monotonic()
     effort = service.resolve(ONE, include_tracks=False).effort
@@ -250,7 +249,7 @@ def test_a_run_that_stops_does_not_wait_for_its_turn(lml: LmlControl, make_servi
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_who_is_not_let_in_does_not_ask_again(status: int, lml: LmlControl, service: LmlService) -> None:
+def test_a_refused_key_is_not_retried(status: int, lml: LmlControl, service: LmlService) -> None:
     lml.script(Rule(fault="status", status=status))
     error = failure(service)
     assert isinstance(error, LmlRefused)
@@ -261,7 +260,7 @@ def test_who_is_not_let_in_does_not_ask_again(status: int, lml: LmlControl, serv
     assert len(lml.calls) == 2
 
 
-def test_who_is_refused_in_the_middle_of_a_batch_says_what_it_cost(lml: LmlControl, service: LmlService) -> None:
+def test_a_key_refused_in_the_middle_of_a_batch_reports_its_effort(lml: LmlControl, service: LmlService) -> None:
     lml.script(Rule(fault="status", status=422, more_than=2), Rule(fault="status", status=401, library_ids=(3,)))
     first, refused = halved(service, LIBRARIES[:4])
     assert ids(first) == [1, 2]
@@ -271,7 +270,7 @@ def test_who_is_refused_in_the_middle_of_a_batch_says_what_it_cost(lml: LmlContr
     assert len(halved(service, LIBRARIES[:4])) == 1, "after the refusal nothing is asked any more"
 
 
-def test_a_run_that_stops_ends_the_waiting_for_a_retry(lml: LmlControl, make_service: MakeService) -> None:
+def test_a_run_that_stops_does_not_wait_for_a_retry(lml: LmlControl, make_service: MakeService) -> None:
     lml.script(Rule(fault="status", status=503, retry_after="3600"))
     stopped = Event()
     waiting = make_service(lml.url, attempts=5, longest_retry_after_seconds=3600)
@@ -286,7 +285,7 @@ def test_a_run_that_stops_ends_the_waiting_for_a_retry(lml: LmlControl, make_ser
 
 
 @pytest.mark.parametrize("status", [413, 422])
-def test_refused_inputs_are_not_asked_for_again(status: int, lml: LmlControl, service: LmlService) -> None:
+def test_refused_inputs_are_not_retried(status: int, lml: LmlControl, service: LmlService) -> None:
     lml.script(Rule(fault="status", status=status))
     error = failure(service)
     assert isinstance(error, LmlInputRefused)
@@ -294,7 +293,7 @@ def test_refused_inputs_are_not_asked_for_again(status: int, lml: LmlControl, se
 
 
 @pytest.mark.parametrize("status", [302, 400, 404, 409])
-def test_other_refusals_are_the_batchs_alone(status: int, lml: LmlControl, service: LmlService) -> None:
+def test_other_refusals_cost_their_batch_alone(status: int, lml: LmlControl, service: LmlService) -> None:
     lml.script(Rule(fault="status", status=status, times=1))
     (refused,) = halved(service)
     assert isinstance(refused.outcome, LmlBatchRefused)
@@ -305,7 +304,7 @@ def test_other_refusals_are_the_batchs_alone(status: int, lml: LmlControl, servi
     assert [part.effort.calls for part in (refused, answered)] == [1, 1]
 
 
-def test_an_answer_too_large_to_be_one_is_not_read_to_its_end(
+def test_an_oversized_answer_is_not_read_to_its_end(
     lml: LmlControl, service: LmlService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lml_module, "MOST_ANSWER_BYTES", 100_000)
@@ -327,7 +326,7 @@ def test_without_trouble_there_is_one_part(lml: LmlControl, service: LmlService)
 
 @pytest.mark.parametrize("status", [413, 422])
 @pytest.mark.parametrize("offending", [1, 38, 100])
-def test_the_one_input_that_is_refused_is_found_among_a_hundred(
+def test_one_refused_input_is_found_among_a_hundred(
     offending: int, status: int, lml: LmlControl, service: LmlService
 ) -> None:
     lml.script(Rule(fault="status", status=status, library_ids=(offending,)))
@@ -342,7 +341,7 @@ def test_the_one_input_that_is_refused_is_found_among_a_hundred(
     assert sum(part.effort.retries for part in parts) == 0
 
 
-def test_a_batch_that_is_only_too_large_is_answered_in_pieces(lml: LmlControl, service: LmlService) -> None:
+def test_a_batch_that_is_too_large_is_answered_in_parts(lml: LmlControl, service: LmlService) -> None:
     lml.script(Rule(fault="status", status=413, more_than=30))
     parts = halved(service)
     assert [len(part.libraries) for part in parts] == [25] * 4
@@ -350,7 +349,7 @@ def test_a_batch_that_is_only_too_large_is_answered_in_pieces(lml: LmlControl, s
     assert [part.effort.calls for part in parts] == [3, 1, 2, 1]
 
 
-def test_a_part_that_lml_is_unavailable_for_does_not_cost_the_others(lml: LmlControl, service: LmlService) -> None:
+def test_a_part_that_finds_lml_unavailable_does_not_cost_the_others(lml: LmlControl, service: LmlService) -> None:
     lml.script(Rule(fault="status", status=413, more_than=30), Rule(fault="status", status=503, library_ids=(30,)))
     parts = halved(service)
     assert [isinstance(part.outcome, LmlUnavailable) for part in parts] == [False, True, False, False]
@@ -360,7 +359,7 @@ def test_a_part_that_lml_is_unavailable_for_does_not_cost_the_others(lml: LmlCon
 # connections
 
 
-def test_connections_are_used_again(lml: LmlControl, service: LmlService) -> None:
+def test_connections_are_reused(lml: LmlControl, service: LmlService) -> None:
     for _ in range(10):
         service.resolve(LIBRARIES, include_tracks=False)
     assert (len(lml.calls), lml.connections) == (10, 1)
@@ -412,7 +411,7 @@ def guarded(tmp_path: Path) -> Iterator[LmlControl]:
         child.stop()
 
 
-def test_a_key_opens_what_is_closed_without_it(guarded: LmlControl, make_service: MakeService) -> None:
+def test_a_server_with_a_key_refuses_calls_without_it(guarded: LmlControl, make_service: MakeService) -> None:
     make_service(guarded.url, api_key=KEY).resolve(ONE, include_tracks=False)
     for wrong in (None, "another"):
         with pytest.raises(LmlRefused, match="LML_API_KEY"):

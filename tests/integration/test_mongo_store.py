@@ -143,6 +143,7 @@ def test_a_wrong_password_is_final_and_is_not_said(store: Store, resource: Mongo
     assert "c4n4ry" not in f"{refused.value}{vars(refused.value)}"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("brief_search")
 def test_a_server_that_is_not_there_is_tried_three_times(store: Store, resource: MongoResource) -> None:
     put_parameter("/mirror/current/mongodb-shared/port", "1")

@@ -185,6 +185,7 @@ def test_a_service_that_is_gone_is_a_warning(
     assert "got EndpointConnectionError" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_service_that_never_answers_is_waited_for_twice_and_no_longer(
     operators: OperatorEvents, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -237,6 +238,7 @@ def test_operators_hear_of_each_failure_and_of_the_recovery_and_of_nothing_else(
     assert bus.types() == []
 
 
+@pytest.mark.slow
 def test_a_failure_in_the_end_is_told_after_a_partners_good_nights(
     partner: TestPartner, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
 ) -> None:
@@ -285,6 +287,7 @@ def test_another_partners_runs_are_not_the_previous_one(instance: dg.DagsterInst
     assert [event["detail"]["partner"] for event in bus.received()] == ["acme"]
 
 
+@pytest.mark.slow
 def test_failing_credentials_are_told_once_for_a_version_and_a_code(
     instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
 ) -> None:
@@ -418,6 +421,7 @@ def test_a_roster_that_no_run_reached_is_told_once_and_that_all_are_fresh_again(
     assert (fresh["detail"]["counts"], fresh["detail"]["reasons"]) == ({"stale": 0}, {})
 
 
+@pytest.mark.slow
 def test_a_tenant_that_never_had_a_roster_is_not_told_as_stale(
     partner: TestPartner, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
 ) -> None:
@@ -428,6 +432,7 @@ def test_a_tenant_that_never_had_a_roster_is_not_told_as_stale(
     assert ticks.tick() == "1 runs looked at, 0 events emitted, 0 runs left for the next tick"
 
 
+@pytest.mark.slow
 def test_a_stale_roster_that_cannot_be_told_is_told_when_the_bus_is_back(
     world: World, instance: dg.DagsterInstance, bus: Bus, gone: OperatorEvents, ticks: Ticks
 ) -> None:
@@ -512,6 +517,7 @@ def test_what_could_not_be_sent_for_a_day_is_given_up(
     assert ticks.tick(gone) == "1 runs looked at, 0 events emitted, 0 runs left for the next tick"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "value"), [("MOST_RUNS", 2), ("MOST_TICK_SECONDS", -1.0)])
 def test_what_is_too_much_for_a_tick_is_told_at_the_next(
     limit: str, value: float, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
@@ -523,6 +529,7 @@ def test_what_is_too_much_for_a_tick_is_told_at_the_next(
     assert [event["detail"]["run_id"] for event in bus.received()] == runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["instance", "postgres_instance"])
 def test_no_run_is_lost_or_told_twice_that_ends_at_one_instant_late_or_is_touched_afterwards(
     storage: str, bus: Bus, operators: OperatorEvents, request: pytest.FixtureRequest

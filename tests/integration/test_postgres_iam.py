@@ -135,6 +135,7 @@ def test_the_mirrors_application_database_is_opened_read_only(rds: LocalRds, ope
         connection.execute("create table public.one ()")
 
 
+@pytest.mark.slow
 def test_each_physical_connection_has_a_token_of_its_own_and_checkouts_have_none(
     rds: LocalRds, opened: ExitStack
 ) -> None:
@@ -296,6 +297,7 @@ def test_a_database_that_is_not_there_is_said_at_once(rds: LocalRds, opened: Exi
     assert len(rds.tokens) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_tried_three_times(rds: LocalRds, opened: ExitStack) -> None:
     upstream, rds.front.upstream_port = rds.front.upstream_port, 1
     started = time.monotonic()
@@ -321,6 +323,7 @@ def test_idle_connections_that_broke_are_replaced_without_failing_who_comes_next
     assert rds.front.connections <= 21
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [1, 10])
 def test_a_connection_that_says_nothing_any_more_holds_nobody_up(
     server: Server, rds: LocalRds, opened: ExitStack, frozen: int
@@ -356,6 +359,7 @@ def test_who_is_refused_later_is_told_so_and_not_that_the_pool_is_slow(rds: Loca
     assert ask(one) == (1,)
 
 
+@pytest.mark.slow
 def test_a_server_killed_and_restarted_under_load_fails_nobody_who_was_not_in_the_middle(
     server: Server, rds: LocalRds, opened: ExitStack
 ) -> None:

@@ -161,6 +161,7 @@ def test_what_the_acl_does_not_allow_is_a_refusal(store: Store) -> None:
     one.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_tried_three_times(store: Store) -> None:
     store.server.stop()
     started = time.monotonic()
@@ -184,6 +185,7 @@ def test_without_the_driver_the_extra_is_named(store: Store, monkeypatch: pytest
         resource(store).open()
 
 
+@pytest.mark.slow
 def test_calls_are_spread_evenly_over_processes(store: Store) -> None:
     """Two processes at 20 a second: 40 calls take 2 s, and no second has more than 20 (and the one that began it).
 

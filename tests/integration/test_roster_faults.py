@@ -241,6 +241,7 @@ def test_s3_failing_in_the_middle_of_an_upload_leaves_no_part_behind(
     assert partner.pending_uploads() == []
 
 
+@pytest.mark.slow
 def test_a_transient_fault_is_tried_again_within_the_run(
     partner: TestPartner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
@@ -274,6 +275,7 @@ def run_until_killed(world: World, partner: TestPartner, moment: str, **environm
         assert process.wait(120) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["partNumber=2", "manifest.json", "/2026/", "current.json"])
 def test_a_run_killed_at_any_moment_and_run_again_ends_as_if_nothing_had_happened(
     world: World, instance: dg.DagsterInstance, tmp_path: Path, moment: str
@@ -300,6 +302,7 @@ def test_a_run_killed_at_any_moment_and_run_again_ends_as_if_nothing_had_happene
     assert names(partner) == names(untouched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [".jsonl", "/2025/", "/2026/", "current.json"])
 def test_a_run_killed_over_a_published_roster_leaves_the_old_or_the_new_one_whole(
     partner: TestPartner, world: World, instance: dg.DagsterInstance, moment: str
@@ -334,6 +337,7 @@ def test_an_older_query_is_discarded_when_a_newer_one_was_published(
     assert any("superseded" in entry.user_message for entry in instance.all_logs(result.run_id))
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_the_tenants_lock_and_says_when_it_waited_too_long(
     partner: TestPartner, instance: dg.DagsterInstance, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,6 +415,7 @@ def test_an_answer_that_comes_short_is_not_published(
     assert (partner.etag("north"), partner.pointer("north")) == before
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_on_one_tenant_leave_one_whole_roster(
     partner: TestPartner, instance: dg.DagsterInstance
 ) -> None:
@@ -431,12 +436,14 @@ def test_two_runs_at_once_on_one_tenant_leave_one_whole_roster(
     assert pointer.sha256 == hashlib.sha256(expected).hexdigest()
 
 
+@pytest.mark.slow
 def test_re_executing_all_of_a_run_takes_every_roster_again(partner: TestPartner, instance: dg.DagsterInstance) -> None:
     first = run_partner(instance, partner)
     with reexecute(instance, first.run_id, from_failure=False) as again:
         assert materialized(again, "published_roster") == [partner.tenant("north").key]
 
 
+@pytest.mark.slow
 def test_tenants_whose_data_is_refused_cost_no_further_sessions(world: World, instance: dg.DagsterInstance) -> None:
     warehouse = Warehouse()
     codes = [f"t{number}" for number in range(12)]
@@ -449,6 +456,7 @@ def test_tenants_whose_data_is_refused_cost_no_further_sessions(world: World, in
     assert int(line.split("over ")[1].split()[0]) <= 4, line
 
 
+@pytest.mark.slow
 def test_an_unreachable_warehouse_is_not_waited_for_by_every_tenant(
     world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

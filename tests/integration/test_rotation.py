@@ -206,6 +206,7 @@ class TestStatements:
         with dg.instance_for_test() as one:
             yield one
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("partners")
     def test_a_tick_asks_dagsters_storage_no_more_often_for_more_partners(
         self, sensor: Sensor, world: World, instance: dg.DagsterInstance, clock: type[Clock]
@@ -288,6 +289,7 @@ def test_every_kind_of_credentials_that_do_not_work_is_found_before_anything_is_
     assert (first.etag("north"), first.pointer("north")) == before
 
 
+@pytest.mark.slow
 def test_a_key_that_changes_under_a_running_job_is_picked_up_by_its_next_session(
     partners: tuple[TestPartner, TestPartner], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +335,7 @@ def test_a_key_that_is_put_right_on_the_snowflake_side_heals_without_anybody_tou
     assert sensor.seen(first) == {"version": version, "attempt": 2, "next_try": None}
 
 
+@pytest.mark.slow
 def test_a_failure_that_a_scheduled_run_finds_is_healed_too(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, instance: dg.DagsterInstance, clock: type[Clock]
 ) -> None:
@@ -351,6 +354,7 @@ def test_a_failure_that_a_scheduled_run_finds_is_healed_too(
     assert sensor.results[request.run_key].success
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.NOT_STARTED])
 def test_a_requested_run_that_died_before_it_tried_is_made_up_for(
     partners: tuple[TestPartner, TestPartner],
@@ -379,6 +383,7 @@ def test_a_requested_run_that_died_before_it_tried_is_made_up_for(
     assert again.run_key == f"{request.run_key}:1"
 
 
+@pytest.mark.slow
 def test_a_listing_that_goes_back_and_forth_starts_one_refresh(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, proxy: FaultProxy
 ) -> None:
@@ -402,6 +407,7 @@ def listing(proxy: FaultProxy) -> tuple[int, bytes]:
     return 200, json.dumps({"SecretList": [entry for page in pages for entry in page["SecretList"]]}).encode()
 
 
+@pytest.mark.slow
 def test_a_version_that_really_comes_back_is_refreshed_again(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor
 ) -> None:
@@ -431,6 +437,7 @@ def current_version(partner: TestPartner) -> str:
     return str(partner.world.secrets.get_secret_value(SecretId=partner.secret_name)["VersionId"])
 
 
+@pytest.mark.slow
 def test_a_cleared_cursor_and_a_tick_that_lost_its_cursor_start_nothing_twice(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor
 ) -> None:
@@ -484,6 +491,7 @@ def scheduled(instance: dg.DagsterInstance) -> set[str]:
         return {str(request.partition_key) for request in schedule.evaluate_tick(context).run_requests or ()}
 
 
+@pytest.mark.slow
 def test_a_listing_without_a_secret_that_exists_is_not_believed(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, proxy: FaultProxy, instance: dg.DagsterInstance
 ) -> None:
@@ -498,6 +506,7 @@ def test_a_listing_without_a_secret_that_exists_is_not_believed(
     assert scheduled(instance) == {first.partner_id, second.partner_id}
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_read_keeps_what_was_seen_and_the_others_go_on(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, proxy: FaultProxy
 ) -> None:
@@ -522,6 +531,7 @@ def test_a_page_that_cannot_be_read_keeps_what_was_seen_and_the_others_go_on(
     assert sensor.seen(second) == kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stages",
     [{"a": ["AWSPREVIOUS"]}, {"a": ["AWSCURRENT"], "b": ["AWSCURRENT"]}],
@@ -545,6 +555,7 @@ def test_an_entry_that_does_not_say_its_version_keeps_what_was_seen(
     assert sensor.seen(second)["version"] == current_version(second)
 
 
+@pytest.mark.slow
 def test_a_secret_that_has_no_value_yet_is_no_secret_and_its_first_value_is_first_sight(
     world: World, instance: dg.DagsterInstance, sensor: Sensor
 ) -> None:
@@ -563,6 +574,7 @@ def test_a_secret_that_has_no_value_yet_is_no_secret_and_its_first_value_is_firs
     assert request.run_key == f"{partner.partner_id}:{version}"
 
 
+@pytest.mark.slow
 def test_a_departure_that_cannot_be_told_is_recorded_all_the_same_and_a_restored_secret_refreshed(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -576,6 +588,7 @@ def test_a_departure_that_cannot_be_told_is_recorded_all_the_same_and_a_restored
     assert sensor.results[request.run_key].success
 
 
+@pytest.mark.slow
 def test_a_re_execution_is_no_request_and_hides_no_rotation(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, instance: dg.DagsterInstance
 ) -> None:
@@ -632,6 +645,7 @@ def test_a_partner_without_a_partition_is_nobodys_business(
     assert request.partition_key == first.partner_id
 
 
+@pytest.mark.slow
 def test_a_partner_that_is_back_with_its_old_secret_is_refreshed(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, instance: dg.DagsterInstance
 ) -> None:
