@@ -21,6 +21,7 @@ from benchmarks.identity_peer import write_library
 from benchmarks.measure import peak_memory, reset_peak_memory, server_cpu
 from runway_pipelines.identity.counts import Counts, total
 from runway_pipelines.identity.options import MOST_CALLS_IN_FLIGHT, IdentityOptions
+from runway_pipelines.identity.resolution import Circuit
 from runway_pipelines.identity.selection import Cohort, Selection, pages
 from runway_pipelines.identity.services import IdentityServices
 from runway_pipelines.systems.lml.answers import parse_answer
@@ -48,13 +49,15 @@ def ours(servers: dict[str, int], options: dict[str, Any], shards: int | None) -
         as_of = datetime.now(UTC)
         _warm_up(identity, as_of)
 
+        circuit = identity.run_circuit(told)
+
         def work() -> Counts:
-            return total(identity.resolve_shard(told, as_of, shard, _LOG) for shard in range(shards or told.shards))
+            numbers = range(shards or told.shards)
+            return total(identity.resolve_shard(told, as_of, shard, circuit, _LOG) for shard in numbers)
 
         measured, counts = _measured(servers, work)
-        failure = identity.circuit(told).failure
-    if failure is not None:
-        raise failure
+    if circuit.failure is not None:
+        raise circuit.failure
     return measured | {"counts": counts.document()}
 
 
@@ -189,7 +192,7 @@ def _identity() -> Iterator[IdentityServices]:
 def _warm_up(identity: IdentityServices, as_of: datetime) -> None:
     """Open connections and import what is imported late: one library of each cohort is asked about, none written."""
     anything = IdentityOptions(dry_run=True, limit=1, shards=1, stale_days=0, unresolved_retry_days=0)
-    identity.resolve_shard(anything, as_of, 0, _LOG)
+    identity.resolve_shard(anything, as_of, 0, Circuit(anything.most_failed_batches), _LOG)
 
 
 def _batches(

@@ -1,1 +1,1 @@
-"""Library identity: which libraries LML is asked about, its verdicts, and the rows that they become."""
+"""Resolves the library's identity: which libraries to ask LML about, and the rows that its verdicts become."""

@@ -1,7 +1,7 @@
-"""What Dagster sees of the library's identity: three tables that one graph of ops writes, and their checks.
+"""The library's identity in Dagster: three tables, written by one graph of ops, and their checks.
 
-plan -> a step for each shard -> summarize. A shard that stops is a result like any other: the summary says what was
-done before it fails the run.
+plan -> a step for each shard -> summarize. A stopped shard still returns its result, so that the summary can report
+everything before it fails the run.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,34 +25,34 @@ LIBRARY_IDENTITY_SOURCE = dg.AssetKey(["identity", "library_identity_source"])
 COMPILATION_TRACK_ARTIST = dg.AssetKey(["identity", "compilation_track_artist"])
 GRAPH = "library_identity_graph"
 COUNTS = "counts for machines"
-# Of fewer answers a share says little: three of five unresolved are a quiet night.
+# Below this, a share is noise: three of five unresolved are a quiet night.
 FEWEST_ANSWERS = 50
-# With stale_days 0 everything is asked again, whatever its age; freshness is judged all the same.
+# Judges freshness when stale_days is 0, which asks again about everything.
 DEFAULT_STALE_DAYS = 7
 
 CHECK_SPECS = [
     dg.AssetCheckSpec(name, asset=LIBRARY_IDENTITY, description=description)
     for name, description in {
-        "counts_add_up": "Every library that was scanned ended somewhere: nothing was lost on the way.",
-        "unresolved_share": "The share of answers that are `unresolved` is not unusually large.",
-        "verified_in_time": "Most canonical libraries were verified within the threshold.",
-        "sources_complete": "No main row of ours lacks its sources; where one does, none of them could be written.",
+        "counts_add_up": "Every scanned library has an outcome.",
+        "unresolved_share": "The share of `unresolved` answers is not unusually large.",
+        "verified_in_time": "Most canonical libraries were verified in time.",
+        "sources_complete": "Every main row of ours has a source; one without means that none could be written.",
     }.items()
 ]
 _CHECK_OUTS = {spec.get_python_identifier(): dg.Out(dg.Nothing, is_required=False) for spec in CHECK_SPECS}
 _TABLES = {
-    "library_identity": (LIBRARY_IDENTITY, "One row a library: the composed identity, verified by LML."),
-    "library_identity_source": (LIBRARY_IDENTITY_SOURCE, "Why: one row for each source that LML's verdict rests on."),
-    "compilation_track_artist": (
-        COMPILATION_TRACK_ARTIST,
-        "Each track's artist, linked where LML knows it.",
+    "library_identity": (LIBRARY_IDENTITY, "One row per library: the composed identity, verified by LML."),
+    "library_identity_source": (
+        LIBRARY_IDENTITY_SOURCE,
+        "The provenance: one row for each source behind LML's verdict.",
     ),
+    "compilation_track_artist": (COMPILATION_TRACK_ARTIST, "Each track's artist, linked if LML knows it."),
 }
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A part of the catalogue: libraries with ``id % options.shard_count == index``, due as of one moment for all."""
+    """The libraries with ``id % options.shard_count == index``. All shards share ``as_of``."""
 
     index: int
     as_of: datetime
@@ -61,17 +61,18 @@ class Shard:
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of a shard; ``failure`` says why the run stopped, where it did."""
+    """A shard's counts, and the run's circuit when it ended: ``failure`` says why it is open, None if it is not."""
 
     counts: Counts
     failure: str | None
+    is_writable: bool
 
 
 @dg.op(out=dg.DynamicOut(Shard))
 def plan_identity_run(
     context: dg.OpExecutionContext, config: IdentityOptions, identity: IdentityServices
 ) -> Iterator[dg.DynamicOutput[Shard]]:
-    """What is due, in which cohort, cut into shards."""
+    """Count what is due in each cohort, and cut the run into shards."""
     as_of = datetime.now(UTC)
     try:
         identity.require_ready(config)
@@ -87,17 +88,17 @@ def plan_identity_run(
 def resolve_identity_shard(context: dg.OpExecutionContext, shard: Shard, identity: IdentityServices) -> ShardResult:
     """Ask LML about a shard's libraries and write its verdicts, several calls in flight."""
     options = IdentityOptions(**shard.options)
-    counts = identity.resolve_shard(options, shard.as_of, shard.index, context.log)
-    failure = identity.circuit(options).failure
+    circuit = identity.run_circuit(options)
+    counts = identity.resolve_shard(options, shard.as_of, shard.index, circuit, context.log)
     context.log.info(f"shard {shard.index}: {orjson.dumps(counts.document()).decode()}")
-    return ShardResult(counts, None if failure is None else str(failure))
+    return ShardResult(counts, str(circuit.failure) if circuit.failure else None, circuit.is_writable)
 
 
 @dg.op(out={name: dg.Out(dg.Nothing, is_required=False) for name in _TABLES} | _CHECK_OUTS)
 def summarize_identity_run(
     context: dg.OpExecutionContext, config: IdentityOptions, identity: IdentityServices, results: list[ShardResult]
 ) -> Iterator[object]:
-    """Merge the counts, judge them, and record the tables as materialized, unless nothing was written on purpose."""
+    """Merge and check the counts, and record the tables as materialized, except after a dry run."""
     counts = total(result.counts for result in results)
     failures = sorted({result.failure for result in results if result.failure})
     health: IdentityHealth | None = None
@@ -108,7 +109,7 @@ def summarize_identity_run(
         yield dg.AssetObservation(LIBRARY_IDENTITY, metadata={"dry run": dg.MetadataValue.json(document)})
     else:
         try:
-            if identity.circuit(config).is_writable:
+            if all(result.is_writable for result in results):
                 health = identity.health(datetime.now(UTC) - timedelta(days=config.stale_days or DEFAULT_STALE_DAYS))
         except RunwayError as error:
             failures.append(str(error))
@@ -145,14 +146,14 @@ def summarize_identity_run(
     ),
 )
 def library_identity_graph() -> Any:
-    """The graph: all of its options are one config."""
+    """The graph; one config has all of its options."""
     return summarize_identity_run(plan_identity_run().map(resolve_identity_shard).collect())
 
 
 def _failure(reason: str, counts: Counts) -> dg.Failure:
-    """With what operators are told of it."""
+    """The run's failure, with the report for operators."""
     return dg.Failure(
-        description=f"{reason} {counts.scanned} libraries were asked about; the next run takes up what is left.",
+        description=f"{reason} {counts.scanned} libraries were asked about; the next run resumes with what is left.",
         metadata={
             COUNTS: dg.MetadataValue.json(counts.document()),
             "outcomes": dg.MetadataValue.json(counts.outcomes()),
@@ -168,7 +169,7 @@ def _failure(reason: str, counts: Counts) -> dg.Failure:
 def evaluations(
     counts: Counts, health: IdentityHealth | None, options: IdentityOptions
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """The checks of one run; those that ask the catalogue are left out where it could not be asked."""
+    """The run's checks; without ``health`` (an unreadable catalogue), only those of the counts."""
     answered = counts.accounted_for - sum(counts.rows_skipped.values())
     unresolved = counts.rows_unresolved / answered if answered else 0.0
     judged = {
@@ -200,24 +201,18 @@ def evaluations(
         )
 
 
-def counts_metadata(counts: Counts, health: IdentityHealth) -> dict[str, dg.MetadataValue]:
-    """How the libraries ended as a table for people; every count as one JSON for machines."""
-    ended = [dg.TableRecord({"what": name, "libraries": number}) for name, number in counts.outcomes().items()]
-    columns = dg.TableSchema([dg.TableColumn("what"), dg.TableColumn("libraries", "int")])
-    return {
-        "libraries": dg.MetadataValue.table(ended, columns),
-        "share of canonical libraries verified in time": dg.MetadataValue.float(round(health.fresh_share, 4)),
-        COUNTS: dg.MetadataValue.json(counts.document()),
-    }
-
-
 def table_metadata(name: str, counts: Counts, health: IdentityHealth) -> dict[str, dg.MetadataValue]:
-    """What this run did to one of the tables."""
+    """The run's metadata for one of the tables.
+
+    `library_identity` has the libraries' outcomes as a table for people, and every count as JSON for machines.
+    """
     if name == "library_identity":
-        return counts_metadata(counts, health)
+        outcomes = [dg.TableRecord({"what": what, "libraries": number}) for what, number in counts.outcomes().items()]
+        columns = dg.TableSchema([dg.TableColumn("what"), dg.TableColumn("libraries", "int")])
+        return {
+            "libraries": dg.MetadataValue.table(outcomes, columns),
+            "share of canonical libraries verified in time": dg.MetadataValue.float(round(health.fresh_share, 4)),
+            COUNTS: dg.MetadataValue.json(counts.document()),
+        }
     prefix = "source_rows_" if name == "library_identity_source" else "compilation_track_rows_"
-    return {
-        key: dg.MetadataValue.int(int(number))
-        for key, number in sorted(counts.others.items())
-        if key.startswith(prefix)
-    }
+    return {key: dg.MetadataValue.int(int(n)) for key, n in sorted(counts.others.items()) if key.startswith(prefix)}

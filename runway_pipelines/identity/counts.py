@@ -1,4 +1,4 @@
-"""Counting a run: pure (library identity contract, section 4)."""
+"""The counts of a run (library identity contract, section 4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Skip(StrEnum):
-    """Why a library that was scanned got no verdict written."""
+    """Why a scanned library's verdict is not written."""
 
     COMPILATION = "compilation"
     LML_ERROR = "lml_error"
@@ -21,8 +21,7 @@ class Skip(StrEnum):
     MANUAL_PROTECTED = "manual_protected"
 
 
-# Numbers in units of their own that every run's document has; those of LML's cache and of the compilations' tracks are
-# there when they were counted.
+# In every run's document, even if 0. Counts of LML's cache and of compilations' tracks appear only once counted.
 OTHERS = (
     "source_rows_written",
     "source_rows_skipped_null_confidence",
@@ -37,11 +36,10 @@ OTHERS = (
 
 @dataclass
 class Counts:
-    """One run's, one shard's or one batch's numbers; `merge` adds them up.
+    """The counts of a run, a shard or a batch.
 
-    In libraries: ``scanned``, ``rows_resolved``, ``rows_resolved_compilation``, ``rows_unresolved``, ``rows_skipped``.
-    ``others`` are in units of their own, by their name in the contract (``source_rows_written``, ``lml_total_calls``,
-    ``lml_cache.hits``, ``compilation_track_rows_linked``, ...).
+    Fields count libraries, except ``others``, which have units of their own under their names in the contract
+    (``source_rows_written``, ``lml_cache.hits``, ``compilation_track_rows_linked``, ...).
     """
 
     scanned: int = 0
@@ -52,7 +50,7 @@ class Counts:
     others: Counter[str] = field(default_factory=Counter)
 
     def merge(self, more: Counts) -> None:
-        """Add another's numbers to these."""
+        """Add ``more`` to these."""
         self.scanned += more.scanned
         self.rows_resolved += more.rows_resolved
         self.rows_resolved_compilation += more.rows_resolved_compilation
@@ -62,24 +60,24 @@ class Counts:
 
     @property
     def is_any_resolved(self) -> bool:
-        """Whether the tables took, or had already, at least one verdict."""
+        """Whether at least one verdict was written, or its row is protected."""
         taken = self.rows_resolved + self.rows_resolved_compilation + self.rows_skipped[Skip.MANUAL_PROTECTED]
         return taken > 0
 
     @property
     def accounted_for(self) -> int:
-        """Libraries that ended somewhere; equal to ``scanned`` when nothing was lost."""
+        """Libraries with an outcome; equals ``scanned`` unless some were lost."""
         return (
             self.rows_resolved + self.rows_resolved_compilation + self.rows_unresolved + sum(self.rows_skipped.values())
         )
 
     def outcomes(self) -> dict[str, int]:
-        """How many libraries ended how, of those ways that occurred."""
+        """Libraries by outcome, without zeros."""
         ended = {**self._libraries(), **_by_reason(self.rows_skipped)}
         return {name: number for name, number in ended.items() if number}
 
     def document(self) -> dict[str, Any]:
-        """For machines: the names of the contract."""
+        """All counts under the contract's names."""
         return {
             **self._libraries(),
             "rows_skipped": _by_reason(self.rows_skipped),
@@ -96,12 +94,12 @@ class Counts:
 
 
 def skipped(libraries: int, skip: Skip) -> Counts:
-    """Libraries that all ended without a verdict, for one reason."""
+    """Libraries skipped for one reason."""
     return Counts(scanned=libraries, rows_skipped=Counter({skip: libraries}))
 
 
 def total(counts: Iterable[Counts]) -> Counts:
-    """All of them together."""
+    """The sum."""
     merged = Counts()
     for each in counts:
         merged.merge(each)
@@ -109,7 +107,7 @@ def total(counts: Iterable[Counts]) -> Counts:
 
 
 def dry_run_document(counts: Counts) -> dict[str, Any]:
-    """What a dry run prints: these names and no others."""
+    """What a dry run prints."""
     return {
         "scanned": counts.scanned,
         "lml_total_calls": counts.others["lml_total_calls"],

@@ -1,4 +1,4 @@
-"""What the catalogue says of its own identity: how much was verified in time, and whether a row lacks its sources."""
+"""The state of the catalogue's identity: how much is verified in time, and which rows lack sources."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from psycopg import Connection, sql
 
+from runway_pipelines.identity.statements import NOTES
 from runway_pipelines.identity.transactions import Connections, in_transaction
 
-# Of the libraries that a nightly run asks about: canonical, with an artist. One that was answered without a verdict to
-# write (it has the stamp, and no main row) cannot be verified until it is asked again.
+# Counts the libraries that a nightly run asks about: canonical, with an artist. One with a stamp and no main row got an
+# answer without a verdict, and cannot be verified until the next answer.
 _FRESHNESS = sql.SQL("""
 select count(*) filter (where i.last_verified_at >= %(fresh_since)s), count(*)
 from {library} as l left join {identity} as i on i.library_id = l.id
@@ -27,7 +28,7 @@ where i.notes = %(notes)s
 
 @dataclass(frozen=True)
 class IdentityHealth:
-    """Libraries verified in time, of those that could be, and main rows of ours that have no source row."""
+    """Libraries verified in time, libraries that could be, and our main rows without a source row."""
 
     verified_in_time: int
     verifiable: int
@@ -35,22 +36,18 @@ class IdentityHealth:
 
     @property
     def fresh_share(self) -> float:
-        """1.0 where there is nothing to verify."""
+        """1.0 with nothing to verify."""
         return self.verified_in_time / self.verifiable if self.verifiable else 1.0
 
 
-def identity_health(connections: Connections, schema: str, *, fresh_since: datetime, notes: str) -> IdentityHealth:
-    """Ask the catalogue; raises what `in_transaction` raises."""
-    tables = {
-        name: sql.Identifier(schema, table)
-        for name, table in (
-            ("library", "library"), ("identity", "library_identity"), ("source", "library_identity_source"),
-        )
-    }  # fmt: skip
+def identity_health(connections: Connections, schema: str, fresh_since: datetime) -> IdentityHealth:
+    """Read it from the catalogue; raises what `in_transaction` raises."""
+    names = {"library": "library", "identity": "library_identity", "source": "library_identity_source"}
+    tables = {name: sql.Identifier(schema, table) for name, table in names.items()}
 
     def ask(connection: Connection[Any]) -> IdentityHealth:
         fresh = connection.execute(_FRESHNESS.format(**tables), {"fresh_since": fresh_since}).fetchone() or (0, 0)
-        lacking = connection.execute(_WITHOUT_SOURCES.format(**tables), {"notes": notes}).fetchone() or (0,)
+        lacking = connection.execute(_WITHOUT_SOURCES.format(**tables), {"notes": NOTES}).fetchone() or (0,)
         return IdentityHealth(int(fresh[0]), int(fresh[1]), int(lacking[0]))
 
     return in_transaction(connections, ask, read_only=True)

@@ -1,6 +1,6 @@
-"""The optional columns of the artist-level ids: whether they are there, and adding them.
+"""Checks for the optional columns of the artist-level ids, and adds them.
 
-The tables belong to the catalogue's application; its owner decides when ``migrations/`` is applied.
+The tables belong to the catalogue's application, whose owner decides when to apply ``migrations/``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ TABLES = ("library_identity", "library_identity_history")
 
 
 def migration_sql() -> str:
-    """The statements, which find the tables on the search path."""
+    """The statements; they find the tables on the search path."""
     return (resources.files(__package__) / "migrations" / MIGRATION).read_text()
 
 
 def missing_columns(connection: Connection[Any], schema: str) -> tuple[str, ...]:
-    """The optional columns that are not there, as ``table.column``; all of them where a table is missing."""
+    """The missing optional columns, as ``table.column``."""
     found = connection.execute(
         "select c.relname, a.attname from pg_catalog.pg_attribute as a"
         " join pg_catalog.pg_class as c on c.oid = a.attrelid"
@@ -37,21 +37,21 @@ def missing_columns(connection: Connection[Any], schema: str) -> tuple[str, ...]
 
 
 def require_columns(connection: Connection[Any], schema: str) -> None:
-    """For a run that writes artist-level ids; raises `ConfigurationError` when a column is missing."""
+    """Raise `ConfigurationError` if a column is missing."""
     missing = missing_columns(connection, schema)
     if missing:
         raise ConfigurationError(
             expected=f"the columns of the artist-level ids in {schema}",
-            came=f"none called {', '.join(missing)}",
-            remedy="have the catalogue's owner say `runway-pipelines identity migrate --apply`, or turn the option off",
+            came=f"no {', '.join(missing)}",
+            remedy="have its owner run `runway-pipelines identity migrate --apply`, or turn the option off",
         )
 
 
 def apply(connection: Connection[Any], schema: str) -> tuple[str, ...]:
-    """Add the columns that are missing, in one transaction, and return their names.
+    """Add the missing columns in one transaction, and return their names.
 
-    Raises `LockTimeout` when the tables are in use for longer than the migration waits, `Permanent` when there are no
-    such tables or the user may not alter them.
+    Raises `LockTimeout` when the tables stay in use for longer than the migration waits, `Permanent` when the tables do
+    not exist or the user may not alter them.
     """
     with connection.transaction():
         missing = missing_columns(connection, schema)
@@ -62,15 +62,15 @@ def apply(connection: Connection[Any], schema: str) -> tuple[str, ...]:
             connection.execute(migration_sql().encode())
         except psycopg.errors.LockNotAvailable:
             raise LockTimeout(
-                expected=f"a moment in which nobody uses the identity's tables in {schema}",
-                came="others that hold them",
+                expected=f"exclusive use of the identity's tables in {schema} for a moment",
+                came="other sessions that hold them",
                 remedy="apply it again in a quiet moment",
             ) from None
         except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege) as error:
             raise Permanent(
                 expected=f"identity tables in {schema} that this user owns",
                 came=type(error).__name__,
-                remedy="see RUNWAY_CATALOGUE_SCHEMA, and have the tables' owner apply the migration",
+                remedy="check RUNWAY_CATALOGUE_SCHEMA, and have the tables' owner apply the migration",
                 code=error.sqlstate,
             ) from None
     return missing

@@ -1,8 +1,8 @@
-"""Libraries in, verdicts written: several calls in flight while earlier answers are being written.
+"""Asks LML about libraries and writes the verdicts, with several calls in flight.
 
-A batch is asked and written by one thread. As many threads as calls may be in flight do so, and only ``writers`` of
-them write at a time, so a database that is slower than LML holds the calls back instead of letting answers pile up:
-memory is that of the batches in flight, however large the catalogue.
+One thread asks about a batch and writes its answer. There is a thread per call in flight, and only ``writers`` of them
+write at a time, so a slow database holds back the calls instead of letting answers pile up. Memory holds the batches in
+flight, however large the catalogue.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from runway_pipelines.systems.lml.answers import parse_answer
 from runway_pipelines.systems.lml.client import LmlPart, LmlService
 from runway_pipelines.systems.lml.verdicts import Answer, Library
 
-# A line in the run's log for every so many libraries.
+# One line in the run's log for every so many libraries.
 REPORT_LIBRARIES = 10_000
-# From so many libraries on, trouble with every one of them is not about them.
-TELLING = 10
+# When at least so many libraries all fail, the cause is not theirs.
+LEAST_TELLING = 10
 
 
 @dataclass
 class Circuit:
-    """Whether it makes sense to go on asking; shared by all threads and shards of a run.
+    """The circuit breaker of a run, shared by its threads and shards.
 
-    It opens for good when LML refuses us, the catalogue cannot be written, or ``most_failed_batches`` failed in a row.
-    ``opened`` ends whoever waits for another attempt; ``is_writable`` is false once the catalogue is out of reach.
+    It opens for good when LML refuses our key, the catalogue cannot be written, or ``most_failed_batches`` fail in a
+    row. ``opened`` ends all waits for a retry; ``is_writable`` is false once the catalogue is out of reach.
     """
 
     most_failed_batches: int
@@ -56,46 +56,43 @@ class Circuit:
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing is asked any more."""
+        """Whether the run has stopped asking."""
         return self.opened.is_set()
 
     def stop(self, failure: RunwayError) -> None:
-        """Open it; the first reason stays."""
+        """Open the circuit; the first failure is kept."""
         with self._lock:
-            self._open(failure)
+            self.failure = self.failure or failure
+            self.opened.set()
 
     def stop_writing(self, failure: RunwayError) -> None:
-        """Open it because the catalogue cannot be written: nobody need try again."""
-        with self._lock:
-            self.is_writable = False
-            self._open(failure)
+        """Open the circuit because the catalogue is out of reach."""
+        self.is_writable = False
+        self.stop(failure)
 
     def answered(self) -> None:
-        """A batch was answered, and its answer taken."""
+        """Record a batch whose answer was accepted."""
         with self._lock:
             self._failed_in_a_row = 0
 
     def failed(self, error: RunwayError) -> None:
-        """A batch was not answered, or its answer not taken."""
+        """Record a batch without an answer, or whose answer was not accepted."""
         with self._lock:
             self._failed_in_a_row += 1
-            if self._failed_in_a_row >= self.most_failed_batches:
-                self._open(
-                    Unavailable(
-                        expected=error.expected,
-                        came=f"{self._failed_in_a_row} failed batches in a row, the last with {error.came}",
-                        remedy=f"{error.remedy}; then run again: what was written stays, what is left is taken up",
-                        code=error.code,
-                    )
+            in_a_row = self._failed_in_a_row
+        if in_a_row >= self.most_failed_batches:
+            self.stop(
+                Unavailable(
+                    expected=error.expected,
+                    came=f"{in_a_row} failed batches in a row, the last with {error.came}",
+                    remedy=f"{error.remedy}; then run again: it resumes with what is left",
+                    code=error.code,
                 )
-
-    def _open(self, failure: RunwayError) -> None:
-        self.failure = self.failure or failure
-        self.opened.set()
+            )
 
 
 class Page(NamedTuple):
-    """Libraries that are asked about in one call, with or without their tracks."""
+    """The libraries of one call, with or without their tracks."""
 
     libraries: Sequence[Library]
     include_tracks: bool
@@ -103,7 +100,7 @@ class Page(NamedTuple):
 
 @dataclass
 class _Batch:
-    """What became of a batch so far; ``failure`` is its newest trouble."""
+    """A batch's progress; ``failure`` is its latest."""
 
     counts: Counts = field(default_factory=Counts)
     is_answered: bool = False
@@ -112,19 +109,19 @@ class _Batch:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether LML refuses whatever it is asked, one by one."""
-        return self.refused_inputs >= TELLING and not self.is_answered
+        """Whether LML refuses every single input."""
+        return self.refused_inputs >= LEAST_TELLING and not self.is_answered
 
 
 class Write(Protocol):
-    """`writer.write` or `writer.plan`, bound to the catalogue."""
+    """`writer.write`, bound to the catalogue."""
 
     def __call__(self, answer: Answer, *, stopped: Event) -> Counts: ...
 
 
 @dataclass(frozen=True)
 class Resolver:
-    """Asks, checks and writes. ``write`` (in a dry run: plans) takes a checked answer and counts what became of it."""
+    """Asks, checks and writes. ``write`` takes a checked answer and counts its libraries."""
 
     lml: LmlService
     write: Write
@@ -134,7 +131,7 @@ class Resolver:
     writers: int
 
     def resolve(self, pages: Iterator[Page]) -> Counts:
-        """All pages, a call each; returns the counts, also when the circuit opened (`Circuit.failure` says why)."""
+        """Resolve the pages, one call each, until the circuit opens; returns the counts in any case."""
         counts = Counts()
         writing = BoundedSemaphore(self.writers)
         under_way: set[Future[Counts]] = set()
@@ -147,13 +144,13 @@ class Resolver:
                 while under_way:
                     under_way = self._collect(under_way, counts)
             except BaseException as error:
-                # What is in flight ends with its own call and that call's retries; nothing more is asked.
+                # Calls in flight finish; nothing more is asked.
                 self.circuit.stop(_as_ours(error))
                 raise
         return counts
 
     def _while_closed(self, pages: Iterator[Page]) -> Iterator[Page]:
-        """The pages until the circuit opens, for which a catalogue that cannot be read is a reason like any other."""
+        """The pages until the circuit opens; an unreadable catalogue opens it too."""
         try:
             while not self.circuit.is_open and (page := next(pages, None)) is not None:
                 yield page
@@ -171,7 +168,7 @@ class Resolver:
 
     def _batch(self, page: Page, writing: BoundedSemaphore) -> Counts:
         if self.circuit.is_open:
-            return Counts()  # never asked
+            return Counts()
         batch, libraries = _Batch(), page.libraries
         parts = self.lml.resolve_halving(libraries, include_tracks=page.include_tracks, stopped=self.circuit.opened)
         try:
@@ -186,14 +183,18 @@ class Resolver:
         elif batch.failure is not None:
             self.circuit.failed(batch.failure)
         if not batch.counts.others["lml_total_calls"]:
-            return Counts()  # stopped before the first call
-        # Libraries whose part was never reached were in flight all the same.
+            return Counts()  # stopped before its first call
+        # Libraries in parts that were not reached were in flight too.
         batch.counts.merge(skipped(len(libraries) - batch.counts.scanned, Skip.LML_ERROR))
         return batch.counts
 
     def _take(self, part: LmlPart, batch: _Batch, writing: BoundedSemaphore) -> None:
-        """Believe and write a part, or count why not."""
-        batch.counts.others.update(_effort(part))
+        """Check and write a part, or count why not."""
+        batch.counts.others.update(
+            lml_total_calls=part.effort.calls,
+            lml_retries=part.effort.retries,
+            lml_total_latency_ms=round(part.effort.latency_ms),
+        )
         try:
             if isinstance(part.outcome, LmlError):
                 raise part.outcome
@@ -214,11 +215,11 @@ class Resolver:
             batch.failure = error
 
     def _write(self, answer: Answer, libraries: int, batch: _Batch, writing: BoundedSemaphore) -> None:
-        self._tell_troubles(answer)
+        self._warn(answer)
         batch.counts.others.update(_of_the_answer(answer))
         try:
             with writing:
-                # Each of the threads that wait here would wait for a server that is gone as long as the first did.
+                # Otherwise each thread waiting here would wait for the lost server as long as the first did.
                 if not self.circuit.is_writable:
                     batch.counts.merge(skipped(libraries, Skip.WRITER_ERROR))
                     return
@@ -232,24 +233,24 @@ class Resolver:
                 self.circuit.stop_writing(error.reason)
             return
         batch.counts.merge(written)
-        if libraries >= TELLING and not answer.verdicts:
+        if libraries >= LEAST_TELLING and not answer.verdicts:
             batch.failure = _nothing_believed(libraries)
-        elif not written.is_any_resolved and written.rows_skipped[Skip.WRITER_ERROR] >= TELLING:
+        elif not written.is_any_resolved and written.rows_skipped[Skip.WRITER_ERROR] >= LEAST_TELLING:
             batch.failure = _all_refused(written.rows_skipped[Skip.WRITER_ERROR])
         else:
             batch.is_answered = True
 
-    def _tell_troubles(self, answer: Answer) -> None:
-        troubles = (("no", answer.missing), ("another's", answer.untrusted), ("a malformed", answer.malformed))
-        for what, ids in troubles:
+    def _warn(self, answer: Answer) -> None:
+        unusable = (("no", answer.missing), ("another's", answer.untrusted), ("a malformed", answer.malformed))
+        for what, ids in unusable:
             if ids:
-                self.log.warning(f"LML gave {what} result for {len(ids)} libraries, such as {ids[0]}: not believed")
+                self.log.warning(f"LML gave {what} result for {len(ids)} libraries, such as {ids[0]}")
 
 
 @contextmanager
 def _fewer_collections() -> Iterator[None]:
-    """Answers are many young objects without cycles, and looking for cycles among them takes a quarter of the CPU time
-    (4.8 s instead of 6.5 for 65,000 libraries, with the same peak of memory).
+    """Collects garbage less often. Answers are many young objects without cycles; looking for cycles takes a quarter of
+    the CPU time (6.5 s instead of 4.8 for 65,000 libraries, with the same peak of memory).
     """
     before = gc.get_threshold()
     gc.set_threshold(50_000, 20, 50)
@@ -260,7 +261,7 @@ def _fewer_collections() -> Iterator[None]:
 
 
 def _of_the_answer(answer: Answer) -> Counter[str]:
-    """What is counted of an answer in units of its own; counters of LML's cache may be fractions."""
+    """An answer's other counts; those of LML's cache may be fractions."""
     counted: Counter[str] = Counter(
         lml_results_malformed=len(answer.malformed), lml_results_dropped=answer.results_dropped
     )
@@ -268,27 +269,19 @@ def _of_the_answer(answer: Answer) -> Counter[str]:
     return counted
 
 
-def _effort(part: LmlPart) -> Counter[str]:
-    return Counter(
-        lml_total_calls=part.effort.calls,
-        lml_retries=part.effort.retries,
-        lml_total_latency_ms=round(part.effort.latency_ms),
-    )
-
-
 def _nothing_believed(libraries: int) -> RunwayError:
     return Unavailable(
-        expected="at least one verdict that can be believed",
+        expected="at least one usable verdict",
         came=f"none for {libraries} libraries",
-        remedy="see what LML answers: the counts of the run say what was wrong with its results",
+        remedy="look at LML's answers: the run's counts say what was wrong with them",
     )
 
 
 def _all_refused(libraries: int) -> RunwayError:
-    """What refuses every library is about the table and not about a library; finding that out is slow."""
+    """The table, not the libraries, is at fault; halving down to each of them is slow."""
     return Permanent(
-        expected="the database to take at least one of a batch's libraries",
-        came=f"a refusal of each of {libraries} that have a verdict to write",
+        expected="the database to accept at least one of a batch's libraries",
+        came=f"a refusal of each library, {libraries} in all",
         remedy="compare the catalogue's tables with the library identity contract, section 5 (docs/contracts)",
     )
 
@@ -297,5 +290,5 @@ def _as_ours(error: BaseException) -> RunwayError:
     if isinstance(error, RunwayError):
         return error
     return Unavailable(
-        expected="the run to go on", came=type(error).__name__, remedy="run again: what is left is taken up"
+        expected="the run to go on", came=type(error).__name__, remedy="run again: it resumes with what is left"
     )

@@ -1,7 +1,7 @@
-"""What a batch of verdicts becomes in the catalogue's tables: pure (library identity contract, sections 1 and 3).
+"""Turns a batch of verdicts into rows of the catalogue's tables: pure (library identity contract, sections 1 and 3).
 
-Belongs here: which provenance may be written, which ids go where, which compilations are ready, and what is counted of
-it before the database is asked. What the database has already, and what is therefore left to write, is `writer.py`.
+Belongs here: which provenance may be written, which id goes where, which compilations are ready, and the counts that
+need no database. `writer.py` compares with the existing rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runway_pipelines.systems.lml.verdicts import TRACKS_CONTRACT_VERSION, Answe
 
 LONGEST_POSITION = 20
 
-# method: the confidences that its provenance may have, both ends included.
+# The confidence that a method's provenance may have, both ends included.
 BANDS: Mapping[str, tuple[float, float]] = {
     "manual": (1.0, 1.0),
     "cross_source_agreement": (0.0, 1.0),
@@ -32,7 +32,7 @@ BANDS: Mapping[str, tuple[float, float]] = {
 
 
 class MainRow(NamedTuple):
-    """A row of ``library_identity``; None where LML says nothing."""
+    """A row of ``library_identity``; None means that LML has no such id."""
 
     library_id: int
     method: str
@@ -56,9 +56,9 @@ class SourceRow(NamedTuple):
 
 
 class TrackRow(NamedTuple):
-    """What is offered to the rows of ``compilation_track_artist`` with this artist and title.
+    """An update for the rows of ``compilation_track_artist`` with this artist and title.
 
-    ``resolved_artist_name`` is None where LML names nobody; ``track_position`` unless exactly one can be taken.
+    ``resolved_artist_name`` is None if LML names no artist, ``track_position`` unless exactly one is usable.
     """
 
     library_id: int
@@ -71,7 +71,7 @@ class TrackRow(NamedTuple):
 
 @dataclass
 class BatchRows:
-    """The rows of a batch, and what is counted of it whatever the database has.
+    """The rows of a batch, and the counts that need no database.
 
     ``stamped`` are the libraries that get ``unresolved_attempted_at``.
     """
@@ -84,7 +84,7 @@ class BatchRows:
 
 
 def unanswered(answer: Answer) -> Counts:
-    """The libraries of an answer that have no verdict. A malformed result is an error of LML's."""
+    """Counts an answer's libraries without a verdict."""
     return Counts(
         scanned=len(answer.missing) + len(answer.untrusted) + len(answer.malformed),
         rows_skipped=Counter(
@@ -100,7 +100,7 @@ def unanswered(answer: Answer) -> Counts:
 def batch_rows(verdicts: Iterable[Verdict], tracks_contract_version: int | None) -> BatchRows:
     """The rows of storable verdicts on distinct libraries.
 
-    Single artists are `scanned` here, and how they end is counted by who knows the rows that there are.
+    Single artists count as `scanned` alone; the writer counts their outcome, because it knows the existing rows.
     """
     rows = BatchRows()
     for verdict in verdicts:
@@ -121,14 +121,14 @@ def batch_rows(verdicts: Iterable[Verdict], tracks_contract_version: int | None)
 
 
 def is_ready(verdict: Verdict, tracks_contract_version: int | None) -> bool:
-    """Whether the matcher has run over the compilation's tracks."""
+    """Whether LML has matched the compilation's tracks."""
     if tracks_contract_version != TRACKS_CONTRACT_VERSION:
         return False
     return verdict.tracks_attempted is True or (verdict.tracks_attempted is False and bool(verdict.tracks))
 
 
 def is_storable(verdict: Verdict) -> bool:
-    """Whether a single artist's verdict has what its main row must have; a dry run could not learn it otherwise."""
+    """Whether a single artist's verdict has its main row's required values; checked here for dry runs too."""
     if verdict.kind is not Kind.SINGLE_ARTIST:
         return True
     confidence = verdict.confidence
@@ -153,7 +153,7 @@ def _main_row(verdict: Verdict) -> MainRow:
 
 
 def source_rows(library_id: int, provenance: Iterable[Provenance], counted: Counter[str]) -> list[SourceRow]:
-    """The provenance that may be written; of a source's several the last. What is kept out is added to ``counted``."""
+    """The writable provenance, the last entry of each source. Adds what is left out to ``counted``."""
     kept: dict[str, SourceRow] = {}
     for entry in provenance:
         if entry.confidence is None:
@@ -169,19 +169,19 @@ def source_rows(library_id: int, provenance: Iterable[Provenance], counted: Coun
 
 
 def is_in_band(method: str, confidence: float) -> bool:
-    """Whether a provenance's confidence is one that its method gives, at the precision of the column."""
+    """Whether the confidence lies in the method's band, at the column's precision."""
     band = BANDS.get(method)
     return band is not None and as_real(band[0]) <= as_real(confidence) <= as_real(band[1])
 
 
 @lru_cache(maxsize=4096)
 def as_real(confidence: float) -> float:
-    """The confidence as the column (float4) holds it, so that what was written compares equal with what comes again."""
+    """The confidence as the column (float4) holds it, so that a repeated value compares equal."""
     return c_float(confidence).value
 
 
 def track_rows(library_id: int, tracks: Sequence[Track]) -> list[TrackRow]:
-    """One row for each artist and title: of several tracks, the last that names an artist, else the last."""
+    """One row for each artist and title, from the last track that resolves to an artist, or else from the last."""
     offered: dict[tuple[str, str | None], list[Track]] = {}
     for track in tracks:
         offered.setdefault((track.artist_name, track.track_title), []).append(track)
@@ -202,7 +202,7 @@ def _track_row(library_id: int, same: Sequence[Track]) -> TrackRow:
 
 
 def _only_position(same: Sequence[Track]) -> str | None:
-    """The position, when exactly one is offered and the column can hold it."""
+    """The position, if there is exactly one and it fits the column."""
     positions = {track.track_position for track in same if track.track_position}
     if len(positions) != 1:
         return None

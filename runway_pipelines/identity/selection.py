@@ -1,8 +1,8 @@
-"""Which libraries LML is asked about (library identity contract, section 2).
+"""Selects the libraries to ask LML about (library identity contract, section 2).
 
-Belongs here: the condition, and reading what fulfils it page by page. The cursor is the library's id, and what is due
-is decided against one moment (`Selection.as_of`): rows that are stamped while the pages are read neither come again
-nor shift what is left, and a run that starts again takes up what is left.
+Belongs here: the condition, and reading its libraries page by page. The cursor is the library's id, and one moment
+(`Selection.as_of`) decides what is due, so rows stamped while the pages are read neither come again nor shift the rest,
+and a new run resumes with what is left.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BEFORE_ALL = -(2**31)
 
 
 class Cohort(StrEnum):
-    """Compilations, and the others: asked separately, because a compilation's answer holds its tracks."""
+    """Compilations (`VA`) and all others; asked separately, because a compilation's answer holds its tracks."""
 
     VA = "va"
     NON_VA = "non_va"
@@ -31,11 +31,11 @@ class Cohort(StrEnum):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of a cohort's libraries are due at the moment ``as_of`` (with a time zone).
+    """The libraries that are due at ``as_of`` (with a time zone).
 
-    ``stale_days`` 0 takes every canonical library, whenever it was verified. ``unresolved_retry_days`` is how long the
-    stamp of an unresolved library or a compilation holds it back. ``recheck`` adds every `va` library with a stamp.
-    ``shard`` is (index, count); ``limit`` is the most libraries of one cohort.
+    ``stale_days`` 0 selects every canonical library, however fresh. The stamp of an unresolved library or a compilation
+    holds it back for ``unresolved_retry_days``. ``recheck`` adds every compilation with a stamp. ``shard`` is (index,
+    count); ``limit`` caps each cohort.
     """
 
     as_of: datetime
@@ -53,7 +53,7 @@ class Selection:
             if value < 0:
                 raise _wrong(name, "a number of days, 0 or more", str(value))
         if not 0 <= index < count:
-            raise _wrong("shard", "an index from 0 to below the count", f"{index} of {count}")
+            raise _wrong("shard", "an index below the count", f"{index} of {count}")
         if self.limit is not None and self.limit < 1:
             raise _wrong("limit", "at least 1", str(self.limit))
         if self.as_of.tzinfo is None:
@@ -64,13 +64,13 @@ def _wrong(name: str, expected: str, came: str) -> ConfigurationError:
     return ConfigurationError(expected=f"{name} to be {expected}", came=came, remedy=f"correct {name}")
 
 
-# Null-safe: a library without volume letters is none that is like 'Z%'.
+# Null-safe: a library without volume letters is not like 'Z%'.
 _IS_COMPILATION = sql.SQL(
     "(coalesce(l.code_volume_letters like 'Z%%', false)"
     " or exists (select from {tracks} as t where t.library_id = l.id offset 0))"
 )
 _IS_CANONICAL = sql.SQL("l.canonical_entity_id is not null")
-# Of a library without an identity the comparison is null.
+# Without an identity row the comparison is null.
 _IS_FRESH = sql.SQL("coalesce(i.last_verified_at >= %(fresh_since)s, false)")
 _IS_STALE = sql.SQL("coalesce(i.last_verified_at < %(fresh_since)s, false)")
 _IS_HELD_BACK = sql.SQL("coalesce(l.unresolved_attempted_at > %(stamped_since)s, false)")
@@ -78,7 +78,7 @@ _IS_RECHECKED = sql.SQL("coalesce(l.unresolved_attempted_at < %(as_of)s, false)"
 
 
 def statement(selection: Selection, cohort: Cohort, columns: sql.Composable) -> sql.Composed:
-    """The cohort's due libraries after the cursor: ``columns`` of the table ``l``. Binds are `parameters`."""
+    """Selects ``columns`` (of table ``l``) of the cohort's due libraries after the cursor. Binds: `parameters`."""
     library, identity, tracks = (
         sql.Identifier(selection.schema, name) for name in ("library", "library_identity", "compilation_track_artist")
     )
@@ -92,8 +92,8 @@ def statement(selection: Selection, cohort: Cohort, columns: sql.Composable) -> 
     ]
     if selection.shard[1] > 1:
         conditions.append(sql.SQL("mod(abs(l.id), %(shards)s) = %(shard)s"))
-    # "offset 0": looked up for each library by the index, whatever Postgres knows of the tables. Left to itself it
-    # reads all tracks, and with old statistics all identities, for each page: 203 CPU seconds for 650,000 libraries.
+    # "offset 0" forces an index lookup per library, whatever the statistics say. Otherwise Postgres reads all tracks,
+    # and with old statistics all identities, for each page: 203 CPU seconds for 650,000 libraries.
     return sql.SQL(
         "select {columns} from {library} as l left join lateral"
         " (select e.last_verified_at from {identity} as e where e.library_id = l.id offset 0) as i on true"
@@ -113,7 +113,7 @@ def _is_due(selection: Selection, cohort: Cohort) -> sql.Composed:
 
 
 def parameters(selection: Selection) -> dict[str, Any]:
-    """The values that `statement` binds, with the cursor before every library."""
+    """The binds of `statement`, with the cursor before every library."""
     return {
         "after": _BEFORE_ALL,
         "as_of": selection.as_of,
@@ -127,8 +127,7 @@ def parameters(selection: Selection) -> dict[str, Any]:
 def pages(connections: Connections, selection: Selection, cohort: Cohort, page_size: int) -> Iterator[list[Library]]:
     """The cohort's due libraries by id, at most ``page_size`` at a time.
 
-    Each page is a short read of its own: no connection is held while a page is worked on. Raises what `in_transaction`
-    raises.
+    Each page is a short read of its own, which holds no connection afterwards. Raises what `in_transaction` raises.
     """
     columns = sql.SQL("l.id, l.legacy_release_id, l.artist_name, l.album_title")
     page = sql.SQL("{} order by l.id limit %(size)s").format(statement(selection, cohort, columns))
@@ -145,7 +144,7 @@ def pages(connections: Connections, selection: Selection, cohort: Cohort, page_s
 
 
 def count(connections: Connections, selection: Selection, cohort: Cohort) -> int:
-    """How many libraries `pages` gives."""
+    """How many libraries `pages` yields."""
     counted = statement(selection, cohort, sql.SQL("count(*)"))
     [(number,)] = _read(connections, counted, parameters(selection))
     return int(number) if selection.limit is None else min(int(number), selection.limit)
@@ -153,7 +152,7 @@ def count(connections: Connections, selection: Selection, cohort: Cohort) -> int
 
 def _read(connections: Connections, query: sql.Composed, bound: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     def work(connection: Connection[Any]) -> list[tuple[Any, ...]]:
-        # Never prepared: a generic plan does not know where the cursor stands.
+        # Never prepared: a generic plan ignores where the cursor stands.
         return connection.execute(query, bound, prepare=False).fetchall()
 
     return in_transaction(connections, work, read_only=True)

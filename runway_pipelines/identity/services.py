@@ -1,9 +1,8 @@
-"""What resolving the library's identity speaks to: the one resource of its ops."""
+"""The resource of the identity ops: LML and the catalogue."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event
-from typing import Any
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -14,8 +13,7 @@ from runway_pipelines.identity.migration import require_columns
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.resolution import Circuit, Page, Resolver, Write
 from runway_pipelines.identity.selection import Cohort, Selection, count, pages
-from runway_pipelines.identity.statements import NOTES
-from runway_pipelines.identity.writer import plan, write
+from runway_pipelines.identity.writer import write
 from runway_pipelines.operations.events import Log
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.verdicts import Answer
@@ -23,7 +21,10 @@ from runway_pipelines.systems.postgres.databases import CatalogueDatabase
 
 
 class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """LML, the catalogue, and the schema of its tables."""
+    """LML, the catalogue, and the schema of its tables.
+
+    Lives as long as its run, so it also holds the run's circuit.
+    """
 
     lml: dg.ResourceDependency[LmlService]
     catalogue: dg.ResourceDependency[CatalogueDatabase]
@@ -32,25 +33,27 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
     _circuit: Circuit | None = PrivateAttr(default=None)
 
     def require_ready(self, options: IdentityOptions) -> None:
-        """Before anything is read: that LML can be asked, and that the columns are there which the options need."""
+        """Check that LML can be called and that the options' columns exist; call this before reading anything."""
         self.lml.require_configured()
         if options.artist_level_ids:
             with self.catalogue.connection() as connection:
                 require_columns(connection, self.catalogue_schema)
 
     def due(self, options: IdentityOptions, as_of: datetime) -> dict[Cohort, int]:
-        """How many libraries of each cohort a run would ask about."""
+        """How many libraries of each cohort a run asks about."""
         selection = self._selection(options, as_of)
         return {cohort: count(self.catalogue.connection, selection, cohort) for cohort in Cohort}
 
-    def resolve_shard(self, options: IdentityOptions, as_of: datetime, shard: int, log: Log) -> Counts:
-        """One shard's two cohorts through the same threads; what stopped the run is in `circuit`."""
+    def resolve_shard(
+        self, options: IdentityOptions, as_of: datetime, shard: int, circuit: Circuit, log: Log
+    ) -> Counts:
+        """Resolve one shard's two cohorts with the same threads, until ``circuit`` opens."""
         whole = self._selection(options, as_of)
         selection = replace(whole, shard=(shard, options.shard_count), limit=options.limit_of(shard))
         resolver = Resolver(
             lml=self.lml,
             write=self._writer(options, log),
-            circuit=self.circuit(options),
+            circuit=circuit,
             log=log,
             calls_in_flight=options.calls_in_flight,
             writers=options.writers,
@@ -62,37 +65,36 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
             for libraries in pages(self.catalogue.connection, selection, cohort, size)
         )
 
-    def circuit(self, options: IdentityOptions) -> Circuit:
-        """The run's: a resource lives as long as its run, and all shards share it."""
+    def run_circuit(self, options: IdentityOptions) -> Circuit:
+        """The one circuit of the run, which its shards pass on; made for the first of them."""
         if self._circuit is None:
             self._circuit = Circuit(options.most_failed_batches)
         return self._circuit
 
     def health(self, fresh_since: datetime) -> IdentityHealth:
-        """What the catalogue says of its identity now."""
-        return identity_health(self.catalogue.connection, self.catalogue_schema, fresh_since=fresh_since, notes=NOTES)
+        """The catalogue's current state."""
+        return identity_health(self.catalogue.connection, self.catalogue_schema, fresh_since)
 
     def _writer(self, options: IdentityOptions, log: Log) -> Write:
         def on_refusal(library_id: int, reason: str) -> None:
-            log.warning(f"library {library_id} is quarantined, the database refuses it: {reason}")
+            log.warning(f"library {library_id} is quarantined because the database refuses it: {reason}")
 
-        shared: dict[str, Any] = {
-            "schema": self.catalogue_schema,
-            "has_artist_columns": options.artist_level_ids,
-            "on_refusal": on_refusal,
-        }
-        connections = self.catalogue.connection
+        def write_now(answer: Answer, *, stopped: Event) -> Counts:
+            return write(
+                self.catalogue.connection,
+                answer,
+                schema=self.catalogue_schema,
+                has_artist_columns=options.artist_level_ids,
+                now=datetime.now(UTC),
+                is_dry_run=options.dry_run,
+                on_refusal=on_refusal,
+                stopped=stopped,
+            )
 
-        def planned(answer: Answer, *, stopped: Event) -> Counts:
-            return plan(connections, answer, stopped=stopped, **shared)
-
-        def written(answer: Answer, *, stopped: Event) -> Counts:
-            return write(connections, answer, now=datetime.now(UTC), stopped=stopped, **shared)
-
-        return planned if options.dry_run else written
+        return write_now
 
     def _selection(self, options: IdentityOptions, as_of: datetime) -> Selection:
-        """What a run asks about, all shards together."""
+        """The due libraries of all shards."""
         return Selection(
             as_of=as_of,
             stale_days=options.stale_days,

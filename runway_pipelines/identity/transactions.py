@@ -1,7 +1,7 @@
-"""One transaction as a whole: what to do when it fails.
+"""Runs one transaction and handles its failure.
 
-Belongs here: telling what the database refuses (a `Refused`, which the same rows would get again) from what befell the
-connection (tried again, with new connections of the pool). What is done within is somebody else's.
+A row that the database refuses raises `Refused`, because it would be refused again. A failed connection is tried again
+with another one from the pool.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from runway_pipelines.errors import RunwayError, Transient
 Connections = Callable[[], AbstractContextManager[Connection[Any]]]
 Result = TypeVar("Result")
 
-# With the pool's own 10 s for a connection: a server that restarts or fails over within a minute is waited for.
+# With the pool's 10 s per connection, enough to outlast a restart or failover of a minute.
 ATTEMPTS = 8
-# Each costs `lock_timeout`, 30 s, or `statement_timeout`, 120 s: who holds a row for so long may hold it for hours.
+# Each costs `lock_timeout`, 30 s, or `statement_timeout`, 120 s; a row held for so long may be held for hours.
 ATTEMPTS_WHEN_HELD_UP = 2
 _LONGEST_WAIT_SECONDS = 10
-# What a trigger says of a row is as much the database's word as a constraint; 54000 is an index entry that is too long.
+# Classes and states about the rows. P0 is a trigger's refusal; 54000 is an index entry that is too long.
 _ABOUT_THE_ROWS = ("22", "23", "44", "P0", "54000")
-# The classes of SQLSTATE that Postgres uses (its manual, appendix A); any other is a trigger's own (``ERRCODE``).
+# The SQLSTATE classes that Postgres uses (its manual, appendix A); any other comes from a trigger (``ERRCODE``).
 _CLASSES = {
     "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "21", "22",
     "23", "24", "25", "26", "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40",
@@ -46,7 +46,7 @@ _HELD_UP = ("55P03", "57014")  # lock_not_available, query_canceled
 
 
 class Refused(Exception):
-    """The database refuses these rows: trying them again gives the same. ``reason`` quotes none of them."""
+    """The database refuses these rows, and would again. ``reason`` quotes none of them."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -60,11 +60,10 @@ def in_transaction(
     read_only: bool = False,
     stopped: Event | None = None,
 ) -> Result:
-    """What ``work`` returns, committed; ``work`` is done again from the start when its connection was lost, a deadlock
-    was resolved at its cost or the server went away, so it must keep nothing of a failed attempt. Once ``stopped`` is
-    set, a failed attempt is the last.
+    """Commit ``work`` and return its result. A lost connection or a deadlock runs ``work`` again from the start, so it
+    must keep nothing of a failed attempt. Setting ``stopped`` ends the retries.
 
-    Raises `Refused`, or the last `Transient` when ``ATTEMPTS`` were in vain, or what else `Connections` raise.
+    Raises `Refused`, the last `Transient` after ``ATTEMPTS``, and what `Connections` raise.
     """
     stopped = stopped or Event()
     attempts = Retrying(
@@ -79,7 +78,7 @@ def in_transaction(
 
 
 def is_held_up(error: RunwayError) -> bool:
-    """Whether a lock or a statement took longer than we wait: about these rows, not about the database."""
+    """Whether a lock or statement timed out: that concerns these rows, not the database."""
     return error.code in _HELD_UP
 
 
@@ -100,17 +99,17 @@ def _once(connections: Connections, work: Callable[[Connection[Any]], Result], r
             reason = _refusal(error)
             if reason is None:
                 raise
-        # Outside the handler: the driver's text, which may quote a row, is not its context.
+        # Outside the handler, so that the driver's text, which may quote a row, is not the context.
         raise Refused(reason)
 
 
 def _refusal(error: Exception) -> str | None:
-    """What the database says of the rows; None for an error that is not about them."""
+    """Why the database refuses the rows; None for an error that is not about them."""
     if isinstance(error, UnicodeEncodeError):
-        return "a text without a UTF-8 form"
+        return "a text that UTF-8 cannot encode"
     state = getattr(error, "sqlstate", None)
-    if state is None:  # raised by the driver before anything was sent: a NUL byte
-        return "a value that cannot be sent" if isinstance(error, psycopg.DataError) else None
+    if state is None:  # the driver raised it before sending: a NUL byte
+        return "a value that the driver cannot send" if isinstance(error, psycopg.DataError) else None
     if state[:2] in _CLASSES and not state.startswith(_ABOUT_THE_ROWS):
         return None
     constraint = error.diag.constraint_name if isinstance(error, psycopg.Error) else None

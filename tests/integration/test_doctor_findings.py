@@ -1,4 +1,4 @@
-"""The doctor on the real stack: what works is said to work, and each thing that does not has its fix."""
+"""The doctor on the real stack: a working stack passes, and each failure has its fix."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def left_behind(world: World) -> list[str]:
     ]
 
 
-def test_everything_that_works_is_said_to_work(partner: TestPartner, world: World) -> None:
+def test_a_working_stack_passes_every_check(partner: TestPartner, world: World) -> None:
     result, checks = doctor("--partner", partner.partner_id)
     assert result.exit_code == 0, result.output
     assert with_status(checks, "failed") == []
@@ -107,14 +107,14 @@ def current_secret(partner: TestPartner) -> dict[str, str]:
         (lambda p: p.delete_secret(), "secret", "no secret of that name", "create it"),
         (lambda p: p.put_secret("{not json"), "fields", "not JSON", "put a corrected value into secret"),
         (lambda p: p.rotate(username=None), "fields", "the field username", "put a corrected value into secret"),
-        (damage_the_key, "fields", "no RSA key", "put a corrected value into secret"),
+        (damage_the_key, "fields", "not an RSA key", "put a corrected value into secret"),
         (lambda p: p.rotate(register_key=False), "login", "error 390144", "RSA_PUBLIC_KEY"),
         (lambda p: p.rotate(database="NOWHERE"), "tables", "error 90105", "correct database and schema"),
         (lambda p: p.drop_table(IDENTIFICATION_CODES), "tables", "error 2003", "SELECT"),
     ],
     ids=["no secret", "malformed", "no user", "bad key", "wrong key", "unknown database", "missing table"],
 )
-def test_a_partner_that_cannot_be_reached_has_the_reason_its_fix_and_the_rest_skipped(
+def test_a_partners_first_failure_has_a_reason_and_a_fix_and_skips_the_rest(
     partner: TestPartner, spoil: Callable[[TestPartner], object], check: str, detail: str, fix: str
 ) -> None:
     spoil(partner)
@@ -128,9 +128,7 @@ def test_a_partner_that_cannot_be_reached_has_the_reason_its_fix_and_the_rest_sk
     assert [checks[(subject, name)]["detail"] for name in later] == [f"{check} failed"] * len(later)
 
 
-def test_a_warehouse_that_cannot_be_reached_is_said_to_be_that(
-    partner: TestPartner, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_warehouse_is_reported_as_such(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNWAY_SNOWFLAKE_PORT", "1")
     monkeypatch.setenv("RUNWAY_SNOWFLAKE_LOGIN_TIMEOUT", "1")
     _, checks = doctor("--partner", partner.partner_id)
@@ -139,7 +137,7 @@ def test_a_warehouse_that_cannot_be_reached_is_said_to_be_that(
     assert "no session after" in login["detail"]
 
 
-def test_a_database_that_is_down_fails_alone_and_the_partner_is_examined_all_the_same(
+def test_a_database_that_is_down_does_not_stop_the_partners_examination(
     partner: TestPartner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNWAY_APP_DB_PORT", "1")
@@ -167,7 +165,7 @@ def test_a_database_without_the_registrys_tables_says_so(partner: TestPartner, m
     assert "UndefinedTable" in checks[("application database", "registry")]["detail"]
 
 
-def test_a_bucket_that_is_not_there_names_the_variable(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_bucket_names_its_variable(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNWAY_BUCKET", "runway-nowhere")
     _, checks = doctor("--partner", partner.partner_id)
     assert with_status(checks, "failed") == [("bucket", "write")]
@@ -185,7 +183,7 @@ def test_a_bucket_that_is_not_there_names_the_variable(partner: TestPartner, mon
     ],
     ids=["PutObject", "ListObjects", "CopyObject", "ListMultipartUploads"],
 )
-def test_what_s3_refuses_is_told_with_the_fix_and_nothing_is_left(
+def test_an_s3_refusal_has_its_fix_and_leaves_nothing_behind(
     partner: TestPartner,
     world: World,
     monkeypatch: pytest.MonkeyPatch,
@@ -202,7 +200,7 @@ def test_what_s3_refuses_is_told_with_the_fix_and_nothing_is_left(
     assert left_behind(world) == []
 
 
-def test_what_secrets_manager_refuses_is_told_with_the_fix(
+def test_a_secrets_manager_refusal_has_its_fix(
     partner: TestPartner, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with fault_proxy(world.stack.aws_endpoint_url) as proxy:
@@ -228,7 +226,7 @@ def test_a_label_without_secrets_is_a_warning_and_no_label_a_failure(
     assert "ENVLABEL" in checks[("Secrets Manager", "list")]["fix"]
 
 
-def test_a_partner_outside_of_the_registry_is_a_warning_and_its_credentials_are_examined(
+def test_a_partner_outside_the_registry_is_a_warning_and_its_credentials_are_examined(
     partner: TestPartner, world: World
 ) -> None:
     with world.connect() as connection:
@@ -242,7 +240,7 @@ def test_a_partner_outside_of_the_registry_is_a_warning_and_its_credentials_are_
 
 
 @pytest.mark.parametrize("name", ["../x", "[red]", "a b", ""])
-def test_a_partner_that_is_no_key_is_a_failure(partner: TestPartner, name: str) -> None:
+def test_a_partner_id_that_cannot_be_a_key_is_a_failure(partner: TestPartner, name: str) -> None:
     result, checks = doctor("--partner", name)
     assert result.exit_code == 1
     assert with_status(checks, "failed") == [(f"partner {name!r}", "registry")]
@@ -250,7 +248,7 @@ def test_a_partner_that_is_no_key_is_a_failure(partner: TestPartner, name: str) 
     assert f"partner {name!r}" in shown.output
 
 
-def test_settings_that_cannot_be_loaded_are_the_one_failure_and_skip_the_rest(
+def test_unreadable_settings_are_the_only_failure_and_skip_the_rest(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RUNWAY_APP_DB_PORT", "canary-port")
@@ -271,7 +269,7 @@ def test_an_embedded_stack_that_does_not_start_is_reported(world: World, monkeyp
     assert "already runs" in settings["detail"]
 
 
-def test_partners_are_examined_at_once_and_told_in_order(world: World, partner: TestPartner) -> None:
+def test_partners_are_examined_concurrently_and_reported_in_order(world: World, partner: TestPartner) -> None:
     others = [world.partner(Warehouse(), ["south"]) for _ in range(5)]
     others[0].delete_secret()
     wanted = {partner.partner_id, *(other.partner_id for other in others)}
@@ -283,7 +281,7 @@ def test_partners_are_examined_at_once_and_told_in_order(world: World, partner: 
     assert failed == [(f"partner {others[0].partner_id}", "secret")]
 
 
-def test_the_storage_of_dagster_is_tried_and_a_failure_shows_no_password(
+def test_dagsters_storage_is_tried_and_its_failure_shows_no_password(
     partner: TestPartner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copyfile(CHECKOUT / "dagster.yaml", tmp_path / "dagster.yaml")
@@ -323,7 +321,7 @@ def test_no_key_and_no_password_is_printed_or_logged(
         assert canary not in text
 
 
-def test_the_table_has_a_line_with_the_fix_for_what_failed(partner: TestPartner) -> None:
+def test_the_table_shows_the_fix_of_a_failure(partner: TestPartner) -> None:
     partner.delete_secret()
     result = CliRunner().invoke(main, ["doctor", "--partner", partner.partner_id])
     assert result.exit_code == 1

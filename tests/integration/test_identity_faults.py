@@ -1,4 +1,4 @@
-"""Writers that are killed, that meet each other or a librarian, whose server goes away: nothing half, nothing twice."""
+"""Killed writers, concurrent writers, a librarian, a server that goes away: nothing half, nothing twice."""
 
 import os
 import random
@@ -76,7 +76,7 @@ def put(
     return counts
 
 
-def test_no_moment_of_death_leaves_a_main_row_without_its_sources(catalogue: TestCatalogue) -> None:
+def test_a_writer_killed_at_any_moment_leaves_no_main_row_without_sources(catalogue: TestCatalogue) -> None:
     fill(catalogue)
     info = catalogue.database
     done, chance = 0, random.Random(20_261_120)
@@ -122,7 +122,7 @@ def noted(connections: Connections, failures: list[Exception]) -> Iterator[Any]:
         raise
 
 
-def test_two_writers_of_the_same_libraries_neither_deadlock_nor_keep_a_row_twice(catalogue: TestCatalogue) -> None:
+def test_two_writers_of_the_same_libraries_never_deadlock_or_archive_a_row_twice(catalogue: TestCatalogue) -> None:
     catalogue.insert("artists", {"id": 1, "artist_name": "Wren"})
     catalogue.insert("artists", {"id": 2, "artist_name": "Quartz"})
     fill(catalogue, 120)
@@ -208,13 +208,13 @@ def test_a_manual_row_that_is_inserted_while_the_writer_inserts_is_protected(cat
     assert len(catalogue.rows("library_identity_source")) == 9
 
 
-def test_an_insert_that_is_taken_back_stands_in_nobodys_way(catalogue: TestCatalogue) -> None:
+def test_a_rolled_back_insert_does_not_matter(catalogue: TestCatalogue) -> None:
     fill(catalogue, 3)
     counts = meet(catalogue, INSERT_MANUAL, *(generation(n, 1) for n in (1, 2, 3)), commit=False)
     assert counts.rows_resolved == 3 and catalogue.main(2)["wikidata_qid"] == "g1"
 
 
-def test_a_row_that_changes_while_the_writer_waits_is_kept_in_the_history_as_it_then_is(
+def test_a_row_changed_while_the_writer_waits_is_archived_as_changed(
     catalogue: TestCatalogue,
 ) -> None:
     fill(catalogue, 2)
@@ -223,7 +223,7 @@ def test_a_row_that_changes_while_the_writer_waits_is_kept_in_the_history_as_it_
     assert [row["wikidata_qid"] for row in catalogue.rows("library_identity_history")] == ["newer"]
 
 
-def test_a_row_that_is_deleted_while_the_writer_waits_is_written_anew(catalogue: TestCatalogue) -> None:
+def test_a_row_deleted_while_the_writer_waits_is_written_again(catalogue: TestCatalogue) -> None:
     fill(catalogue, 2)
     put(catalogue, generation(1, 1), generation(2, 1))
     counts = meet(catalogue, "delete from library_identity where library_id = 2", generation(1, 2), generation(2, 2))
@@ -231,7 +231,7 @@ def test_a_row_that_is_deleted_while_the_writer_waits_is_written_anew(catalogue:
     assert [row["library_id"] for row in catalogue.rows("library_identity_history")] == [1]
 
 
-def test_a_track_that_a_librarian_links_while_the_writer_waits_is_hers(catalogue: TestCatalogue) -> None:
+def test_a_track_linked_by_a_librarian_while_the_writer_waits_is_protected(catalogue: TestCatalogue) -> None:
     for artist_id, name in ((1, "Wren"), (2, "Quartz")):
         catalogue.insert("artists", {"id": artist_id, "artist_name": name})
     catalogue.library(1, letters="Z")
@@ -249,7 +249,7 @@ def test_a_track_that_a_librarian_links_while_the_writer_waits_is_hers(catalogue
     assert links == [(1, "lml_backfill"), (2, "librarian")]
 
 
-def test_the_writer_waits_for_nobody_who_only_refers_to_a_library(catalogue: TestCatalogue) -> None:
+def test_the_writer_does_not_wait_for_rows_that_refer_to_a_library(catalogue: TestCatalogue) -> None:
     catalogue.execute("create table flowsheet (library_id int references library (id))")
     fill(catalogue, 3)
     with librarian(catalogue, "insert into flowsheet values (1), (2), (3)"):
@@ -257,7 +257,7 @@ def test_the_writer_waits_for_nobody_who_only_refers_to_a_library(catalogue: Tes
     assert counts.rows_resolved == 1
 
 
-def test_a_deadlock_is_tried_again_as_a_whole(catalogue: TestCatalogue) -> None:
+def test_a_deadlock_retries_the_whole_transaction(catalogue: TestCatalogue) -> None:
     """Somebody else takes the rows in another order."""
     fill(catalogue, 2)
     put(catalogue, generation(1, 1), generation(2, 1))
@@ -283,9 +283,7 @@ def test_a_deadlock_is_tried_again_as_a_whole(catalogue: TestCatalogue) -> None:
     assert len(catalogue.rows("library_identity_history")) == 2
 
 
-def test_a_server_that_is_away_for_good_ends_the_writing(
-    catalogue: TestCatalogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_stays_away_ends_the_writing(catalogue: TestCatalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transactions, "ATTEMPTS", 3)
     monkeypatch.setattr(transactions, "_LONGEST_WAIT_SECONDS", 0.01)
     away = catalogue.database.model_copy(update={"port": 1})
@@ -295,7 +293,7 @@ def test_a_server_that_is_away_for_good_ends_the_writing(
     assert ended.value.counts.document() == skipped(2, Skip.WRITER_ERROR).document()
 
 
-def test_a_server_that_crashes_and_recovers_in_the_middle_costs_nothing(tmp_path: Path) -> None:
+def test_a_server_that_crashes_and_recovers_costs_nothing(tmp_path: Path) -> None:
     server = start_postgres(tmp_path)
     try:
         with new_catalogue(server) as catalogue:

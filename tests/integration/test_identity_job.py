@@ -1,4 +1,4 @@
-"""The identity job as Dagster runs it: real LML, real Postgres, and everything that LML can do wrong."""
+"""The identity job in Dagster, with a real LML server, real Postgres, and LML's faults."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_library_is_resolved_counted_and_checked(tables: TestCatalogue, in
     ]  # fmt: skip
 
 
-def test_a_rerun_asks_nothing_and_a_forced_one_changes_nothing_but_times(
+def test_a_rerun_asks_nothing_and_a_forced_one_changes_only_times(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     assert run(instance).success
@@ -87,7 +87,7 @@ def test_a_dry_run_asks_and_writes_nothing(
     assert (said["would_resolve"], said["would_unresolved"]) == (real["rows_resolved"], real["rows_unresolved"])
 
 
-def test_an_lml_that_is_down_stops_the_run_and_the_next_one_takes_up_what_is_left(
+def test_an_lml_that_is_down_stops_the_run_and_the_next_run_resumes(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient_lml(monkeypatch)
@@ -136,7 +136,7 @@ def test_a_catalogue_that_cannot_be_written_stops_the_run_with_its_counts(
     assert checks(result) == {"counts_add_up": True, "unresolved_share": True}
 
 
-def test_operators_hear_how_far_a_failed_run_came_and_why(
+def test_operators_hear_how_far_a_failed_run_got_and_why(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     lml.script(Rule(fault="status", status=401, calls=(3,)))
@@ -174,7 +174,7 @@ def test_an_lml_that_flaps_loses_nothing(
     assert counts(result)["rows_skipped"]["lml_error"] == 0
 
 
-def test_results_that_lml_mixes_up_cost_only_their_own_libraries(
+def test_mixed_up_results_cost_only_their_own_libraries(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     lml.script(Rule(fault="foreign", library_ids=[7]), Rule(fault="short", library_ids=[9]))
@@ -186,7 +186,7 @@ def test_results_that_lml_mixes_up_cost_only_their_own_libraries(
     assert {row["library_id"] for row in tables.rows("library_identity")}.isdisjoint({7, 9})
 
 
-def test_one_input_that_lml_refuses_is_skipped_alone(
+def test_one_refused_input_is_skipped_alone(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     lml.script(Rule(fault="status", status=422, library_ids=[13]))
@@ -233,7 +233,7 @@ def test_the_recheck_job_asks_about_every_compilation_again(
         recheck.execute_in_process(instance=instance, run_config={"recheck": False})
 
 
-def test_a_limit_is_the_runs_and_not_each_shards(
+def test_a_limit_applies_to_the_run_and_not_to_each_shard(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     assert counts(run(instance, limit=5, shards=2))["scanned"] == 5 + 5  # of each cohort

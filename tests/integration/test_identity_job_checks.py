@@ -64,7 +64,7 @@ def test_libraries_that_wait_too_long_are_a_warning_until_they_are_verified(
     assert not checks(run(instance, limit=1))["verified_in_time"]
 
 
-def test_sources_that_are_gone_are_a_warning_until_their_library_is_asked_about_again(
+def test_missing_sources_are_a_warning_until_their_library_is_asked_about_again(
     tables: TestCatalogue, instance: dg.DagsterInstance
 ) -> None:
     assert all(checks(run(instance)).values())
@@ -91,7 +91,7 @@ def sizes(lml: LmlControl, *, include_tracks: bool) -> list[int]:
     return sorted(len(call["library_ids"]) for call in lml.calls if call["include_tracks"] is include_tracks)
 
 
-def test_a_run_asks_in_batches_and_shards_of_the_sizes_it_is_told(
+def test_a_run_asks_in_batches_and_shards_of_the_given_sizes(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     result = run(instance, batch_size=7, compilation_batch_size=3, shards=3)
@@ -108,7 +108,7 @@ def test_a_run_asks_in_batches_and_shards_of_the_sizes_it_is_told(
     ("option", "value"),
     [("batch_size", 0), ("batch_size", 1001), ("compilation_batch_size", 1001), ("shards", 0), ("limit", 0)],
 )
-def test_an_option_that_makes_no_sense_is_named_before_anything_is_asked(
+def test_an_invalid_option_is_named_before_anything_is_asked(
     option: str, value: int, tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     result = run(instance, **{option: value})
@@ -127,7 +127,7 @@ def test_a_limit_is_kept_and_the_rest_is_left_for_the_next_run(
     assert counts(run(instance))["scanned"] == ALL - 6
 
 
-def test_libraries_without_a_canonical_entity_are_brought_in_when_that_is_asked(
+def test_libraries_without_a_canonical_entity_are_included_on_request(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     tables.execute("update library set canonical_entity_id = null where id in (8, 9, 61)")
@@ -137,7 +137,7 @@ def test_libraries_without_a_canonical_entity_are_brought_in_when_that_is_asked(
     assert {library_id for call in lml.calls for library_id in call["library_ids"]} == {8, 9, 61}
 
 
-def test_what_was_answered_is_asked_again_when_that_is_asked(
+def test_answered_libraries_are_asked_about_again_on_request(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     said = counts(run(instance))
@@ -157,7 +157,7 @@ def observed(result: Any) -> dict[str, Any]:
     return dict(event.event_specific_data.asset_observation.metadata["dry run"].value)
 
 
-def test_a_dry_run_foresees_what_a_run_does_to_tables_that_hold_something(
+def test_a_dry_run_foresees_what_a_run_does_to_filled_tables(
     tables: TestCatalogue, instance: dg.DagsterInstance
 ) -> None:
     for library_id in range(1, 31):
@@ -182,7 +182,7 @@ def test_a_dry_run_foresees_what_a_run_does_to_tables_that_hold_something(
     assert without_times(tables.tables()) != without_times(before)
 
 
-def test_a_dry_run_that_lml_refuses_says_how_far_it_came_and_fails(
+def test_a_dry_run_that_lml_refuses_says_how_far_it_got_and_fails(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     lml.script(Rule(fault="status", status=401, calls=(3,)))
@@ -211,7 +211,7 @@ def test_the_schedule_runs_every_night_unless_somebody_stops_it(world: World, mo
     assert (schedule().cron_schedule, schedule().execution_timezone) == ("30 5 * * 1", "UTC")
 
 
-def test_what_the_schedule_launches_needs_no_config(tables: TestCatalogue, instance: dg.DagsterInstance) -> None:
+def test_the_schedules_runs_need_no_config(tables: TestCatalogue, instance: dg.DagsterInstance) -> None:
     load_settings.cache_clear()
     definitions = build_definitions(load_settings())
     schedule = definitions.get_repository_def().get_schedule_def("library_identity_daily_schedule")
@@ -292,7 +292,7 @@ TROUBLES: list[Callable[[TestCatalogue, LmlControl, pytest.MonkeyPatch], None]] 
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_no_run_tells_the_key_the_password_or_what_is_in_the_catalogue(
+def test_no_run_reveals_the_key_the_password_or_the_catalogues_content(
     trouble: Callable[[TestCatalogue, LmlControl, pytest.MonkeyPatch], None],
     stack: EmbeddedStack,
     lml: LmlControl,

@@ -99,7 +99,7 @@ def timeout_of(fault: Rule) -> float:
     ],
     ids=lambda rule: f"{rule.fault} {rule.status if rule.fault == 'status' else ''}".strip(),
 )
-def test_what_passes_costs_calls_and_nothing_else(
+def test_a_transient_failure_costs_only_calls(
     fault: Rule,
     tables: TestCatalogue,
     lml: LmlControl,
@@ -128,7 +128,7 @@ def test_what_passes_costs_calls_and_nothing_else(
     ],
     ids=["slow", "trickle", "cut", "502", "409", "another's answer"],
 )
-def test_what_does_not_pass_costs_its_batch_which_the_next_run_takes_up(
+def test_a_lasting_failure_costs_its_batch_which_the_next_run_takes_up(
     fault: Rule,
     calls: int,
     tables: TestCatalogue,
@@ -149,7 +149,7 @@ def test_what_does_not_pass_costs_its_batch_which_the_next_run_takes_up(
     assert_rerun_takes_up_the_rest(instance, tables, lml, len(BATCH))
 
 
-def test_an_lml_that_is_slow_and_not_too_slow_is_waited_for(
+def test_a_slow_lml_within_the_timeout_is_waited_for(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     lml.script(Rule(fault="slow", seconds=0.15))
@@ -172,7 +172,7 @@ def test_an_lml_that_is_slow_and_not_too_slow_is_waited_for(
         ("short", {"lml_cardinality_mismatch": 1}, 0),
     ],
 )
-def test_results_that_are_mixed_up_are_believed_where_they_say_whose_they_are(
+def test_mixed_up_results_are_matched_by_their_ids(
     fault: Any,
     skipped: dict[str, int],
     dropped: int,
@@ -192,7 +192,7 @@ def test_results_that_are_mixed_up_are_believed_where_they_say_whose_they_are(
     assert_rerun_takes_up_the_rest(instance, tables, lml, sum(skipped.values()))
 
 
-def test_an_lml_that_takes_fewer_inputs_than_we_send_is_asked_in_smaller_pieces(
+def test_an_lml_that_takes_fewer_inputs_is_asked_in_smaller_parts(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     lml.script(Rule(fault="status", status=413, more_than=4))
@@ -206,7 +206,7 @@ def test_an_lml_that_takes_fewer_inputs_than_we_send_is_asked_in_smaller_pieces(
     assert_written(tables, reference)
 
 
-def test_an_lml_that_shuts_its_door_in_the_middle_stops_the_run_which_keeps_what_it_has(
+def test_an_lml_that_refuses_the_key_midway_stops_the_run_which_keeps_what_it_has(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     lml.script(Rule(fault="status", status=403, calls=tuple(range(4, 100))))
@@ -226,7 +226,7 @@ def test_an_lml_that_shuts_its_door_in_the_middle_stops_the_run_which_keeps_what
 # the database, about single rows
 
 
-def test_a_constraint_that_refuses_one_library_costs_that_one_and_quotes_nothing_of_it(
+def test_a_constraint_that_refuses_one_library_costs_that_one_and_quotes_no_row(
     own_tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     own_tables.execute("alter table library_identity_source add constraint not_8 check (library_id <> 8)")
@@ -244,7 +244,7 @@ def test_a_constraint_that_refuses_one_library_costs_that_one_and_quotes_nothing
 
 
 @pytest.mark.parametrize("sqlstate", ["P0001", "23514", "WX001", "45000"])
-def test_a_trigger_that_refuses_one_library_costs_that_one_whatever_it_calls_it(
+def test_a_trigger_that_refuses_one_library_costs_that_one_whatever_its_error_code(
     sqlstate: str, own_tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     own_tables.execute(
@@ -276,7 +276,7 @@ def librarian(tables: TestCatalogue, statement: str) -> Iterator[None]:
         connection.rollback()
 
 
-def test_a_row_that_somebody_holds_costs_its_batch_and_not_the_run(
+def test_a_locked_row_costs_its_batch_and_not_the_run(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient_catalogue(monkeypatch, lock_timeout_ms=1500)
@@ -294,7 +294,7 @@ def test_a_row_that_somebody_holds_costs_its_batch_and_not_the_run(
     assert_rerun_takes_up_the_rest(instance, tables, lml, len(BATCH))
 
 
-def test_a_table_that_somebody_holds_stops_the_run(
+def test_a_locked_table_stops_the_run(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient_catalogue(monkeypatch, lock_timeout_ms=100)
@@ -310,7 +310,7 @@ def test_a_table_that_somebody_holds_stops_the_run(
 # what is not LML's to change
 
 
-def test_what_others_know_stays_through_the_whole_job_twice(
+def test_other_peoples_rows_survive_two_runs(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     releases = {

@@ -87,7 +87,7 @@ def assert_takes_up_the_rest(
 # killed
 
 
-def test_a_run_that_is_killed_at_any_moment_leaves_every_library_whole(
+def test_a_run_killed_at_any_moment_leaves_every_library_whole(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     chance = random.Random(20_261_121)
@@ -142,7 +142,7 @@ def stop_at(tables: TestCatalogue, trigger: str) -> None:
     ],
     ids=["before its sources", "after its main row", "at the commit"],
 )
-def test_a_run_that_is_killed_in_the_middle_of_a_batch_has_written_all_of_it_or_nothing(
+def test_a_run_killed_in_the_middle_of_a_batch_has_written_all_of_it_or_nothing(
     trigger: str, is_written: bool, tables: TestCatalogue, instance: dg.DagsterInstance
 ) -> None:
     stop_at(tables, trigger)
@@ -158,7 +158,7 @@ def test_a_run_that_is_killed_in_the_middle_of_a_batch_has_written_all_of_it_or_
     assert_takes_up_the_rest(instance, tables, new, set(new.stamps) - written)
 
 
-def test_a_run_that_is_killed_while_it_asks_has_written_nothing_and_holds_nothing(
+def test_a_run_killed_while_it_asks_has_written_nothing_and_holds_nothing(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     old, (new, _) = as_reference(tables), foreseen(tables)
@@ -174,7 +174,7 @@ def test_a_run_that_is_killed_while_it_asks_has_written_nothing_and_holds_nothin
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_told_to_end_does_so_soon_and_asks_nothing_more(
+def test_a_terminated_run_ends_soon_and_asks_nothing_more(
     by: signal.Signals, tables: TestCatalogue, lml: LmlControl
 ) -> None:
     lml.script(Rule(fault="status", status=503, retry_after="120"))
@@ -187,7 +187,7 @@ def test_a_run_that_is_told_to_end_does_so_soon_and_asks_nothing_more(
     assert tables.rows("library_identity_source") == []
 
 
-def test_a_job_of_dagsters_that_is_killed_said_what_is_true_until_then(
+def test_the_last_log_of_a_killed_job_is_true(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     old, (new, _) = as_reference(tables), foreseen(tables)
@@ -227,7 +227,7 @@ def test_a_job_of_dagsters_that_is_killed_said_what_is_true_until_then(
 # at the same time
 
 
-def test_two_runs_at_the_same_time_write_what_one_would_and_keep_every_old_row_once(
+def test_two_concurrent_runs_write_what_one_would_and_archive_every_old_row_once(
     tables: TestCatalogue, lml: LmlControl
 ) -> None:
     new, _ = foreseen(tables)

@@ -130,7 +130,7 @@ def reconnected(tables: TestCatalogue, server: Server) -> TestCatalogue:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_database_that_crashes_and_comes_back_costs_nothing(
+def test_a_database_that_crashes_and_returns_costs_nothing(
     moment: str,
     server: Server,
     tables: TestCatalogue,
@@ -155,7 +155,7 @@ def test_a_database_that_crashes_and_comes_back_costs_nothing(
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_database_that_stays_away_fails_the_run_which_says_how_far_it_came(
+def test_a_database_that_stays_away_fails_the_run_which_says_how_far_it_got(
     moment: str,
     server: Server,
     tables: TestCatalogue,
@@ -189,7 +189,7 @@ def test_a_database_that_stays_away_fails_the_run_which_says_how_far_it_came(
     assert_written(tables, reference)
 
 
-def test_a_database_that_is_not_there_fails_the_run_before_anything_is_asked(
+def test_a_missing_database_fails_the_run_before_anything_is_asked(
     world: World, tables: TestCatalogue, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transactions, "ATTEMPTS", 2)

@@ -37,7 +37,7 @@ def test_missing_columns_are_named_and_then_added(catalogue: TestCatalogue) -> N
     assert dict(types) == dict(zip(COLUMNS, ("integer", "uuid", "text"), strict=True))
 
 
-def test_applying_it_again_changes_nothing_and_keeps_what_is_there(catalogue: TestCatalogue) -> None:
+def test_applying_it_again_changes_nothing_and_keeps_existing_values(catalogue: TestCatalogue) -> None:
     apply(catalogue.connection, catalogue.schema)
     catalogue.library(1, verified=NOW, bandcamp_id="b")
     assert apply(catalogue.connection, catalogue.schema) == ()
@@ -51,13 +51,13 @@ def test_only_what_is_missing_is_reported_as_added(catalogue: TestCatalogue) -> 
     )
 
 
-def test_the_schema_s_name_may_be_any(stack: EmbeddedStack) -> None:
+def test_the_schema_may_have_any_name(stack: EmbeddedStack) -> None:
     with new_catalogue(stack.postgres) as odd:
         assert " " in odd.schema
         assert missing_columns(odd.connection, odd.schema) == ()
 
 
-def test_the_search_path_of_the_connection_stays(catalogue: TestCatalogue) -> None:
+def test_the_connections_search_path_is_unchanged(catalogue: TestCatalogue) -> None:
     before = catalogue.execute("show search_path")
     catalogue.execute("set search_path to pg_catalog")
     apply(catalogue.connection, catalogue.schema)
@@ -79,7 +79,7 @@ def test_tables_in_use_are_waited_for_briefly_and_left_as_they_are(
     assert apply(catalogue.connection, catalogue.schema) == ALL
 
 
-def test_two_at_once_both_succeed(catalogue: TestCatalogue) -> None:
+def test_two_concurrent_migrations_both_succeed(catalogue: TestCatalogue) -> None:
     errors: list[BaseException] = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Whatever LML answers and wherever a run ends: all libraries are counted, and reruns end in the same tables."""
+"""Whatever LML answers and wherever a run ends, all libraries are counted and reruns end in the same tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking and writing at the same time: how much is in flight, what a stop leaves undone, and what one result costs."""
+"""Asking and writing concurrently: what is in flight, what a stop leaves undone, what one result costs."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def nothing(answer: Answer, *, stopped: Event) -> Counts:
 
 
 @pytest.mark.parametrize("wrong", [*MALFORMED, *(name for name in UNSTORABLE if "out of band" not in name)])
-def test_a_result_that_cannot_be_believed_or_stored_costs_its_library_alone(
+def test_an_unusable_result_costs_its_library_alone(
     wrong: str, tables: TestCatalogue, lml: LmlControl, rig: Rig
 ) -> None:
     path, value = {**MALFORMED, **UNSTORABLE}[wrong]
@@ -132,7 +132,7 @@ def test_a_result_that_cannot_be_believed_or_stored_costs_its_library_alone(
     assert_written(tables, reference)
 
 
-def test_provenance_out_of_its_band_costs_its_row_alone(tables: TestCatalogue, lml: LmlControl, rig: Rig) -> None:
+def test_provenance_out_of_band_costs_its_row_alone(tables: TestCatalogue, lml: LmlControl, rig: Rig) -> None:
     path, value = UNSTORABLE["source's confidence out of band"]
     rule = Rule(fault="replace", library_ids=(SINGLE,), path=path, value=value)
     lml.script(rule)
@@ -149,9 +149,7 @@ def test_provenance_out_of_its_band_costs_its_row_alone(tables: TestCatalogue, l
 # how much is in flight
 
 
-def test_a_database_that_stands_still_holds_the_calls_back(
-    lml: LmlControl, rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stalled_database_holds_the_calls_back(lml: LmlControl, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """So memory is that of the batches in flight: neither pages nor answers pile up, however many there are."""
     going_on, drawn, alive, answers = Event(), [], [], []
 
@@ -205,7 +203,7 @@ def test_the_next_call_is_in_flight_while_an_answer_is_written(lml: LmlControl, 
 
 
 @pytest.mark.parametrize("writers", [1, 2])
-def test_so_many_write_at_a_time_and_no_more(writers: int, rig: Rig) -> None:
+def test_at_most_the_given_number_of_batches_are_written_at_a_time(writers: int, rig: Rig) -> None:
     together, lock, at_once, most = Barrier(writers), Lock(), 0, 0
 
     def counted(answer: Answer, *, stopped: Event) -> Counts:
@@ -226,7 +224,7 @@ def test_so_many_write_at_a_time_and_no_more(writers: int, rig: Rig) -> None:
 # when it stops
 
 
-def test_a_success_in_between_sets_the_failures_back(lml: LmlControl, rig: Rig) -> None:
+def test_a_success_in_between_resets_the_failures(lml: LmlControl, rig: Rig) -> None:
     order = [1, 2, 3, 1, 2, 4, 1, 2]
     lml.script(Rule(fault="status", status=409, library_ids=tuple(ids(1, 2))))
     resolver = rig.resolver(nothing, calls=1, most_failed=3)
@@ -240,7 +238,7 @@ def test_a_success_in_between_sets_the_failures_back(lml: LmlControl, rig: Rig) 
     assert counts.rows_skipped[Skip.LML_ERROR] == counts.scanned == BATCH
 
 
-def test_what_was_answered_before_the_stop_is_still_written_and_nothing_else_is_asked(
+def test_answers_from_before_the_stop_are_written_and_nothing_more_is_asked(
     tables: TestCatalogue, lml: LmlControl, rig: Rig
 ) -> None:
     """Of two answers one is being written and one waits for that when the third call is refused."""
@@ -275,7 +273,7 @@ def test_an_open_circuit_asks_nothing_and_scans_nothing(lml: LmlControl, rig: Ri
     assert lml.calls == []
 
 
-def test_of_a_batch_in_halves_what_was_not_reached_was_in_flight_all_the_same(lml: LmlControl, rig: Rig) -> None:
+def test_unreached_parts_of_a_halved_batch_count_as_in_flight(lml: LmlControl, rig: Rig) -> None:
     lml.script(Rule(fault="status", status=413, more_than=8), Rule(fault="status", status=401, library_ids=(1,)))
     resolver = rig.resolver(calls=1)
     counts = resolve(resolver)
@@ -284,7 +282,7 @@ def test_of_a_batch_in_halves_what_was_not_reached_was_in_flight_all_the_same(lm
     assert counts.others["lml_total_calls"] == 2
 
 
-def test_a_stop_wakes_who_waits_for_a_retry(lml: LmlControl, rig: Rig) -> None:
+def test_a_stop_ends_the_wait_for_a_retry(lml: LmlControl, rig: Rig) -> None:
     lml.script(
         Rule(fault="status", status=503, retry_after=str(ENDLESS_SECONDS), library_ids=tuple(ids(1))),
         Rule(fault="status", status=403, library_ids=tuple(ids(2))),
@@ -301,7 +299,7 @@ def test_a_stop_wakes_who_waits_for_a_retry(lml: LmlControl, rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit, RuntimeError])
-def test_an_interruption_wakes_who_waits_for_a_retry_and_is_handed_on(
+def test_an_interruption_ends_the_wait_for_a_retry_and_is_raised(
     interruption: type[BaseException], lml: LmlControl, rig: Rig
 ) -> None:
     lml.script(Rule(fault="status", status=503, retry_after=str(ENDLESS_SECONDS)))
@@ -318,7 +316,7 @@ def test_an_interruption_wakes_who_waits_for_a_retry_and_is_handed_on(
     assert resolver.circuit.failure is not None and interruption.__name__ in str(resolver.circuit.failure)
 
 
-def test_a_defect_in_the_writing_ends_the_run_and_not_silently(lml: LmlControl, rig: Rig) -> None:
+def test_a_defect_in_the_writer_ends_the_run_loudly(lml: LmlControl, rig: Rig) -> None:
     def defective(answer: Answer, *, stopped: Event) -> Counts:
         raise ZeroDivisionError
 
@@ -328,7 +326,7 @@ def test_a_defect_in_the_writing_ends_the_run_and_not_silently(lml: LmlControl, 
     assert resolver.circuit.is_open and len(lml.calls) == 1
 
 
-def test_a_catalogue_that_cannot_be_read_any_more_keeps_the_counts(lml: LmlControl, rig: Rig) -> None:
+def test_a_catalogue_that_becomes_unreadable_keeps_the_counts(lml: LmlControl, rig: Rig) -> None:
     away = Unavailable(expected="the database", came="no connection", remedy="see whether it is up")
 
     def from_pages() -> Iterator[Sequence[Library]]:
@@ -349,7 +347,7 @@ def test_an_unusable_setting_stops_the_run_before_anything_is_scanned(tables: Te
     unusable.close()
 
 
-def test_a_table_that_takes_no_library_stops_the_run_though_stamps_are_taken(
+def test_a_table_that_refuses_every_library_stops_the_run_even_if_stamps_are_accepted(
     tables: TestCatalogue, lml: LmlControl, rig: Rig
 ) -> None:
     """A new column without a default refuses every main row, and not what is written of the unresolved."""

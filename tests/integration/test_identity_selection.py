@@ -1,4 +1,4 @@
-"""Which libraries are due, on real tables: each rule of the contract's section 2, and the paging."""
+"""Due libraries on real tables: each rule of the contract's section 2, and the paging."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -106,13 +106,13 @@ def test_each_library_is_in_exactly_one_cohort(catalogue: TestCatalogue) -> None
     assert selected(catalogue, Cohort.NON_VA) == [1, 2, 3, 6, 7]
 
 
-def test_a_page_has_what_lml_is_asked_with(catalogue: TestCatalogue) -> None:
+def test_a_page_has_the_values_that_lml_needs(catalogue: TestCatalogue) -> None:
     catalogue.library(3, artist_name="Björn Wren")
     [[library]] = pages(catalogue.database.connection, Selection(NOW, schema=catalogue.schema), Cohort.NON_VA, 500)
     assert library == Library(3, 1003, "Björn Wren", "Album 3")
 
 
-def test_shards_share_the_libraries_out(catalogue: TestCatalogue) -> None:
+def test_shards_divide_the_libraries(catalogue: TestCatalogue) -> None:
     for library_id in range(1, 12):
         catalogue.library(library_id)
     shards = [selected(catalogue, shard=(index, 3)) for index in range(3)]
@@ -126,7 +126,7 @@ def test_a_limit_ends_the_pages(catalogue: TestCatalogue, limit: int, expected: 
     assert selected(catalogue, Cohort.NON_VA, limit=limit) == expected
 
 
-def test_a_run_that_starts_again_takes_up_what_is_left(catalogue: TestCatalogue) -> None:
+def test_a_new_run_resumes_with_what_is_left(catalogue: TestCatalogue) -> None:
     for library_id in range(1, 8):
         catalogue.library(library_id)
     selection = Selection(NOW, schema=catalogue.schema)
@@ -141,7 +141,7 @@ def test_a_run_that_starts_again_takes_up_what_is_left(catalogue: TestCatalogue)
     assert selected(catalogue) == [4, 5, 6, 7]
 
 
-def test_a_recheck_ends_though_rows_are_stamped_while_it_runs(catalogue: TestCatalogue) -> None:
+def test_a_recheck_ends_even_though_it_stamps_rows(catalogue: TestCatalogue) -> None:
     for library_id in range(1, 8):
         catalogue.library(library_id, letters="Z", stamped=NOW - DAY)
     selection = Selection(NOW, recheck=True, schema=catalogue.schema)
@@ -174,7 +174,7 @@ def test_no_connection_is_held_and_no_transaction_is_open_between_pages(catalogu
     assert sum(len(page) for page in reading) == 3
 
 
-def test_pages_go_on_after_their_connection_was_lost(catalogue: TestCatalogue) -> None:
+def test_pages_continue_after_a_lost_connection(catalogue: TestCatalogue) -> None:
     for library_id in range(1, 6):
         catalogue.library(library_id)
     reading = pages(catalogue.database.connection, Selection(NOW, schema=catalogue.schema), Cohort.NON_VA, 2)

@@ -1,6 +1,6 @@
 """Writing LML's answers on real tables: every protection of the contract's section 3, and the counts of section 4."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -120,7 +120,7 @@ def test_an_unresolved_library_gets_nothing_but_the_stamp(catalogue: TestCatalog
     assert after == before
 
 
-def test_of_an_unchanged_library_only_the_moment_of_its_main_row_moves(catalogue: TestCatalogue) -> None:
+def test_an_unchanged_library_changes_only_its_main_rows_time(catalogue: TestCatalogue) -> None:
     verdicts = [single(catalogue.library(n), confidence=0.1 * n, wikidata_qid=f"Q{n}") for n in range(1, 8)]
     written(catalogue, *verdicts)
     before = catalogue.tables()
@@ -135,7 +135,7 @@ def test_of_an_unchanged_library_only_the_moment_of_its_main_row_moves(catalogue
     )
 
 
-def test_a_whole_batch_again_changes_nothing_but_moments(catalogue: TestCatalogue) -> None:
+def test_the_same_batch_again_changes_only_times(catalogue: TestCatalogue) -> None:
     catalogue.insert("artists", {"id": 1, "artist_name": "Björn Wren"})
     catalogue.library(3, letters="Z")
     catalogue.track(1, 3, "Bjorn Wren", "Song")
@@ -156,7 +156,7 @@ def test_a_whole_batch_again_changes_nothing_but_moments(catalogue: TestCatalogu
     assert after == before
 
 
-def test_numeric_noise_is_no_change(catalogue: TestCatalogue) -> None:
+def test_numeric_noise_is_not_a_change(catalogue: TestCatalogue) -> None:
     catalogue.library(1)
     written(catalogue, single(1, found("discogs", "1", "trigram", 0.8), confidence=0.8))
     counts = written(
@@ -165,7 +165,7 @@ def test_numeric_noise_is_no_change(catalogue: TestCatalogue) -> None:
     assert counts.others["rows_unchanged"] == 1 and catalogue.rows("library_identity_history") == []
 
 
-def test_an_id_in_another_spelling_of_its_type_is_no_change(catalogue: TestCatalogue) -> None:
+def test_another_spelling_of_an_id_is_not_a_change(catalogue: TestCatalogue) -> None:
     catalogue.library(1)
     written(catalogue, single(1, musicbrainz_artist_id=UUID))
     assert written(catalogue, single(1, musicbrainz_artist_id=UUID.upper())).others["rows_unchanged"] == 1
@@ -212,7 +212,7 @@ def test_a_change_copies_the_old_row_into_the_history_with_a_reason(
     assert (new["notes"], new["agreement_sources"], new["last_verified_at"]) == ("consumer:lml-bulk", "a,b", NOW)
 
 
-def test_an_id_that_lml_says_nothing_about_is_never_nulled(catalogue: TestCatalogue) -> None:
+def test_an_id_that_lml_does_not_mention_is_never_nulled(catalogue: TestCatalogue) -> None:
     neighbours = {
         "discogs_master_id": 1,
         "discogs_release_id": 2,
@@ -246,7 +246,7 @@ def test_a_manual_verdict_keeps_its_content_while_its_sources_are_written(catalo
     assert written(catalogue, single(1, wikidata_qid="Q3"), now=LATER).rows_skipped[Skip.MANUAL_PROTECTED] == 1
 
 
-def test_provenance_that_may_not_be_written_is_kept_out_and_counted(catalogue: TestCatalogue) -> None:
+def test_unwritable_provenance_is_left_out_and_counted(catalogue: TestCatalogue) -> None:
     catalogue.library(1)
     counts = written(
         catalogue,
@@ -374,7 +374,7 @@ class TestCompilations:
         assert self.link(catalogue, 2) == (None, 0.5, "librarian", "A1")
         assert counts.others == {"compilation_track_rows_librarian": 2, "compilation_track_rows_position_filled": 2}
 
-    def test_a_link_follows_what_lml_says_and_stays_where_it_names_nobody(self, catalogue: TestCatalogue) -> None:
+    def test_a_link_follows_lml_and_stays_if_it_names_no_artist(self, catalogue: TestCatalogue) -> None:
         for track_id in (1, 2, 3):
             catalogue.track(
                 track_id, 1, "A", f"Song {track_id}", track_artist_id=2, track_artist_link_method="lml_backfill"
@@ -435,7 +435,7 @@ class TestCompilations:
             (None, True, (track("A", "Song", "Björn Wren"),), False),
         ],
     )
-    def test_every_answered_compilation_is_stamped_ready_or_not(
+    def test_every_answered_compilation_is_stamped_whether_ready_or_not(
         self, catalogue: TestCatalogue, version: int | None, attempted: bool | None, tracks: Any, ready: bool
     ) -> None:
         catalogue.track(1, 1, "A", "Song")
@@ -474,21 +474,19 @@ class TestCompilations:
 
 
 class TestQuarantine:
-    """When the database refuses, exactly what it refuses is left out."""
+    """Exactly what the database refuses is left out."""
 
     @staticmethod
-    def refused(
-        catalogue: TestCatalogue, batch: Answer, function: Callable[..., Counts] = write
-    ) -> tuple[Counts, dict]:
+    def refused(catalogue: TestCatalogue, batch: Answer, is_dry_run: bool = False) -> tuple[Counts, dict]:
         reasons: dict[int, str] = {}
-        moment = {"now": NOW} if function is write else {}
-        counts = function(
+        counts = write(
             catalogue.database.connection,
             batch,
             schema=catalogue.schema,
             has_artist_columns=True,
+            now=NOW,
+            is_dry_run=is_dry_run,
             on_refusal=reasons.__setitem__,
-            **moment,
         )
         assert counts.scanned == counts.accounted_for == len(batch.verdicts)
         assert counts.rows_skipped[Skip.WRITER_ERROR] == len(reasons)
@@ -525,7 +523,8 @@ class TestQuarantine:
         assert list(reasons) == [bad.library_id] and reasons[bad.library_id].startswith(reason)
         assert (counts.rows_resolved, counts.rows_unresolved) == (2, 1)
         if bad.library_id == 2:
-            planned, foreseen = self.refused(catalogue, answer(single(1), bad, unresolved(3), single(4)), plan)
+            batch = answer(single(1), bad, unresolved(3), single(4))
+            planned, foreseen = self.refused(catalogue, batch, is_dry_run=True)
             assert foreseen == reasons and planned.rows_skipped == counts.rows_skipped
 
     def test_a_trigger_that_raises_is_a_refusal(self, catalogue: TestCatalogue) -> None:

@@ -1,4 +1,4 @@
-"""The local LML keeps the contract, answers the same each time, and does the faults that it is asked for."""
+"""The local LML follows the contract, repeats its answers, and has the scripted faults."""
 
 import json
 import math
@@ -65,7 +65,7 @@ def test_four_fifths_of_a_catalogue_with_a_tenth_of_compilations_are_single_arti
     assert 0.75 < made["single_artist"] / 5000 < 0.85
 
 
-def test_compilations_have_every_state_that_a_matcher_can_be_in() -> None:
+def test_compilations_have_every_state_of_matching() -> None:
     made = [resolved(number, "Various Artists", "T", include_tracks=True) for number in range(500)]
     states = {(result["tracks_attempted"], bool(result["tracks"])) for result in made}
     assert states == {(True, True), (False, True), (False, False)}
@@ -105,7 +105,7 @@ def test_an_answer_is_a_function_of_id_artist_and_title() -> None:
         assert resolved(*other, include_tracks=False) != made | {"library_id": other[0]}
 
 
-def test_the_server_answers_what_the_function_says_whatever_was_asked_before(lml: LmlControl) -> None:
+def test_the_server_answers_as_the_function_does_whatever_came_before(lml: LmlControl) -> None:
     expected = [resolved(each, "Can", f"Album {each}", include_tracks=False) for each in IDS]
     assert results(lml) == results(lml) == expected
     backwards = lml.ask(asked_for(IDS[::-1])).json()
@@ -114,7 +114,7 @@ def test_the_server_answers_what_the_function_says_whatever_was_asked_before(lml
     assert first_error("Response", backwards) is None
 
 
-def test_tracks_come_only_when_asked_for(lml: LmlControl) -> None:
+def test_tracks_come_only_on_request(lml: LmlControl) -> None:
     with_tracks = lml.ask(asked_for(IDS, "Various Artists") | {"include_tracks": True}).json()
     assert with_tracks["tracks_contract_version"] == 1
     assert any(result["tracks"] for result in with_tracks["results"])
@@ -142,7 +142,7 @@ def test_tracks_come_only_when_asked_for(lml: LmlControl) -> None:
         (asked_for([1], artist_name=None), 422),  # type: ignore[arg-type]
     ],
 )
-def test_a_request_that_the_contract_does_not_allow_is_refused_with_its_status(
+def test_a_request_that_breaks_the_contract_is_refused_with_its_status(
     document: Any, status: int, lml: LmlControl
 ) -> None:
     assert lml.ask(document).status_code == status
@@ -208,7 +208,7 @@ def test_results_can_be_short_long_duplicate_foreign_or_swapped(lml: LmlControl)
     assert repeated[2]["provenance"] == [*good[2]["provenance"], *good[2]["provenance"][:1]]
 
 
-def test_an_edit_leaves_what_it_was_given_and_other_faults_edit_nothing() -> None:
+def test_an_edit_leaves_its_input_unchanged_and_other_faults_edit_nothing() -> None:
     given = [resolved(1, "Can", "T", include_tracks=False)]
     assert edited(given, Rule(fault="foreign"))[0]["library_id"] == 1 + FOREIGN_OFFSET
     assert edited(given, Rule(fault="slow")) == given == [resolved(1, "Can", "T", include_tracks=False)]
@@ -223,7 +223,7 @@ def test_a_status_comes_with_its_retry_after_and_as_often_as_asked(lml: LmlContr
     assert [call["faults"] for call in lml.calls] == [["status"], ["status"], []]
 
 
-def test_a_fault_meets_the_calls_by_number_by_library_and_by_size(lml: LmlControl) -> None:
+def test_a_fault_selects_calls_by_number_library_and_size(lml: LmlControl) -> None:
     lml.script(
         Rule(fault="status", status=500, calls=(2,)),
         Rule(fault="status", status=422, library_ids=(9,)),
@@ -233,7 +233,7 @@ def test_a_fault_meets_the_calls_by_number_by_library_and_by_size(lml: LmlContro
     assert [lml.ask(asked_for(list(each))).status_code for each in asked] == [200, 500, 422, 200, 413]
 
 
-def test_an_answer_can_be_slow_cut_trickled_or_something_else(lml: LmlControl) -> None:
+def test_an_answer_can_be_slow_cut_trickled_or_replaced(lml: LmlControl) -> None:
     good = results(lml)
     lml.script(
         Rule(fault="slow", calls=(1,), seconds=0.3),
@@ -253,5 +253,5 @@ def test_an_answer_can_be_slow_cut_trickled_or_something_else(lml: LmlControl) -
 
 
 @pytest.mark.parametrize("rules", [b"{", b"{}", b'[{"fault": "no such"}]', b'[{"fault": "slow", "sconds": 1}]'])
-def test_a_fault_that_is_none_is_refused(rules: bytes, lml: LmlControl) -> None:
+def test_an_unknown_fault_is_refused(rules: bytes, lml: LmlControl) -> None:
     assert httpx.post(f"{lml.url}/_faults", content=rules).status_code == 400

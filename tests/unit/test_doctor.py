@@ -1,4 +1,4 @@
-"""What the doctor makes of what it sees; nothing hides anything else, and no library's text is quoted."""
+"""The doctor's findings: no failure hides another check, and no library's text is quoted."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ def test_our_own_error_gives_detail_and_fix() -> None:
     assert (seen.status, seen.detail, seen.fix) == (CheckStatus.FAILED, "expected bread; got a stone", "ask again")
 
 
-def test_of_a_foreign_error_only_the_type_is_told() -> None:
+def test_a_foreign_error_shows_its_type_alone() -> None:
     seen = seen_error(ValueError(CANARY))
     assert seen.status is CheckStatus.FAILED
     assert "ValueError" in seen.detail
@@ -78,7 +78,7 @@ def test_an_empty_registry_is_a_warning() -> None:
     assert "cross_year_matching_enabled" in seen.fix
 
 
-def test_what_cannot_be_a_key_is_a_warning_that_names_a_few() -> None:
+def test_ids_that_cannot_be_keys_are_a_warning_that_names_a_few() -> None:
     seen = seen_registry(Registry({"acme": ACME}, skipped=tuple(f"partner '{n}/'" for n in range(7))))
     assert seen.status is CheckStatus.WARNING
     assert "partner '4/' and 2 more" in seen.detail
@@ -132,13 +132,13 @@ def test_services_that_cannot_be_built_fail_the_settings_and_skip_the_rest(error
     assert CANARY not in str([settings, *others])
 
 
-def test_a_good_bucket_passes_and_keeps_nothing(store: ObjectStore) -> None:
+def test_a_good_bucket_passes_and_stays_empty(store: ObjectStore) -> None:
     findings = examine_bucket(store)
     assert [finding for finding in findings if finding.status is not CheckStatus.OK] == []
     assert list(store.list_keys("")) == []
 
 
-def test_a_bucket_that_is_not_there_is_told_once_with_its_fix(new_store: Callable[..., ObjectStore]) -> None:
+def test_a_missing_bucket_is_reported_once_with_its_fix(new_store: Callable[..., ObjectStore]) -> None:
     written, *others = examine_bucket(new_store("runway-test-nowhere"))
     assert written.status is CheckStatus.FAILED
     assert "NoSuchBucket" in written.detail
@@ -146,14 +146,14 @@ def test_a_bucket_that_is_not_there_is_told_once_with_its_fix(new_store: Callabl
     assert {finding.status for finding in others} == {CheckStatus.SKIPPED}
 
 
-def test_a_bucket_that_is_not_set_names_the_variable(new_store: Callable[..., ObjectStore]) -> None:
+def test_an_unset_bucket_names_its_variable(new_store: Callable[..., ObjectStore]) -> None:
     written = examine_bucket(new_store(None))[0]
     assert written.status is CheckStatus.FAILED
     assert "RUNWAY_BUCKET" in written.fix or "RUNWAY_BUCKET" in written.detail
 
 
 @pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
-def test_a_server_that_ignores_a_condition_is_found_out(store: ObjectStore, intercept: Intercept, header: str) -> None:
+def test_a_server_that_ignores_conditions_is_detected(store: ObjectStore, intercept: Intercept, header: str) -> None:
     def drop(request: Any, **_: Any) -> None:
         request.headers.pop(header, None)
 
@@ -165,9 +165,7 @@ def test_a_server_that_ignores_a_condition_is_found_out(store: ObjectStore, inte
     assert list(store.list_keys("")) == []
 
 
-def test_a_check_that_breaks_hides_nothing_and_leaves_nothing(
-    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_check_hides_nothing_and_leaves_nothing(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def copy_object(self: ObjectStore, source: str, target: str) -> None:
         raise KeyError(CANARY)
 
@@ -212,7 +210,7 @@ def test_the_storage_is_named_and_silent_daemons_are_a_warning(tmp_path: Path, m
     assert "SENSOR" in checks["daemons"].detail
 
 
-def test_a_storage_that_cannot_be_opened_is_told_without_its_address(
+def test_a_storage_that_cannot_be_opened_is_reported_without_its_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""When a run stops asking: after how many failed batches in a row, for which reason, and for good."""
+"""The circuit opens after enough failed batches in a row, or at once, and stays open."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -26,7 +26,7 @@ def test_a_new_circuit_is_closed() -> None:
     assert not circuit.is_open and not circuit.opened.is_set() and circuit.failure is None
 
 
-def test_it_opens_at_the_last_of_the_failures_in_a_row_and_says_why() -> None:
+def test_it_opens_after_the_allowed_failures_in_a_row_and_says_why() -> None:
     circuit = Circuit(MOST)
     for number in range(1, MOST):
         circuit.failed(unavailable(number))
@@ -38,13 +38,13 @@ def test_it_opens_at_the_last_of_the_failures_in_a_row_and_says_why() -> None:
     assert "try again" in circuit.failure.remedy and "run again" in circuit.failure.remedy
 
 
-def test_one_failure_is_enough_where_one_is_allowed() -> None:
+def test_one_failure_is_enough_if_the_limit_is_one() -> None:
     circuit = Circuit(1)
     circuit.failed(unavailable())
     assert circuit.is_open
 
 
-def test_an_answer_sets_the_count_back() -> None:
+def test_an_answer_resets_the_count() -> None:
     circuit = Circuit(MOST)
     for _ in range(5):
         for _ in range(MOST - 1):
@@ -56,13 +56,13 @@ def test_an_answer_sets_the_count_back() -> None:
 
 
 @pytest.mark.parametrize("failure", [refused(), Permanent(expected="a", came="b", remedy="c")])
-def test_what_stops_it_at_once_is_told_as_it_came(failure: RunwayError) -> None:
+def test_an_immediate_stop_keeps_its_error(failure: RunwayError) -> None:
     circuit = Circuit(MOST)
     circuit.stop(failure)
     assert circuit.is_open and circuit.failure is failure
 
 
-def test_the_first_reason_stays_and_nothing_closes_it_again() -> None:
+def test_the_first_failure_is_kept_and_the_circuit_stays_open() -> None:
     circuit = Circuit(1)
     first = refused()
     circuit.stop(first)
@@ -73,7 +73,7 @@ def test_the_first_reason_stays_and_nothing_closes_it_again() -> None:
 
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(1, 5))
-def test_it_is_open_when_there_ever_were_so_many_failures_in_a_row(outcomes: list[bool], most: int) -> None:
+def test_it_is_open_once_enough_failures_came_in_a_row(outcomes: list[bool], most: int) -> None:
     circuit = Circuit(most)
     for is_answered in outcomes:
         if is_answered:
@@ -84,7 +84,7 @@ def test_it_is_open_when_there_ever_were_so_many_failures_in_a_row(outcomes: lis
     assert circuit.is_open is ("-" * most in told)
 
 
-def test_threads_that_fail_together_are_each_counted_and_give_one_reason() -> None:
+def test_failures_of_concurrent_threads_all_count_and_give_one_reason() -> None:
     threads = 8
     for _ in range(50):
         circuit, barrier = Circuit(threads), Barrier(threads)

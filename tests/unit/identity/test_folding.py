@@ -1,4 +1,4 @@
-"""Folding in Python; that the SQL function agrees is tested on the real server."""
+"""Folding in Python; an integration test compares it with the SQL function."""
 
 import pytest
 

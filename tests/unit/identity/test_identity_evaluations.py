@@ -1,4 +1,4 @@
-"""Which checks a run's counts and the catalogue's health pass: what is judged, and where each line is drawn."""
+"""A run's checks: what they compare, and where each line is drawn."""
 
 from collections import Counter
 
@@ -28,7 +28,7 @@ def complete(**numbers: int) -> Counts:
     return counts
 
 
-def test_every_check_is_judged_and_a_run_that_found_nothing_due_passes_all() -> None:
+def test_a_run_with_nothing_due_passes_every_check() -> None:
     checks = judged(Counts())
     assert list(checks) == [spec.name for spec in CHECK_SPECS]
     assert all(check.passed for check in checks.values())
@@ -44,13 +44,13 @@ def test_every_check_is_judged_and_a_run_that_found_nothing_due_passes_all() -> 
     ],
     ids=["one lost", "one twice", "one of a batch lost", "one from nowhere"],
 )
-def test_a_library_that_is_lost_or_twice_is_an_error(counts: Counts) -> None:
+def test_a_lost_or_duplicate_library_is_an_error(counts: Counts) -> None:
     check = judged(counts)["counts_add_up"]
     assert (check.passed, check.severity) == (False, ERROR)
     assert f"{counts.scanned} scanned, {counts.accounted_for} accounted for" in str(check.description)
 
 
-def test_every_way_that_a_library_can_end_counts() -> None:
+def test_every_outcome_of_a_library_counts() -> None:
     counts = Counts(rows_resolved=1, rows_resolved_compilation=2, rows_unresolved=3)
     counts.rows_skipped.update(dict.fromkeys(Skip, 4))
     counts.scanned = 1 + 2 + 3 + 7 * 4
@@ -63,14 +63,14 @@ def test_every_way_that_a_library_can_end_counts() -> None:
     ("unresolved", "resolved", "passes"),
     [(50, 50, True), (51, 49, False), (100, 0, False), (FEWEST_ANSWERS - 1, 0, True), (FEWEST_ANSWERS, 0, False)],
 )
-def test_many_unresolved_answers_are_a_warning_where_there_are_enough(
+def test_many_unresolved_answers_are_a_warning_if_there_are_enough_answers(
     unresolved: int, resolved: int, passes: bool
 ) -> None:
     check = judged(complete(rows_unresolved=unresolved, rows_resolved=resolved))["unresolved_share"]
     assert (check.passed, check.severity) == (passes, WARN)
 
 
-def test_libraries_that_got_no_answer_are_no_answers() -> None:
+def test_libraries_without_an_answer_do_not_count_as_answers() -> None:
     counts = Counts(rows_unresolved=40, rows_resolved=60, rows_skipped=Counter({Skip.LML_ERROR: 900}))
     counts.scanned = counts.accounted_for
     check = judged(counts, most_unresolved=0.39)["unresolved_share"]
@@ -79,7 +79,7 @@ def test_libraries_that_got_no_answer_are_no_answers() -> None:
 
 
 @pytest.mark.parametrize(("verified", "passes"), [(90, True), (89, False), (0, False)])
-def test_few_libraries_that_are_verified_in_time_are_a_warning(verified: int, passes: bool) -> None:
+def test_too_few_libraries_verified_in_time_are_a_warning(verified: int, passes: bool) -> None:
     check = judged(Counts(), IdentityHealth(verified, 100, 0))["verified_in_time"]
     assert (check.passed, check.severity) == (passes, WARN)
     assert judged(Counts(), IdentityHealth(0, 0, 0))["verified_in_time"].passed, "there is nothing to verify"
@@ -91,5 +91,5 @@ def test_one_main_row_without_its_sources_is_a_warning() -> None:
     assert "1 main rows lack their sources" in str(check.description)
 
 
-def test_without_the_catalogue_only_the_counts_are_judged() -> None:
+def test_without_the_catalogue_only_the_counts_are_checked() -> None:
     assert set(judged(Counts(), None)) == {"counts_add_up", "unresolved_share"}

@@ -1,4 +1,4 @@
-"""What verdicts become: the band table, what is kept out and counted, which compilations are ready."""
+"""Rows made from verdicts: the bands, what is left out and counted, which compilations are ready."""
 
 from collections import Counter
 
@@ -40,7 +40,7 @@ SINGLE = Verdict(7, Kind.SINGLE_ARTIST, artist_ids=ArtistIds(), method="llm", co
         ("no such method", (), (0.0, 1.0)),
     ],
 )
-def test_provenance_is_held_to_the_band_of_its_method(
+def test_provenance_must_lie_in_its_methods_band(
     method: str, inside: tuple[float, ...], outside: tuple[float, ...]
 ) -> None:
     assert all(is_in_band(method, confidence) for confidence in inside)
@@ -53,7 +53,7 @@ def test_the_band_is_the_one_of_the_contract_for_every_confidence(method: str, s
 
 
 @given(st.sampled_from(sorted(BANDS)), st.sampled_from([0, 1]))
-def test_a_bound_that_came_through_float4_is_inside(method: str, end: int) -> None:
+def test_a_bound_after_float4_is_inside_the_band(method: str, end: int) -> None:
     assert is_in_band(method, float(np.float32(BANDS[method][end])))
 
 
@@ -63,7 +63,7 @@ def test_a_confidence_is_what_a_float4_column_gives_back(confidence: float) -> N
     assert as_real(as_real(confidence)) == as_real(confidence)
 
 
-def test_what_may_not_be_written_is_kept_out_and_counted_once() -> None:
+def test_unwritable_provenance_is_left_out_and_counted_once() -> None:
     counted: Counter[str] = Counter()
     rows = source_rows(
         7,
@@ -84,7 +84,7 @@ def test_what_may_not_be_written_is_kept_out_and_counted_once() -> None:
     }
 
 
-def test_of_a_sources_several_entries_the_last_that_may_be_written_is_taken() -> None:
+def test_the_last_writable_entry_of_a_source_is_kept() -> None:
     entries = [
         Provenance("discogs", "exact_match", 1.0, "first"),
         Provenance("discogs", "exact_match", 1.0, "last"),
@@ -136,12 +136,12 @@ def test_a_compilation_is_ready_when_the_matcher_has_run(
         (("A1", "x" * 21), None),
     ],
 )
-def test_a_position_is_taken_when_exactly_one_is_offered(offered: tuple[str | None, ...], taken: str | None) -> None:
+def test_a_position_is_used_if_exactly_one_is_offered(offered: tuple[str | None, ...], taken: str | None) -> None:
     [row] = track_rows(7, [Track(position, "Anybody", "Song", None, None) for position in offered])
     assert row.track_position == taken
 
 
-def test_of_several_tracks_with_one_name_and_title_the_last_that_names_an_artist_speaks() -> None:
+def test_among_tracks_with_one_name_and_title_the_last_resolved_one_counts() -> None:
     said = [("First", 0.5), ("Last", 0.75), (None, 0.25)]
     rows = track_rows(7, [Track(None, "Anybody", None, name, confidence) for name, confidence in said])
     assert [(row.resolved_artist_name, row.confidence) for row in rows] == [("Last", 0.75)]
@@ -162,7 +162,7 @@ def test_of_several_tracks_with_one_name_and_title_the_last_that_names_an_artist
         ({"kind": Kind.UNRESOLVED, "confidence": None}, True),
     ],
 )
-def test_a_single_artist_without_what_its_row_must_have_is_not_storable(
+def test_a_single_artist_without_its_rows_required_values_is_not_storable(
     changes: dict[str, object], storable: bool
 ) -> None:
     values = {name: getattr(SINGLE, name) for name in SINGLE.__slots__} | changes
@@ -174,7 +174,7 @@ def test_an_unstorable_verdict_is_a_programming_error_here() -> None:
         batch_rows([Verdict(7, Kind.SINGLE_ARTIST)], None)
 
 
-def test_libraries_without_a_verdict_are_counted_by_what_happened_to_them() -> None:
+def test_libraries_without_a_verdict_are_counted_by_reason() -> None:
     counts = unanswered(Answer((), missing=(1, 2), untrusted=(3,), malformed=(4, 5, 6)))
     assert counts.scanned == counts.accounted_for == 6
     assert counts.rows_skipped == {

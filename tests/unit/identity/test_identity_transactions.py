@@ -1,4 +1,4 @@
-"""What is tried again, and what is not; against real errors of a real server it is tested with the writer."""
+"""Which errors are retried; the writer's tests use a real server's errors."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -48,13 +48,13 @@ def failing(
     return opened, connection
 
 
-def test_what_may_pass_is_tried_again_with_a_new_connection() -> None:
+def test_a_transient_failure_is_retried_with_a_new_connection() -> None:
     opened, connections = failing(Unavailable(**WHAT), Unavailable(**WHAT))
     assert in_transaction(connections, lambda connection: "done") == "done"
     assert len(opened) == 3
 
 
-def test_after_the_last_attempt_the_error_is_handed_on() -> None:
+def test_after_the_last_attempt_the_error_is_raised() -> None:
     opened, connections = failing(*[Unavailable(**WHAT)] * 100)
     with pytest.raises(Unavailable):
         in_transaction(connections, lambda connection: "done")
@@ -62,7 +62,7 @@ def test_after_the_last_attempt_the_error_is_handed_on() -> None:
 
 
 @pytest.mark.parametrize("error", [AuthenticationRefused(**WHAT), Permanent(**WHAT)])
-def test_what_stays_so_is_not_tried_again(error: RunwayError) -> None:
+def test_a_permanent_failure_is_not_retried(error: RunwayError) -> None:
     opened, connections = failing(error)
     with pytest.raises(type(error)):
         in_transaction(connections, lambda connection: "done")
@@ -81,7 +81,7 @@ def test_what_stays_so_is_not_tried_again(error: RunwayError) -> None:
         UnicodeEncodeError("utf-8", "a row's text", 0, 1, "surrogates not allowed"),
     ],
 )
-def test_what_the_database_says_of_the_rows_is_a_refusal_that_quotes_none(error: Exception) -> None:
+def test_an_error_about_the_rows_is_a_refusal_that_quotes_none(error: Exception) -> None:
     opened, connections = failing()
 
     def work(connection: Any) -> None:
@@ -106,7 +106,7 @@ def test_what_the_database_says_of_the_rows_is_a_refusal_that_quotes_none(error:
         psycopg.OperationalError("the connection is lost"),
     ],
 )
-def test_what_is_not_about_the_rows_is_no_refusal(error: psycopg.Error) -> None:
+def test_an_error_not_about_the_rows_is_not_a_refusal(error: psycopg.Error) -> None:
     _, connections = failing()
 
     def work(connection: Any) -> None:
@@ -116,7 +116,7 @@ def test_what_is_not_about_the_rows_is_no_refusal(error: psycopg.Error) -> None:
         in_transaction(connections, work)
 
 
-def test_reading_is_in_a_transaction_that_cannot_write() -> None:
+def test_a_read_only_transaction_cannot_write() -> None:
     opened, connections = failing()
     in_transaction(connections, lambda connection: None, read_only=True)
     assert opened[0].statements == ["set transaction read only"]

@@ -1,4 +1,4 @@
-"""LML's client as far as no server is needed: addresses, bodies, statuses, waits, halving."""
+"""LML's client without a server: addresses, bodies, statuses, waits, halving."""
 
 import json
 import math
@@ -85,19 +85,19 @@ def test_a_missing_base_url_names_its_variable(missing: str | None) -> None:
         "http://[::",
     ],
 )
-def test_an_unusable_base_url_is_a_configuration_error_that_does_not_repeat_it(base_url: str) -> None:
+def test_an_unusable_base_url_is_a_configuration_error_that_does_not_quote_it(base_url: str) -> None:
     with pytest.raises(ConfigurationError, match="LIBRARY_METADATA_URL") as refused:
         LmlService(base_url=base_url).require_configured()
     assert CANARY not in everything_said_by(refused.value)
 
 
-def test_what_only_httpx_finds_unusable_is_a_configuration_error_too() -> None:
+def test_a_url_that_only_httpx_refuses_is_a_configuration_error_too() -> None:
     with pytest.raises(ConfigurationError, match="LIBRARY_METADATA_URL"):
         LmlService(base_url="http://lml\x7f").resolve([library(1)], include_tracks=False)
 
 
 @pytest.mark.parametrize("key", [f"{CANARY}\n", f"{CANARY} 1", f"{CANARY}é"])
-def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> None:
+def test_a_key_that_does_not_fit_a_header_is_refused_and_not_shown(key: str) -> None:
     service = LmlService(base_url="http://127.0.0.1:1", api_key=key)
     for ask in (service.require_configured, lambda: service.resolve([library(1)], include_tracks=False)):
         with pytest.raises(ConfigurationError, match="LML_API_KEY") as refused:
@@ -105,7 +105,7 @@ def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: str) -> No
         assert CANARY not in everything_said_by(refused.value)
 
 
-def test_a_key_is_in_no_text_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_text_of_the_service_shows_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LML_API_KEY", CANARY)
     unresolved = LmlService(base_url="http://lml", api_key=dg.EnvVar("LML_API_KEY"))
     with unresolved.process_config_and_initialize_cm() as service:
@@ -147,7 +147,7 @@ def test_any_json_object_is_decoded_however_it_was_written(document: dict[str, A
     assert decoded(json.dumps(document, ensure_ascii=False).encode()) == document
 
 
-def test_values_that_json_does_not_have_do_not_make_the_rest_undecodable() -> None:
+def test_values_outside_json_leave_the_rest_decodable() -> None:
     document = decoded(b'{"results": [{"confidence": NaN}, {"confidence": 1e999}, {"text": "\\ud800"}, 7]}')
     nan, infinite, surrogate, seven = document["results"]
     assert math.isnan(nan["confidence"])
@@ -156,7 +156,7 @@ def test_values_that_json_does_not_have_do_not_make_the_rest_undecodable() -> No
 
 
 @given(st.binary() | st.text().map(lambda text: f'{{"results": [{text}'.encode()))
-def test_any_other_bytes_are_unavailable_and_no_other_exception(body: bytes) -> None:
+def test_any_other_bytes_mean_unavailable(body: bytes) -> None:
     with suppress(LmlUnavailable):
         assert isinstance(decoded(body), dict)
 
@@ -165,7 +165,7 @@ def test_any_other_bytes_are_unavailable_and_no_other_exception(body: bytes) -> 
     "body",
     [b"", b"[]", b'"c4n4ry"', b"<html>c4n4ry</html>", b'{"results": ["c4n4ry', b"[" * 100_000, b'{"a":' + b"9" * 5000],
 )
-def test_a_cut_or_foreign_body_is_tried_again(body: bytes) -> None:
+def test_a_cut_or_foreign_body_is_retried(body: bytes) -> None:
     with pytest.raises(LmlUnavailable, match="a JSON object from LML") as error:
         decoded(body)
     assert (error.value.status, error.value.retryable) == (200, True)
@@ -220,7 +220,7 @@ def test_retry_after_is_seconds_or_a_date(value: str | None, seconds: float | No
 
 
 @given(st.text() | st.from_regex(r"\w{3}, \d{1,3} (Jan|Feb) \d{1,6} \d{2}:\d{2}:\d{2} ([+-]\d{4}|GMT)"))
-def test_no_retry_after_is_negative_or_an_exception(value: str) -> None:
+def test_retry_after_is_never_negative_and_never_raises(value: str) -> None:
     seconds = retry_after_seconds(value, NOW)
     assert seconds is None or seconds >= 0
 
@@ -240,7 +240,7 @@ def test_waits_grow_exponentially_within_a_bound_and_are_jittered_in_full() -> N
         assert 3 * most / 4 < max(drawn) <= most
 
 
-def test_what_lml_asks_for_is_waited_before_our_own_wait_and_bounded() -> None:
+def test_retry_after_is_bounded_and_adds_to_our_own_wait() -> None:
     service = LmlService(first_wait_seconds=1, longest_retry_after_seconds=60)
     assert 7 <= min(waits(service, 1, 7)) < max(waits(service, 1, 7)) <= 8
     assert 60 <= min(waits(service, 1, math.inf)) < max(waits(service, 1, 3600)) <= 61
@@ -254,7 +254,7 @@ def refused(status: int) -> LmlError:
 
 
 @given(st.integers(1, 60), st.sets(st.integers(0, 59)), st.sets(st.integers(0, 59)), st.integers(1, 60))
-def test_every_library_is_in_one_part_and_only_the_offending_ones_are_given_up(
+def test_every_library_is_in_one_part_and_only_offending_ones_are_skipped(
     count: int, offending: set[int], unlucky: set[int], most: int
 ) -> None:
     batch = tuple(library(number) for number in range(count))
@@ -285,7 +285,7 @@ def test_every_library_is_in_one_part_and_only_the_offending_ones_are_given_up(
     assert len(calls) <= 2 * count - 1
 
 
-def test_the_next_part_is_asked_when_the_one_before_was_consumed() -> None:
+def test_a_part_is_asked_about_once_its_predecessor_is_consumed() -> None:
     asked = []
 
     def ask(part: tuple[Library, ...]) -> None:
@@ -298,7 +298,7 @@ def test_the_next_part_is_asked_when_the_one_before_was_consumed() -> None:
     assert asked == [2, 1]
 
 
-def test_being_refused_ends_the_halving() -> None:
+def test_a_refused_key_ends_the_halving() -> None:
     def ask(part: tuple[Library, ...]) -> None:
         raise refused(413 if len(part) > 1 else 401)
 
