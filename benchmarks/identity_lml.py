@@ -1,7 +1,7 @@
 """The local LML with a bounded memory: ``python -m benchmarks.identity_lml --originals N [--port N]``.
 
-Library n is answered as the original (n - 1) % N + 1 would be, whose artist and title it must have. Each answer is made
-and validated by the local LML, once, and kept: what is measured is asking, not drawing numbers.
+Library n gets the answer of the original (n - 1) % N + 1, whose artist and title it must have. Each original is answered
+and validated once, so that the benchmark measures asking, not drawing numbers.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from runway_pipelines.local.lml_server import LmlServer, serve
 
 
 def original_of(library_id: int, originals: int) -> int:
-    """The library whose copy this one is; originals are their own."""
+    """The original of a copy; an original is its own."""
     return (library_id - 1) % originals + 1
 
 
 class PreparedLml(LmlServer):
-    """Answers about copies with what their originals were answered."""
+    """Gives copies the answers of their originals."""
 
     def __init__(self, originals: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 -- Optional: columns for the artist-level ids that LML composes, in the main rows and in their history.
--- `runway-pipelines identity migrate --apply` runs it; by hand:
+-- `runway-pipelines identity migrate --apply` runs this; by hand:
 --   PGOPTIONS='-c search_path=wxyc_schema' psql --single-transaction --file 0001_artist_level_ids.sql
--- Adding nullable columns rewrites nothing, but waits for everybody who uses the tables, and makes others wait with it.
+-- Adding nullable columns rewrites nothing, but waits for all users of the tables and blocks new ones meanwhile.
 set local lock_timeout = '5s';
 
 alter table library_identity
