@@ -1,6 +1,6 @@
 """The local LML with a bounded memory: ``python -m benchmarks.identity_lml --originals N [--port N]``.
 
-Library n gets the answer of the original (n - 1) % N + 1, whose artist and title it must have. Each original is answered
+Library n gets the answer of the original (n - 1) % N + 1, whose artist and title it must have. Originals are answered
 and validated once, so that the benchmark measures asking, not drawing numbers.
 """
 
