@@ -199,6 +199,6 @@ def test_a_missing_database_fails_the_run_before_anything_is_asked(
     assert not result.success
     (event,) = (event for event in result.all_events if event.is_step_failure)
     assert event.step_key.endswith("plan_identity_run")
-    assert "whether the server is up" in failure(result)
+    assert "check that the server is up" in failure(result)
     assert counts(result)["scanned"] == 0
     assert LmlControl(world.stack.lml_url).calls == []
