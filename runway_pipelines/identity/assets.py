@@ -170,7 +170,7 @@ def evaluations(
     counts: Counts, health: IdentityHealth | None, options: IdentityOptions
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """The run's checks; without ``health`` (an unreadable catalogue), only those of the counts."""
-    answered = counts.accounted_for - sum(counts.rows_skipped.values())
+    answered = counts.accounted_for - counts.rows_skipped.total()
     unresolved = counts.rows_unresolved / answered if answered else 0.0
     judged = {
         "counts_add_up": (

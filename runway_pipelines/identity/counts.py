@@ -23,15 +23,10 @@ class Skip(StrEnum):
 
 # In every run's document, even if 0. Counts of LML's cache and of compilations' tracks appear only once counted.
 OTHERS = (
-    "source_rows_written",
-    "source_rows_skipped_null_confidence",
-    "source_rows_skipped_null_external_id",
-    "source_rows_out_of_band",
-    "rows_unchanged",
-    "lml_total_calls",
-    "lml_retries",
-    "lml_total_latency_ms",
-)
+    "source_rows_written", "source_rows_skipped_null_confidence", "source_rows_skipped_null_external_id",
+    "source_rows_out_of_band", "rows_unchanged", "lml_total_calls", "lml_retries", "lml_total_latency_ms",
+)  # fmt: skip
+_LIBRARIES = ("scanned", "rows_resolved", "rows_resolved_compilation", "rows_unresolved")
 
 
 @dataclass
@@ -51,25 +46,21 @@ class Counts:
 
     def merge(self, more: Counts) -> None:
         """Add ``more`` to these."""
-        self.scanned += more.scanned
-        self.rows_resolved += more.rows_resolved
-        self.rows_resolved_compilation += more.rows_resolved_compilation
-        self.rows_unresolved += more.rows_unresolved
+        for name in _LIBRARIES:
+            setattr(self, name, getattr(self, name) + getattr(more, name))
         self.rows_skipped.update(more.rows_skipped)
         self.others.update(more.others)
 
     @property
     def is_any_resolved(self) -> bool:
         """Whether at least one verdict was written, or its row is protected."""
-        taken = self.rows_resolved + self.rows_resolved_compilation + self.rows_skipped[Skip.MANUAL_PROTECTED]
-        return taken > 0
+        return self.rows_resolved + self.rows_resolved_compilation + self.rows_skipped[Skip.MANUAL_PROTECTED] > 0
 
     @property
     def accounted_for(self) -> int:
         """Libraries with an outcome; equals ``scanned`` unless some were lost."""
-        return (
-            self.rows_resolved + self.rows_resolved_compilation + self.rows_unresolved + sum(self.rows_skipped.values())
-        )
+        answered = self.rows_resolved + self.rows_resolved_compilation + self.rows_unresolved
+        return answered + self.rows_skipped.total()
 
     def outcomes(self) -> dict[str, int]:
         """Libraries by outcome, without zeros."""
@@ -85,12 +76,7 @@ class Counts:
         }
 
     def _libraries(self) -> dict[str, int]:
-        return {
-            "scanned": self.scanned,
-            "rows_resolved": self.rows_resolved,
-            "rows_resolved_compilation": self.rows_resolved_compilation,
-            "rows_unresolved": self.rows_unresolved,
-        }
+        return {name: getattr(self, name) for name in _LIBRARIES}
 
 
 def skipped(libraries: int, skip: Skip) -> Counts:
