@@ -33,5 +33,5 @@ def sync(target: Target, allow_mass_removal: bool) -> None:
     for name, changes in plan.items():
         console.print(f"{name}: {changes.summary}.")
     if approval_of(plan) is not None:
-        console.print("Nothing was removed. If it is meant, say --allow-mass-removal.")
+        console.print("Nothing was removed. To remove these keys, add --allow-mass-removal.")
     sys.exit(1 if any(changes.refused for changes in plan.values()) else 0)

@@ -1,1 +1,1 @@
-"""A partner's connection to its EDU warehouse: the secret, parsed and checked."""
+"""A partner's connection to its EDU warehouse: its secret parsed and tried, its sessions, its rotations."""

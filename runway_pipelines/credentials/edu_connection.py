@@ -1,4 +1,4 @@
-"""The secret's JSON made into connection arguments: pure (credentials contract, section 1)."""
+"""The secret's JSON as connection arguments: pure (credentials contract, section 1)."""
 
 import base64
 import binascii
@@ -39,7 +39,7 @@ def partner_secret_name(envlabel: str, partner_id: str) -> str:
 
 
 def _fields(name: str, text: str) -> dict[str, object]:
-    # Raised outside of the except blocks: the decoders' errors keep the whole document, and a context can be walked.
+    # Raised outside the except block: the decoder's error holds the whole document, and would be the context of ours.
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
@@ -57,7 +57,7 @@ def _required(name: str, values: dict[str, object], key: str) -> str:
         came = "no such field" if key not in values else "an empty string" if value == "" else type(value).__name__
         raise _malformed(name, f"the field {key} as a string that is not empty", came)
     if key != "privateKey" and (len(value) > LONGEST_NAME or value.splitlines() != [value]):
-        # Names are shown in errors and metadata: a key that was pasted into the wrong field must not be.
+        # Names appear in errors and metadata; a key that was pasted into the wrong field must not.
         expected = f"the field {key} as one line of at most {LONGEST_NAME} characters"
         raise _malformed(name, expected, f"{len(value)} characters on {len(value.splitlines())} lines")
     return value
@@ -85,7 +85,7 @@ def _check_private_key(name: str, encoded: str) -> None:
     except (ValueError, TypeError, UnsupportedAlgorithm):
         parses = False
     if not parses:
-        raise _malformed(name, expected, "a PEM text that is no RSA key")
+        raise _malformed(name, expected, "PEM text that is not an RSA key")
 
 
 def _malformed(name: str, expected: str, came: str) -> SecretMalformed:

@@ -1,4 +1,4 @@
-"""How old a partner's keys are, and which ones: pure. What can be shown of a key is its public half's fingerprint."""
+"""A partner's keys and their age: pure. All that may be shown of a key is the fingerprint of its public half."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from runway_pipelines.systems.snowflake.connection import EduConnection
 
 @dataclass(frozen=True)
 class KeyHygiene:
-    """The current key and the one before it.
+    """The current key and the previous one; None where a date or a key is unknown.
 
-    ``age_days`` is the age of the current version; ``rotated_days_ago`` the same where there is a version before it,
-    and None for a key that was never rotated. None also where a date or a key is not known.
+    ``age_days`` is the age of the current version. ``rotated_days_ago`` is the same, but None if there is no previous
+    version, because the key was never rotated.
     """
 
     fingerprint: str | None
@@ -23,7 +23,7 @@ class KeyHygiene:
     rotated_days_ago: int | None
 
     def is_old(self, days: int) -> bool:
-        """Whether the current key is older than it should be."""
+        """Whether the current key is older than that."""
         return self.age_days is not None and self.age_days > days
 
 
@@ -35,7 +35,7 @@ def key_hygiene(
     has_previous: bool,
     now: datetime,
 ) -> KeyHygiene:
-    """The report on one partner. Either connection is None where its secret cannot be read or parsed."""
+    """One partner's keys. Either connection is None if its secret cannot be read or parsed."""
     age_days = (now - created_at).days if created_at else None
     return KeyHygiene(
         fingerprint=current.fingerprint if current else None,
@@ -47,14 +47,14 @@ def key_hygiene(
 
 @dataclass(frozen=True)
 class KeyReport:
-    """One partner's line in the report; ``trouble`` says why there is nothing to report."""
+    """One partner's line in the report; ``trouble`` says why it has no keys."""
 
     partner_id: str
     keys: KeyHygiene | None = None
     trouble: str = ""
 
     def document(self, warning_days: int) -> dict[str, Any]:
-        """The line for machines; ``is_fine`` when there is a key, and it is not too old."""
+        """The line as JSON values; ``is_fine`` if there is a key that is not too old."""
         keys = self.keys or KeyHygiene(None, None, None, None)
         is_fine = self.keys is not None and not keys.is_old(warning_days)
         return {"partner": self.partner_id, "is_fine": is_fine, **asdict(keys), "trouble": self.trouble}

@@ -27,7 +27,7 @@ MOST_LOOKS = 100
 
 
 class PartnerSecrets(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The secrets that hold partners' EDU connection info. Nothing is cached: a rotated key needs no restart."""
+    """The secrets with the partners' EDU connection info, uncached, so that a rotated key needs no restart."""
 
     secrets_manager: dg.ResourceDependency[SecretsManagerResource]
     envlabel: str | None = None
@@ -41,34 +41,34 @@ class PartnerSecrets(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._client
 
     def name(self, partner_id: str) -> str:
-        """The secret's name; raises `ConfigurationError` when ENVLABEL is not set."""
+        """The secret's name; raises `ConfigurationError` if ENVLABEL is not set."""
         return partner_secret_name(self._label(), checked_part("partner_id", partner_id))
 
     def read(self, partner_id: str, stage: str = CURRENT_STAGE) -> SecretVersion | None:
-        """The partner's secret at a stage, or None when there is none.
+        """The partner's secret at a stage, or None if there is none.
 
-        In development, ``EDU_SNOWFLAKE_*`` stands in for a current version that does not exist. Raises
-        `ConfigurationError` without ENVLABEL, and what `read_secret` raises.
+        In development, ``EDU_SNOWFLAKE_*`` stands in for a missing current version. Raises `ConfigurationError` without
+        ENVLABEL, and what `read_secret` raises.
         """
         name = self.name(partner_id)
         secret = read_secret(self.client, name, stage)
         return _development_secret(name) if secret is None and stage == CURRENT_STAGE else secret
 
     def require(self, partner_id: str) -> SecretVersion:
-        """The current version; raises `SecretMissing` where there is no secret, and what `read` raises."""
+        """The current version; raises `SecretMissing` if there is none, and what `read` raises."""
         secret = self.read(partner_id)
         if secret is None:
             raise SecretMissing(
                 expected=f"the secret {self.name(partner_id)}",
                 came="no secret of that name",
-                remedy="create it as docs/operations.md says, or switch the partner's cross-year matching off",
+                remedy="create it as docs/operations.md says, or switch off the partner's cross-year matching",
             )
         return secret
 
     def observe(self, partner_ids: Iterable[str]) -> dict[str, Observation]:
         """Which version of each partner's secret is current, by list calls alone.
 
-        When a page cannot be read, a partner not seen until then is `Unreadable`, never `Gone`. Raises
+        If a page cannot be read, the partners not listed before it are `Unreadable`, never `Gone`. Raises
         `ConfigurationError` without ENVLABEL.
         """
         prefix = partner_secret_name(self._label(), "")
@@ -81,9 +81,9 @@ class PartnerSecrets(dg.ConfigurableResource):  # type: ignore[type-arg]
         return look_at(self.client, self.name(partner_id)) or self._absent()
 
     def gone(self, partner_ids: Iterable[str]) -> dict[str, str]:
-        """The partners without a readable secret, with the reason. Each was looked at directly.
+        """The partners without a readable secret, with the reason; each was looked at directly.
 
-        At most `MOST_LOOKS` are looked at, and the others count as present: a run that fails tells more than no run.
+        After `MOST_LOOKS` looks the others count as present: a failed run tells more than no run.
         """
         absent = [partner_id for partner_id, seen in self.observe(partner_ids).items() if isinstance(seen, Gone)]
         return {

@@ -1,7 +1,7 @@
 """What a tick does about partners' credentials: pure (credentials contract, section 2).
 
-Belongs here: the cursor, and the decision for one partner. What is seen of Secrets Manager, of earlier runs and of the
-last try is given; the sensor (`rotation_sensor.py`) looks, asks and requests.
+Holds the cursor and the decision for one partner. The sensor (`rotation_sensor.py`) observes Secrets Manager, earlier
+runs and the last try, passes them in, and requests the runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observat
 
 
 class TryState(StrEnum):
-    """How the partner's newest connection check stands."""
+    """The state of the partner's newest connection check."""
 
     WORKED = "worked"
     FAILED = "failed"
@@ -26,7 +26,7 @@ class TryState(StrEnum):
 
 @dataclass(frozen=True)
 class LastTry:
-    """The partner's newest connection check. ``at`` is when the run that failed ended."""
+    """The partner's newest connection check. ``at`` is when the failed run ended."""
 
     state: TryState = TryState.NONE
     at: datetime | None = None
@@ -34,7 +34,7 @@ class LastTry:
 
 @dataclass(frozen=True)
 class Requested:
-    """What was ever requested for a version: the largest n, and the newest run's place in the order of all runs."""
+    """The requests for one version: the largest n, and the newest run's place in the order of all runs."""
 
     attempt: int
     order: int
@@ -42,15 +42,16 @@ class Requested:
 
 @dataclass(frozen=True)
 class Requests:
-    """Which runs were requested for the version that is observed, and for the one in the cursor."""
+    """The requests for the observed version, and for the one in the cursor."""
 
     observed: Requested | None = None
     seen: Requested | None = None
 
     @property
     def are_newer_for_observed(self) -> bool:
-        """Whether the observed version was acted on after the one in the cursor: a tick that died before its cursor
-        was kept did it, and nothing came back.
+        """Whether the observed version was requested after the one in the cursor.
+
+        Then no version came back: an earlier tick requested it and died before its cursor was stored.
         """
         return self.observed is not None and (self.seen is None or self.observed.order > self.seen.order)
 
@@ -58,7 +59,7 @@ class Requests:
 class Trigger(StrEnum):
     """Why a run was requested: the value of its tag ``runway/trigger``.
 
-    A first sight is that of a partner, or of a secret where there was none: nothing rotated.
+    A first sight is of a new partner, or of a secret where there was none. Nothing rotated.
     """
 
     FIRST_SIGHT = "credential_first_sight"
@@ -81,7 +82,7 @@ class LastSeen:
 
 @dataclass(frozen=True)
 class Pacing:
-    """The wait before an attempt to heal: ``first``, then twice the time since the last failure, up to ``longest``."""
+    """The wait before a healing attempt: ``first``, then twice the time since the last failure, up to ``longest``."""
 
     first: timedelta
     longest: timedelta
@@ -94,10 +95,10 @@ class Pacing:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one partner: what to remember of it, and whether to try its credentials and refresh its rosters.
+    """What to remember about one partner, and whether to request a run that tries its credentials.
 
-    ``attempt`` is the n of the requested run's key (0: the plain key of a change). ``departed`` is set in the one tick
-    that notices that the secret is gone, with the reason.
+    ``attempt`` is the n of the requested run's key (0: the plain key of a change). ``departed`` is the reason why the
+    secret is gone, set only in the tick that notices it.
     """
 
     seen: LastSeen | None
@@ -107,10 +108,10 @@ class Decision:
 
 
 def needs_direct_look(seen: LastSeen | None, observed: Observation, *, was_requested: bool) -> bool:
-    """Whether a listing must not be believed by itself: listing is eventually consistent.
+    """Whether the listing, which is eventually consistent, needs confirmation.
 
-    A version that nothing was requested for is a change, and acting on it twice is impossible (its run_key). A version
-    that comes back, and a secret that vanishes, may be an old page of the listing.
+    A version without requests is a change, and its run_key keeps it from being acted on twice. A version that comes
+    back or a secret that vanishes may come from an outdated page of the listing.
     """
     match observed:
         case Current(secret_version):
@@ -122,9 +123,9 @@ def needs_direct_look(seen: LastSeen | None, observed: Observation, *, was_reque
 
 
 def is_due(seen: LastSeen, last_try: LastTry, now: datetime, pacing: Pacing) -> bool:
-    """Whether failing credentials are to be tried again now.
+    """Whether to try failing credentials again now.
 
-    A run that waited in the queue for long and has just failed is not followed by the next at once.
+    A run that was queued for long and has just failed is not followed by the next at once.
     """
     if last_try.state in (TryState.WORKED, TryState.UNDER_WAY) or seen.next_try is None or now < seen.next_try:
         return False
@@ -141,7 +142,7 @@ def decide(
     now: datetime,
     pacing: Pacing,
 ) -> Decision:
-    """What to do about one partner. ``is_first_tick``: there is no cursor, or somebody cleared it."""
+    """What to do about one partner. ``is_first_tick``: there is no cursor, or it was cleared."""
     match observed:
         case Unreadable():
             return Decision(seen)
@@ -157,7 +158,7 @@ def decide(
 
 
 def _first_sight(secret_version: str, requested: Requested | None, is_first_tick: bool, next_try: datetime) -> Decision:
-    """New credentials; or a partner that was away and is back; or a cursor that was cleared, which changes nothing."""
+    """New credentials, a partner that is back, or a cleared cursor, which changes nothing."""
     if requested is None:
         return Decision(LastSeen(secret_version, 0, next_try), Trigger.FIRST_SIGHT)
     if is_first_tick:
@@ -167,21 +168,21 @@ def _first_sight(secret_version: str, requested: Requested | None, is_first_tick
 
 
 def _changed(seen: LastSeen, secret_version: str, requests: Requests, next_try: datetime) -> Decision:
-    """Another version than the one in the cursor: a new one, one that came back, or a restored secret."""
+    """A version other than the cursor's: a new one, one that came back, or a restored secret."""
     trigger = Trigger.FIRST_SIGHT if seen.secret_version is None else Trigger.ROTATION
     if requests.observed is None:
         return Decision(LastSeen(secret_version, seen.attempt, next_try), trigger)
     if seen.secret_version is not None and requests.are_newer_for_observed:
         return Decision(LastSeen(secret_version, max(seen.attempt, requests.observed.attempt), next_try))
-    # Of a cursor that was cleared in between the number is too small.
+    # After a cleared cursor, `seen.attempt` is too low.
     attempt = max(seen.attempt, requests.observed.attempt) + 1
     return Decision(LastSeen(secret_version, attempt, next_try), trigger, attempt)
 
 
 def _same_version(seen: LastSeen, last_try: LastTry, now: datetime, pacing: Pacing) -> Decision:
-    """A version that was seen before: it works, is being tried, or is tried again when its time has come.
+    """A version seen before: it works, is being tried, or is tried again when due.
 
-    A run that died before it tried counts as failed: its run_key is used up, and nobody else would try again.
+    A run that died before trying counts as failed: its run_key is used up, and nothing else would try again.
     """
     if last_try.state is TryState.WORKED:
         return Decision(replace(seen, next_try=None))
@@ -222,9 +223,9 @@ def cursor_text(seen: Mapping[str, LastSeen]) -> str:
 
 
 def parse_cursor(text: str | None) -> dict[str, LastSeen] | None:
-    """What `cursor_text` wrote; None where there is no cursor, or one that cannot be read.
+    """Read the result of `cursor_text`; None for no cursor or an unreadable one.
 
-    A cursor that somebody spoiled is as good as none: runs that were requested before are not requested again.
+    Losing the cursor is harmless: runs that were requested before are not requested again.
     """
     try:
         return {

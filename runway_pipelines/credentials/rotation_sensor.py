@@ -1,6 +1,6 @@
-"""The sensor that notices a rotation within a tick and asks for one refresh of that partner, and of no other.
+"""The sensor that notices a rotation within a tick and requests one refresh of that partner, and of no other.
 
-Belongs here: looking, asking and requesting. What is decided of it is in `rotation.py`.
+It observes and requests; `rotation.py` decides.
 """
 
 import time
@@ -31,18 +31,20 @@ from runway_pipelines.errors import Unavailable
 from runway_pipelines.operations.events import Log, OperatorEvents
 from runway_pipelines.operations.outcomes import secret_gone
 from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, SECRET_VERSION_TAG
+from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
 from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns, partner_run
 from runway_pipelines.systems.aws.secret_versions import Current, Observation, Unreadable
 
 SENSOR_NAME = "edu_credentials_rotated_sensor"
 MOST_TELLING_SECONDS = 15.0
+MOST_NAMES = 20
 
 
 def build_rotated_sensor(
     *, job_name: str, pacing: Pacing, interval_seconds: int, large_runs: LargeRuns = NO_LARGE_RUNS
 ) -> dg.SensorDefinition:
-    """The sensor; the job is partitioned by partner and tries the credentials before it refreshes anything."""
+    """The sensor for a job that is partitioned by partner and tries the credentials before it refreshes anything."""
 
     @dg.sensor(
         name=SENSOR_NAME,
@@ -50,9 +52,9 @@ def build_rotated_sensor(
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         owners=list(OWNERS),
-        description="Requests a partner's rosters once for each new version of its secret, and again, with growing "
-        "intervals, while its credentials fail. Reads version ids only, never a value. Its cursor may be cleared: no "
-        "version is refreshed twice for it.",
+        description="Requests a refresh of a partner's rosters once for each new version of its secret, and again, at "
+        "growing intervals, while its credentials fail. Reads secrets' version ids, never their values. Clearing its "
+        "cursor is safe: no version is refreshed twice.",
     )
     def edu_credentials_rotated_sensor(
         context: dg.SensorEvaluationContext, secrets: PartnerSecrets, operators: OperatorEvents
@@ -101,20 +103,20 @@ def build_rotated_sensor(
 
 
 def fail_if_all_unreadable(observed: Mapping[str, Observation]) -> None:
-    """Nothing that is known of anybody is a failure of the tick, and not a quiet one."""
+    """Fail the tick if no partner's secret could be observed."""
     reasons = [seen.reason for seen in observed.values() if isinstance(seen, Unreadable)]
     if reasons and len(reasons) == len(observed):
         raise Unavailable(
             expected=f"the current version of at least one of {len(observed)} partners' secrets",
             came=f"none; the first says: {reasons[0]}",
-            remedy="see what it says; nothing is lost, the next tick looks again",
+            remedy="fix what it names; nothing is lost, the next tick looks again",
         )
 
 
 def requests_of_changed(
     instance: dg.DagsterInstance, seen: Mapping[str, LastSeen], observed: Mapping[str, Observation]
 ) -> dict[str, Requests]:
-    """What was requested before for versions that differ from the cursor's: the runs are the memory of them."""
+    """The earlier requests for versions that differ from the cursor's. The runs themselves remember them."""
     before = {partner_id: entry.secret_version for partner_id, entry in seen.items()}
     changed = {
         partner_id: now_seen.secret_version
@@ -129,10 +131,10 @@ def requests_of_changed(
 
 
 def newest_requests(instance: dg.DagsterInstance, versions: Mapping[str, str]) -> dict[str, Requested]:
-    """What was ever requested for a version of each partner, where anything was.
+    """The requests for the given version of each partner, if there were any.
 
-    A re-execution is nobody's request, though it has its parent's tags. One question for all of them: Dagster's
-    storage opens two connections for each, 9 s for 300 (docs/benchmarks.md).
+    A re-execution is not a request, though it has its parent's tags. One query serves all partners: Dagster's storage
+    opens two connections for each query, 9 s for 300 (docs/benchmarks.md).
     """
     if not versions:
         return {}
@@ -155,7 +157,7 @@ def looked_at_directly(
     listed: Mapping[str, Observation],
     requests: Mapping[str, Requests],
 ) -> dict[str, Observation]:
-    """The observations, with those that the listing alone does not prove asked for one by one."""
+    """The listed observations, each replaced by a direct look if it needs confirmation."""
     observed = dict(listed)
     looks = 0
     for partner_id, observation in listed.items():
@@ -169,7 +171,7 @@ def looked_at_directly(
 
 
 def last_tries(instance: dg.DagsterInstance, check: dg.AssetCheckKey, partners: Collection[str]) -> dict[str, LastTry]:
-    """How each partner's newest connection check stands; a run that ended before it got there counts as failed."""
+    """The state of each partner's newest connection check; a run that ended before its check counts as failed."""
     newest = newest_checks(instance, check, partners) if partners else {}
     open_runs = {state.run_id for state in newest.values() if not state.has_passed and state.run_id}
     records = instance.get_run_records(dg.RunsFilter(run_ids=sorted(open_runs))) if open_runs else []
@@ -187,12 +189,12 @@ def last_tries(instance: dg.DagsterInstance, check: dg.AssetCheckKey, partners: 
 
 
 def is_over(run: dg.RunRecord) -> bool:
-    """Whether nothing more will come of a run: one that was created and never queued (the daemon died) is over too."""
+    """Whether a run will do nothing more, which includes one that was created but never queued (the daemon died)."""
     return run.dagster_run.is_finished or run.dagster_run.status is dg.DagsterRunStatus.NOT_STARTED
 
 
 def ended_at(run: dg.RunRecord) -> datetime:
-    """When a run that is over ended; of one that was never queued, when it was created."""
+    """When a run that is over ended, or was created if it was never queued."""
     return datetime.fromtimestamp(run.end_time, UTC) if run.end_time else run.create_timestamp
 
 
@@ -207,16 +209,16 @@ def requested(partner_id: str, made: Decision, large_runs: LargeRuns = NO_LARGE_
 def told_departures(
     operators: OperatorEvents, log: Log, decisions: Mapping[str, Decision], now: datetime
 ) -> dict[str, str]:
-    """Tell operators of each secret that is gone; returns what was told, by partner.
+    """Notify operators of each secret that is gone; returns the reasons by partner.
 
-    An event that is not taken is lost, with a warning: the departure shows on the asset all the same. A bus that does
-    not answer costs seconds for each, so after a while the rest is left for the next tick.
+    An event that is not accepted is lost with a warning, but the departure still shows on the asset. A bus that does
+    not answer costs seconds an event, so after a while the rest waits for the next tick.
     """
     told: dict[str, str] = {}
     stop_at = time.monotonic() + MOST_TELLING_SECONDS
     for partner_id, made in decisions.items():
         if made.departed and time.monotonic() < stop_at:
-            reason = f"{made.departed}: the partner's rosters are out of the schedule, what is published stays"
+            reason = f"{made.departed}: the partner's rosters are no longer refreshed, what is published stays"
             operators.emit(secret_gone(partner_id, reason, now), log)
             told[partner_id] = reason
     return told
@@ -225,7 +227,7 @@ def told_departures(
 def kept(
     seen: Mapping[str, LastSeen], decisions: Mapping[str, Decision], departed: Collection[str]
 ) -> dict[str, LastSeen]:
-    """The next cursor; a departure that was left is noticed again by the next tick."""
+    """The next cursor; the next tick notices a departure that was left."""
     after = {
         partner_id: seen.get(partner_id) if made.departed and partner_id not in departed else made.seen
         for partner_id, made in decisions.items()
@@ -234,12 +236,12 @@ def kept(
 
 
 def departure_observation(partner_id: str, reason: str) -> dg.AssetObservation:
-    """The same on the asset's page."""
+    """The departure on the asset's page."""
     return dg.AssetObservation(EDU_CONNECTION, partition=partner_id, description=reason)
 
 
 def tick_summary(observed: Mapping[str, Observation], decisions: Mapping[str, Decision]) -> str:
-    """One line for the tick: how many are how, and names where somebody may have to act."""
+    """One line for the tick: counts, and the names of partners that may need attention."""
     requests = sum(made.trigger is not None for made in decisions.values())
     without = [partner_id for partner_id, made in decisions.items() if made.seen and made.seen.secret_version is None]
     waiting = [partner_id for partner_id, made in decisions.items() if made.seen and made.seen.next_try]
@@ -251,5 +253,5 @@ def tick_summary(observed: Mapping[str, Observation], decisions: Mapping[str, De
         ("not readable this time", unreadable),
     ):
         if names:
-            parts.append(f"{len(names)} {what}: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}")
+            parts.append(f"{len(names)} {what}: {first_few(names, MOST_NAMES)}")
     return "; ".join(parts)

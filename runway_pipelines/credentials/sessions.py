@@ -1,7 +1,7 @@
 """A partner's sessions: opened in parallel, pooled, at most a few (rosters contract, section 6).
 
-One pool for both uses: a run's, which is closed when the run ends, and the roster stream's, which lives for days
-(`api.pools` keeps those): idle sessions are evicted, and a pool whose secret moved on is retired.
+A run closes its pool when it ends. The roster stream keeps pools for days (`stream.pools`): it evicts idle sessions and
+retires a pool whose secret was rotated.
 """
 
 from __future__ import annotations
@@ -35,17 +35,16 @@ if TYPE_CHECKING:
 
 ACQUIRE_TIMEOUT_SECONDS = 60
 PROOF_ATTEMPTS = 3
-# No warehouse, object missing or not granted, no current database, column missing: the same for every tenant.
+# No warehouse, no current database, an object missing or not granted, a column missing: the same for every tenant.
 PARTNER_WIDE_QUERY_ERRORS = frozenset({"606", "904", "2003", "2043", "3001", "90105", "90106"})
 
 
 class PartnerSessions:
-    """Sessions for one partner and run, for up to ``size`` threads, each session used by one thread at a time.
+    """One partner's sessions for up to ``size`` threads, each session used by one thread at a time.
 
-    A session that saw an error is closed and never handed out again. ``secret`` is what they are opened with (None: not
-    read yet). Once the partner as a whole is refused (no secret, a bad one, a refused login, tables that are not
-    there), nobody tries again: every further caller gets the same error, and 40 tenants do not open 40 sessions to
-    learn the same.
+    A session that saw an error is closed and never handed out again. ``secret`` is what sessions are opened with (None:
+    not read yet). Once the partner as a whole is refused (no secret, a bad one, a refused login, missing tables), every
+    further caller gets the same error at once: 40 tenants do not open 40 sessions to learn the same.
     """
 
     def __init__(
@@ -87,9 +86,7 @@ class PartnerSessions:
 
     @contextmanager
     def session(self) -> Iterator[EduSession]:
-        """Borrow a session. Raises `SecretMissing`, `SecretMalformed`, `AuthenticationRefused` or
-        `Unavailable`.
-        """
+        """Borrow a session. Raises `SecretMissing`, `SecretMalformed`, `AuthenticationRefused` or `Unavailable`."""
         if self._refusal is not None:
             raise self._refusal
         try:
@@ -98,7 +95,7 @@ class PartnerSessions:
             raise Unavailable(
                 expected=f"a session of partner {self._partner_id} within {self._acquire_timeout:g} s",
                 came="all of them in use",
-                remedy=f"raise {self._size_variable}, or see why its statements take so long",
+                remedy=f"raise {self._size_variable}, or find out why its statements take so long",
             ) from None
         session: EduSession = borrowed.dbapi_connection  # type: ignore[assignment]
         with self._returned:
@@ -106,8 +103,7 @@ class PartnerSessions:
         try:
             yield session
         except (Held, RowsUnreadable):
-            # The data was refused, not the session; the next tenant's rows are compared just as well.
-            raise
+            raise  # the data was refused, not the session, which serves the next tenant just as well
         except BaseException as error:
             borrowed.invalidate()
             if isinstance(error, QueryFailed) and error.code in PARTNER_WIDE_QUERY_ERRORS:
@@ -115,7 +111,7 @@ class PartnerSessions:
             raise
         finally:
             borrowed.close()
-            if self._retired:  # asked when it is back, for `retire` may have looked just before
+            if self._retired:  # checked after the return, because `retire` may have run just before
                 self._pool.evict_idle(0)
             with self._returned:
                 self._in_use.discard(session)
@@ -123,29 +119,29 @@ class PartnerSessions:
 
     @property
     def is_live(self) -> bool:
-        """Whether there is an open session, in use or idle, and nothing was refused."""
+        """Whether there is an open session and nothing was refused."""
         return self._refusal is None and not self._retired and (bool(self._in_use) or self._pool.idle_sessions > 0)
 
     @property
     def sessions_in_use(self) -> int:
-        """How many are borrowed now."""
+        """How many sessions are borrowed now."""
         return len(self._in_use)
 
     @property
     def sessions_idle(self) -> int:
-        """How many are open and wait."""
+        """How many sessions are open and unused."""
         return self._pool.idle_sessions
 
     @property
     def refusal(self) -> RunwayError | None:
-        """Why the partner as a whole is refused, where it is: trying again in this run gives the same."""
+        """Why the partner as a whole is refused, if it is; trying again in this run gives the same."""
         return self._refusal
 
     def prove(self, statement: str) -> None:
-        """Open the first session and run a statement on it, which stays open for the first tenant.
+        """Open the first session and run a statement on it. The session stays open for the first tenant.
 
-        What fails here refuses the partner as a whole: no tenant is tried with credentials that do not work. An
-        outside system that does not answer is asked three times. Raises what `session` and `EduSession.select` raise.
+        A failure refuses the partner as a whole: no tenant is tried with credentials that do not work. A transient one
+        is tried three times. Raises what `session` and `EduSession.select` raise.
         """
         try:
             retry(
@@ -158,7 +154,7 @@ class PartnerSessions:
             self._refusal = refusal
             raise
         except Exception as error:  # noqa: BLE001
-            # A library's error that nobody mapped: its text may quote the secret.
+            # A library's error that we do not map; its text may quote the secret.
             self._refusal = Permanent(
                 expected=f"a session of partner {self._partner_id}",
                 came=f"an unexpected {type(error).__name__}",
@@ -172,16 +168,16 @@ class PartnerSessions:
                 pass
 
     def evict_idle(self, seconds: float) -> int:
-        """End the sessions that nobody used for that long; returns how many."""
+        """End the sessions that were unused for that long; returns how many."""
         return self._pool.evict_idle(seconds)
 
     def retire(self) -> None:
-        """End the idle sessions now and each other one when it is returned; nobody should borrow here any more."""
+        """End the idle sessions now and the others when they are returned; nobody may borrow here any more."""
         self._retired = True
         self._pool.dispose()
 
     def drain(self, seconds: float) -> int:
-        """`retire`, wait that long for the sessions in use, then end those that are still out; returns how many."""
+        """`retire`, wait that long for borrowed sessions, then end those still out; returns how many."""
         self.retire()
         deadline = time.monotonic() + seconds
         with self._returned:
@@ -204,13 +200,13 @@ class PartnerSessions:
             except AuthenticationRefused as error:
                 session = self._open_with_fresh_secret(secret, error)
             with self._reading:
-                self._failed_opens = 0  # of a server that lives for days, only failures in a row say something
+                self._failed_opens = 0  # in a server that runs for days, only failures in a row mean something
             return session
         except Permanent as refusal:
             self._refusal = refusal
             raise
         except Unavailable as unavailable:
-            # Each of the sessions in flight may find it out once; the other tenants need not wait for it again.
+            # Each session in flight may find this out once; the other tenants need not wait for it again.
             with self._reading:
                 self._failed_opens += 1
                 if self._failed_opens > self._size:
@@ -218,10 +214,10 @@ class PartnerSessions:
             raise
 
     def _open_with_fresh_secret(self, refused: SecretVersion, error: AuthenticationRefused) -> EduSession:
-        """Read the secret once more and, if its version moved, try once again: we may have started with the old key.
+        """Read the secret again and, if its version changed, try once more: we may have started with the old key.
 
-        One thread tries; the others then use its answer, so that a bad key costs one login more and not one each
-        (Snowflake locks a user out after a few).
+        One thread tries and the others use its answer, so that a bad key costs one more login instead of one for each
+        thread. Snowflake locks a user out after a few.
         """
         with self._retrying:
             if self._refusal is not None:
@@ -248,7 +244,7 @@ class PartnerSessions:
         )
 
     def _current_secret(self) -> SecretVersion:
-        """The secret, read once for a run's parallel connects; raises what refused the partner as a whole before."""
+        """The secret, read once for all parallel connects; raises the refusal if the partner was refused before."""
         with self._reading:
             if self._refusal is not None:
                 raise self._refusal

@@ -1,4 +1,4 @@
-"""A partner's credentials, tried before anything is done with them (credentials contract, section 2)."""
+"""A partner's credentials, tried before they are used for anything else (credentials contract, section 2)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from runway_pipelines.systems.snowflake.connection import EduConnection
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of it. ``error`` is None when the credentials work.
+    """The result. ``error`` is None if the credentials work, ``connection`` if the secret is missing or malformed.
 
-    ``connection`` is None where the secret is missing or malformed; ``previous_key`` is a sentence on the version
-    behind AWSPREVIOUS, which is tried only when the current one failed.
+    ``previous_key`` describes the version behind AWSPREVIOUS, which is tried only if the current one failed.
     """
 
     partner_id: str
@@ -32,7 +31,7 @@ class Trial:
 
     @property
     def code(self) -> str | None:
-        """The driver's or the service's error code; the kind of our error where there is none."""
+        """The driver's or the service's error code, or else the type of our error."""
         return None if self.error is None else self.error.code or type(self.error).__name__
 
 
@@ -45,7 +44,7 @@ def try_credentials(
     statement: str,
     now: datetime,
 ) -> Trial:
-    """Connect and run ``statement``; the session stays open in ``sessions`` for what comes next. Raises nothing."""
+    """Connect and run ``statement``. The session stays open in ``sessions`` for further use. Raises nothing."""
     error: RunwayError | None = None
     try:
         sessions.prove(statement)
@@ -91,7 +90,7 @@ def _parsed(secret: SecretVersion | None) -> EduConnection | None:
 
 
 def _previous_version(secrets: PartnerSecrets, partner_id: str) -> tuple[SecretVersion | None, str | None]:
-    """The version behind AWSPREVIOUS, and why it could not be read: it is of interest, and never a reason to fail."""
+    """The version behind AWSPREVIOUS, or why it could not be read, which is never a reason to fail."""
     try:
         return secrets.read(partner_id, "AWSPREVIOUS"), None
     except RunwayError as error:
@@ -101,7 +100,7 @@ def _previous_version(secrets: PartnerSecrets, partner_id: str) -> tuple[SecretV
 def _previous_key(
     snowflake: EduSnowflake, previous: SecretVersion | None, connection: EduConnection | None, *, is_needed: bool
 ) -> str:
-    """Whether the old key still works: then the new one is to blame, and there is time to put it right."""
+    """Whether the old key still works. If so, the new one is to blame, and there is time to fix it."""
     if previous is None:
         return "there is none"
     if connection is None:
@@ -114,6 +113,6 @@ def _previous_key(
         ).close()
     except RunwayError as error:
         return f"version {previous.secret_version} does not work either: {error.came}"
-    except Exception as error:  # noqa: BLE001 - a note on the side; its text may quote the secret
+    except Exception as error:  # noqa: BLE001 - only a side note; its text may quote the secret
         return f"version {previous.secret_version} could not be tried: {type(error).__name__}"
     return f"version {previous.secret_version} still works"

@@ -1,7 +1,7 @@
 """The codec between (partner, tenant) and a partition key: pure.
 
 ``acme/district-12``. The slash lets the Dagster UI select one partner's tenants with ``acme/*``. Dagster validates
-nothing, and a key becomes part of an S3 key and of a secret's name: so each part is checked before a key is added and
+nothing, and a key becomes part of an S3 key and of a secret's name, so each part is checked before a key is added and
 again before it is used.
 """
 
@@ -22,7 +22,7 @@ def is_valid_part(part: str) -> bool:
 
 
 def checked_part(name: str, part: str) -> str:
-    """Return ``part`` unchanged, or raise `InvalidKey` that calls it ``name``."""
+    """``part`` unchanged, or an `InvalidKey` that calls it ``name``."""
     if not is_valid_part(part):
         raise InvalidKey(
             expected=f"a {name} of {_ALLOWED}",
@@ -33,7 +33,7 @@ def checked_part(name: str, part: str) -> str:
 
 
 def shown(text: str, limit: int = 60) -> str:
-    """``text`` as it may appear in a log line: escaped, and cut at ``limit`` characters."""
+    """``text`` fit for a log line: escaped, and cut at ``limit`` characters."""
     return ascii(text) if len(text) <= limit else f"{text[:limit]!a}... ({len(text)} characters)"
 
 

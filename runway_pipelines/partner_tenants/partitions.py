@@ -1,7 +1,7 @@
-"""The two partitions definitions, and the act of bringing them in line with the registry.
+"""The two partitions definitions, and how they are brought in line with the registry.
 
-A partner is the unit of execution, a tenant the unit of record: one composite key instead of a two-dimensional grid,
-nearly all of whose cells would not exist (docs/decisions/0001-partitions.md).
+A partner is the unit of execution, a tenant the unit of record. Tenants have one composite key, because nearly all
+cells of a two-dimensional grid would not exist (docs/decisions/0001-partitions.md).
 """
 
 from collections.abc import Mapping
@@ -26,16 +26,16 @@ def plan_partitions(
     allow_mass_removal: bool = False,
     approval: str | None = None,
 ) -> dict[str, PartitionChanges]:
-    """What would change, by the name of the partitions definition; for the options see `reconcile_all`."""
+    """The changes to make, by the name of the partitions definition; for the options see `reconcile_all`."""
     want = {PARTNERS_NAME: registry.partner_keys, PARTNER_TENANTS_NAME: registry.tenant_keys}
     have = {name: frozenset(instance.get_dynamic_partitions(name)) for name in want}
     return reconcile_all(have, want, allow_mass_removal=allow_mass_removal, approval=approval)
 
 
 def partition_requests(plan: Mapping[str, PartitionChanges]) -> list[PartitionRequest]:
-    """The plan as Dagster's requests, in an order in which no partner ever stands without its tenants.
+    """The plan as Dagster's requests, in an order that never leaves a partner without its tenants.
 
-    Whoever sees a partner may run it at once, and its run records its tenants.
+    A partner may be run as soon as it is there, and its run records its tenants.
     """
     partners, tenants = plan[PARTNERS_NAME], plan[PARTNER_TENANTS_NAME]
     requests: list[PartitionRequest] = [
@@ -50,7 +50,7 @@ def partition_requests(plan: Mapping[str, PartitionChanges]) -> list[PartitionRe
 def sync_partitions(
     instance: dg.DagsterInstance, registry: Registry, *, allow_mass_removal: bool = False
 ) -> dict[str, PartitionChanges]:
-    """Add and remove partition keys so that they match the registry; returns what was done, and what was refused."""
+    """Make the partition keys match the registry; returns what was done and what was refused."""
     plan = plan_partitions(instance, registry, allow_mass_removal=allow_mass_removal)
     for request in partition_requests(plan):
         if isinstance(request, dg.AddDynamicPartitionsRequest):

@@ -1,8 +1,8 @@
-"""What to add to and remove from the partitions definitions, and when to refuse: pure.
+"""Which partition keys to add and remove, and when to refuse: pure.
 
-A wrong read of the registry must not delete anybody's history: removing more than a quarter and more than two keys at
-once needs somebody's word, and an empty registry removes nothing at all. Nor may it stop a partner's schedule: while
-one definition's removals are refused, the other's wait with them.
+A wrong read of the registry must not delete history. Removing more than two keys that are more than a quarter of all
+needs approval, and an empty registry removes nothing. Nor may it stop a partner's schedule: while one definition's
+removals are refused, the other's wait.
 """
 
 import json
@@ -16,9 +16,9 @@ ALWAYS_REMOVABLE = 2
 
 @dataclass(frozen=True)
 class PartitionChanges:
-    """Keys to add to and remove from the ``had`` keys of a definition, sorted.
+    """Keys, sorted, to add to and remove from the ``had`` keys of a definition.
 
-    ``refused`` are the removals that were not allowed, with the ``reason``; ``is_final`` says that no word allows them.
+    ``refused`` are the removals that were not allowed, ``reason`` why; with ``is_final`` no approval allows them.
     """
 
     had: int = 0
@@ -30,12 +30,12 @@ class PartitionChanges:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing to do, and nothing refused."""
+        """Whether there is nothing to do and nothing was refused."""
         return not (self.add or self.remove or self.refused)
 
     @property
     def summary(self) -> str:
-        """The changes in numbers, without a full stop."""
+        """The numbers of keys, without a full stop."""
         done = f"{len(self.add)} added, {len(self.remove)} removed"
         if not self.refused:
             return done
@@ -45,7 +45,7 @@ class PartitionChanges:
 def reconcile(have: Set[str], want: Set[str], *, allow_mass_removal: bool = False) -> PartitionChanges:
     """Bring one definition's keys ``have`` in line with ``want``.
 
-    ``allow_mass_removal`` lifts the limit on removals; it never makes an empty ``want`` remove anything.
+    ``allow_mass_removal`` lifts the limit on removals, but an empty ``want`` never removes anything.
     """
     gone = tuple(sorted(have - want))
     changes = PartitionChanges(had=len(have), add=tuple(sorted(want - have)))
@@ -64,10 +64,9 @@ def reconcile_all(
     allow_mass_removal: bool = False,
     approval: str | None = None,
 ) -> dict[str, PartitionChanges]:
-    """Bring the definitions of these names in line: what is refused for one of them is removed from none.
+    """Bring all definitions in line, by name. While one's removals are refused, none removes anything.
 
-    ``allow_mass_removal`` lifts the limit for any keys, ``approval`` for exactly those that it was made of
-    (`approval_of`).
+    ``allow_mass_removal`` lifts the limit for any keys, ``approval`` only for those it was made from (`approval_of`).
     """
     plan = _all_or_nothing(
         {name: reconcile(have[name], want[name], allow_mass_removal=allow_mass_removal) for name in want}
@@ -78,7 +77,7 @@ def reconcile_all(
 
 
 def approval_of(plan: Mapping[str, PartitionChanges]) -> str | None:
-    """The text that approves the plan's refused removals and no others; None when none are, or when none would help."""
+    """The text that approves exactly the plan's refused removals; None if there are none, or no approval helps."""
     refused = [(name, key) for name, changes in sorted(plan.items()) for key in changes.refused]
     if not refused or any(changes.is_final for changes in plan.values()):
         return None
@@ -90,7 +89,7 @@ def _all_or_nothing(plan: dict[str, PartitionChanges]) -> dict[str, PartitionCha
     if not refusing:
         return plan
     return {
-        name: replace(changes, remove=(), refused=changes.remove, reason=f"they wait for those of {refusing}")
+        name: replace(changes, remove=(), refused=changes.remove, reason=f"these wait for those of {refusing}")
         if changes.remove
         else changes
         for name, changes in plan.items()

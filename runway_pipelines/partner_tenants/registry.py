@@ -1,6 +1,6 @@
-"""Who has a roster, as the application's database says: the statements, and the rows made into a registry.
+"""Which tenants have a roster, read from the application's database: the statements, and the registry of their rows.
 
-Rule (rosters contract, section 5): a tenant has a roster when its partner and itself are not deleted, the partner's
+A tenant has a roster (rosters contract, section 5) if neither it nor its partner is deleted, the partner's
 ``cross_year_matching_enabled`` is true, and the tenant is not global.
 """
 
@@ -30,7 +30,7 @@ where deleted_on is null and not is_global
 order by partner_id, code
 """
 
-# The years that read a roster from S3: enabled for the partner, and not sent to an ODS.
+# The years for which a roster is read from S3: enabled for the partner, and not sent to an ODS.
 PUBLISHED_YEARS_SQL = """
 select config.partner_id, year.end_year
 from school_year_config as config
@@ -59,7 +59,7 @@ class RosterPartner:
 class Registry:
     """Every partner with rosters, by id.
 
-    ``skipped`` lists, printable, ids and codes that cannot be a key: they are never fatal to the others.
+    ``skipped`` lists, in printable form, the ids and codes that cannot be keys and do not stop the others.
     ``switched_off`` are partners whose toggle is off.
     """
 
@@ -78,7 +78,7 @@ class Registry:
         return frozenset(tenant.key for partner in self.partners.values() for tenant in partner.tenants)
 
     def partner(self, partner_id: str) -> RosterPartner:
-        """The partner, or `Permanent` when it has no rosters (any more)."""
+        """The partner; raises `Permanent` if it has no rosters (any more)."""
         try:
             return self.partners[partner_id]
         except KeyError:
@@ -86,7 +86,7 @@ class Registry:
                 expected=f"partner {shown(partner_id)} with cross-year matching in the application's database",
                 came="a partner that is "
                 + ("switched off" if partner_id in self.switched_off else "unknown, deleted or without tenants"),
-                remedy="switch cross_year_matching_enabled on, or drop this partition (the partitions sync does)",
+                remedy="switch cross_year_matching_enabled on, or let the partitions sync remove this partition",
             ) from None
 
 
@@ -99,8 +99,8 @@ def build_registry(
 ) -> Registry:
     """Make the registry from the rows of the three statements.
 
-    ``include_switched_off`` brings in partners whose toggle is off (they read the S3 file in older Runways).
-    A partner without tenants is left out.
+    ``include_switched_off`` adds partners whose toggle is off, for older Runways that read the S3 file all the same. A
+    partner without tenants is left out.
     """
     skipped: list[str] = []
     names: dict[str, str] = {}
@@ -143,7 +143,7 @@ def build_registry(
 
 
 def read_registry(connection: Connection[Any], *, include_switched_off: bool = False) -> Registry:
-    """Read the registry from the application's database, at one moment (one snapshot for the three statements)."""
+    """Read the registry from the application's database, in one snapshot for all three statements."""
     with connection.transaction():
         connection.execute("set transaction isolation level repeatable read, read only")
         partners, tenants, published_years = (

@@ -1,7 +1,7 @@
-"""When the partitions are brought in line with the registry: the sensor, and what it says.
+"""The sensor that brings the partitions in line with the registry, and what it says.
 
-It requests no runs. A partner that appears gets its first rosters from ``edu_credentials_rotated_sensor``, which asks
-for a run of each partition of ``partners`` whose secret it sees for the first time.
+It requests no runs. ``edu_credentials_rotated_sensor`` requests a new partner's first run when it first sees the
+partner's secret.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,31 +16,29 @@ from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, ap
 from runway_pipelines.partner_tenants.registry import Registry, read_registry
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 
-# A refusal is logged at every tick until somebody acts, and may be of thousands of keys.
+# A refusal is logged at every tick until somebody acts, and may concern thousands of keys.
 LISTED_KEYS = 100
 
 
 def tick_summary(plan: Mapping[str, PartitionChanges], cursor: str | None) -> str:
-    """What a tick did, what it refused, and how to say that it is meant; ``cursor`` is what the tick found."""
+    """What a tick did, what it refused, and how to approve that; ``cursor`` is what the tick found."""
     sentences = [f"{name}: {changes.summary}." for name, changes in plan.items() if not changes.is_empty]
     if not sentences:
         sentences.append(f"Nothing changed: {' and '.join(plan)} are in line with the registry.")
     approval = approval_of(plan)
     if approval is not None:
         count = sum(len(changes.refused) for changes in plan.values())
-        sentences.append(
-            f"Nothing is removed. If it is meant that these {count} keys go, set this sensor's cursor to {approval}."
-        )
+        sentences.append(f"Nothing is removed. To remove these {count} keys, set this sensor's cursor to {approval}.")
     if cursor:
         is_refused = any(changes.refused for changes in plan.values())
-        sentences.append(f"The cursor was emptied{': it did not approve these keys' if is_refused else ''}.")
+        sentences.append(f"The cursor was cleared{': it did not approve these keys' if is_refused else ''}.")
     return " ".join(sentences)
 
 
 def tick_warnings(plan: Mapping[str, PartitionChanges], registry: Registry) -> Iterator[str]:
-    """What somebody should look at: rows that cannot be keys, and the keys that were not removed."""
+    """What needs attention: rows that cannot be keys, and keys that were not removed."""
     if registry.skipped:
-        yield f"Skipped, for they cannot be partition keys: {first_few(registry.skipped, LISTED_KEYS)}"
+        yield f"Skipped, because they cannot be partition keys: {first_few(registry.skipped, LISTED_KEYS)}"
     for name, changes in plan.items():
         if changes.refused:
             keys = [shown(key, limit=130) for key in changes.refused]  # keys added by hand never passed the codec
@@ -48,9 +46,9 @@ def tick_warnings(plan: Mapping[str, PartitionChanges], registry: Registry) -> I
 
 
 def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> dg.SensorDefinition:
-    """Both partitions definitions, in line with the registry every ``interval_seconds``.
+    """Brings both partitions definitions in line with the registry every ``interval_seconds``.
 
-    ``include_switched_off`` is meant as in `read_registry`, and must be the same for the rosters.
+    ``include_switched_off`` has the meaning of `read_registry` and must be the same for the rosters.
     """
 
     @dg.sensor(
@@ -58,8 +56,8 @@ def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> d
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         owners=list(OWNERS),
-        description="Adds and removes partitions as the application's database says. More than a quarter of the keys "
-        "are removed only when the cursor is set to the text that the tick asks for.",
+        description="Adds and removes partner and tenant partitions to match the application's database. Removing more "
+        "than a quarter of the keys at once needs approval: set the cursor to the text that the tick shows.",
     )
     def partner_tenants_sync_sensor(
         context: dg.SensorEvaluationContext, database: ApplicationDatabase
@@ -70,8 +68,8 @@ def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> d
         plan = plan_partitions(context.instance, registry, approval=approval)
         for warning in tick_warnings(plan, registry):
             context.log.warning(warning)
-        # An approval counts for one tick: left standing, it would let the same wrong read pass next month. Emptied
-        # this way because a `SensorResult` whose cursor is None or empty keeps the one that is there.
+        # An approval is good for one tick; kept, it would approve the same wrong read next month. A `SensorResult`
+        # without a cursor keeps the old one, so it is cleared here.
         context.update_cursor(None)
         return dg.SensorResult(
             skip_reason=tick_summary(plan, approval), dynamic_partitions_requests=partition_requests(plan)

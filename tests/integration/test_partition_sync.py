@@ -140,7 +140,7 @@ def test_too_many_at_once_are_refused_everywhere_while_additions_are_made(sync: 
     sync.execute("update partner set deleted_on = now() where id = 'borealis'")
     sync.partner("delta", "g0")
     text = sync.tick()
-    assert "partners: 1 added, 0 removed, refused to remove 1 of 3 keys: they wait for those of partner_tenants" in text
+    assert "partners: 1 added, 0 removed, refused to remove 1 of 3 keys: these wait for those of partner_tenants" in text
     assert "partner_tenants: 1 added, 0 removed, refused to remove 4 of 12 keys: more than a quarter at once" in text
     assert sync.keys == (ALL[0] | {"delta"}, ALL[1] | {"delta/g0"})
     assert (
@@ -153,7 +153,7 @@ def test_too_many_at_once_are_refused_everywhere_while_additions_are_made(sync: 
 def test_the_text_in_the_cursor_lets_exactly_the_refused_keys_go_and_is_used_up(sync: Sync) -> None:
     sync.execute("update partner set deleted_on = now() where id = 'borealis'")
     sync.cursor = asked_for(sync.tick())
-    assert sync.tick() == ("partners: 0 added, 1 removed. partner_tenants: 0 added, 4 removed. The cursor was emptied.")
+    assert sync.tick() == ("partners: 0 added, 1 removed. partner_tenants: 0 added, 4 removed. The cursor was cleared.")
     assert sync.keys == (ALL[0] - {"borealis"}, {key for key in ALL[1] if not key.startswith("borealis/")})
     assert sync.cursor is None
     assert sync.tick().startswith("Nothing changed")
@@ -169,7 +169,7 @@ def test_when_the_set_changes_the_text_approves_nothing_and_another_is_asked_for
         sync.execute("update tenant set deleted_on = null where code in ('e0')")
         sync.delete_tenants("d1")
     text = sync.tick()
-    assert text.endswith("The cursor was emptied: it did not approve these keys.")
+    assert text.endswith("The cursor was cleared: it did not approve these keys.")
     assert sync.keys == ALL
     assert sync.cursor is None
     sync.cursor = asked_for(text)
@@ -183,7 +183,7 @@ def test_an_approval_that_was_not_needed_does_not_let_the_same_keys_go_later(syn
     approval = asked_for(sync.tick())
     sync.restore_tenants()
     sync.cursor = approval
-    assert sync.tick().endswith("The cursor was emptied.")
+    assert sync.tick().endswith("The cursor was cleared.")
     sync.delete_tenants("e0", "e1", "e2", "e3")
     assert asked_for(sync.tick()) == approval
     assert sync.keys == ALL

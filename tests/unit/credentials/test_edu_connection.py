@@ -153,7 +153,7 @@ UNUSABLE_KEYS = {
     "PKCS#1": (base64_text(pem(PrivateFormat.TraditionalOpenSSL)), "base64 of something else"),
     "a public key": (base64_text(PUBLIC_PEM), "base64 of something else"),
     "encrypted PKCS#8": (base64_text(pem(password=CANARY.encode())), "an encrypted key"),
-    "a torn PEM": (base64_text(TORN_PEM), "a PEM text that is no RSA key"),
+    "a torn PEM": (base64_text(TORN_PEM), "PEM text that is not an RSA key"),
 }
 
 

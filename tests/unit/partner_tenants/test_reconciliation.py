@@ -183,7 +183,7 @@ def test_a_key_moved_from_one_definition_to_the_other_is_another_set() -> None:
 def test_a_partner_waits_for_its_tenants_and_the_text_looks_like_the_handbook_says() -> None:
     plan = reconcile_all(HAVE, ONE_LESS)
     assert plan["partners"] == PartitionChanges(
-        had=3, refused=("cascade",), reason="they wait for those of partner_tenants"
+        had=3, refused=("cascade",), reason="these wait for those of partner_tenants"
     )
     assert re.fullmatch(r"remove-[0-9a-f]{8}", approval_of(plan) or "")
 

@@ -39,9 +39,9 @@ def planned(*, gone: int = 0, new: int = 0, empty: bool = False) -> Plan:
         pytest.param(
             planned(gone=5, new=1),
             None,
-            "partners: 0 added, 0 removed, refused to remove 1 of 3 keys: they wait for those of partner_tenants. "
+            "partners: 0 added, 0 removed, refused to remove 1 of 3 keys: these wait for those of partner_tenants. "
             "partner_tenants: 1 added, 0 removed, refused to remove 5 of 10 keys: more than a quarter at once. "
-            "Nothing is removed. If it is meant that these 6 keys go, set this sensor's cursor to "
+            "Nothing is removed. To remove these 6 keys, set this sensor's cursor to "
             f"{approval_of(planned(gone=5))}.",
             id="refused",
         ),
@@ -55,7 +55,7 @@ def planned(*, gone: int = 0, new: int = 0, empty: bool = False) -> Plan:
         pytest.param(
             planned(),
             "remove-1f3a9c2b",
-            "Nothing changed: partners and partner_tenants are in line with the registry. The cursor was emptied.",
+            "Nothing changed: partners and partner_tenants are in line with the registry. The cursor was cleared.",
             id="an approval that was not needed",
         ),
     ],
@@ -66,7 +66,7 @@ def test_a_tick_says_what_was_done_and_what_was_refused(plan: Plan, cursor: str 
 
 def test_an_approval_of_other_keys_is_said_to_be_one() -> None:
     text = tick_summary(planned(gone=5), "remove-1f3a9c2b")
-    assert text.endswith("The cursor was emptied: it did not approve these keys.")
+    assert text.endswith("The cursor was cleared: it did not approve these keys.")
     assert "1f3a9c2b" not in text
 
 
@@ -75,7 +75,7 @@ def test_warnings_name_what_was_skipped_and_what_was_refused_each_on_one_printab
     skipped = Registry(partners={}, skipped=("partner '../x'", "tenant 'a b' of partner acme"))
     warnings = list(tick_warnings(plan, skipped))
     assert warnings == [
-        "Skipped, for they cannot be partition keys: partner '../x', tenant 'a b' of partner acme",
+        "Skipped, because they cannot be partition keys: partner '../x', tenant 'a b' of partner acme",
         r"Refused to remove from partner_tenants: '\x1b[31m', 'a\nb', 'c'",
     ]
     assert all(line.isprintable() for line in warnings)
