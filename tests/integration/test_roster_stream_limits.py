@@ -85,15 +85,15 @@ def test_a_client_that_leaves_while_it_waits_for_a_place_takes_none(world: World
 def test_a_client_that_trickles_is_given_up_and_a_slow_one_is_not(
     world: World, tmp_path: Path, big: Big, source: str
 ) -> None:
-    """Both take something all the time: one 0.01 MB a second, the other 2; what is asked for is 0.1."""
-    settings = {"RUNWAY_STREAM_STALL_SECONDS": "3", "RUNWAY_STREAM_LEAST_BYTES_PER_SECOND": "100000"}
+    """Both take something all the time: one 0.1 MB a second, the other 2; what is asked for is 0.3."""
+    settings = {"RUNWAY_STREAM_STALL_SECONDS": "3", "RUNWAY_STREAM_LEAST_BYTES_PER_SECOND": "300000"}
     request = request_bytes(big.run, f"roster?source={source}", Connection="close")
     with stream_server(tmp_path / "server.log", **settings) as server:
         is_connected(server, big.run)
         with raw_client(server, request, buffer=65_536) as trickling:
             started = time.monotonic()
             while server.metric(pulls(source, "abandoned")) == 0:
-                trickling.recv(3_000)
+                trickling.recv(30_000)
                 time.sleep(0.3)
                 assert time.monotonic() - started < PATIENCE_SECONDS
             assert time.monotonic() - started > 3
