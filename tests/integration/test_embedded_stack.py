@@ -136,7 +136,8 @@ def start_owner(state_dir: Path) -> tuple[subprocess.Popen[str], list[psutil.Pro
     """A process that owns a stack, and everything that it started."""
     owner = subprocess.Popen([sys.executable, "-c", OWNER, str(state_dir)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
-    assert owner.stdout.readline().strip().isdigit()
+    with owner.stdout as said:
+        assert said.readline().strip().isdigit()
     return owner, psutil.Process(owner.pid).children(recursive=True)
 
 
