@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.waiting import PATIENCE_SECONDS
+
 _SERVICES = {"S3": "s3", "Secrets Manager": "secretsmanager", "SSM": "ssm", "EventBridge": "events"}
 # Where the permission is not named like the call.
 _OF_S3 = {
@@ -62,4 +64,4 @@ def listening() -> Iterator[ApiCalls]:
         thread.start()
         yield calls
         listener.sendto(b"", listener.getsockname())  # ends the thread
-        thread.join(10)
+        thread.join(PATIENCE_SECONDS)

@@ -17,6 +17,7 @@ from runway_pipelines.cli import main
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.rosters.manifest import index_key
 from tests.integration.world import TestPartner, Warehouse, World, run_partner
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_ctrl_c_is_no_failure_of_serve(world: World, monkeypatch: pytest.MonkeyP
             said.append(line)
             if line.startswith("READY "):
                 process.send_signal(number)
-        assert process.wait(20) == code, said
+        assert process.wait(PATIENCE_SECONDS) == code, said
     assert "curl" not in "".join(said)
     assert "Aborted" not in "".join(said)
 

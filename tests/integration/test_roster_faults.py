@@ -34,6 +34,7 @@ from tests.integration.world import (
     run_partner,
     run_tenants,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 Route = Callable[[dg.DagsterInstance, TestPartner], dg.ExecuteInProcessResult]
 ROUTES = {"partner_rosters_job": run_partner, "direct": lambda i, p: run_tenants(i, p, "north")}
@@ -272,7 +273,7 @@ def run_until_killed(world: World, partner: TestPartner, moment: str, **environm
             return None
 
         proxy.fault = kill
-        assert process.wait(120) == -signal.SIGKILL
+        assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ from runway_pipelines.stream.streaming import PullRecord
 from tests.cloudformation import Stack
 from tests.filter_patterns import matches
 from tests.templates import ALARMS, SERVICES, STREAM
+from tests.waiting import PATIENCE_SECONDS
 
 DOCS = Path(__file__).parents[2]
 Line = dict[str, Any]
@@ -148,7 +149,9 @@ except ValueError:
 
 
 def test_an_error_of_the_daemon_counts_as_its_own_json_says_it() -> None:
-    process = subprocess.run([sys.executable, "-c", DAEMON], capture_output=True, text=True, timeout=120, check=True)
+    process = subprocess.run(
+        [sys.executable, "-c", DAEMON], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
     lines = [json.loads(text) for text in process.stdout.splitlines()]
     assert [line["event"] for line in matching("DaemonError", lines)] == ["Sensor daemon caught an error"]
     assert len(lines) == 3

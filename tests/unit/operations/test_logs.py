@@ -14,6 +14,7 @@ import pytest
 from runway_pipelines.errors import Unavailable
 from runway_pipelines.operations import logs
 from runway_pipelines.operations.logs import JsonLines, console_logger
+from tests.waiting import PATIENCE_SECONDS
 
 CANARY = "c4n4ry"
 OURS = Unavailable(expected="an answer", came="none", remedy="run again")
@@ -33,7 +34,7 @@ def record(message: str, *args: object, error: BaseException | None = None, **ex
     return made
 
 
-def test_a_line_says_when_how_bad_who_and_what_and_leaves_out_what_is_not_known() -> None:
+def test_a_line_has_time_level_logger_and_message_and_leaves_out_unknown_members() -> None:
     assert line(record("two\nlines %s", 1)) == {
         "timestamp": "2026-11-21T09:40:00.500+00:00",
         "level": "WARNING",
@@ -48,21 +49,21 @@ def test_a_tenant_names_its_partner() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("%s", ValueError(CANARY)), ("%(why)s", {"why": ValueError(CANARY)})])
-def test_of_a_librarys_exception_only_the_type_is_said(arguments: tuple[Any, ...]) -> None:
+def test_a_librarys_exception_is_logged_by_its_type_alone(arguments: tuple[Any, ...]) -> None:
     said = line(record(*arguments, error=ValueError(CANARY)))
     assert said["errors"] == ["ValueError"]
     assert "ValueError" in said["message"]
     assert CANARY not in json.dumps(said)
 
 
-def test_our_own_exception_is_said_with_its_text_and_its_cause_by_its_type() -> None:
+def test_our_own_exception_is_logged_with_its_text_and_its_cause_by_type() -> None:
     OURS.__cause__ = KeyError(CANARY)
     said = line(record("%s", OURS, error=OURS))
     assert said["message"] == f"Unavailable: {OURS}"
     assert said["errors"] == [f"Unavailable: {OURS}", "KeyError"]
 
 
-def test_what_is_no_text_and_arguments_that_do_not_fit_still_give_a_line() -> None:
+def test_messages_that_are_not_text_and_arguments_that_do_not_fit_still_give_a_line() -> None:
     assert line(record("%s and %s", 1))["message"] == "%s and %s"
     assert line(record({"a": 1}))["message"] == "{'a': 1}"  # type: ignore[arg-type]
 
@@ -113,7 +114,7 @@ def lines_of_run(capture: pytest.CaptureFixture[str], error: Exception) -> list[
     return [json.loads(text) for text in capture.readouterr().out.splitlines()]
 
 
-def test_a_failed_step_says_whose_it_is_and_our_reason(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_step_names_its_partner_and_our_reason(capsys: pytest.CaptureFixture[str]) -> None:
     (failure,) = [one for one in lines_of_run(capsys, OURS) if one.get("event") == "STEP_FAILURE"]
     assert (failure["level"], failure["job"], failure["step"]) == ("ERROR", "failing_job", "fails")
     assert failure["partner"] == "acme"
@@ -121,7 +122,7 @@ def test_a_failed_step_says_whose_it_is_and_our_reason(capsys: pytest.CaptureFix
     assert f"Unavailable: {OURS}" in failure["errors"]
 
 
-def test_a_failed_step_never_says_a_librarys_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_step_never_shows_a_librarys_text(capsys: pytest.CaptureFixture[str]) -> None:
     said = lines_of_run(capsys, Broken(CANARY))
     (failure,) = [one for one in said if one.get("event") == "STEP_FAILURE"]
     assert "Broken" in failure["errors"]
@@ -132,7 +133,7 @@ def test_a_failed_step_never_says_a_librarys_text(capsys: pytest.CaptureFixture[
     ("log_format", "is_terminal", "is_json"),
     [("auto", False, True), ("auto", True, False), ("json", True, True), ("text", False, False)],
 )
-def test_the_setting_says_how_and_by_itself_the_terminal_decides(
+def test_the_setting_chooses_the_format_and_auto_leaves_it_to_the_terminal(
     log_format: Any, is_terminal: bool, is_json: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stdout = io.StringIO()
@@ -153,8 +154,10 @@ def test_the_setting_says_how_and_by_itself_the_terminal_decides(
 LIBRARY = "import logging, runway_pipelines.definitions; logging.warning('mine')"
 
 
-def test_whoever_imports_the_package_keeps_the_log_that_they_have(clean_environment: pytest.MonkeyPatch) -> None:
-    process = subprocess.run([sys.executable, "-c", LIBRARY], capture_output=True, text=True, timeout=120, check=True)
+def test_a_program_that_imports_the_package_keeps_its_log(clean_environment: pytest.MonkeyPatch) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", LIBRARY], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
     assert process.stdout == ""
     assert process.stderr.splitlines()[-1] == "WARNING:root:mine"
 
@@ -167,7 +170,12 @@ def test_a_tick_in_dagsters_code_server_writes_json(clean_environment: pytest.Mo
         "InstigationLogger(repository_name='r', instigator_name='a_sensor').info('ticked')"
     )
     process = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True, cwd=tmp_path
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
+        cwd=tmp_path,
     )
     (only,) = [json.loads(text) for text in process.stdout.splitlines()]
     assert (only["message"], only["tick_of"], only["level"]) == ("ticked", "a_sensor", "INFO")
