@@ -119,7 +119,7 @@ async def _forward(
         upstream_writer.write(first_bytes)
         await asyncio.gather(_pipe(reader, upstream_writer), _pipe(upstream_reader, writer))
     finally:
-        upstream_writer.close()
+        upstream_writer.transport.abort()
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -146,7 +146,8 @@ def _served(front: TlsFront, handle: _Handler, context: ssl.SSLContext | None) -
             with suppress(OSError, ssl.SSLError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await handle(reader, writer)
         finally:
-            writer.close()
+            # A stopped front closes at once: nobody would wait for a TLS shutdown.
+            writer.transport.abort() if stop.is_set() else writer.close()
 
     async def serve() -> None:
         server = await asyncio.start_server(guarded, _HOST, 0, ssl=context)
@@ -158,6 +159,8 @@ def _served(front: TlsFront, handle: _Handler, context: ssl.SSLContext | None) -
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for _ in range(3):  # the loop closes a transport's socket in its next rounds
+            await asyncio.sleep(0)
 
     thread = Thread(target=loop.run_until_complete, args=(serve(),), name="tls-front", daemon=True)
     thread.start()
