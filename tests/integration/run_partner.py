@@ -10,7 +10,7 @@ import dagster as dg
 from tests.integration.world import bring_in_line, definitions
 
 if __name__ == "__main__":
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         bring_in_line(instance)
         result = (
             definitions()

@@ -27,7 +27,7 @@ def trial(*, age_days: int = 10, has_previous: bool = True, error: Authenticatio
 
 
 def evaluations(of: Trial) -> dict[str, dg.AssetCheckEvaluation]:
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         events = list(events_of_trial(instance, of, 90))
     return {event.check_name: event for event in events if isinstance(event, dg.AssetCheckEvaluation)}
 
@@ -42,7 +42,7 @@ def test_a_key_older_than_the_setting_is_a_warning(age_days: int, passed: bool) 
     assert KeyReport("acme", trial(age_days=age_days).hygiene).document(90)["is_fine"] is passed
 
 
-def test_where_there_is_no_key_its_age_is_no_failure() -> None:
+def test_the_age_check_passes_without_a_key() -> None:
     error = AuthenticationRefused(expected="a secret", came="none", remedy="make one")
     keys = key_hygiene(None, None, None, has_previous=False, now=NOW)
     check = evaluations(replace(trial(error=error), connection=None, hygiene=keys))["key_age"]
@@ -51,14 +51,14 @@ def test_where_there_is_no_key_its_age_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize(("has_previous", "said"), [(True, "10 days ago"), (False, "never")])
-def test_a_key_without_one_before_it_was_never_rotated(has_previous: bool, said: str) -> None:
+def test_a_key_without_a_previous_one_was_never_rotated(has_previous: bool, said: str) -> None:
     assert connection_metadata(trial(has_previous=has_previous))["last rotation"] == said
 
 
 def test_a_failure_has_the_drivers_code_and_materializes_nothing() -> None:
     error = AuthenticationRefused(expected="a session", came="a refused login", remedy="mend it", code="390144")
     failed = trial(error=error)
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         events = list(events_of_trial(instance, failed, 90))
     assert not any(isinstance(event, dg.AssetMaterialization) for event in events)
     check = evaluations(failed)["can_connect"]
@@ -68,7 +68,7 @@ def test_a_failure_has_the_drivers_code_and_materializes_nothing() -> None:
 
 
 def test_no_event_holds_the_key() -> None:
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         said = repr(list(events_of_trial(instance, trial(), 90))) + repr(trial())
     assert CONNECTION.private_key not in said
     assert base64_text(pem())[100:160] not in said

@@ -14,13 +14,13 @@ from runway_pipelines.wiring import build_services
 LARGE = LargeRuns(frozenset({"acme"}), cpu=8192, memory=32768)
 
 
-def test_a_run_says_whose_it_is_and_why() -> None:
+def test_a_run_names_its_partner_and_its_trigger() -> None:
     request = partner_run("acme", "key", "schedule", {"more": "of it"})
     assert (request.run_key, request.partition_key) == ("key", "acme")
     assert request.tags == {"runway/partner": "acme", "runway/trigger": "schedule", "more": "of it"}
 
 
-def test_a_large_partners_run_asks_for_a_larger_task_and_others_do_not() -> None:
+def test_only_a_large_partners_run_requests_a_larger_task() -> None:
     assert partner_run("acme", "key", "schedule", large_runs=LARGE).tags.items() >= {
         ("ecs/cpu", "8192"),
         ("ecs/memory", "32768"),
@@ -37,7 +37,7 @@ def test_the_settings_reach_the_nightly_requests(monkeypatch: pytest.MonkeyPatch
     definitions = build_definitions(settings)
     schedule = definitions.resolve_schedule_def("partner_rosters_daily_schedule")
     at = datetime(2026, 11, 21, 2, tzinfo=ZoneInfo("America/Los_Angeles"))
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("partners", ["acme", "cascade"])
         with dg.build_schedule_context(
             instance,
