@@ -14,6 +14,7 @@ trap 'for each in "$places"/*/; do (cd "$each" && find . -maxdepth 3 -name Makef
 row() { # what, must, was
   if [ "$2" = "$3" ]; then mark=ok; else mark=FAILED failed=1; fi
   printf '%-6s | %-62s | must: %s | was: %s\n' "$mark" "$1" "$2" "$3"
+  [ $mark = ok ] || tail -n 15 "$places/log" | sed 's/^/         /'
 }
 note() { printf '%-6s | %-62s | %s\n' "" "$1" "$2"; }
 clone() { git clone --quiet "$checkout" "$1" && cd "$1" || exit 2; }

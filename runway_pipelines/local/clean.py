@@ -6,17 +6,18 @@ Uses the standard library alone, and runs outside of the virtual environment tha
 """
 
 import fcntl
+import os
 import shutil
 import sys
 from pathlib import Path
 
 LOCKS = ("stack.lock", "dagster.lock", "joined.lock")
-# Where `postgres_place` keeps what the user that runs Postgres must reach.
+# Where `postgres_place` keeps root's copy of Postgres and its data.
 ROOTS_FOLDERS = ("/var/lib/runway-pipelines", "/var/tmp/runway-pipelines")  # noqa: S108 - checked by `postgres_place`
 
 
 def holder_of(lock: Path) -> str | None:
-    """Who holds the lock, or None when nobody does."""
+    """The process that holds the lock, or None."""
     try:
         file = lock.open("r+")
     except FileNotFoundError:
@@ -29,12 +30,34 @@ def holder_of(lock: Path) -> str | None:
     return None
 
 
+def data_place(data: Path) -> Path | None:
+    """The folder below one of `ROOTS_FOLDERS` that holds what ``data`` links to; None for any other link or file."""
+    if not data.is_symlink():
+        return None
+    place, name = os.path.split(data.readlink())
+    folder, own = os.path.split(place)
+    return Path(place) if name == "postgres" and own.startswith("data-") and folder in ROOTS_FOLDERS else None
+
+
 def remove_state(state: Path) -> None:
-    """Delete the state folder, and Postgres' data where they are elsewhere and the state folder links there."""
-    data = state / "postgres"
-    if data.is_symlink() and str((place := data.readlink().parent).parent) in ROOTS_FOLDERS:
+    """Delete the state folder, and root's data of Postgres that it links to; the copy goes with the last data."""
+    if place := data_place(state / "postgres"):
         shutil.rmtree(place, ignore_errors=True)
+        _remove_unused_copies(place.parent)
     shutil.rmtree(state, ignore_errors=True)
+
+
+def _remove_unused_copies(folder: Path) -> None:
+    """Delete the copies of Postgres when no data are left. The lock stays: a start may be waiting for it."""
+    try:
+        lock = (folder / "lock").open("r+")
+    except OSError:
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not any(folder.glob("data-*")):
+            for copy in folder.glob("*-*"):
+                shutil.rmtree(copy, ignore_errors=True)
 
 
 def main(state: Path, environment: Path) -> None:

@@ -36,14 +36,14 @@ from runway_pipelines.rosters.services import RosterServices
 ROTATED_PARTNER = "cascade"
 _LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:]+ \S+ - dagster - (?P<level>[A-Z]+) - (?P<message>.*?)\.?")
 _OPERATOR_EVENT = re.compile(r"operator event (?P<type>\w+): (?P<detail>\{.*\})")
-# The demo tells the story; the event log has every word of it.
 _under_way: list[str] = []  # run ids
+# The terminal gets the story, the event log the details.
 QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
 @dataclass(frozen=True)
 class TenantResult:
-    """How one tenant ended, and whether that was to be expected of the data set."""
+    """How one tenant ended, and whether the data set means it to."""
 
     partner_id: str
     tenant_code: str
@@ -57,7 +57,7 @@ class TenantResult:
 
     @property
     def published_years(self) -> tuple[int, ...]:
-        """The school years that read a roster of this tenant, of this run or of one before."""
+        """The school years with a published roster of this tenant, from this run or an earlier one."""
         return self.school_years if self.sha256 is not None else ()
 
 
@@ -73,7 +73,7 @@ class PartnerResult:
 
 @dataclass(frozen=True)
 class RotationResult:
-    """What the sensor asked for after one partner's key had been rotated, and how its tenants ended."""
+    """The runs that the sensor requested after one partner's key rotation, and how its tenants ended."""
 
     partner_id: str
     secret_version: str
@@ -84,13 +84,13 @@ class RotationResult:
 
     @property
     def is_expected(self) -> bool:
-        """One run, of that partner and that version, and every tenant fresh."""
+        """One run, for that partner and secret version, left every tenant fresh."""
         is_own = self.run_keys == (f"{self.partner_id}:{self.secret_version}",)
         return is_own and set(self.statuses) <= {TenantStatus.NEW, TenantStatus.UNCHANGED}
 
 
 def tell_story(services: RosterServices, state_dir: Path, console: Console) -> dict[str, Any]:
-    """The whole demo, told on the console; returns `results_document`."""
+    """Run the whole demo, report it on the console, and return `results_document`."""
     results = list(run_demo(services, console))
     print_results(results, console)
     console.print("Resolving the library's identity ...")
@@ -125,7 +125,7 @@ def execute_quietly(
 def _execute(
     job_name: str, instance: dg.DagsterInstance, tags: Mapping[str, str], **options: Any
 ) -> dg.ExecuteInProcessResult:
-    """Run a job in this process. The event log has every word of it, the terminal none."""
+    """Run a job in this process. Its log goes to the event log, not to the terminal."""
     run_id = str(uuid.uuid4())
     _under_way.append(run_id)
     try:
@@ -146,7 +146,7 @@ def _execute(
 
 
 def cancel_runs_under_way() -> None:
-    """Record that this process's runs are canceled, because it is about to end: else they would look alive for ever."""
+    """Record this process's runs as canceled before it ends: otherwise they would look alive for ever."""
     with dg.DagsterInstance.get() as instance:
         for run_id in _under_way:
             if (run := instance.get_run_by_id(run_id)) is not None:
@@ -157,7 +157,7 @@ def _tenants(services: RosterServices, partner: RosterPartner, run_id: str) -> I
     expected = expected_trouble()
     index = PartnerIndex.read(services.store, partner)
     for entry in index.tenants:
-        # An index of another run says nothing of this one.
+        # Another run's index says nothing about this one.
         is_of_run = index.run_id == run_id
         is_success = entry.status in {status.value for status in TenantStatus if status.is_success}
         yield TenantResult(
@@ -188,7 +188,7 @@ def results_document(
     identity: IdentityResult | None = None,
     rotation: RotationResult | None = None,
 ) -> dict[str, Any]:
-    """The results for machines."""
+    """The results in machine-readable form."""
     partners = [asdict(result) for result in results]
     tenants = [tenant for partner in partners for tenant in partner["tenants"]]
     others = [result for result in (identity, rotation) if result is not None]
@@ -201,7 +201,7 @@ def results_document(
 
 
 def print_results(results: list[PartnerResult], console: Console) -> None:
-    """A line for each tenant, and the reasons of those that have no new roster."""
+    """Print a line for each tenant, then why some have no new roster."""
     table = Table(title="Cross-year rosters", title_justify="left")
     for name in ("partner", "tenant"):
         table.add_column(name)
@@ -230,8 +230,8 @@ def print_results(results: list[PartnerResult], console: Console) -> None:
     for result in results:
         if kept := [tenant for tenant in result.tenants if tenant.sha256 is not None and not tenant.school_years]:
             console.print(
-                f"[bold]{result.partner_id}[/] has no school year to publish to: what its {len(kept)} tenants have is "
-                "kept as snapshots, and not published."
+                f"[bold]{result.partner_id}[/] has no school year to publish to: the rosters of its {len(kept)} "
+                "tenants are kept as snapshots, and not published."
             )
     seconds = sum(result.seconds for result in results)
     lines = sum(tenant.lines for result in results for tenant in result.tenants)
@@ -276,7 +276,7 @@ def print_identity(result: IdentityResult, console: Console) -> None:
 
 
 def run_rotation(services: RosterServices, state_dir: Path, console: Console) -> RotationResult:
-    """Rotate one partner's key for real, let the sensor tick, and run what it asks for."""
+    """Rotate one partner's key for real, let the sensor tick, and execute the runs that it requests."""
     (partner,) = (one for one in synthetic_partners() if one.partner_id == ROTATED_PARTNER)
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
@@ -305,7 +305,7 @@ def run_rotation(services: RosterServices, state_dir: Path, console: Console) ->
 
 @contextmanager
 def log_told(console: Console) -> Iterator[None]:
-    """What a tick logs in the block, which Dagster writes to stderr, comes as lines of the story."""
+    """Print what Dagster logs to stderr in the block as lines of the story."""
     logged = StringIO()
     try:
         with redirect_stderr(logged):
@@ -316,9 +316,9 @@ def log_told(console: Console) -> Iterator[None]:
 
 
 def readable_log_line(line: str) -> str:
-    """A line of Dagster's log without its time and level; an operators' event as a sentence, with what it names.
+    """A line of Dagster's log without its time and level; an operators' event becomes a sentence.
 
-    Anything else is returned as it is: nothing that was logged is lost.
+    Any other line is returned unchanged: nothing that was logged is lost.
     """
     found = _LOG_LINE.fullmatch(line)
     if found is None:
@@ -331,7 +331,7 @@ def readable_log_line(line: str) -> str:
 
 
 def _members(text: str) -> dict[str, Any]:
-    """An event's members that say something, those of `credentials` among them; none where it is no document."""
+    """An event's non-empty members, those of `credentials` included; none if it is not a JSON document."""
     try:
         detail = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -341,7 +341,7 @@ def _members(text: str) -> dict[str, Any]:
 
 
 def print_rotation(result: RotationResult, console: Console) -> None:
-    """One line: who was refreshed for it."""
+    """Print one line: which tenants were refreshed after the rotation."""
     if result.is_expected:
         console.print(
             f"The sensor noticed it and asked for one run, of [bold]{result.partner_id}[/] alone: the new key was "

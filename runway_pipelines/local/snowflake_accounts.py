@@ -43,7 +43,9 @@ class RecentResults(dict[str, tuple[Any, ...]]):
     def __setitem__(self, query_id: str, result: tuple[Any, ...]) -> None:
         with self._lock:
             super().__setitem__(query_id, result)
-            while (len(self) > 1 and sum(map(_result_bytes, self.values())) > _KEPT_RESULT_BYTES) or len(self) > 100:
+            while (len(self) > 1 and sum(map(_result_bytes, self.values())) > _KEPT_RESULT_BYTES) or len(
+                self
+            ) > _KEPT_RESULTS:
                 self.pop(next(iter(self)))
 
 

@@ -135,7 +135,7 @@ def test_a_second_dev_says_where_the_first_one_is_and_ctrl_c_thrice_ends_that_in
     assert first.output.endswith(f"Stopped; the state is in {state}.\n")
 
 
-def test_of_two_devs_at_once_one_is_told(start: Start, state: Path) -> None:
+def test_the_second_of_two_devs_at_once_is_told_about_the_first(start: Start, state: Path) -> None:
     both = [start("dev", "--port", "3720") for _ in range(2)]
     (told,) = wait_until(lambda: [each for each in both if each.process.poll() is not None])
     (starting,) = set(both) - {told}
@@ -146,7 +146,7 @@ def test_of_two_devs_at_once_one_is_told(start: Start, state: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [1.0, 3.0, 6.0])
-def test_ctrl_c_while_dev_is_still_starting_is_no_crash(start: Start, after: float) -> None:
+def test_ctrl_c_while_dev_is_starting_ends_it_without_a_traceback(start: Start, after: float) -> None:
     dev = start("dev", "--port", "3740")
     time.sleep(after)
     dev.started = psutil.Process(dev.process.pid).children(recursive=True)
@@ -155,7 +155,18 @@ def test_ctrl_c_while_dev_is_still_starting_is_no_crash(start: Start, after: flo
     assert "Traceback" not in dev.output
 
 
-def test_dev_waits_for_the_owner_of_the_stack_and_then_has_one_of_its_own(start: Start, state: Path) -> None:
+@pytest.mark.parametrize("at", ["Starting the embedded stack", "Refreshing ", "Resolving "])
+def test_ctrl_c_ends_a_demo_with_one_line_and_no_further_work(start: Start, at: str) -> None:
+    demo = start("demo")
+    before = demo.wait_for(at)
+    assert demo.end(signal.SIGINT) == 130
+    said = demo.output.removeprefix(before).splitlines()
+    assert said[-1] == "Stopped. The next run takes up what is missing."
+    assert "Traceback" not in demo.output
+    assert "Rotated the key" not in demo.output
+
+
+def test_dev_waits_for_the_stacks_owner_and_then_starts_its_own(start: Start, state: Path) -> None:
     owner = start()
     owner.wait_for("partners: ")
     dev = start("dev", "--port", "3760")
@@ -168,7 +179,7 @@ def test_dev_waits_for_the_owner_of_the_stack_and_then_has_one_of_its_own(start:
     assert dev.end(signal.SIGINT) == 0
 
 
-def test_an_owner_that_is_done_keeps_the_stack_for_who_joined_it(start: Start) -> None:
+def test_an_owner_that_is_done_keeps_the_stack_for_those_who_joined(start: Start) -> None:
     owner = start()
     owner.wait_for("partners: ")
     joined = start()
@@ -188,7 +199,7 @@ def test_an_owner_that_is_done_keeps_the_stack_for_who_joined_it(start: Start) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_who_does_not_want_to_wait_for_who_joined_says_so(start: Start, number: int) -> None:
+def test_a_signal_ends_the_owners_wait_for_those_who_joined(start: Start, number: int) -> None:
     owner = start()
     owner.wait_for("partners: ")
     joined = start()
@@ -220,7 +231,7 @@ def test_a_terminated_owner_waits_for_nobody_and_what_a_killed_one_left_is_not_j
     assert [each.end() for each in pair] == [0, 0]
 
 
-def test_serve_says_whose_roster_its_example_shows_and_ctrl_c_ends_it_in_order(start: Start, state: Path) -> None:
+def test_serve_names_its_examples_roster_and_ctrl_c_ends_it_in_order(start: Start, state: Path) -> None:
     serve = start("--local", "serve", "--port", "0")
     said = serve.wait_for("| head -3")
     assert re.search(r"^READY \d+$", said, re.MULTILINE)

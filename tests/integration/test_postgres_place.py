@@ -1,4 +1,4 @@
-"""Postgres for root, in folders that only root may pass: its user goes elsewhere, and nothing is opened."""
+"""Postgres for root in folders that only root may enter: it runs elsewhere, and nothing is opened to others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from runway_pipelines.local import postgres_place
+from runway_pipelines.local import clean as clean_module
+from runway_pipelines.local.clean import remove_state
 from runway_pipelines.local.postgres_place import find_place
 from runway_pipelines.local.processes import LocalServerError
 from runway_pipelines.local.stack import APP_DATABASE, EmbeddedStack
@@ -45,7 +46,7 @@ def clean(state: Path, environment: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_in_a_home_that_only_root_may_enter_the_stack_starts_keeps_its_data_and_opens_nothing(closed: Path) -> None:
+def test_in_roots_private_home_the_stack_starts_keeps_its_data_and_opens_nothing(closed: Path) -> None:
     for expected in (1, 2):
         with EmbeddedStack(closed) as stack:
             assert remember(stack) == expected
@@ -61,7 +62,7 @@ def test_in_a_home_that_only_root_may_enter_the_stack_starts_keeps_its_data_and_
     assert not data.parent.exists()
 
 
-def test_the_next_start_finds_the_same_data_and_another_checkout_has_its_own(closed: Path) -> None:
+def test_the_next_start_finds_its_data_and_another_checkout_gets_its_own(closed: Path) -> None:
     closed.mkdir()
     other = closed.with_name("other")
     other.mkdir()
@@ -71,7 +72,7 @@ def test_the_next_start_finds_the_same_data_and_another_checkout_has_its_own(clo
     assert find_place(other).program == place.program
 
 
-def test_data_that_somebody_deleted_are_made_anew(closed: Path) -> None:
+def test_deleted_data_are_made_anew(closed: Path) -> None:
     closed.mkdir()
     first = find_place(closed).data
     first.parent.rmdir()
@@ -83,7 +84,7 @@ def test_data_that_somebody_deleted_are_made_anew(closed: Path) -> None:
 def roots_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Root's folder, elsewhere: nothing is there yet."""
     folder = tmp_path / "roots"
-    monkeypatch.setattr(postgres_place, "ROOTS_FOLDERS", (str(folder),))
+    monkeypatch.setattr(clean_module, "ROOTS_FOLDERS", (str(folder),))
     return folder
 
 
@@ -103,14 +104,33 @@ def test_a_folder_that_somebody_else_could_have_prepared_is_refused(
         find_place(closed)
 
 
-def test_a_link_to_anywhere_else_is_refused(closed: Path) -> None:
+@pytest.mark.parametrize("target", ["/etc/passwd", "{roots}/../postgres", "{roots}/data-1/../..", "{roots}/x/postgres"])
+def test_a_link_to_anywhere_else_is_refused_and_never_followed_by_clean(
+    target: str, closed: Path, roots_folder: Path
+) -> None:
     closed.mkdir()
-    (closed / "postgres").symlink_to("/etc/passwd")
+    (closed / "postgres").symlink_to(target.format(roots=roots_folder))
+    (roots_folder / "x" / "postgres").mkdir(parents=True)
     with pytest.raises(LocalServerError, match="Remove the link"):
         find_place(closed)
+    remove_state(closed)
+    assert not closed.exists()
+    assert (roots_folder / "x" / "postgres").exists()
 
 
-def test_half_a_copy_that_a_killed_start_left_is_neither_used_nor_kept(closed: Path, roots_folder: Path) -> None:
+def test_the_copy_of_the_program_goes_with_the_last_data(closed: Path, roots_folder: Path) -> None:
+    closed.mkdir()
+    other = closed.with_name("other")
+    other.mkdir()
+    place = find_place(closed)
+    find_place(other)
+    remove_state(closed)
+    assert place.program.exists()
+    remove_state(other)
+    assert [path.name for path in roots_folder.iterdir()] == ["lock"]
+
+
+def test_a_killed_starts_half_copy_is_removed(closed: Path, roots_folder: Path) -> None:
     closed.mkdir()
     (roots_folder / "new-killed").mkdir(parents=True)
     place = find_place(closed)
@@ -118,10 +138,10 @@ def test_half_a_copy_that_a_killed_start_left_is_neither_used_nor_kept(closed: P
     assert not (roots_folder / "new-killed").exists()
 
 
-def test_where_no_folder_can_be_made_it_is_said_what_to_do(
+def test_the_error_says_what_to_do_when_no_folder_can_be_made(
     closed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     closed.mkdir()
-    monkeypatch.setattr(postgres_place, "ROOTS_FOLDERS", (str(tmp_path / "missing" / "folder"),))
+    monkeypatch.setattr(clean_module, "ROOTS_FOLDERS", (str(tmp_path / "missing" / "folder"),))
     with pytest.raises(LocalServerError, match="Use a checkout in a folder that everybody may pass through"):
         find_place(closed)

@@ -46,7 +46,7 @@ def test_a_roster_without_a_school_year_is_new_but_said_not_to_be_published() ->
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
         "cascade", "ashford", "5,000", "6,437", "no year", "new",
     ]  # fmt: skip
-    assert "cascade has no school year to publish to: what its 1 tenants have is kept as snapshots" in " ".join(
+    assert "cascade has no school year to publish to: the rosters of its 1 tenants are kept as snapshots" in " ".join(
         table.split()
     )
 
