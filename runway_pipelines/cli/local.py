@@ -30,7 +30,7 @@ def demo(target: Target, json_file: Path | None) -> None:
 
     Then resolve the library's identity, and rotate a partner's key.
 
-    Exit code 1 when a tenant ended otherwise than the data set means it to.
+    Exits with 1 if a tenant did not end as the data set means it to.
     """
     with local_parts():
         from runway_pipelines.local.processes import aside, exit_on_interrupt
@@ -55,7 +55,7 @@ def demo(target: Target, json_file: Path | None) -> None:
 def dev(target: Target, port: int) -> None:
     """Keep the embedded stack running with the Dagster UI and daemon, until Ctrl-C.
 
-    Where they run already, it says where, and ends.
+    If they already run, it says where and ends.
     """
     with local_parts():
         from runway_pipelines.local.dagster_services import DagsterAlreadyRunning, dagster_lock
@@ -71,7 +71,7 @@ def dev(target: Target, port: int) -> None:
 
 
 def _run_dagster(target: Target, port: int, lock: StateLock) -> None:
-    """The stack as our own: one that we joined would end with its owner, under our daemon."""
+    """Run Dagster on a stack of our own: a joined one would end with its owner, under our daemon."""
     click.echo(f"Starting the embedded stack (Postgres, S3, Snowflake, LML) in {target.state} ...")
     with target.stack(must_own=True) as services:
         import dagster as dg
@@ -89,9 +89,9 @@ def _run_dagster(target: Target, port: int, lock: StateLock) -> None:
 
 
 def _free_port_from(first: int) -> int:
-    """The first port from ``first`` on that nobody listens on."""
+    """The first free port at or above ``first``."""
     for port in range(first, first + 100):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
-    raise click.ClickException(f"Ports {first} to {first + 99} are all taken: say another one with --port.")
+    raise click.ClickException(f"Ports {first} to {first + 99} are all taken: choose another with --port.")

@@ -42,7 +42,7 @@ def serve_until_stopped(port: int, state: Path) -> None:
 
 
 def _end_after(seconds: float) -> None:
-    """A save that hangs must not keep a process alive whose owner is gone."""
+    """End the process even if the save hangs: its owner may be gone."""
     timer = threading.Timer(seconds, os._exit, args=(1,))
     timer.daemon = True
     timer.start()

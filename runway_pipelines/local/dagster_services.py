@@ -25,7 +25,7 @@ _HOST = "127.0.0.1"
 _CODE_SERVER_SECONDS = 120.0
 _WEBSERVER_SECONDS = 60.0
 _GRACE_SECONDS = 10.0
-# The code server lets its runs finish, and then ends. The data set's longest takes 20 s; one that is cut is red.
+# The code server lets its runs finish first. The data set's longest takes 20 s; an interrupted run shows as failed.
 RUN_GRACE_SECONDS = 60.0
 _WORKSPACE = """\
 load_from:
@@ -75,7 +75,7 @@ def dagster_lock(state_dir: Path) -> Iterator[StateLock]:
 def dagster_services(state_dir: Path, ui_port: int, lock: StateLock) -> Iterator[RunningDagster]:
     """Start all three with this process's environment (DAGSTER_HOME in it), and end them: runs under way finish first.
 
-    ``lock`` is `dagster_lock`'s: what a killed owner left is stopped, and another's would be.
+    ``lock`` is `dagster_lock`'s. Without it, another owner's processes would be stopped as a killed owner's are.
     """
     with ExitStack() as undo:
         code_server = start_code_server(state_dir, undo)

@@ -18,8 +18,8 @@ from runway_pipelines.local.seed import (
 def rotate_key(state_dir: Path, partner: Partner, *, secrets_client: Any, envlabel: str) -> str:
     """Rotate with no outage, as docs/operations.md says; returns the new version id.
 
-    The new public half takes the account's second slot, then the secret changes, then the old half goes. The private
-    key's file, which seeding starts from, is replaced first: a rotation that is cut off is finished by the next start.
+    The new public half takes the account's second slot, the secret changes, then the old half goes. The private key's
+    file, which seeding reads, is replaced first: the next start finishes an interrupted rotation.
     """
     path = state_dir / "partner_keys" / f"{partner.partner_id}.pem"
     with replacing(path, mode=0o600) as temporary:
