@@ -50,7 +50,7 @@ def test_a_password_reaches_no_resource_configuration(monkeypatch: pytest.Monkey
 
 def test_the_schedule_asks_for_one_run_a_partner_keyed_by_day() -> None:
     schedule = defs().resolve_schedule_def("partner_rosters_daily_schedule")
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
 
         def tick() -> list[dg.RunRequest]:
             with dg.build_schedule_context(

@@ -37,7 +37,7 @@ def test_the_settings_reach_the_nightly_requests(monkeypatch: pytest.MonkeyPatch
     definitions = build_definitions(settings)
     schedule = definitions.resolve_schedule_def("partner_rosters_daily_schedule")
     at = datetime(2026, 11, 21, 2, tzinfo=ZoneInfo("America/Los_Angeles"))
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
         instance.add_dynamic_partitions("partners", ["acme", "cascade"])
         with dg.build_schedule_context(
             instance,
