@@ -11,8 +11,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from runway_pipelines.errors import SecretMalformed
 from runway_pipelines.systems.snowflake.connection import EduConnection
 
-REQUIRED = ("username", "account", "database", "schema", "privateKey")
-OPTIONAL = ("warehouse", "role")
 LONGEST_NAME = 255  # Snowflake's own limit for an identifier
 _NOT_JSON = object()
 

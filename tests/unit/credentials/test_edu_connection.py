@@ -8,12 +8,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runway_pipelines.credentials.edu_connection import OPTIONAL, REQUIRED, parse_connection, partner_secret_name
+from runway_pipelines.credentials.edu_connection import parse_connection, partner_secret_name
 from runway_pipelines.errors import SecretMalformed
 from tests.factories import base64_text, everything_said_by, pem, rsa_key, secret_members, secret_text
 
 NAME = "stg-edu-connection-info-acme"
 CANARY = "c4n4ry"
+REQUIRED = ("username", "account", "database", "schema", "privateKey")
+OPTIONAL = ("warehouse", "role")
 NOT_STRINGS: list[Any] = [None, 7, 1.5, True, [CANARY], {CANARY: CANARY}]
 
 texts = st.text(min_size=1, max_size=30).filter(lambda text: text.splitlines() == [text])
@@ -69,7 +71,7 @@ def test_an_optional_field_that_is_absent_is_none(field: str, absent: dict[str, 
 
 @pytest.mark.parametrize("field", OPTIONAL)
 @pytest.mark.parametrize("value", [7, True, [CANARY], {CANARY: CANARY}])
-def test_an_optional_field_that_is_no_string_is_refused_by_its_name(field: str, value: Any) -> None:
+def test_an_optional_field_that_is_not_a_string_is_refused_by_name(field: str, value: Any) -> None:
     said = refusal(secret_text(**{field: value}))
     assert f"the field {field} as a string" in said
     assert CANARY not in said
@@ -94,7 +96,7 @@ def test_an_empty_field_is_named(field: str) -> None:
 
 @pytest.mark.parametrize("field", REQUIRED)
 @pytest.mark.parametrize("value", NOT_STRINGS, ids=lambda value: type(value).__name__)
-def test_a_field_that_is_no_string_is_named_with_its_type_and_without_its_value(field: str, value: Any) -> None:
+def test_a_field_that_is_not_a_string_is_named_with_its_type_and_without_its_value(field: str, value: Any) -> None:
     said = refusal(secret_text(**{field: value}))
     assert f"the field {field}" in said
     assert type(value).__name__ in said
@@ -102,7 +104,7 @@ def test_a_field_that_is_no_string_is_named_with_its_type_and_without_its_value(
 
 
 @pytest.mark.parametrize("document", [f'["{CANARY}"]', f'"{CANARY}"', "7", "null", "true", "1e400"])
-def test_json_that_is_no_object_is_refused_with_its_type(document: str) -> None:
+def test_json_that_is_not_an_object_is_refused_with_its_type(document: str) -> None:
     said = refusal(document)
     assert "a JSON object" in said
     assert CANARY not in said
@@ -158,7 +160,7 @@ UNUSABLE_KEYS = {
 
 
 @pytest.mark.parametrize("kind", UNUSABLE_KEYS)
-def test_a_key_that_cannot_be_used_is_refused_by_what_it_is_and_not_shown(kind: str) -> None:
+def test_an_unusable_key_is_described_and_not_shown(kind: str) -> None:
     key, came = UNUSABLE_KEYS[kind]
     said = refusal(secret_text(privateKey=key))
     assert EXPECTED_KEY in said
@@ -176,12 +178,12 @@ def test_line_breaks_in_the_base64_are_no_fault(width: int) -> None:
 
 
 @given(st.text(max_size=200))
-def test_no_text_of_a_secret_fails_in_any_other_way(text: str) -> None:
+def test_any_secret_text_parses_or_is_malformed(text: str) -> None:
     with pytest.raises(SecretMalformed):
         parse_connection(NAME, text)
 
 
-def test_members_of_others_are_ignored() -> None:
+def test_unknown_members_are_ignored() -> None:
     assert parse_connection(NAME, secret_text(password=CANARY, port=7)) == parse_connection(NAME, secret_text())
 
 

@@ -100,7 +100,7 @@ def test_a_tick_that_died_before_its_cursor_was_kept_is_not_repeated() -> None:
     assert tick(LastSeen("v1"), Current("v2"), requests=requests) == Decision(LastSeen("v2", 0, SOON))
 
 
-def test_a_secret_that_is_gone_is_said_once_and_its_number_kept() -> None:
+def test_a_secret_that_is_gone_is_reported_once_and_its_number_kept() -> None:
     assert tick(LastSeen("v1", 4, SOON), Gone("deleted")) == Decision(LastSeen(None, 4), departed="deleted")
     assert tick(LastSeen(None, 4), Gone("deleted")) == Decision(LastSeen(None, 4))
     assert tick(None, Gone("deleted"), is_first_tick=True) == Decision(LastSeen(None), departed="deleted")
@@ -115,15 +115,15 @@ def test_a_restored_secret_is_refreshed_with_a_key_of_its_own_and_a_first_one_wi
 
 
 @pytest.mark.parametrize("seen", [None, LastSeen("v1", 2, SOON), LastSeen(None, 2)])
-def test_what_cannot_be_read_keeps_what_was_last_seen(seen: LastSeen | None) -> None:
+def test_an_unreadable_secret_keeps_what_was_last_seen(seen: LastSeen | None) -> None:
     assert tick(seen, Unreadable("throttled")) == Decision(seen)
 
 
-def test_a_failure_that_another_run_found_is_given_a_time() -> None:
+def test_a_failure_found_by_another_run_is_scheduled_for_a_retry() -> None:
     assert tick(LastSeen("v1"), Current("v1"), last_try=failed(1)) == Decision(LastSeen("v1", 0, SOON))
 
 
-def test_a_failing_version_waits_for_its_time_and_is_then_tried_again() -> None:
+def test_a_failing_version_is_tried_again_when_it_is_due() -> None:
     waiting = LastSeen("v1", 1, NOW + MINUTE)
     assert tick(waiting, Current("v1"), last_try=failed(29)) == Decision(waiting)
     decision = tick(LastSeen("v1", 1, NOW), Current("v1"), last_try=failed(29))
@@ -135,13 +135,13 @@ def test_a_run_that_was_queued_for_long_and_has_just_failed_is_not_followed_at_o
     assert tick(overdue, Current("v1"), last_try=failed(1)) == Decision(overdue)
 
 
-def test_a_run_that_died_before_it_tried_is_made_up_for() -> None:
+def test_a_run_that_died_before_it_tried_is_replaced() -> None:
     decision = tick(LastSeen("v1", 0, NOW), Current("v1"), last_try=LastTry(TryState.FAILED, None))
     assert decision.trigger is Trigger.HEALING
     assert tick(LastSeen("v1", 0, NOW), Current("v1"), last_try=LastTry()).trigger is Trigger.HEALING
 
 
-def test_the_wait_doubles_from_attempt_to_attempt_up_to_its_bound() -> None:
+def test_the_wait_doubles_with_each_attempt_up_to_its_bound() -> None:
     waits, now, failed_at = [], NOW, NOW
     seen = LastSeen("v1", 0, NOW + PACING.first)
     for _ in range(8):
@@ -178,7 +178,7 @@ def test_only_what_a_stale_listing_could_fake_is_looked_at_directly(
     assert needs_direct_look(seen, observed, was_requested=was_requested) is expected
 
 
-def test_run_keys_are_as_the_contract_has_them() -> None:
+def test_run_keys_follow_the_contract() -> None:
     assert run_key("acme", "v1", 0) == "acme:v1"
     assert run_key("acme", "v1", 3) == "acme:v1:3"
     assert [attempt_of(key) for key in ("acme:v1", "acme:v1:3", "", "acme:v1:x")] == [0, 3, 0, 0]
@@ -199,5 +199,5 @@ def test_a_cursor_is_read_back_as_it_was_written(seen: dict[str, LastSeen]) -> N
 
 
 @pytest.mark.parametrize("text", [None, "", "null", "[]", "{", '{"acme": 3}', '{"acme": {"version": "v1"}}'])
-def test_no_cursor_and_a_spoiled_one_are_the_same(text: str | None) -> None:
+def test_a_spoiled_cursor_counts_as_none(text: str | None) -> None:
     assert parse_cursor(text) is None

@@ -155,7 +155,7 @@ def test_no_session_is_opened_before_there_is_a_tenant_for_it(
     assert len(snowflake.logins) == 1
 
 
-def test_data_that_is_refused_costs_no_session(
+def test_refused_data_costs_no_session(
     snowflake: CountedSnowflake, partner_sessions: Callable[..., PartnerSessions]
 ) -> None:
     sessions = partner_sessions(CountedSecrets(version("v1")), size=1)
@@ -255,7 +255,7 @@ def test_a_key_that_stays_refused_costs_two_logins_and_nobody_logs_in_again(
     assert secrets.reads == 2
 
 
-def test_a_refused_key_costs_one_login_more_and_not_one_for_each_thread_or_tenant(
+def test_a_refused_key_costs_one_more_login_and_not_one_for_each_thread_or_tenant(
     snowflake: CountedSnowflake, partner_sessions: Callable[..., PartnerSessions]
 ) -> None:
     together = threading.Barrier(SIZE)
@@ -269,7 +269,7 @@ def test_a_refused_key_costs_one_login_more_and_not_one_for_each_thread_or_tenan
     assert secrets.reads == 2
 
 
-def test_a_partner_without_a_secret_is_asked_for_it_once_by_its_name(
+def test_a_missing_secret_is_looked_up_once_and_named(
     snowflake: CountedSnowflake, partner_sessions: Callable[..., PartnerSessions]
 ) -> None:
     secrets = CountedSecrets(None)
@@ -314,7 +314,7 @@ def test_an_error_of_one_tenants_statement_does_not_stop_the_others(
     assert not borrow(sessions).closed
 
 
-def test_a_moments_failure_refuses_nobody_for_good(
+def test_a_passing_failure_refuses_nobody_for_good(
     snowflake: CountedSnowflake, partner_sessions: Callable[..., PartnerSessions]
 ) -> None:
     gone = Unavailable(expected="the secret", came="no answer", remedy="again")
@@ -355,7 +355,7 @@ def test_failures_with_a_success_between_them_do_not_add_up(
             raise ZeroDivisionError  # a session that saw an error is not kept
 
 
-def test_a_secret_that_cannot_be_read_the_second_time_is_what_the_caller_hears(
+def test_a_secret_that_cannot_be_read_the_second_time_is_the_callers_error(
     snowflake: CountedSnowflake, partner_sessions: Callable[..., PartnerSessions]
 ) -> None:
     snowflake.refuses = {"v1"}
@@ -365,7 +365,7 @@ def test_a_secret_that_cannot_be_read_the_second_time_is_what_the_caller_hears(
     assert snowflake.logins == ["v1"]
 
 
-def test_closing_ends_every_session_that_lies_idle(
+def test_closing_ends_every_idle_session(
     snowflake: CountedSnowflake, partner_sessions: Callable[..., PartnerSessions]
 ) -> None:
     together = threading.Barrier(SIZE)

@@ -75,7 +75,7 @@ def event(outcome: RunOutcome, previous: RunOutcome | None = None, url: str | No
         (CRASH, replace(SUCCESS, job_name=IDENTITY, partner_id=None), None),
     ],
 )
-def test_an_outcome_and_the_one_before_it_make_one_event_or_none(
+def test_an_outcome_and_the_previous_one_decide_the_event(
     previous: RunOutcome | None, outcome: RunOutcome, expected: str | None
 ) -> None:
     found = event(outcome, previous)
@@ -94,7 +94,9 @@ def test_an_outcome_and_the_one_before_it_make_one_event_or_none(
         ("a", "", ROSTERS_FRESH_AGAIN),
     ],
 )
-def test_a_stale_tenant_is_news_once_and_so_is_that_none_is(was_stale: str, stale: str, expected: str | None) -> None:
+def test_a_stale_tenant_is_reported_once_and_so_is_the_recovery(
+    was_stale: str, stale: str, expected: str | None
+) -> None:
     found = freshness_event(SUCCESS, dict.fromkeys(stale, "50 hours old"), set(was_stale), None)
     assert (found and found.detail_type) == expected
     if found is not None:
@@ -117,7 +119,7 @@ def test_a_secret_that_is_gone_names_no_run() -> None:
     }
 
 
-def test_a_failed_refresh_says_who_what_when_and_where_to_look() -> None:
+def test_a_failed_refresh_names_partner_run_time_and_link() -> None:
     assert event(HELD, url="https://dagster.example.org/").detail == {
         "partner": "acme",
         "run_id": "run-1",
@@ -148,7 +150,7 @@ def test_every_event_has_the_same_members() -> None:
     assert len({tuple(each.detail) for each in events}) == 1
 
 
-def test_without_dagsters_address_there_is_no_link() -> None:
+def test_without_the_address_of_dagster_there_is_no_link() -> None:
     assert event(HELD, url=None).detail["run_url"] is None
 
 
@@ -157,7 +159,7 @@ def test_the_time_is_utc_wherever_the_run_ended() -> None:
     assert event(there).detail["occurred_at"] == "2026-07-01T09:30:00+00:00"
 
 
-def test_many_and_long_reasons_are_cut_and_the_event_says_how_much_is_missing() -> None:
+def test_long_reasons_are_cut_and_the_event_counts_what_is_missing() -> None:
     reasons = {f"acme/t{number:03d}": "failed: " + "x" * MOST_CHARACTERS for number in range(MOST_REASONS + 7)}
     detail = event(replace(HELD, reasons=reasons)).detail
     assert list(detail["reasons"]) == sorted(reasons)[:MOST_REASONS]
@@ -166,7 +168,7 @@ def test_many_and_long_reasons_are_cut_and_the_event_says_how_much_is_missing() 
 
 
 @given(st.sampled_from(["\x00", "\U0001f393", "é", '"', "x"]), st.integers(0, 2000))
-def test_no_event_is_larger_than_an_entry_may_be(character: str, length: int) -> None:
+def test_no_event_exceeds_the_size_limit_of_an_entry(character: str, length: int) -> None:
     reasons = {f"{'p' * 64}/{number:064d}": character * length for number in range(400)}
     largest = replace(no_login(reason=character * length), reasons=reasons)
     assert len(orjson.dumps(event(largest).detail)) < MOST_ENTRY_BYTES - 1000

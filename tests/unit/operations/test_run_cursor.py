@@ -54,7 +54,7 @@ def test_a_run_that_was_left_stays_new_for_as_long_as_it_is_left() -> None:
     assert cursor.is_new("left", START + 5)
 
 
-def test_a_run_of_before_the_start_is_never_new() -> None:
+def test_a_run_that_ended_before_the_start_is_never_new() -> None:
     assert not RunCursor(START).is_new("run-1", START - 1)
 
 
@@ -65,5 +65,5 @@ def test_a_run_stamped_by_a_clock_that_is_ahead_is_looked_at_once_and_hides_no_o
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "7", "null", '{"floor": 1}', '{"floor": 1, "seen": []}'])
-def test_a_text_that_is_no_cursor_is_none(text: str | None) -> None:
+def test_text_that_is_not_a_cursor_parses_as_none(text: str | None) -> None:
     assert RunCursor.parse(text) is None

@@ -57,7 +57,7 @@ def test_one_character_outside_the_alphabet_is_enough_to_be_refused(before: str,
 
 
 @pytest.mark.parametrize("part", UNUSABLE)
-def test_an_unusable_part_is_refused_as_partner_as_tenant_and_in_a_key(part: str) -> None:
+def test_an_unusable_part_is_refused_as_partner_tenant_and_key(part: str) -> None:
     assert not is_valid_part(part)
     with pytest.raises(InvalidKey, match="a tenant_code of 1 to 64 characters"):
         PartnerTenant("acme", part)
@@ -70,7 +70,7 @@ def test_an_unusable_part_is_refused_as_partner_as_tenant_and_in_a_key(part: str
 
 
 @pytest.mark.parametrize("length", [1, 64])
-def test_the_shortest_and_the_longest_part_are_taken(length: int) -> None:
+def test_the_shortest_and_the_longest_part_are_accepted(length: int) -> None:
     assert checked_part("partner_id", "a" * length) == "a" * length
 
 
@@ -80,7 +80,7 @@ def test_a_key_without_a_slash_says_what_a_key_looks_like() -> None:
 
 
 @given(st.text())
-def test_what_is_shown_of_a_text_is_printable_ascii_whatever_it_holds(text: str) -> None:
+def test_any_text_is_shown_as_printable_ascii(text: str) -> None:
     result = shown(text)
     assert result.isascii()
     assert result.isprintable()

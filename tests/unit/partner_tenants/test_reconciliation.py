@@ -29,7 +29,7 @@ def test_applying_allowed_changes_gives_what_the_registry_wants(have: frozenset[
 
 
 @given(keys, keys, st.booleans())
-def test_additions_go_through_whatever_becomes_of_the_removals(
+def test_additions_go_through_even_if_removals_are_refused(
     have: frozenset[str], want: frozenset[str], allow: bool
 ) -> None:
     changes = reconcile(have, want, allow_mass_removal=allow)
@@ -37,7 +37,7 @@ def test_additions_go_through_whatever_becomes_of_the_removals(
 
 
 @given(keys, keys, st.booleans())
-def test_what_is_gone_is_either_removed_or_refused_with_a_reason_and_nothing_else_is(
+def test_missing_keys_and_no_others_are_removed_or_refused_with_a_reason(
     have: frozenset[str], want: frozenset[str], allow: bool
 ) -> None:
     changes = reconcile(have, want, allow_mass_removal=allow)
@@ -47,7 +47,7 @@ def test_what_is_gone_is_either_removed_or_refused_with_a_reason_and_nothing_els
 
 
 @given(keys, st.booleans())
-def test_an_empty_registry_removes_nothing_whoever_allows_it(have: frozenset[str], allow: bool) -> None:
+def test_an_empty_registry_removes_nothing_even_with_permission(have: frozenset[str], allow: bool) -> None:
     changes = reconcile(have, frozenset(), allow_mass_removal=allow)
     assert (changes.add, changes.remove) == ((), ())
     assert changes.is_final == bool(have)
@@ -55,7 +55,7 @@ def test_an_empty_registry_removes_nothing_whoever_allows_it(have: frozenset[str
 
 
 @given(keys, keys)
-def test_more_than_a_quarter_and_more_than_two_is_what_needs_somebodys_word(
+def test_removing_more_than_a_quarter_and_more_than_two_keys_needs_approval(
     have: frozenset[str], want: frozenset[str]
 ) -> None:
     gone = len(have - want)
@@ -76,7 +76,7 @@ def test_more_than_a_quarter_and_more_than_two_is_what_needs_somebodys_word(
         (104, 26, True),
     ],
 )
-def test_the_limit_lies_at_two_keys_and_at_a_quarter(have: int, gone: int, allowed: bool) -> None:
+def test_the_limit_is_two_keys_or_a_quarter(have: int, gone: int, allowed: bool) -> None:
     before, after = numbered(0, have), numbered(gone, have)
     expected = tuple(sorted(numbered(0, gone)))
     changes = reconcile(before, after)
@@ -84,7 +84,7 @@ def test_the_limit_lies_at_two_keys_and_at_a_quarter(have: int, gone: int, allow
     assert reconcile(before, after, allow_mass_removal=True).remove == expected
 
 
-def test_a_refusal_says_how_many_of_how_many() -> None:
+def test_a_refusal_counts_the_keys_it_concerns_and_all_keys() -> None:
     changes = reconcile(numbered(0, 10), numbered(5, 12))
     assert changes == PartitionChanges(
         had=10,
@@ -120,9 +120,7 @@ def test_keys_are_removed_from_every_definition_or_from_none_and_always_added(ha
 
 
 @given(registries, registries)
-def test_the_text_that_is_asked_for_approves_what_was_refused_and_unless_a_side_is_empty_there_is_one(
-    have: Keys, want: Keys
-) -> None:
+def test_the_requested_text_approves_the_refused_keys_and_exists_unless_a_side_is_empty(have: Keys, want: Keys) -> None:
     plan = reconcile_all(have, want)
     approval = approval_of(plan)
     refused = {name: changes.refused for name, changes in plan.items()}
@@ -158,7 +156,7 @@ ONE_LESS = {"partners": frozenset({"acme", "borealis"}), "partner_tenants": numb
         pytest.param({"partner_tenants": frozenset()}, id="an empty registry"),
     ],
 )
-def test_one_key_of_difference_asks_for_another_text(others: Keys) -> None:
+def test_one_different_key_needs_a_different_text(others: Keys) -> None:
     approval = approval_of(reconcile_all(HAVE, ONE_LESS))
     now = reconcile_all(HAVE, ONE_LESS | others, approval=approval)
     assert all(changes.remove == () for changes in now.values())
@@ -170,17 +168,17 @@ def test_any_other_text_approves_nothing(approval: str) -> None:
     assert reconcile_all(HAVE, ONE_LESS, approval=approval) == reconcile_all(HAVE, ONE_LESS)
 
 
-def test_additions_change_nothing_about_the_text() -> None:
+def test_additions_do_not_change_the_text() -> None:
     more = {name: want | {"new"} for name, want in ONE_LESS.items()}
     assert approval_of(reconcile_all(HAVE, more)) == approval_of(reconcile_all(HAVE, ONE_LESS)) is not None
 
 
-def test_a_key_moved_from_one_definition_to_the_other_is_another_set() -> None:
+def test_moving_a_key_between_definitions_needs_a_different_text() -> None:
     refused = PartitionChanges(had=3, refused=("acme",), reason="more than a quarter at once")
     assert approval_of({"a": refused, "b": PartitionChanges()}) != approval_of({"a": PartitionChanges(), "b": refused})
 
 
-def test_a_partner_waits_for_its_tenants_and_the_text_looks_like_the_handbook_says() -> None:
+def test_a_partner_waits_for_its_tenants_and_the_text_looks_as_documented() -> None:
     plan = reconcile_all(HAVE, ONE_LESS)
     assert plan["partners"] == PartitionChanges(
         had=3, refused=("cascade",), reason="these wait for those of partner_tenants"
@@ -188,7 +186,7 @@ def test_a_partner_waits_for_its_tenants_and_the_text_looks_like_the_handbook_sa
     assert re.fullmatch(r"remove-[0-9a-f]{8}", approval_of(plan) or "")
 
 
-def test_an_empty_registry_removes_nothing_whatever_the_approval_and_asks_for_none() -> None:
+def test_an_empty_registry_removes_nothing_with_any_approval_and_requests_none() -> None:
     empty: Keys = {"partners": frozenset(), "partner_tenants": frozenset()}
     plan = reconcile_all(HAVE, empty)
     assert approval_of(plan) is None

@@ -46,7 +46,7 @@ def test_the_registry_holds_every_usable_tenant_of_every_enabled_partner_and_no_
 
 
 @given(partner_rows, tenant_rows)
-def test_every_row_that_cannot_be_a_key_is_listed_once_and_printable(
+def test_every_row_that_cannot_be_a_key_is_listed_once_in_printable_form(
     partners: list[tuple[str, str, bool]], tenants: list[tuple[str, str]]
 ) -> None:
     registry = build_registry(partners, tenants, [])
@@ -84,7 +84,7 @@ def test_a_partner_without_a_usable_tenant_is_left_out() -> None:
     assert registry.skipped == ("tenant 'a/b' of partner borealis",)
 
 
-def test_a_tenant_of_a_deleted_partner_is_nobodys() -> None:
+def test_a_tenant_of_a_deleted_partner_is_left_out() -> None:
     # The statements leave the deleted partner out, and know nothing of it when they list tenants and years.
     registry = build_registry([("acme", "Acme", True)], [("acme", "a"), ("gone", "b")], [("gone", 2026)])
     assert registry.tenant_keys == {"acme/a"}

@@ -64,7 +64,7 @@ def test_a_tick_says_what_was_done_and_what_was_refused(plan: Plan, cursor: str 
     assert tick_summary(plan, cursor) == text
 
 
-def test_an_approval_of_other_keys_is_said_to_be_one() -> None:
+def test_an_approval_of_other_keys_is_reported_as_such() -> None:
     text = tick_summary(planned(gone=5), "remove-1f3a9c2b")
     assert text.endswith("The cursor was cleared: it did not approve these keys.")
     assert "1f3a9c2b" not in text
@@ -81,11 +81,11 @@ def test_warnings_name_what_was_skipped_and_what_was_refused_each_on_one_printab
     assert all(line.isprintable() for line in warnings)
 
 
-def test_a_tick_without_trouble_warns_of_nothing() -> None:
+def test_a_tick_without_trouble_logs_no_warning() -> None:
     assert list(tick_warnings(planned(gone=2, new=3), Registry(partners={}))) == []
 
 
-def test_a_long_list_is_cut_with_its_length() -> None:
+def test_a_long_list_is_cut_and_counted() -> None:
     skipped = Registry(partners={}, skipped=tuple(f"partner '{n}/'" for n in range(LISTED_KEYS + 7)))
     (line,) = tick_warnings(planned(), skipped)
     assert line.count("partner '") == LISTED_KEYS
@@ -96,7 +96,7 @@ partner_ids = st.frozensets(st.sampled_from("abcdef"))
 
 
 @given(partner_ids, partner_ids)
-def test_no_partner_ever_stands_without_its_tenants_while_requests_are_applied(
+def test_no_partner_is_ever_without_its_tenants_while_requests_are_applied(
     have: frozenset[str], want: frozenset[str]
 ) -> None:
     now = {"partners": set(have), "partner_tenants": {f"{partner}/1" for partner in have}}
@@ -112,11 +112,11 @@ def test_no_partner_ever_stands_without_its_tenants_while_requests_are_applied(
     assert now == (wanted if want else {"partners": have, "partner_tenants": {f"{partner}/1" for partner in have}})
 
 
-def test_nothing_to_do_requests_nothing_of_dagster() -> None:
+def test_an_empty_plan_makes_no_requests() -> None:
     assert partition_requests(planned()) == partition_requests(planned(empty=True)) == []
 
 
-def test_the_sensor_runs_by_itself_as_often_as_it_is_told_and_names_what_it_needs() -> None:
+def test_the_sensor_is_on_by_default_with_its_interval_and_resources() -> None:
     sensor = build_sync_sensor(include_switched_off=False, interval_seconds=45)
     assert sensor.name == "partner_tenants_sync_sensor"
     assert sensor.minimum_interval_seconds == 45

@@ -19,7 +19,7 @@ def failure_of(*outcomes: TenantOutcome) -> dg.Failure:
     return caught.value
 
 
-def test_the_text_says_who_is_held_or_failed_and_why() -> None:
+def test_the_text_names_held_and_failed_tenants_with_their_reasons() -> None:
     failure = failure_of(
         outcome("kestrel", TenantStatus.HELD, "no student"),
         outcome("ashford", TenantStatus.NEW, "published"),
@@ -56,5 +56,5 @@ def test_the_text_is_bounded_and_the_metadata_is_whole() -> None:
     assert failure.metadata["acme/t399"].value == "failed: " + failed[399].reason
 
 
-def test_where_all_are_published_nothing_is_raised() -> None:
+def test_nothing_is_raised_if_all_are_published() -> None:
     fail_if_any_failed([outcome("a", TenantStatus.UNCHANGED, ""), outcome("b", TenantStatus.SUPERSEDED, "")], "")

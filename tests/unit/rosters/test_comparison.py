@@ -85,14 +85,14 @@ def test_the_other_way_round_the_added_are_the_removed(rosters: tuple[Roster, Ro
     assert compare_rosters(new, new) == RosterChanges(0, 0, 0)
 
 
-def test_an_empty_file_on_either_side_is_a_roster_of_nobody() -> None:
+def test_an_empty_file_on_either_side_is_an_empty_roster() -> None:
     lines = roster_lines([("1", 9, []), ("2", 9, [("Local", "7")]), ("2", 10, [])])
     assert compare_rosters([], lines) == RosterChanges(added=2, removed=0, changed=0)
     assert compare_rosters(lines, []) == RosterChanges(added=0, removed=2, changed=0)
     assert compare_rosters([], []) == RosterChanges(0, 0, 0)
 
 
-def test_a_student_of_many_lines_is_one_student() -> None:
+def test_a_student_with_many_lines_is_one_student() -> None:
     before = roster_lines([("1", 9, [("Local", str(n)) for n in range(50)])])
     after = roster_lines([("1", 9, [("Local", str(n)) for n in range(49)])])
     assert len(before) == 50

@@ -74,7 +74,7 @@ def test_a_foreign_row_beyond_the_first_slice_of_a_large_batch_is_found(monkeypa
 
 
 @given(st.lists(st.sampled_from([TENANT.tenant_code, "district-1", None]), min_size=1, max_size=6))
-def test_a_roster_is_taken_only_if_each_of_its_rows_is_the_tenants(tenants: list[str | None]) -> None:
+def test_a_roster_is_accepted_only_if_every_row_is_the_tenants(tenants: list[str | None]) -> None:
     rows = [roster_row(str(number), tenant_code=tenant) for number, tenant in enumerate(tenants)]
     if set(tenants) == {TENANT.tenant_code}:
         assert encoded(*map(roster_rows, rows)).count(b"\n") == len(rows)
@@ -82,7 +82,7 @@ def test_a_roster_is_taken_only_if_each_of_its_rows_is_the_tenants(tenants: list
         refusal(map(roster_rows, rows), Held)
 
 
-def test_a_code_of_no_tenant_holds_the_roster() -> None:
+def test_a_code_without_a_tenant_holds_the_roster() -> None:
     refusal([roster_rows(roster_row("1", "Local", CANARY, code_tenant_code=None))], Held)
 
 
@@ -119,7 +119,7 @@ def test_a_column_of_a_type_that_does_not_fit_is_refused_with_its_name_and_the_t
 
 @pytest.mark.parametrize("column", ["student_unique_id", "id_code"])
 @pytest.mark.parametrize("type_", [pa.int64(), pa.float64(), pa.decimal128(38, 0)], ids=str)
-def test_an_id_that_does_not_come_as_text_is_refused(column: str, type_: pa.DataType) -> None:
+def test_an_id_that_is_not_text_is_refused(column: str, type_: pa.DataType) -> None:
     table = roster_rows(roster_row("1", "Local", "1"), roster_row("2", "Local", "2"))
     with pytest.raises(RowsUnreadable):
         encoded(recast(table, column, type_))
@@ -168,12 +168,12 @@ def test_more_id_systems_than_any_state_has_hold_the_roster_and_are_not_named(ba
     assert held.came == "at least 51"
 
 
-def test_as_many_id_systems_as_a_state_may_have_are_taken() -> None:
+def test_as_many_id_systems_as_a_state_may_have_are_accepted() -> None:
     assert encoded(roster_rows(*with_systems(50))).count(b"\n") == 50
 
 
 @given(st.lists(st.tuples(*(st.sampled_from(SENT_AS) for _ in INTEGER_COLUMNS)), min_size=3, max_size=3))
-def test_integers_may_come_in_any_width_and_in_another_one_in_each_batch(
+def test_integers_may_have_a_different_width_in_each_batch(
     types_of_batches: list[tuple[pa.DataType, ...]],
 ) -> None:
     rows = [
@@ -204,7 +204,7 @@ def test_text_may_come_in_any_of_arrows_forms(type_: pa.DataType) -> None:
     assert encoded(table) == encoded(GOOD)
 
 
-def test_a_column_of_nothing_but_nulls_may_come_without_a_type() -> None:
+def test_a_column_of_nulls_may_have_no_type() -> None:
     table = roster_rows(roster_row("1", ed_org_type=None), roster_row("2", ed_org_type=None))
     untyped = table
     for column in ("ed_org_type", "code_tenant_code", "id_system", "id_code", "collision_rank"):
@@ -231,7 +231,7 @@ def test_empty_batches_between_others_change_nothing() -> None:
     assert encoded(empty, GOOD.slice(0, 1), empty, empty, GOOD.slice(1), empty) == encoded(GOOD)
 
 
-def test_rows_that_name_no_student_or_no_ed_org_are_left_out_and_counted() -> None:
+def test_rows_without_a_student_or_an_ed_org_are_left_out_and_counted() -> None:
     counts = RosterCounts()
     rows = roster_rows(roster_row("1"), roster_row("2", ed_org=None), roster_row(None), roster_row(None, ed_org=None))
     assert b"".join(encode_roster([rows], TENANT.tenant_code, counts)).count(b"\n") == 1

@@ -58,7 +58,7 @@ codes = st.lists(st.tuples(st.sampled_from(["Local", "State"]), texts), max_size
 
 
 @given(st.dictionaries(texts, codes, max_size=4))
-def test_any_rosters_codes_come_back_each_once(students: dict[str, list[tuple[str, str]]]) -> None:
+def test_any_rosters_codes_come_back_once_each(students: dict[str, list[tuple[str, str]]]) -> None:
     # A code that two students share is in no line.
     holders = [code for own in students.values() for code in own]
     expected = set()
@@ -70,7 +70,7 @@ def test_any_rosters_codes_come_back_each_once(students: dict[str, list[tuple[st
     assert set(rows) == expected
 
 
-def test_a_roster_of_nobody_is_an_empty_table_of_text_columns() -> None:
+def test_an_empty_roster_is_an_empty_table_of_text_columns() -> None:
     frame = roster_frame([])
     assert tuple(frame.columns) == COLUMNS
     assert len(frame) == 0
@@ -138,7 +138,7 @@ def test_only_the_owner_can_read_the_file_even_one_that_was_there(
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
 
 
-def test_a_new_file_is_never_anybody_elses_to_read_not_even_for_a_moment(
+def test_nobody_else_can_read_a_new_file_even_for_a_moment(
     published: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes: list[int] = []

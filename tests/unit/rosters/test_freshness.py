@@ -36,7 +36,7 @@ def test_the_threshold_itself_is_fresh(age: timedelta, is_fresh: bool) -> None:
     assert bool(freshness_of([entry("a", age)], NOW, DAY).stragglers) is not is_fresh
 
 
-def test_a_tenant_that_was_never_published_comes_first_and_one_that_left_does_not_count() -> None:
+def test_a_never_published_tenant_comes_first_and_a_departed_one_does_not_count() -> None:
     freshness = freshness_of(
         [entry("old", 9 * DAY), entry("new", None, NEVER), entry("gone", 90 * DAY, DEPARTED)], NOW, DAY
     )
@@ -59,12 +59,12 @@ def test_a_tenant_that_came_back_counts_again_before_any_run_reached_it() -> Non
 
 
 @pytest.mark.parametrize("when", ["yesterday", "2026-03-07T12:00:00", 7])
-def test_an_index_whose_times_are_none_starts_anew_and_stops_nobody(when: object) -> None:
+def test_an_index_with_invalid_times_starts_over_and_stops_nobody(when: object) -> None:
     index = PartnerIndex.parse(stored(refreshed_at=when), PARTNER)
     assert [each.age for each in freshness_of(index.tenants, NOW, DAY).stragglers] == [None, None]
 
 
-def test_of_many_stragglers_the_oldest_are_named() -> None:
+def test_the_oldest_of_many_stragglers_are_named() -> None:
     entries = [entry(f"t{number:02d}", number * DAY) for number in range(2, 15)]
     assert freshness_of(entries, NOW, DAY).summary == (
         "13 of 13 tenants were not confirmed correct within 24 hours: t14, t13, t12, t11, t10, t09, t08, t07, t06, t05 "

@@ -26,7 +26,7 @@ HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 KEY = "a/key"
 
 
-def test_keys_are_those_of_the_contract() -> None:
+def test_keys_follow_the_contract() -> None:
     assert stable_key(TENANT, 2026) == "__rosters/acme/district-12/2026/studentEducationOrganizationAssociations.jsonl"
     assert snapshots_prefix(TENANT) == "__roster_snapshots/acme/district-12/"
     assert snapshot_key(TENANT, HASH) == f"__roster_snapshots/acme/district-12/{HASH}.jsonl"
@@ -72,7 +72,7 @@ def test_a_pointer_is_read_back_as_it_was_written(written: Pointer) -> None:
 
 
 @pytest.mark.parametrize("document", [manifest(), pointer()], ids=["manifest", "pointer"])
-def test_a_document_is_json_for_a_person(document: Manifest | Pointer) -> None:
+def test_a_document_is_json_that_people_can_read(document: Manifest | Pointer) -> None:
     text = document.to_json().decode()
     assert json.loads(text) == asdict(document)
     assert text.count("\n") > len(fields(document))
@@ -94,7 +94,7 @@ def test_members_of_a_later_version_are_ignored(document: Manifest | Pointer) ->
     assert type(document).from_json(KEY, json.dumps(later).encode()) == document
 
 
-def test_a_manifest_of_a_first_snapshot_may_lack_what_is_counted_against_a_previous_one() -> None:
+def test_a_first_snapshots_manifest_may_lack_the_counts_of_changes() -> None:
     members = asdict(manifest())
     for name in ("previous_sha256", "students_added", "students_removed", "students_changed"):
         del members[name]
@@ -106,13 +106,13 @@ NOT_DOCUMENTS = [b"", b"null", b"7", b"[]", b'["sha256"]', b'"sha256"', b"{", b"
 
 @pytest.mark.parametrize("kind", [Manifest, Pointer])
 @pytest.mark.parametrize("body", [*NOT_DOCUMENTS, pointer().to_json()[:-20], manifest().to_json()[:100]])
-def test_a_damaged_document_is_called_that_by_its_key(kind: type[Manifest] | type[Pointer], body: bytes) -> None:
+def test_a_damaged_document_is_reported_by_its_key(kind: type[Manifest] | type[Pointer], body: bytes) -> None:
     with pytest.raises(StoredObjectDamaged, match=f"a {kind.__name__.lower()} in {KEY}; got {len(body)} bytes"):
         kind.from_json(KEY, body)
 
 
 @pytest.mark.parametrize("missing", [field.name for field in fields(Pointer)])
-def test_a_pointer_without_one_of_its_members_is_damaged(missing: str) -> None:
+def test_a_pointer_without_a_member_is_damaged(missing: str) -> None:
     members = asdict(pointer())
     del members[missing]
     with pytest.raises(StoredObjectDamaged):
@@ -126,7 +126,7 @@ def test_a_pointer_with_a_member_of_another_type_is_damaged(wrong: dict[str, Any
 
 
 @pytest.mark.parametrize("wrong", ["yesterday", "2026-01-15T02:00:00", ""])
-def test_a_pointer_whose_query_started_at_no_moment_is_damaged(wrong: str) -> None:
+def test_a_pointer_with_an_invalid_query_time_is_damaged(wrong: str) -> None:
     with pytest.raises(StoredObjectDamaged):
         Pointer.from_json(KEY, pointer(query_started_at=wrong).to_json())
 

@@ -25,7 +25,7 @@ def test_every_bar_is_there_with_its_number_and_name(counts: dict[str, int]) -> 
         assert abs(bar / 90 - number / most) <= 1 / 90
 
 
-def test_it_goes_into_the_metadata_as_text() -> None:
+def test_a_plot_is_text_in_the_metadata() -> None:
     text = inline_image("<svg/>", "an image")
     start, _, encoded = text.partition("base64,")
     assert start == "![an image](data:image/svg+xml;"

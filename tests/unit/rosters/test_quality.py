@@ -65,11 +65,11 @@ def test_a_good_roster_passes_every_rule() -> None:
     assert [each.rule.name for each in judge(good, manifest(), THRESHOLDS) if not each.passed] == []
 
 
-def test_what_blocks_is_a_foreign_row_an_empty_roster_and_a_descriptor_that_stops_the_consumer() -> None:
+def test_a_foreign_row_an_empty_roster_and_an_unreadable_descriptor_block() -> None:
     assert {rule.name for rule in RULES if rule.blocking} == {ROWS_OF_TENANT, NOT_EMPTY, CONSUMER_CONTRACT}
 
 
-def test_only_failed_rules_that_block_keep_a_roster_back() -> None:
+def test_only_failed_blocking_rules_keep_a_roster_back() -> None:
     bad = manifest(students=0, students_without_codes=0, colliding_codes=3, students_by_id_system={"a,b": 1})
     results = judge(bad, None, THRESHOLDS)
     assert {each.rule.name for each in blocking(results)} == {NOT_EMPTY, CONSUMER_CONTRACT}
@@ -79,13 +79,13 @@ def test_only_failed_rules_that_block_keep_a_roster_back() -> None:
 
 
 @pytest.mark.parametrize("check", [ROWS_OF_TENANT, CONSUMER_CONTRACT])
-def test_an_answer_refused_while_it_was_read_blocks_with_its_reason(check: str) -> None:
+def test_rows_refused_while_they_were_read_block_with_the_reason(check: str) -> None:
     found = refused(check, "3 rows of another tenant")
     assert blocking([found]) == (found,)
     assert (found.rule.name, found.reason) == (check, "3 rows of another tenant")
 
 
-def test_an_empty_roster_is_held_and_says_how_many_rows_named_nobody() -> None:
+def test_an_empty_roster_is_held_and_counts_the_rows_without_identity() -> None:
     found = result_of(NOT_EMPTY, manifest(students=0, rows_without_identity=7))
     assert found.blocks
     assert "what was published stays" in found.reason
@@ -151,7 +151,7 @@ def test_more_shared_codes_than_an_ordinary_district_has_are_a_warning(colliding
     ("colliding", "said"),
     [(0, "no code is shared by several students"), (1, "1 code is shared"), (3, "3 codes are shared")],
 )
-def test_how_many_codes_are_shared_is_said_and_that_none_is(colliding: int, said: str) -> None:
+def test_the_reason_counts_the_shared_codes(colliding: int, said: str) -> None:
     assert result_of(COLLIDING_CODES, manifest(students=1000, colliding_codes=colliding)).reason.startswith(said)
 
 
@@ -200,7 +200,7 @@ def test_an_id_type_that_fell_by_more_than_the_threshold_since_the_last_snapshot
 
 
 @pytest.mark.parametrize(("before", "after"), [(50, 40), (90, 80), (80, 70)])
-def test_a_fall_of_just_the_threshold_is_no_warning(before: int, after: int) -> None:
+def test_a_fall_of_exactly_the_threshold_passes(before: int, after: int) -> None:
     new, old = with_students(100, Local=after), with_students(100, Local=before)
     assert result_of(ID_TYPE_COVERAGE, new, old, Thresholds(coverage_drop=0.1)).passed
 
@@ -217,12 +217,12 @@ def test_more_students_lost_than_the_threshold_is_a_warning(removed: int, thresh
     assert found.reason.startswith(f"{removed} of 100 students")
 
 
-def test_the_share_that_was_lost_is_of_the_previous_snapshots_students() -> None:
+def test_the_share_of_lost_students_refers_to_the_previous_snapshot() -> None:
     new, previous = manifest(students=1000, students_removed=2, previous_sha256="p"), manifest(students=100)
     assert not result_of(STUDENTS_LOST, new, previous).passed
 
 
-def test_of_a_first_snapshot_nobody_was_lost() -> None:
+def test_a_first_snapshot_has_lost_nobody() -> None:
     found = result_of(STUDENTS_LOST, manifest(students_removed=None, previous_sha256=None), None)
     assert found.passed
     assert found.reason == "there is no snapshot to compare with"
@@ -234,5 +234,5 @@ def test_a_previous_snapshot_that_cannot_be_read_is_a_warning(previous: Manifest
     assert (found.passed, found.blocks) == (False, False)
 
 
-def test_a_first_snapshot_has_no_id_type_that_fell() -> None:
+def test_in_a_first_snapshot_no_id_type_has_fallen() -> None:
     assert result_of(ID_TYPE_COVERAGE, manifest(students_by_id_system={})).passed

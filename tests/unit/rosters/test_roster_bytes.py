@@ -86,7 +86,7 @@ def test_any_content_gives_the_bytes_and_numbers_of_the_reference(
     assert counts.colliding_codes == expected.colliding_codes
 
 
-def test_the_order_in_which_rows_lie_in_the_warehouse_makes_no_difference() -> None:
+def test_the_order_of_rows_in_the_warehouse_makes_no_difference() -> None:
     associations = [
         {"tenant_code": TENANT, "api_year": 2025, "k_student": "k", "k_student_xyear": "x" + number}
         | {"student_unique_id": number, "ed_org_id": 370001, "ed_org_type": "School"}

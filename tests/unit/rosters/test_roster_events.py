@@ -14,5 +14,5 @@ from tests.factories import manifest
         (manifest(previous_sha256="p", students_added=None), "not compared: the previous snapshot could not be read"),
     ],
 )
-def test_a_first_snapshot_and_one_that_could_not_be_compared_are_two_things(of: Manifest, said: str) -> None:
+def test_a_first_snapshot_and_one_that_could_not_be_compared_are_told_apart(of: Manifest, said: str) -> None:
     assert str(changes_table(of).value).startswith(said)
