@@ -1,6 +1,7 @@
 """What the roles of permissions.yaml may do: what the process needs, by the code's own names, and nothing beside it."""
 
 import re
+import runpy
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from runway_pipelines.systems.postgres import names as postgres
 from runway_pipelines.systems.redis import names as redis
 from runway_pipelines.systems.vocabulary import Env, Role
 from tests.cloudformation import Stack, allows, granted
-from tests.templates import CLUSTER, ENVLABEL, PERMISSIONS, container, given, task_definition
+from tests.templates import CLUSTER, ECS, ENVLABEL, PERMISSIONS, container, given, task_definition
 
 ROLES = ("DagsterRole", "CodeServerRole", "RunRole", "RosterStreamRole")
 ACCOUNT, KEY = "123456789012", "arn:aws:kms:us-west-2:123456789012:key/1"
@@ -156,3 +157,8 @@ def test_every_password_that_ecs_injects_it_may_read() -> None:
     assert readable == {f"arn:{name}" for name in passwords}
     for task in ("CodeServerTask", "RunTask", "StreamTask"):
         assert {given(entry)["ValueFrom"]["Ref"] for entry in container(task)["Secrets"]} <= passwords
+
+
+def test_the_statements_are_those_that_the_policy_generator_writes() -> None:
+    template = (ECS / "permissions.yaml").read_text()
+    assert runpy.run_path(str(ECS / "render_permissions.py"))["rendered"](template) == template
