@@ -140,7 +140,9 @@ def test_too_many_at_once_are_refused_everywhere_while_additions_are_made(sync: 
     sync.execute("update partner set deleted_on = now() where id = 'borealis'")
     sync.partner("delta", "g0")
     text = sync.tick()
-    assert "partners: 1 added, 0 removed, refused to remove 1 of 3 keys: these wait for those of partner_tenants" in text
+    assert (
+        "partners: 1 added, 0 removed, refused to remove 1 of 3 keys: these wait for those of partner_tenants" in text
+    )
     assert "partner_tenants: 1 added, 0 removed, refused to remove 4 of 12 keys: more than a quarter at once" in text
     assert sync.keys == (ALL[0] | {"delta"}, ALL[1] | {"delta/g0"})
     assert (
