@@ -48,7 +48,7 @@ def keep_storage_connections(instance: dg.DagsterInstance) -> None:
     """Let Dagster's Postgres storage keep its connections for the rest of this process, as in the webserver.
 
     Otherwise it opens one for each statement: 1,241 for a partner of 40 tenants, half of the run's CPU time and six
-    sevenths of Postgres's (docs/benchmarks.md). Connections older than a minute are replaced.
+    sevenths of Postgres's (docs/benchmarks/rosters.md). Connections older than a minute are replaced.
     """
     if instance not in _keeping_connections:
         instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=60, max_overflow=20)
@@ -167,7 +167,7 @@ def with_partition_tags(
     """A tick's request for a partition that is known to exist, with the tags that Dagster would add.
 
     Without them, Dagster looks the partition up in its storage for each request: two connections each, 6 s for 300
-    (docs/benchmarks.md).
+    (docs/benchmarks/rotation.md).
     """
     if context.repository_def is None or request.partition_key is None:
         return request

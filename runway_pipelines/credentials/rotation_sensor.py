@@ -134,7 +134,7 @@ def newest_requests(instance: dg.DagsterInstance, versions: Mapping[str, str]) -
     """The requests for the given version of each partner, if there were any.
 
     A re-execution is not a request, though it has its parent's tags. One query serves all partners: Dagster's storage
-    opens two connections for each query, 9 s for 300 (docs/benchmarks.md).
+    opens two connections for each query, 9 s for 300 (docs/benchmarks/rotation.md).
     """
     if not versions:
         return {}
