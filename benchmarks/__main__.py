@@ -1,6 +1,6 @@
-"""``python -m benchmarks [NAME ...] [--json FILE]``: run them all, or those that are named.
+"""``python -m benchmarks [NAME ...] [--json FILE]``: runs the named benchmarks, or all but the slowest.
 
-Nothing here fails for being slow; the exit code is 1 when contenders disagree about the result.
+No benchmark fails for being slow. The exit code is 1 when contenders disagree about the result.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Report]]] = {
     "postgres_pool": postgres_pool.run,
     "scale": scale.run,
 }
-# A quarter of an hour and more: only when they are named.
+# These take 15 minutes or more, so they run only when named.
 SLOW = {"roster_stream_load", "scale"}
 
 
@@ -55,12 +55,15 @@ def main() -> int:
     """Run, print, write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all but {', '.join(SLOW)} unless told"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"one or more of {', '.join(BENCHMARKS)}; by default all except {', '.join(sorted(SLOW))}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
     options = parser.parse_args()
     if unknown := set(options.names) - set(BENCHMARKS):
-        parser.error(f"there is no {', '.join(sorted(unknown))}: choose of {', '.join(BENCHMARKS)}")
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}: choose from {', '.join(BENCHMARKS)}")
     # Loopback servers and their clients must not be sent through a proxy.
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
     os.environ["PYTHONWARNINGS"] = "ignore"

@@ -293,8 +293,8 @@ def _write_one_run(instance: Any, partner_id: str, secret_version: str) -> str:
 
     from runway_pipelines.credentials.connection_asset import CAN_CONNECT, EDU_CONNECTION
     from runway_pipelines.credentials.rotation import Trigger, run_key
-    from runway_pipelines.credentials.rotation_sensor import SECRET_VERSION_TAG
     from runway_pipelines.definitions import defs
+    from runway_pipelines.operations.tags import SECRET_VERSION_TAG
     from runway_pipelines.partner_tenants.runs import partner_run
     from runway_pipelines.rosters.automation import partner_rosters_job
 
