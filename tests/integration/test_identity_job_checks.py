@@ -294,6 +294,7 @@ TROUBLES: list[Callable[[TestCatalogue, LmlControl, pytest.MonkeyPatch], None]] 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_no_run_reveals_the_key_the_password_or_the_catalogues_content(
     trouble: Callable[[TestCatalogue, LmlControl, pytest.MonkeyPatch], None],
+    world: World,
     stack: EmbeddedStack,
     lml: LmlControl,
     instance: dg.DagsterInstance,

@@ -201,10 +201,9 @@ def test_a_requests_tags_are_those_that_dagster_gives_a_run_of_a_partition(
 
 class TestStatements:
     @pytest.fixture
-    def instance(self) -> Iterator[dg.DagsterInstance]:
+    def instance(self, disk_instance: dg.DagsterInstance) -> dg.DagsterInstance:
         """On disk: in memory, Dagster asks in other ways."""
-        with dg.instance_for_test() as one:
-            yield one
+        return disk_instance
 
     @pytest.mark.slow
     @pytest.mark.usefixtures("partners")
@@ -455,12 +454,13 @@ def test_a_cleared_cursor_and_a_tick_that_lost_its_cursor_start_nothing_twice(
 
 
 def test_a_secret_that_is_deleted_takes_the_partner_out_of_the_schedule_and_restoring_it_refreshes(
-    partners: tuple[TestPartner, TestPartner], sensor: Sensor, instance: dg.DagsterInstance
+    partners: tuple[TestPartner, TestPartner], disk_instance: dg.DagsterInstance
 ) -> None:
     first, second = partners
+    sensor = Sensor(disk_instance)
     version = current_version(first)
     sensor.tick()
-    assert scheduled(instance) == {first.partner_id, second.partner_id}
+    assert scheduled(disk_instance) == {first.partner_id, second.partner_id}
     first.world.secrets.delete_secret(SecretId=first.secret_name, RecoveryWindowInDays=7)
     tick = sensor.tick()
     assert "1 without a secret" in tick.skip_message
@@ -469,13 +469,13 @@ def test_a_secret_that_is_deleted_takes_the_partner_out_of_the_schedule_and_rest
     assert "pending deletion" in said.description
     assert not sensor.tick().asset_events  # said once
     assert sensor.seen(first)["version"] is None
-    assert scheduled(instance) == {second.partner_id}
+    assert scheduled(disk_instance) == {second.partner_id}
 
     first.world.secrets.restore_secret(SecretId=first.secret_name)
     (request,) = sensor.tick().run_requests
     assert request.run_key == f"{first.partner_id}:{version}:1"
     assert sensor.results[request.run_key].success
-    assert scheduled(instance) == {first.partner_id, second.partner_id}
+    assert scheduled(disk_instance) == {first.partner_id, second.partner_id}
 
 
 def scheduled(instance: dg.DagsterInstance) -> set[str]:

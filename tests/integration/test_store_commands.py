@@ -101,4 +101,4 @@ def test_the_doctor_says_what_a_store_cannot_be_found_by(world: World, monkeypat
     assert "parameter /shared/infra/prod/mongodb-hosts" in found["MongoDB"]["detail"]
     assert {found["Redis"]["status"], found["MongoDB"]["status"]} == {"failed"}
     monkeypatch.setenv("RUNWAY_MONGO_ENV", "dev")
-    assert "dev, which has none" in doctor()["MongoDB"]["detail"]
+    assert "dev, which has no MongoDB" in doctor()["MongoDB"]["detail"]
