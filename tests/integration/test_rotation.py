@@ -457,6 +457,7 @@ def test_a_secret_that_is_deleted_takes_the_partner_out_of_the_schedule_and_rest
     partners: tuple[TestPartner, TestPartner], disk_instance: dg.DagsterInstance
 ) -> None:
     first, second = partners
+    disk_instance.add_dynamic_partitions("partners", [first.partner_id, second.partner_id])
     sensor = Sensor(disk_instance)
     version = current_version(first)
     sensor.tick()
