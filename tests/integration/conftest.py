@@ -55,13 +55,6 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def disk_instance() -> Iterator[dg.DagsterInstance]:
-    """A Dagster instance in SQLite on disk, for what needs a reference to it, such as a schedule's context."""
-    with dg.instance_for_test() as one:
-        yield one
-
-
-@pytest.fixture
 def postgres_instance(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
     """Dagster as the checkout's dagster.yaml configures it: the storage that production uses, shared by all tests."""
     shutil.copy(CHECKOUT / "dagster.yaml", tmp_path)

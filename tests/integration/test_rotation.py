@@ -201,9 +201,10 @@ def test_a_requests_tags_are_those_that_dagster_gives_a_run_of_a_partition(
 
 class TestStatements:
     @pytest.fixture
-    def instance(self, disk_instance: dg.DagsterInstance) -> dg.DagsterInstance:
+    def instance(self) -> Iterator[dg.DagsterInstance]:
         """On disk: in memory, Dagster asks in other ways."""
-        return disk_instance
+        with dg.instance_for_test() as one:
+            yield one
 
     @pytest.mark.slow
     @pytest.mark.usefixtures("partners")
@@ -454,14 +455,12 @@ def test_a_cleared_cursor_and_a_tick_that_lost_its_cursor_start_nothing_twice(
 
 
 def test_a_secret_that_is_deleted_takes_the_partner_out_of_the_schedule_and_restoring_it_refreshes(
-    partners: tuple[TestPartner, TestPartner], disk_instance: dg.DagsterInstance
+    partners: tuple[TestPartner, TestPartner], sensor: Sensor
 ) -> None:
     first, second = partners
-    disk_instance.add_dynamic_partitions("partners", [first.partner_id, second.partner_id])
-    sensor = Sensor(disk_instance)
     version = current_version(first)
     sensor.tick()
-    assert scheduled(disk_instance) == {first.partner_id, second.partner_id}
+    assert scheduled(*partners) == {first.partner_id, second.partner_id}
     first.world.secrets.delete_secret(SecretId=first.secret_name, RecoveryWindowInDays=7)
     tick = sensor.tick()
     assert "1 without a secret" in tick.skip_message
@@ -470,31 +469,35 @@ def test_a_secret_that_is_deleted_takes_the_partner_out_of_the_schedule_and_rest
     assert "pending deletion" in said.description
     assert not sensor.tick().asset_events  # said once
     assert sensor.seen(first)["version"] is None
-    assert scheduled(disk_instance) == {second.partner_id}
+    assert scheduled(*partners) == {second.partner_id}
 
     first.world.secrets.restore_secret(SecretId=first.secret_name)
     (request,) = sensor.tick().run_requests
     assert request.run_key == f"{first.partner_id}:{version}:1"
     assert sensor.results[request.run_key].success
-    assert scheduled(disk_instance) == {first.partner_id, second.partner_id}
+    assert scheduled(*partners) == {first.partner_id, second.partner_id}
 
 
-def scheduled(instance: dg.DagsterInstance) -> set[str]:
-    """Partners that tonight's tick asks for."""
+def scheduled(*partners: TestPartner) -> set[str]:
+    """Those of the partners that tonight's tick asks for. A schedule's context needs an instance on disk."""
     built = definitions()
     schedule = built.resolve_schedule_def("partner_rosters_daily_schedule")
-    with dg.build_schedule_context(
-        instance,
-        scheduled_execution_time=datetime.now(UTC),
-        repository_def=built.get_repository_def(),
-        resources=dict(built.resources or {}),
-    ) as context:
+    with (
+        dg.instance_for_test() as instance,
+        dg.build_schedule_context(
+            instance,
+            scheduled_execution_time=datetime.now(UTC),
+            repository_def=built.get_repository_def(),
+            resources=dict(built.resources or {}),
+        ) as context,
+    ):
+        instance.add_dynamic_partitions("partners", [partner.partner_id for partner in partners])
         return {str(request.partition_key) for request in schedule.evaluate_tick(context).run_requests or ()}
 
 
 @pytest.mark.slow
 def test_a_listing_without_a_secret_that_exists_is_not_believed(
-    partners: tuple[TestPartner, TestPartner], sensor: Sensor, proxy: FaultProxy, instance: dg.DagsterInstance
+    partners: tuple[TestPartner, TestPartner], sensor: Sensor, proxy: FaultProxy
 ) -> None:
     first, second = partners
     sensor.tick()
@@ -504,7 +507,7 @@ def test_a_listing_without_a_secret_that_exists_is_not_believed(
     assert not sensor.tick().run_requests
     assert json.loads(sensor.cursor or "").keys() == json.loads(before or "").keys()
     assert sensor.seen(first)["version"] == current_version(first)
-    assert scheduled(instance) == {first.partner_id, second.partner_id}
+    assert scheduled(*partners) == {first.partner_id, second.partner_id}
 
 
 @pytest.mark.slow
