@@ -104,7 +104,7 @@ def test_a_client_that_trickles_is_given_up_and_a_slow_one_is_not(
             wait_until(lambda: server.metric(pulls(source, "abandoned")) == 1, pause=0.3)
             assert time.monotonic() - started > 6
             join(reader)
-            assert "took too little" in server.log()
+            assert "read too slowly" in server.log()
             wait_until(lambda: server.metric(IN_FLIGHT) == server.metric(IN_USE) == 0)
         received, started = b"", time.monotonic()
         with raw_client(server, request, buffer=65_536) as slow:
