@@ -24,6 +24,7 @@ def database(stack: EmbeddedStack) -> Iterator[CatalogueDatabase]:
     one.close()
 
 
+@pytest.mark.slow
 def test_it_may_write_and_gives_up_waiting_before_long(database: CatalogueDatabase) -> None:
     with database.connection() as connection:
         connection.execute("create table one (number int)")
@@ -56,6 +57,7 @@ def test_a_refused_login_names_the_catalogues_settings(database: CatalogueDataba
         pass
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_may_come(database: CatalogueDatabase) -> None:
     away = database.model_copy(update={"port": 1})
     with pytest.raises(Unavailable), away.connection():

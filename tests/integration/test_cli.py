@@ -89,6 +89,7 @@ def test_load_writes_a_file_for_its_owner_alone(partner: TestPartner, tmp_path: 
     assert sorted(codes) == ["0012", "12"]
 
 
+@pytest.mark.slow
 def test_load_takes_a_snapshot_by_the_digits_that_show_has(
     partner: TestPartner, instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -116,6 +117,7 @@ def test_without_settings_the_error_names_the_variable(monkeypatch: pytest.Monke
     assert "RUNWAY_BUCKET" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
 def test_ctrl_c_is_no_failure_of_serve(world: World, monkeypatch: pytest.MonkeyPatch, number: int, code: int) -> None:
     monkeypatch.setenv("RUNWAY_STREAM_TOKEN_KEY", "k" * 43)
@@ -132,6 +134,7 @@ def test_ctrl_c_is_no_failure_of_serve(world: World, monkeypatch: pytest.MonkeyP
     assert "Aborted" not in "".join(said)
 
 
+@pytest.mark.slow
 def test_purge_is_refused_while_the_partner_has_rosters_and_deletes_when_it_left(
     partner: TestPartner, world: World
 ) -> None:
@@ -149,6 +152,7 @@ def test_purge_is_refused_while_the_partner_has_rosters_and_deletes_when_it_left
     assert partner.object_keys() == []
 
 
+@pytest.mark.slow
 def test_purge_of_one_tenant_leaves_the_others(world: World, instance: dg.DagsterInstance) -> None:
     warehouse = Warehouse()
     warehouse.students("gone", 2)
@@ -168,6 +172,7 @@ def test_purge_of_one_tenant_leaves_the_others(world: World, instance: dg.Dagste
     assert [entry["tenant_code"] for entry in json.loads(document)["tenants"]] == ["gone-2"]
 
 
+@pytest.mark.slow
 def test_sync_brings_partitions_in_line_and_says_what_it_refuses(
     partner: TestPartner, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +190,7 @@ def test_sync_brings_partitions_in_line_and_says_what_it_refuses(
         assert set(instance.get_dynamic_partitions("partner_tenants")) == wanted
 
 
+@pytest.mark.slow
 def test_the_keys_report_tells_the_fingerprints_and_who_has_no_usable_key(partner: TestPartner) -> None:
     from snowflake.connector.auth.keypair import AuthByKeyPair
 

@@ -27,6 +27,7 @@ def statuses(instance: dg.DagsterInstance, asset: dg.AssetKey, partner: TestPart
     return {key.split("/")[1]: status.name for key, status in found.items() if status is not None}
 
 
+@pytest.mark.slow
 def test_planned_tenants_without_a_materialization_show_as_failed_and_the_rest_as_done(
     world: World, postgres_instance: dg.DagsterInstance
 ) -> None:
@@ -45,6 +46,7 @@ def test_planned_tenants_without_a_materialization_show_as_failed_and_the_rest_a
     assert set(statuses(postgres_instance, PUBLISHED, partner).values()) == {"MATERIALIZED"}
 
 
+@pytest.mark.slow
 def test_a_direct_run_marks_the_asset_that_was_not_selected_too(
     world: World, postgres_instance: dg.DagsterInstance
 ) -> None:
@@ -56,6 +58,7 @@ def test_a_direct_run_marks_the_asset_that_was_not_selected_too(
     assert statuses(postgres_instance, ROSTER, partner) == {"a": "MATERIALIZED", "b": "FAILED"}
 
 
+@pytest.mark.slow
 def test_checks_are_tied_to_the_materialization_that_they_judged(
     world: World, postgres_instance: dg.DagsterInstance
 ) -> None:

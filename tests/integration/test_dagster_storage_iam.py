@@ -69,6 +69,7 @@ def nothing() -> None:
     """A run with its events."""
 
 
+@pytest.mark.slow
 def test_a_run_and_its_events_are_kept_by_token_alone(rds: LocalRds, tmp_path: Path) -> None:
     with instance_of(tmp_path / "home", rds) as instance:
         result = nothing.execute_in_process(instance=instance)

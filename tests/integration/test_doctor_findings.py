@@ -128,6 +128,7 @@ def test_a_partners_first_failure_has_a_reason_and_a_fix_and_skips_the_rest(
     assert [checks[(subject, name)]["detail"] for name in later] == [f"{check} failed"] * len(later)
 
 
+@pytest.mark.slow
 def test_an_unreachable_warehouse_is_reported_as_such(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNWAY_SNOWFLAKE_PORT", "1")
     monkeypatch.setenv("RUNWAY_SNOWFLAKE_LOGIN_TIMEOUT", "1")
@@ -137,6 +138,7 @@ def test_an_unreachable_warehouse_is_reported_as_such(partner: TestPartner, monk
     assert "no session after" in login["detail"]
 
 
+@pytest.mark.slow
 def test_a_database_that_is_down_does_not_stop_the_partners_examination(
     partner: TestPartner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +160,7 @@ def test_without_a_registry_there_are_no_partners_to_examine(world: World, monke
     assert "wrong-canary" not in result.output
 
 
+@pytest.mark.slow
 def test_a_database_without_the_registrys_tables_says_so(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNWAY_APP_DB_NAME", "postgres")
     _, checks = doctor("--partner", partner.partner_id)
@@ -173,6 +176,7 @@ def test_a_missing_bucket_names_its_variable(partner: TestPartner, monkeypatch: 
     assert "RUNWAY_BUCKET" in checks[("bucket", "write")]["fix"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("is_refused", "failed"),
     [
@@ -213,6 +217,7 @@ def test_a_secrets_manager_refusal_has_its_fix(
         assert "docs/operations.md" in checks[names]["fix"]
 
 
+@pytest.mark.slow
 def test_a_label_without_secrets_is_a_warning_and_no_label_a_failure(
     partner: TestPartner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +245,7 @@ def test_a_partner_outside_the_registry_is_a_warning_and_its_credentials_are_exa
     assert checks[(subject, "tables")]["status"] == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../x", "[red]", "a b", ""])
 def test_a_partner_id_that_cannot_be_a_key_is_a_failure(partner: TestPartner, name: str) -> None:
     result, checks = doctor("--partner", name)
@@ -270,6 +276,7 @@ def test_an_embedded_stack_that_does_not_start_is_reported(world: World, monkeyp
     assert "already runs" in settings["detail"]
 
 
+@pytest.mark.slow
 def test_partners_are_examined_concurrently_and_reported_in_order(world: World, partner: TestPartner) -> None:
     others = [world.partner(Warehouse(), ["south"]) for _ in range(5)]
     others[0].delete_secret()
@@ -282,6 +289,7 @@ def test_partners_are_examined_concurrently_and_reported_in_order(world: World, 
     assert failed == [(f"partner {others[0].partner_id}", "secret")]
 
 
+@pytest.mark.slow
 def test_dagsters_storage_is_tried_and_its_failure_shows_no_password(
     partner: TestPartner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

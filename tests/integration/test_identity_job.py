@@ -205,6 +205,7 @@ def test_without_lmls_address_the_run_stops_before_anything_is_read(
     assert counts(result)["scanned"] == 0
 
 
+@pytest.mark.slow
 def test_artist_level_ids_need_their_columns_and_the_command_adds_them(
     tables: TestCatalogue, instance: dg.DagsterInstance
 ) -> None:
@@ -218,6 +219,7 @@ def test_artist_level_ids_need_their_columns_and_the_command_adds_them(
     assert any(row["discogs_artist_id"] is not None for row in tables.rows("library_identity"))
 
 
+@pytest.mark.slow
 def test_the_recheck_job_asks_about_every_compilation_again(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:

@@ -52,6 +52,7 @@ def test_many_unresolved_libraries_are_a_warning(tables: TestCatalogue, instance
     assert [name for name, passed in checks(result).items() if not passed] == ["unresolved_share"]
 
 
+@pytest.mark.slow
 def test_libraries_that_wait_too_long_are_a_warning_until_they_are_verified(
     tables: TestCatalogue, instance: dg.DagsterInstance
 ) -> None:
@@ -137,6 +138,7 @@ def test_libraries_without_a_canonical_entity_are_included_on_request(
     assert {library_id for call in lml.calls for library_id in call["library_ids"]} == {8, 9, 61}
 
 
+@pytest.mark.slow
 def test_answered_libraries_are_asked_about_again_on_request(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
@@ -157,6 +159,7 @@ def observed(result: Any) -> dict[str, Any]:
     return dict(event.event_specific_data.asset_observation.metadata["dry run"].value)
 
 
+@pytest.mark.slow
 def test_a_dry_run_foresees_what_a_run_does_to_filled_tables(
     tables: TestCatalogue, instance: dg.DagsterInstance
 ) -> None:
@@ -291,6 +294,7 @@ TROUBLES: list[Callable[[TestCatalogue, LmlControl, pytest.MonkeyPatch], None]] 
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_no_run_reveals_the_key_the_password_or_the_catalogues_content(
     trouble: Callable[[TestCatalogue, LmlControl, pytest.MonkeyPatch], None],

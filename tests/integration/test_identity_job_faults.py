@@ -206,6 +206,7 @@ def test_an_lml_that_takes_fewer_inputs_is_asked_in_smaller_parts(
     assert_written(tables, reference)
 
 
+@pytest.mark.slow
 def test_an_lml_that_refuses_the_key_midway_stops_the_run_which_keeps_what_it_has(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
@@ -276,6 +277,7 @@ def librarian(tables: TestCatalogue, statement: str) -> Iterator[None]:
         connection.rollback()
 
 
+@pytest.mark.slow
 def test_a_locked_row_costs_its_batch_and_not_the_run(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +296,7 @@ def test_a_locked_row_costs_its_batch_and_not_the_run(
     assert_rerun_takes_up_the_rest(instance, tables, lml, len(BATCH))
 
 
+@pytest.mark.slow
 def test_a_locked_table_stops_the_run(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

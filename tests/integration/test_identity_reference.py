@@ -194,6 +194,7 @@ def comparable(counts: Counts) -> Counter[str]:
     return +flat
 
 
+@pytest.mark.slow
 @slow
 @given(mains=identities(), rows=track_rows(), batches=st.lists(answers(), min_size=1, max_size=4), repeat=st.booleans())
 def test_any_sequence_of_answers_ends_in_the_tables_of_the_reference(
@@ -229,6 +230,7 @@ def test_the_sql_function_folds_as_python_does(catalogue: TestCatalogue, names: 
     assert (folded or []) == [fold_artist_name(name) for name in names]
 
 
+@pytest.mark.slow
 def test_the_sql_function_folds_every_single_character_as_python_does(catalogue: TestCatalogue) -> None:
     if catalogue.schema.startswith("catalogue_"):
         pytest.skip("This catalogue has no function.")

@@ -155,6 +155,7 @@ def test_a_lasting_failure_is_an_error_after_the_last_attempt(
     assert len(lml.calls) == ATTEMPTS
 
 
+@pytest.mark.slow
 def test_a_timeout_names_its_length(lml: LmlControl, make_service: MakeService) -> None:
     for rule, seconds, how in (
         (Rule(fault="slow", seconds=60), 1, "ReadTimeout"),
@@ -199,6 +200,7 @@ def test_a_connection_that_is_closed_without_an_answer_is_a_network_error(make_s
     assert (error.status, len(accepted)) == (None, ATTEMPTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_date", [False, True])
 def test_retry_after_is_obeyed(is_date: bool, lml: LmlControl, make_service: MakeService) -> None:
     tomorrow = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
@@ -223,6 +225,7 @@ def test_latency_is_the_time_in_calls_not_between_them(lml: LmlControl, service:
     assert 400 <= effort.latency_ms <= (time.monotonic() - started) * 1000 - 1000
 
 
+@pytest.mark.slow
 def test_a_limiter_spaces_the_calls_of_all_threads_and_their_retries(
     lml: LmlControl, make_service: MakeService
 ) -> None:
@@ -419,6 +422,7 @@ def test_a_server_with_a_key_refuses_calls_without_it(guarded: LmlControl, make_
     assert [call["status"] for call in guarded.calls] == [200, 401, 401]
 
 
+@pytest.mark.slow
 def test_neither_the_key_nor_the_request_nor_the_answer_is_in_a_log_or_an_exception(
     guarded: LmlControl, make_service: MakeService, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -259,6 +259,7 @@ def test_every_value_of_a_json_row_is_text_or_null(stack, keys):
     assert rest[4:] == ["-0.500000000", "1767323045.000000000 1440", "1.500000000"]
 
 
+@pytest.mark.slow
 def test_sessions_at_work_together_get_their_own_rows(stack, keys):
     def ask(number: int) -> bool:
         with connect(stack, keys[0]) as connection:

@@ -352,6 +352,7 @@ def test_a_run_with_the_metadata_of_an_earlier_version_is_told_without_counts_an
     assert (event["detail"]["counts"], event["detail"]["reasons"]) == ({}, {})
 
 
+@pytest.mark.slow
 def test_a_partner_that_cannot_log_in_is_told_once_and_its_recovery_once(
     partner: TestPartner, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
 ) -> None:
@@ -385,6 +386,7 @@ def judge(instance: dg.DagsterInstance) -> None:
     assert job.execute_in_process(instance=instance, tags={"runway/trigger": "schedule"}).success
 
 
+@pytest.mark.slow
 def test_a_roster_that_no_run_reached_is_told_once_and_that_all_are_fresh_again(
     world: World, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
 ) -> None:
@@ -463,6 +465,7 @@ def test_a_run_that_vanished_is_told_without_reasons(
     assert CANARY not in json.dumps(told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["a tenant", "the run", "rows", "login"])
 def test_no_event_names_a_student_or_shows_a_key(
     trouble: str,

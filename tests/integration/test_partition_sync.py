@@ -210,6 +210,7 @@ def test_a_registry_that_cannot_be_read_fails_the_tick_and_asks_nothing_of_dagst
     assert sync.keys == ALL
 
 
+@pytest.mark.slow
 def test_a_database_that_is_away_fails_the_tick(sync: Sync) -> None:
     sync.database = ApplicationDatabase(host="127.0.0.1", port=1, database="registry", username="nobody")
     with pytest.raises(Unavailable):

@@ -119,6 +119,7 @@ def ask(one: PostgresResource, statement: str = "select 1") -> Any:
         return connection.execute(statement).fetchone()
 
 
+@pytest.mark.slow
 def test_it_is_found_by_its_service_and_let_in_by_a_token_over_verified_tls(rds: LocalRds, opened: ExitStack) -> None:
     assert ask(database(rds, opened), "select current_user::text, current_database()::text") == (USER, DATABASE)
     assert len(rds.tokens) == rds.front.connections == 1
@@ -472,6 +473,7 @@ def test_connections_that_nobody_uses_are_closed(rds: LocalRds, opened: ExitStac
     assert ask(one) == (1,)
 
 
+@pytest.mark.slow
 def test_more_callers_than_connections_wait_and_are_told_what_they_waited_for(rds: LocalRds, opened: ExitStack) -> None:
     one = database(rds, opened, pool_size=1, connect_timeout_seconds=3)
     with one.connection(), pytest.raises(Unavailable, match="no free connection"):

@@ -140,6 +140,7 @@ def test_credentials_that_do_not_work_name_the_reason_and_change_nothing(
     assert (partner.etag("north"), partner.pointer("north")) == before
 
 
+@pytest.mark.slow
 def test_a_refused_key_costs_a_few_logins_and_not_one_for_each_tenant(
     world: World, instance: dg.DagsterInstance
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_missing_table_is_one_partners_trouble_and_found_once_a_session(
     assert int(line.split("over ")[1].split()[0]) <= 4, line
 
 
+@pytest.mark.slow
 def test_an_unreachable_warehouse_is_said_to_be_that(
     partner: TestPartner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +179,7 @@ def test_an_unreachable_warehouse_is_said_to_be_that(
     assert partner.etag("north") == before
 
 
+@pytest.mark.slow
 def test_the_registrys_database_down_fails_the_run_with_its_address_and_nothing_else(
     partner: TestPartner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +196,7 @@ def test_the_registrys_database_down_fails_the_run_with_its_address_and_nothing_
     assert (partner.etag("north"), partner.pointer("north")) == before
 
 
+@pytest.mark.slow
 def test_a_wrong_database_password_is_named_at_once(
     partner: TestPartner, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +225,7 @@ def big_partner(world: World, students: int = 60_000) -> TestPartner:
     return partner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verdict", [403, "cut"], ids=["refused", "cut"])
 def test_s3_failing_in_the_middle_of_an_upload_leaves_no_part_behind(
     world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, verdict: int | str
@@ -321,6 +326,7 @@ def test_a_run_killed_over_a_published_roster_leaves_the_old_or_the_new_one_whol
     assert partner.manifest("north").students_added in (9, 0)
 
 
+@pytest.mark.slow
 def test_an_older_query_is_discarded_when_a_newer_one_was_published(
     partner: TestPartner, instance: dg.DagsterInstance, world: World
 ) -> None:
@@ -354,6 +360,7 @@ def test_a_run_waits_for_the_tenants_lock_and_says_when_it_waited_too_long(
     assert run_partner(instance, partner).success
 
 
+@pytest.mark.slow
 def test_a_lock_that_is_lost_during_the_upload_copies_nothing_and_the_tenant_is_tried_again(
     partner: TestPartner, instance: dg.DagsterInstance, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +384,7 @@ def test_a_lock_that_is_lost_during_the_upload_copies_nothing_and_the_tenant_is_
     assert happened == ["kept", "kept", "copied"]
 
 
+@pytest.mark.slow
 def test_a_damaged_pointer_is_replaced_and_stops_nothing(
     partner: TestPartner, instance: dg.DagsterInstance, world: World
 ) -> None:
@@ -386,6 +394,7 @@ def test_a_damaged_pointer_is_replaced_and_stops_nothing(
     assert partner.pointer("north") is not None
 
 
+@pytest.mark.slow
 def test_ids_that_cannot_be_a_key_are_skipped_and_fatal_to_nobody(world: World, instance: dg.DagsterInstance) -> None:
     warehouse = Warehouse()
     warehouse.students("fine", 3)

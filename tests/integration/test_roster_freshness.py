@@ -32,6 +32,7 @@ def judged(instance: dg.DagsterInstance) -> Any:
     return job.execute_in_process(instance=instance, raise_on_error=False)
 
 
+@pytest.mark.slow
 def test_a_run_says_that_its_tenants_are_fresh_and_names_one_that_was_held(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -45,6 +46,7 @@ def test_a_run_says_that_its_tenants_are_fresh_and_names_one_that_was_held(
     assert straggler.data["tenant"] == "empty" and straggler.data["hours"] == "never"
 
 
+@pytest.mark.slow
 def test_the_hourly_job_names_the_tenant_that_no_run_reached(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -63,6 +65,7 @@ def test_the_hourly_job_names_the_tenant_that_no_run_reached(
     assert checks[stale.partner_id].target_materialization_data is not None
 
 
+@pytest.mark.slow
 def test_an_index_that_cannot_be_read_hides_no_other_partner(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,6 +218,7 @@ class TestSnapshots:
         assert (head.status_code, head.content) == (200, b"")
         assert {**head.headers, "date": ""} == {**got.headers, "date": ""}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("encoding", ["identity", "gzip"])
     def test_a_client_that_has_it_gets_304(
         self, server: StreamServer, partner: TestPartner, run: int, encoding: str
@@ -265,6 +266,7 @@ class TestSnapshots:
         answer = server.pull(run, Range=asked)
         assert (answer.status_code, answer.content) == (200, expected)
 
+    @pytest.mark.slow
     def test_a_download_that_broke_resumes_only_with_the_same_snapshot(
         self, server: StreamServer, partner: TestPartner, run: int
     ) -> None:
@@ -278,6 +280,7 @@ class TestSnapshots:
         rest = server.pull(run, Range="bytes=100-", **{"If-Range": etag})
         assert (rest.status_code, rest.content) == (200, new)
 
+    @pytest.mark.slow
     def test_who_wants_to_go_on_with_the_same_bytes_or_none_gets_412_for_others(
         self, server: StreamServer, partner: TestPartner, run: int
     ) -> None:
@@ -304,6 +307,7 @@ class TestWhereItComesFrom:
         answer = server.pull(run, "?source=snapshot")
         assert (answer.status_code, answer.json()["error"]) == (404, "no_snapshot")
 
+    @pytest.mark.slow
     def test_a_snapshot_is_fresh_for_a_day(self, server: StreamServer, partner: TestPartner, run: int) -> None:
         publish(partner, "north")
         now = datetime.now(UTC)
@@ -315,6 +319,7 @@ class TestWhereItComesFrom:
         change_pointer(partner, "north", verified_at="yesterday")
         assert self.source(server, run) == "warehouse"
 
+    @pytest.mark.slow
     def test_a_snapshot_of_other_credentials_is_not_taken(
         self, server: StreamServer, partner: TestPartner, run: int
     ) -> None:
@@ -327,6 +332,7 @@ class TestWhereItComesFrom:
         assert server.pull(run).status_code == 500
         assert self.source(server, run, "?source=snapshot") == "snapshot"
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("trouble", ["pointer", "no snapshot", "another digest", "damaged"])
     def test_a_snapshot_that_cannot_be_read_is_replaced_by_the_warehouse(
         self, world: World, server: StreamServer, partner: TestPartner, run: int, trouble: str
@@ -347,6 +353,7 @@ class TestWhereItComesFrom:
         assert answer.headers["x-roster-source"] == "warehouse"
         assert server.pull(run, "?source=snapshot").status_code == 500
 
+    @pytest.mark.slow
     def test_a_snapshot_that_was_found_damaged_tears_one_pull_and_no_other(
         self, world: World, server: StreamServer
     ) -> None:
@@ -481,6 +488,7 @@ class TestFailuresAfterTheFirstByte:
             read_all(client)
         assert server.pull(run).status_code == 200
 
+    @pytest.mark.slow
     def test_http_1_0_which_could_not_tell_is_refused_by_the_warehouse_alone(
         self, server: StreamServer, partner: TestPartner, run: int
     ) -> None:
@@ -533,6 +541,7 @@ class TestTheProcess:
         assert server.get("/earthbeam/jobs").json()["error"] == "not_found"
         assert server.get(f"/earthbeam/jobs/{run}/roster", run, "POST").status_code == 405
 
+    @pytest.mark.slow
     def test_it_is_not_ready_without_database_or_bucket(
         self,
         stack: EmbeddedStack,

@@ -64,6 +64,7 @@ def test_every_enabled_year_without_an_ods_gets_the_reference_bytes(
     assert materialized(result, "partner_roster_index") == [partner.partner_id]
 
 
+@pytest.mark.slow
 def test_the_manifest_counts_what_is_in_the_roster(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -123,6 +124,7 @@ def test_changed_content_is_a_new_snapshot_that_counts_its_changes(
     assert partner.published("north") == b"".join(warehouse.reference("north").lines)
 
 
+@pytest.mark.slow
 def test_a_year_that_was_enabled_since_gets_its_copy_of_unchanged_bytes(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -135,6 +137,7 @@ def test_a_year_that_was_enabled_since_gets_its_copy_of_unchanged_bytes(
     assert partner.etag("north") == etag
 
 
+@pytest.mark.slow
 def test_a_stable_key_that_somebody_overwrote_is_healed(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -146,6 +149,7 @@ def test_a_stable_key_that_somebody_overwrote_is_healed(
     assert partner.published("north") == b"".join(warehouse.reference("north").lines)
 
 
+@pytest.mark.slow
 def test_a_partner_without_a_year_to_publish_to_says_so_and_keeps_its_snapshots(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -163,6 +167,7 @@ def test_a_partner_without_a_year_to_publish_to_says_so_and_keeps_its_snapshots(
     assert str(publication.metadata["reason"].value).startswith("not published: the partner has no enabled school year")
 
 
+@pytest.mark.slow
 def test_a_direct_materialization_records_both_assets_and_the_checks(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -244,6 +249,7 @@ def test_one_tenants_failure_is_red_stops_nobody_and_is_alone_redone(
     assert partner.pointer("north") == before
 
 
+@pytest.mark.slow
 def test_a_selected_tenant_that_has_no_roster_any_more_fails_alone(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -259,6 +265,7 @@ def test_a_selected_tenant_that_has_no_roster_any_more_fails_alone(
     assert partner.published("south") == b"".join(warehouse.reference("south").lines)
 
 
+@pytest.mark.slow
 def test_a_partner_that_was_switched_off_says_what_is_still_published(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -276,6 +283,7 @@ def test_a_partner_that_was_switched_off_says_what_is_still_published(
     assert partner.published("north") is not None
 
 
+@pytest.mark.slow
 def test_the_table_of_a_failed_partner_has_the_reason_beside_the_status(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -317,6 +325,7 @@ def test_a_run_of_no_partition_says_to_choose_some(
     assert failure_text(result).startswith("Choose partitions: use Materialize on the asset's page")
 
 
+@pytest.mark.slow
 def test_the_index_knows_every_tenant_whichever_route_refreshed_it(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -328,6 +337,7 @@ def test_the_index_knows_every_tenant_whichever_route_refreshed_it(
     assert statuses == {"north": "unchanged", "south": "new", "empty": "held"}
 
 
+@pytest.mark.slow
 def test_statements_carry_the_partner_the_tenant_and_the_run_in_their_query_tags(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -341,6 +351,7 @@ def test_statements_carry_the_partner_the_tenant_and_the_run_in_their_query_tags
     assert f"runway_pipelines tenant={partner.tenant('north')} run={result.run_id}" in sent
 
 
+@pytest.mark.slow
 def test_the_log_has_a_line_for_each_tenant_with_rows_time_and_how_far_the_run_is(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:

@@ -152,6 +152,7 @@ def test_first_sight_refreshes_each_and_a_rotation_its_partner_alone_and_once(
         assert not tick.run_requests and "2 partners, 0 to try" in tick.skip_message
 
 
+@pytest.mark.slow
 def test_the_connection_is_materialized_with_its_version_and_without_its_key(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, instance: dg.DagsterInstance
 ) -> None:
@@ -265,6 +266,7 @@ def test_a_bad_key_changes_nothing_and_says_that_the_old_one_still_works_and_a_g
     assert healed.success and can_connect(healed).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "code", "previous"),
     [
@@ -308,6 +310,7 @@ def test_a_key_that_changes_under_a_running_job_is_picked_up_by_its_next_session
     assert pointer is not None and [pointer.secret_version_id] == versions
 
 
+@pytest.mark.slow
 def test_a_key_that_is_put_right_on_the_snowflake_side_heals_without_anybody_touching_the_secret(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, clock: type[Clock]
 ) -> None:
@@ -454,6 +457,7 @@ def test_a_cleared_cursor_and_a_tick_that_lost_its_cursor_start_nothing_twice(
     assert sensor.seen(first)["version"] == version
 
 
+@pytest.mark.slow
 def test_a_secret_that_is_deleted_takes_the_partner_out_of_the_schedule_and_restoring_it_refreshes(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor
 ) -> None:
@@ -614,6 +618,7 @@ def test_a_re_execution_is_no_request_and_hides_no_rotation(
     assert request.run_key.startswith(f"{first.partner_id}:{new}:")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [THROTTLED, 500, "cut"], ids=["throttled", "broken", "unreachable"])
 @pytest.mark.usefixtures("partners")
 def test_nothing_readable_at_all_fails_the_tick(sensor: Sensor, proxy: FaultProxy, answer: Any) -> None:
@@ -625,6 +630,7 @@ def test_nothing_readable_at_all_fails_the_tick(sensor: Sensor, proxy: FaultProx
     assert sensor.cursor == before
 
 
+@pytest.mark.slow
 def test_throttling_that_passes_is_not_even_noticed(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, proxy: FaultProxy
 ) -> None:
@@ -634,6 +640,7 @@ def test_throttling_that_passes_is_not_even_noticed(
     assert len(sensor.keys()) == 2
 
 
+@pytest.mark.slow
 def test_a_partner_without_a_partition_is_nobodys_business(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, instance: dg.DagsterInstance
 ) -> None:
@@ -663,6 +670,7 @@ def test_a_partner_that_is_back_with_its_old_secret_is_refreshed(
     assert sensor.results[request.run_key].success
 
 
+@pytest.mark.slow
 def test_the_cursor_holds_version_attempt_and_time_and_nothing_more(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor
 ) -> None:
@@ -671,6 +679,7 @@ def test_the_cursor_holds_version_attempt_and_time_and_nothing_more(
         assert entry.keys() == {"version", "attempt", "next_try"}
 
 
+@pytest.mark.slow
 def test_a_departure_is_told_once(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

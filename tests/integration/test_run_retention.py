@@ -51,6 +51,7 @@ def tidied(instance: dg.DagsterInstance) -> Any:
     return definitions().resolve_job_def("run_retention_job").execute_in_process(instance=instance)
 
 
+@pytest.mark.slow
 def test_a_run_that_no_page_rests_on_goes_with_all_its_rows_and_the_others_stay(
     world: World, postgres_instance: dg.DagsterInstance, storage: Storage
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_run_that_has_not_ended_stays(postgres_instance: dg.DagsterInstance, s
     postgres_instance.delete_run(run.run_id)
 
 
+@pytest.mark.slow
 def test_the_rotation_sensor_keeps_its_memory(postgres_instance: dg.DagsterInstance, storage: Storage) -> None:
     job = definitions().resolve_job_def("roster_freshness_job")
 

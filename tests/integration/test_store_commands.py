@@ -92,6 +92,7 @@ def test_the_doctor_examines_the_stores_as_they_are_found(catalogue: LocalRds) -
     assert (found["Redis"]["status"], found["MongoDB"]["status"]) == ("skipped", "skipped")
 
 
+@pytest.mark.slow
 def test_the_doctor_says_what_a_store_cannot_be_found_by(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNWAY_STORES_ENV", "prod")
     monkeypatch.setenv("RUNWAY_REDIS_SERVICE", "nobody")

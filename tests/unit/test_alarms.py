@@ -148,6 +148,7 @@ except ValueError:
 """
 
 
+@pytest.mark.slow
 def test_an_error_of_the_daemon_counts_as_its_own_json_says_it() -> None:
     process = subprocess.run(
         [sys.executable, "-c", DAEMON], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True

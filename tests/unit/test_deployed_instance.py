@@ -97,6 +97,7 @@ def token_taker() -> Iterator[TokenTaker]:
     taker.listener.close()
 
 
+@pytest.mark.slow
 def test_dagsters_storage_logs_in_with_a_token_for_that_host_port_and_user(
     environment: pytest.MonkeyPatch, tmp_path: Path, token_taker: TokenTaker
 ) -> None:

@@ -36,6 +36,7 @@ EVERYTHING = SERVICES | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_cloudformation_would_take_the_template(name: str) -> None:
     found = cfnlint.api.lint((ECS / name).read_text(), config=ManualArgs(regions=["us-west-2", "us-east-1"]))

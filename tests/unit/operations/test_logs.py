@@ -154,6 +154,7 @@ def test_the_setting_chooses_the_format_and_auto_leaves_it_to_the_terminal(
 LIBRARY = "import logging, runway_pipelines.definitions; logging.warning('mine')"
 
 
+@pytest.mark.slow
 def test_a_program_that_imports_the_package_keeps_its_log(clean_environment: pytest.MonkeyPatch) -> None:
     process = subprocess.run(
         [sys.executable, "-c", LIBRARY], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
@@ -162,6 +163,7 @@ def test_a_program_that_imports_the_package_keeps_its_log(clean_environment: pyt
     assert process.stderr.splitlines()[-1] == "WARNING:root:mine"
 
 
+@pytest.mark.slow
 def test_a_tick_in_dagsters_code_server_writes_json(clean_environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A sensor's log goes to a console logger of its own, which Dagster makes in another place than a run's."""
     script = (
