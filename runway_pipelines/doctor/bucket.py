@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from runway_pipelines.doctor.clock import Now, seen_clock, utc_now
 from runway_pipelines.doctor.findings import CheckStatus, Finding, Seen, examined, skipped
 from runway_pipelines.errors import Permanent, PublicationRaced, RunwayError
 from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, SNAPSHOTS_PREFIX
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PROBE_FOLDER = ".doctor"
 
 
-def examine_bucket(store: ObjectStore) -> list[Finding]:
+def examine_bucket(store: ObjectStore, now: Now = utc_now) -> list[Finding]:
     """Examine the bucket with two small objects, which are removed in any case."""
     probe = _Probe(store)
     others = {
@@ -28,6 +29,7 @@ def examine_bucket(store: ObjectStore) -> list[Finding]:
         "list": probe.list_keys,
         "pending uploads": probe.list_pending_uploads,
         "delete": probe.remove,
+        "clock": lambda: seen_clock("S3's", store.server_time, now),
     }
     try:
         written = examined("bucket", "write", probe.write)

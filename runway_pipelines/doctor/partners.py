@@ -6,9 +6,11 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from runway_pipelines.credentials.edu_connection import parse_connection
+from runway_pipelines.doctor.clock import Now, seen_clock, utc_now
 from runway_pipelines.doctor.findings import CheckStatus, Finding, Seen, in_turn, seen_error
 from runway_pipelines.errors import Permanent, RunwayError
 from runway_pipelines.operations.wording import first_few
@@ -20,15 +22,18 @@ if TYPE_CHECKING:
     from runway_pipelines.credentials.partner_secrets import PartnerSecrets
     from runway_pipelines.partner_tenants.registry import Registry
     from runway_pipelines.rosters.services import RosterServices
+    from runway_pipelines.systems.snowflake.client import EduSession
 
 # Opening a session takes 20 s, nearly all of it waiting.
 PARTNERS_AT_ONCE = 4
 MOST_SHOWN = 5
-DATABASE_CHECKS = ("connection", "registry")
-PARTNER_CHECKS = ("registry", "secret", "fields", "login", "tables")
+DATABASE_CHECKS = ("connection", "clock", "registry")
+PARTNER_CHECKS = ("registry", "secret", "fields", "login", "tables", "clock")
+# Seconds since 1970: the one form in which no session's time zone has a say.
+CLOCK_SQL = "select date_part(epoch_second, current_timestamp())"
 
 
-def examine_database(services: RosterServices) -> Generator[Finding, None, Registry | None]:
+def examine_database(services: RosterServices, now: Now = utc_now) -> Generator[Finding, None, Registry | None]:
     """Examine the application's database; returns the registry, or None if unreadable."""
     read: list[Registry] = []
 
@@ -38,6 +43,7 @@ def examine_database(services: RosterServices) -> Generator[Finding, None, Regis
             connection.execute("select 1")
         goal = database.destination()
         yield Seen(CheckStatus.OK, f"user {goal.username} in {goal.database} at {goal.host}:{goal.port}")
+        yield seen_clock("Postgres'", lambda: _postgres_time(services), now)
         read.append(services.registry())
         yield seen_registry(read[0])
 
@@ -63,24 +69,28 @@ def seen_registry(registry: Registry) -> Seen:
     return Seen(CheckStatus.OK, counts)
 
 
-def examine_partners(services: RosterServices, registry: Registry) -> Iterator[Finding]:
+def examine_partners(services: RosterServices, registry: Registry, now: Now = utc_now) -> Iterator[Finding]:
     """Examine all partners of the registry, a few concurrently; findings keep the partners' order."""
 
     def findings_of(partner_id: str) -> list[Finding]:
-        return list(examine_partner(services, registry, partner_id))
+        return list(examine_partner(services, registry, partner_id, now))
 
     with ThreadPoolExecutor(PARTNERS_AT_ONCE) as threads:
         for findings in threads.map(findings_of, sorted(registry.partners)):
             yield from findings
 
 
-def examine_partner(services: RosterServices, registry: Registry | None, partner_id: str) -> Iterator[Finding]:
+def examine_partner(
+    services: RosterServices, registry: Registry | None, partner_id: str, now: Now = utc_now
+) -> Iterator[Finding]:
     """Examine one partner, from the registry (None if unreadable) to its warehouse tables."""
     name = partner_id if is_valid_part(partner_id) else shown(partner_id)
-    yield from in_turn(f"partner {name}", PARTNER_CHECKS, _partner_steps(services, registry, partner_id))
+    yield from in_turn(f"partner {name}", PARTNER_CHECKS, _partner_steps(services, registry, partner_id, now))
 
 
-def _partner_steps(services: RosterServices, registry: Registry | None, partner_id: str) -> Generator[Seen, None, None]:
+def _partner_steps(
+    services: RosterServices, registry: Registry | None, partner_id: str, now: Now
+) -> Generator[Seen, None, None]:
     checked_part("partner_id", partner_id)
     yield seen_partner(registry, partner_id)
     secret = services.secrets.require(partner_id)
@@ -107,6 +117,20 @@ def _partner_steps(services: RosterServices, registry: Registry | None, partner_
         for _ in session.select(READABLE_SQL, {}, query_tag=tag).batches:
             pass  # the driver reports some errors only while fetching
         yield Seen(CheckStatus.OK, "both tables, with every column that a roster needs")
+        yield seen_clock("Snowflake's", lambda: _snowflake_time(session, tag), now)
+
+
+def _postgres_time(services: RosterServices) -> datetime | None:
+    with services.database.connection() as connection:
+        row = connection.execute("select clock_timestamp()").fetchone()
+    return row[0] if row else None
+
+
+def _snowflake_time(session: EduSession, tag: str) -> datetime | None:
+    for batch in session.select(CLOCK_SQL, {}, query_tag=tag).batches:
+        for seconds in batch.column(0).to_pylist():
+            return datetime.fromtimestamp(float(seconds), UTC)
+    return None
 
 
 def seen_partner(registry: Registry | None, partner_id: str) -> Seen:

@@ -42,15 +42,25 @@ class CredentialsFailure:
 
 @dataclass(frozen=True)
 class Straggler:
-    """A tenant whose roster is too old; ``age`` is None if none was ever published."""
+    """A tenant whose roster is too old, or is dated in the future (``age`` is negative); None if it has none."""
 
     tenant_code: str
     age: timedelta | None
     status: str
     reason: str
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether it is dated in the future."""
+        return self.age is not None and self.age < timedelta()
+
     def __str__(self) -> str:
-        age = "never refreshed" if self.age is None else f"{hours(self.age):.0f} hours old"
+        if self.age is None:
+            age = "never refreshed"
+        elif self.is_ahead:
+            age = f"dated {-hours(self.age):.1f} hours in the future"
+        else:
+            age = f"{hours(self.age):.0f} hours old"
         return f"{age}; last try: {self.status}, {self.reason}".removesuffix(", ")
 
 

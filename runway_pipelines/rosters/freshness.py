@@ -1,7 +1,8 @@
 """Which of a partner's rosters are too old: pure.
 
 Dagster's own freshness policy looks at the newest materialization of a whole asset: one live tenant keeps it green.
-Here every tenant counts, by the time when its published roster was last confirmed correct.
+Here every tenant counts, by the time when its published roster was last confirmed correct. A time in the future is no
+confirmation: a run with a fast clock wrote it, or the clock that judges is slow.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from runway_pipelines.operations.wording import first_few
 if TYPE_CHECKING:
     from runway_pipelines.rosters.index import IndexEntry
 
-
 MOST_NAMED = 10
+# How far two right clocks are apart at the most.
+CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,13 @@ class Freshness:
         if not self.stragglers:
             return f"all {self.tenants} tenants were {within}"
         named = first_few((straggler.tenant_code for straggler in self.stragglers), MOST_NAMED)
-        return f"{len(self.stragglers)} of {self.tenants} tenants were not {within}: {named}"
+        text = f"{len(self.stragglers)} of {self.tenants} tenants were not {within}: {named}"
+        if ahead := sum(1 for straggler in self.stragglers if straggler.is_ahead):
+            text += (
+                f". {ahead} of them {'is' if ahead == 1 else 'are'} dated in the future: the clock of a run was fast, "
+                "or this one's is slow"
+            )
+        return text
 
 
 def freshness_of(entries: Iterable[IndexEntry], now: datetime, most_age: timedelta) -> Freshness:
@@ -46,14 +54,34 @@ def freshness_of(entries: Iterable[IndexEntry], now: datetime, most_age: timedel
     stragglers = [
         Straggler(entry.tenant_code, age, entry.status, entry.reason)
         for entry, age in ages.items()
-        if age is None or age > most_age
+        if age is None or not is_recent(age, most_age)
     ]
     return Freshness(
         tenants=len(ages),
         stragglers=tuple(sorted(stragglers, key=_oldest_first)),
-        oldest=max((age for age in ages.values() if age is not None), default=None),
+        oldest=max((age for age in ages.values() if age is not None and age >= -CLOCK_TOLERANCE), default=None),
         most_age=most_age,
     )
+
+
+def is_recent(age: timedelta, most_age: timedelta) -> bool:
+    """Whether an age is at most ``most_age``, and none of a moment in the future."""
+    return -CLOCK_TOLERANCE <= age <= most_age
+
+
+def moment_of(text: str) -> datetime | None:
+    """A stored moment, or None for one that cannot be read or has no time zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
+
+
+def ahead_of(now: datetime, *moments: datetime | None) -> timedelta | None:
+    """How far the latest of the moments is in the future; None within `CLOCK_TOLERANCE`."""
+    ahead = max((moment - now for moment in moments if moment is not None), default=timedelta())
+    return ahead if ahead > CLOCK_TOLERANCE else None
 
 
 def _age(entry: IndexEntry, now: datetime) -> timedelta | None:

@@ -20,7 +20,7 @@ TENANTS_FRESH_SPEC = dg.AssetCheckSpec(
     TENANTS_FRESH.name,
     asset=PARTNER_ROSTER_INDEX,
     description="Every tenant's roster was confirmed correct within the last RUNWAY_ROSTER_FRESH_HOURS hours. Names "
-    "the tenants whose roster was not. Judged after each run and every hour.",
+    "the tenants whose roster was not; one that is dated in the future was not. Judged after each run and every hour.",
     partitions_def=PARTNERS,
 )
 
@@ -59,7 +59,11 @@ def _row(straggler: Straggler) -> dg.TableRecord:
     return dg.TableRecord(
         {
             "tenant": straggler.tenant_code,
-            "hours": "never" if straggler.age is None else f"{hours(straggler.age):.0f}",
+            "hours": "never"
+            if straggler.age is None
+            else "in the future"
+            if straggler.is_ahead
+            else f"{hours(straggler.age):.0f}",
             "status": straggler.status,
             "reason": straggler.reason,
         }

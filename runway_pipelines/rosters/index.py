@@ -13,6 +13,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from runway_pipelines.errors import PublicationRaced
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import RosterPartner
+from runway_pipelines.rosters.freshness import moment_of
 from runway_pipelines.rosters.manifest import index_key
 from runway_pipelines.rosters.refresh import TenantOutcome
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
@@ -26,7 +27,9 @@ WRITE_ATTEMPTS = 8
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """One tenant. ``refreshed_at`` (ISO 8601, UTC) is when it last succeeded, ``status`` how the last try ended."""
+    """One tenant. ``refreshed_at`` (ISO 8601, UTC) is when the warehouse last confirmed what is published, ``status``
+    how the last try ended.
+    """
 
     tenant_code: str
     status: str
@@ -151,11 +154,15 @@ def _present(entry: IndexEntry) -> IndexEntry:
 def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
     if not outcome.status.is_success or outcome.manifest is None:
         return IndexEntry(**{**asdict(entry), "status": outcome.status.value, "reason": outcome.reason})
+    # Of a superseded run it is the other run's moment: this run confirmed nothing.
+    verified_at = None if outcome.verified_at is None else moment_of(outcome.verified_at)
     return IndexEntry(
         tenant_code=entry.tenant_code,
         status=outcome.status.value,
         reason=outcome.reason,
-        refreshed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        refreshed_at=entry.refreshed_at
+        if verified_at is None
+        else verified_at.astimezone(UTC).isoformat(timespec="seconds"),
         sha256=outcome.manifest.sha256,
         lines=outcome.manifest.lines,
         students=outcome.manifest.students,

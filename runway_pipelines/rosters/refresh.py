@@ -33,6 +33,7 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
 from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.extraction import roster_pieces, select_roster
+from runway_pipelines.rosters.freshness import ahead_of, moment_of
 from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, snapshot_key, snapshots_prefix
 from runway_pipelines.rosters.publication import Published, keep_snapshot, parse_published, point, publish
 from runway_pipelines.rosters.quality import CheckResult, Thresholds, blocking, judge, refused
@@ -69,13 +70,17 @@ class TenantStatus(StrEnum):
 
 @dataclass(frozen=True)
 class TenantOutcome:
-    """What happened to one tenant. ``reason`` tells people why, without student identifiers."""
+    """What happened to one tenant. ``reason`` tells people why, without student identifiers.
+
+    ``verified_at`` is when the warehouse confirmed what is published: in this run, or in the one that superseded it.
+    """
 
     tenant: PartnerTenant
     status: TenantStatus
     reason: str
     seconds: float
     manifest: Manifest | None = None
+    verified_at: str | None = None
     check_results: tuple[CheckResult, ...] = ()
     school_years: tuple[int, ...] = ()
     keys_written: tuple[str, ...] = ()
@@ -220,9 +225,17 @@ def _publish_extract(
 ) -> TenantOutcome:
     stored = context.store.read(pointer_key(tenant))
     published = _published(context, tenant, stored)
-    if published is not None and published.pointer.is_newer_than(extract.query_started_at):
-        reason = f"run {published.pointer.run_id} published the roster of a later query, so this one is discarded"
-        return TenantOutcome(tenant, TenantStatus.SUPERSEDED, reason, time.monotonic() - started, published.manifest)
+    wrong_clock = _wrong_clock(context, tenant, published)
+    if published is not None and not wrong_clock and published.pointer.is_newer_than(extract.query_started_at):
+        pointer = published.pointer
+        return TenantOutcome(
+            tenant,
+            TenantStatus.SUPERSEDED,
+            f"run {pointer.run_id} published the roster of a later query, so this one is discarded",
+            time.monotonic() - started,
+            manifest=published.manifest,
+            verified_at=pointer.verified_at,
+        )
 
     context.store.abort_pending_uploads(snapshots_prefix(tenant))
     manifest = _manifest(context, tenant, file, extract, published)
@@ -248,9 +261,10 @@ def _publish_extract(
     return TenantOutcome(
         tenant,
         TenantStatus.UNCHANGED if unchanged else TenantStatus.NEW,
-        _publication_reason(school_years, keys_written),
+        "; ".join(filter(None, [_publication_reason(school_years, keys_written), wrong_clock])),
         time.monotonic() - started,
         manifest=manifest,
+        verified_at=pointer.verified_at,
         check_results=check_results,
         school_years=school_years,
         keys_written=keys_written,
@@ -264,6 +278,25 @@ def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDoc
     except StoredObjectDamaged as error:
         context.log.warning(f"{tenant}: treated as a first snapshot: {error}", extra={"tenant": str(tenant)})
         return None
+
+
+def _wrong_clock(context: RefreshContext, tenant: PartnerTenant, published: Published | None) -> str | None:
+    """What to say of a pointer from the future, which supersedes nothing; None for one that is not.
+
+    Otherwise one run with a fast clock would have all later ones discarded until its time has come.
+    """
+    if published is None:
+        return None
+    pointer, now = published.pointer, context.now()
+    ahead = ahead_of(now, moment_of(pointer.query_started_at), moment_of(pointer.verified_at))
+    if ahead is None:
+        return None
+    said = (
+        f"the pointer of run {pointer.run_id} is from the future ({str(ahead).partition('.')[0]} ahead of now) and is "
+        "replaced: the clock of that run was fast, or this one's is slow"
+    )
+    context.log.warning(f"{tenant}: {said}; runway-pipelines doctor compares clocks", extra={"tenant": str(tenant)})
+    return said
 
 
 def _publication_reason(school_years: Sequence[int], keys_written: Sequence[str]) -> str:

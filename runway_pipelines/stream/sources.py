@@ -8,6 +8,7 @@ from enum import StrEnum
 from threading import Lock
 
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.freshness import ahead_of, is_recent, moment_of
 from runway_pipelines.rosters.manifest import Pointer
 
 MOST_REMEMBERED = 1_000
@@ -43,20 +44,14 @@ def choose(
         return Choice(None, "nothing is published")
     if requested is Source.SNAPSHOT:
         return Choice(published, "it was asked for")
-    verified_at = _moment(published.verified_at)
-    if verified_at is None or now - verified_at > fresh_for:
+    verified_at = moment_of(published.verified_at)
+    if verified_at is not None and ahead_of(now, verified_at):
+        return Choice(None, "the snapshot is dated in the future")
+    if verified_at is None or not is_recent(now - verified_at, fresh_for):
         return Choice(None, "the snapshot is older than the setting allows")
     if published.secret_version_id != secret_version:
         return Choice(None, "the snapshot was made with other credentials than today's")
     return Choice(published, "the snapshot is fresh")
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo is not None else None
 
 
 class DamagedSnapshots:

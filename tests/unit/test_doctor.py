@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from runway_pipelines.doctor import SUBJECTS, diagnose
 from runway_pipelines.doctor.bucket import examine_bucket
+from runway_pipelines.doctor.clock import seen_clock
 from runway_pipelines.doctor.dagster_instance import examine_dagster, seen_daemons
 from runway_pipelines.doctor.findings import CheckStatus, Finding, document, is_healthy, seen_error
 from runway_pipelines.doctor.partners import seen_partner, seen_registry
@@ -220,3 +222,27 @@ def test_a_storage_that_cannot_be_opened_is_reported_without_its_address(
     assert "Error" in storage.detail
     assert "DAGSTER_PG_" in storage.fix
     assert CANARY not in str([storage, daemons])
+
+
+@pytest.mark.parametrize(
+    ("theirs", "status", "said"),
+    [
+        (timedelta(), CheckStatus.OK, "within 60 s"),
+        (timedelta(seconds=-60), CheckStatus.OK, "within 60 s"),
+        (timedelta(seconds=62), CheckStatus.OK, "within 60 s"),  # asked at 0, answered at 2
+        (timedelta(seconds=63), CheckStatus.WARNING, "61 s behind"),
+        (timedelta(hours=-3), CheckStatus.WARNING, "3:00:00 ahead of"),
+        (timedelta(days=365), CheckStatus.WARNING, "364 days, 23:59:58 behind"),
+    ],
+)
+def test_a_clock_beyond_the_tolerance_is_a_warning(theirs: timedelta, status: CheckStatus, said: str) -> None:
+    asked = datetime(2026, 3, 8, 12, tzinfo=UTC)
+    moments = iter([asked, asked + timedelta(seconds=2)])
+    seen = seen_clock("Postgres'", lambda: asked + theirs, lambda: next(moments))
+    assert seen.status is status
+    assert said in seen.detail and "Postgres'" in seen.detail
+    assert bool(seen.fix) is (status is CheckStatus.WARNING)
+
+
+def test_a_server_that_tells_no_time_is_no_warning() -> None:
+    assert seen_clock("S3's", lambda: None, lambda: datetime.now(UTC)).status is CheckStatus.SKIPPED

@@ -38,11 +38,14 @@ _TRANSIENT_CODES = {
     "ThrottlingException",
     "TooManyRequestsException",
 }
+_CLOCK = "set this machine's clock by a time server (chronyc tracking): AWS refuses what was signed at another time"
 _REMEDIES = {
     "403": "grant the role the actions that docs/operations.md lists",
     "AccessDenied": "grant the role the actions that docs/operations.md lists",
     "AccessDeniedException": "grant the role the actions that docs/operations.md lists",
     "InvalidRequestException": "if the secret is pending deletion, restore it or create it anew",
+    "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
     "NoSuchBucket": "set RUNWAY_BUCKET to the application's bucket",
 }
 

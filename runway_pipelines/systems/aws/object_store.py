@@ -5,10 +5,13 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import IO, Any
 
 import dagster as dg
 from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import ClientError
 from dagster_aws.s3 import S3Resource
 from pydantic import PrivateAttr
 
@@ -249,6 +252,16 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Ask S3 for the bucket, and nothing of it; raises where that fails."""
         with aws_errors(f"reach {self.bucket_name}"):
             self.client.head_bucket(Bucket=self.bucket_name)
+
+    def server_time(self) -> datetime | None:
+        """S3's clock, to the second, also where it refuses to answer; None where its answer has no date."""
+        with aws_errors(f"ask {self.bucket_name} for the time"):
+            try:
+                answer = self.client.list_objects_v2(Bucket=self.bucket_name, MaxKeys=1)
+            except ClientError as error:
+                answer = error.response
+        date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        return None if date is None else parsedate_to_datetime(date)
 
     def _chunks(self, key: str, **arguments: str) -> Iterator[bytes]:
         with (

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runway_pipelines.operations.run_report import RunReport
 from runway_pipelines.partner_tenants.registry import RosterPartner
-from runway_pipelines.rosters.freshness import freshness_of
+from runway_pipelines.rosters.freshness import ahead_of, freshness_of
 from runway_pipelines.rosters.index import DEPARTED, NEVER, IndexEntry, PartnerIndex
 from runway_pipelines.systems.aws.object_store import StoredDocument
 
@@ -83,3 +84,36 @@ def test_every_tenant_is_fresh_or_named(seconds: list[int | None]) -> None:
     ]
     late = {f"t{number}" for number, age in enumerate(seconds) if age is None or age > DAY.total_seconds()}
     assert {each.tenant_code for each in freshness_of(entries, NOW, DAY).stragglers} == late
+
+
+@pytest.mark.parametrize(
+    ("ahead", "is_fresh"),
+    [(timedelta(minutes=5), True), (timedelta(minutes=5, seconds=1), False), (365 * DAY, False)],
+)
+def test_a_tenant_that_is_dated_in_the_future_is_not_fresh(ahead: timedelta, is_fresh: bool) -> None:
+    freshness = freshness_of([entry("a", -ahead), entry("b", timedelta(hours=1))], NOW, DAY)
+    assert bool(freshness.stragglers) is not is_fresh
+    assert freshness.oldest == timedelta(hours=1)
+    if not is_fresh:
+        assert freshness.summary == (
+            "1 of 2 tenants were not confirmed correct within 24 hours: a. 1 of them is dated in the future: the clock "
+            "of a run was fast, or this one's is slow"
+        )
+        assert "in the future; last try: unchanged" in str(freshness.stragglers[0])
+        assert RunReport.parse(RunReport(stragglers=freshness.stragglers).document()) == RunReport(
+            stragglers=freshness.stragglers
+        )
+
+
+@pytest.mark.parametrize(
+    ("moments", "expected"),
+    [
+        ((NOW, NOW + timedelta(minutes=5)), None),
+        ((NOW, NOW + timedelta(minutes=6)), timedelta(minutes=6)),
+        ((NOW + DAY, NOW), DAY),
+        ((None, NOW), None),
+        ((None, None), None),
+    ],
+)
+def test_how_far_moments_are_in_the_future(moments: tuple[datetime | None, ...], expected: timedelta | None) -> None:
+    assert ahead_of(NOW, *moments) == expected
