@@ -92,9 +92,9 @@ def dagster_services(state_dir: Path, ui_port: int, lock: StateLock) -> Iterator
         yield RunningDagster(url, (code_server, daemon, webserver))
 
 
-def start_code_server(state_dir: Path, undo: ExitStack) -> Child:
+def start_code_server(state_dir: Path, undo: ExitStack, port: int | None = None) -> Child:
     """Start the code server, wait for it, and tell the others through the workspace file where it is."""
-    port = free_port()
+    port = free_port() if port is None else port
     module = "runway_pipelines.definitions"
     code_server = _start(
         "dagster_code_server",

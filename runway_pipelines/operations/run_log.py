@@ -12,6 +12,7 @@ from runway_pipelines.operations.tags import PARTITION_TAG, TRIGGER_TAG
 
 # Canceled runs are left out: somebody chose to end them, and they say nothing about the rosters.
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+_QUEUED_OR_BEGUN = {dg.DagsterEventType.PIPELINE_ENQUEUED, dg.DagsterEventType.PIPELINE_START}
 # The previous outcome is looked for among this many runs of the partner.
 LOOK_BACK = 10
 
@@ -38,6 +39,9 @@ class RunLog:
         run = record.dagster_run
         is_success = run.status is dg.DagsterRunStatus.SUCCESS
         report = self._report_of_success(run.run_id) if is_success else self._report_of_failure(run.run_id)
+        reasons = {key: str(problem) for key, problem in report.problems.items()}
+        if not is_success and not reasons and (message := self._engine_message(run.run_id)):
+            reasons = {"run": f"Dagster: {message}"}
         return RunOutcome(
             run_id=run.run_id,
             job_name=run.job_name,
@@ -46,7 +50,7 @@ class RunLog:
             trigger=run.tags.get(TRIGGER_TAG, "manual"),
             ended_at=datetime.fromtimestamp(end_of(record), UTC),
             counts=report.counts,
-            reasons={key: str(problem) for key, problem in report.problems.items()},
+            reasons=reasons,
             credentials_failure=None if is_success else self._credentials_failure(run.run_id),
         )
 
@@ -100,6 +104,22 @@ class RunLog:
             if failure is not None and RUN_REPORT in failure.metadata:
                 report = _report_in(failure.metadata)
         return report
+
+    def _engine_message(self, run_id: str) -> str | None:
+        """What Dagster's engine said when it dropped a run from the queue; None for a run that began.
+
+        The first line alone, which is Dagster's own: what follows, and the error beside it, may quote anything.
+        """
+        events = self.instance.get_records_for_run(
+            run_id, of_type={dg.DagsterEventType.ENGINE_EVENT, *_QUEUED_OR_BEGUN}, limit=LOOK_BACK, ascending=False
+        )
+        for record in events.records:
+            event = record.event_log_entry.get_dagster_event()
+            if event.event_type in _QUEUED_OR_BEGUN:
+                return None
+            if event.message and event.engine_event_data.error is not None:
+                return event.message.splitlines()[0]
+        return None
 
     def _credentials_failure(self, run_id: str) -> CredentialsFailure | None:
         """The failure in the run's last evaluation of the check; None if it passed or was never evaluated."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
+import re
 import signal
 import sys
 import time
@@ -24,6 +24,7 @@ import dagster as dg
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from dagster._core.events import DagsterEvent
 from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
 
 from runway_pipelines.credentials.rotation_sensor import SECRET_VERSION_TAG, SENSOR_NAME
@@ -57,7 +58,14 @@ class Daemon:
     code_server: Child
     processes: list[Child] = field(default_factory=list)
     undo: ExitStack = field(default_factory=ExitStack)
+    undo_last: ExitStack = field(default_factory=ExitStack)
     events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        """The code server's: in production its address stays, whichever task is behind it."""
+        workspace = self.world.stack.state_dir / "dagster_home" / "workspace.yaml"
+        return int(re.search(r"port: (\d+)", workspace.read_text())[1])  # type: ignore[index]
 
     def start(self) -> None:
         self.processes.append(start_daemon(self.world.stack.state_dir, self.undo))
@@ -175,7 +183,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             seed_application_database(connection, partners=[])
         home = stack.state_dir / "dagster_home"
         home.mkdir()
-        shutil.copy(CHECKOUT / "dagster.yaml", home)
+        # As it is, but for the wait: five minutes is longer than a deploy, and than any test.
+        as_it_is = (CHECKOUT / "dagster.yaml").read_text()
+        (home / "dagster.yaml").write_text(re.sub(r"(user_code_failure_retry_delay:) \d+", r"\1 3", as_it_is))
         settings = {
             "DAGSTER_HOME": str(home),
             "RUNWAY_SENSOR_INTERVAL_SECONDS": "2",
@@ -199,6 +209,7 @@ def running(environment: World, bus: Bus) -> Iterator[Daemon]:
     with dg.DagsterInstance.get() as instance, ExitStack() as undo:
         keep_storage_connections(instance)
         daemon = Daemon(environment, instance, bus, start_code_server(environment.stack.state_dir, undo))
+        undo.callback(lambda: daemon.undo_last.close())
         undo.callback(lambda: daemon.undo.close())
         daemon.start()
         daemon.eventually(
@@ -391,3 +402,34 @@ def test_a_daemon_that_is_killed_before_and_after_it_asks_still_refreshes_a_rota
     assert len(daemon.runs(partner, version)) == 1
     assert daemon.runs(bystander) == before
     assert daemon.told(partner) == []
+
+
+def test_runs_that_are_dequeued_while_the_code_server_is_away_run_when_it_is_back(
+    daemon: Daemon, partners: dict[str, TestPartner]
+) -> None:
+    for each in partners.values():
+        daemon.settled(each)
+    likes = [daemon.runs(partner)[-1].dagster_run for partner in partners.values()]
+    code_server = daemon.code_server
+    os.kill(code_server.pid, signal.SIGKILL)
+    wait_until(lambda: not code_server.is_running())
+    run_ids = [launched_by_hand(daemon, like) for like in likes]
+    for run_id in run_ids:
+        run = daemon.instance.get_run_by_id(run_id)
+        assert run is not None
+        daemon.instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id)
+
+    def messages() -> list[str]:
+        return [
+            record.event_log_entry.get_dagster_event().message or ""
+            for run_id in run_ids
+            for record in daemon.instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT).records
+        ]
+
+    # It was tried, at least once, and nobody was there.
+    wait_until(lambda: any("dequeu" in message for message in messages()), daemon.report)
+    daemon.code_server = start_code_server(daemon.world.stack.state_dir, daemon.undo_last, port=daemon.port)
+    daemon.eventually("the runs to end", lambda: all(ended(daemon, run_id) for run_id in run_ids))
+    runs = [daemon.instance.get_run_by_id(run_id) for run_id in run_ids]
+    assert all(run is not None and run.is_success for run in runs), daemon.report()
+    assert any("re-submitting" in message for message in messages())

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent, EngineEventData
+from dagster._utils.error import SerializableErrorInfo
 
 from runway_pipelines.operations import outcome_sensor as sensor_module
 from runway_pipelines.operations.events import OperatorEvents
@@ -462,6 +464,29 @@ def test_a_run_that_vanished_is_told_without_reasons(
     (told,) = bus.received()
     assert told["detail-type"] == "roster_refresh_failed"
     assert (told["detail"]["reasons"], told["detail"]["trigger"]) == ({}, "schedule")
+    assert CANARY not in json.dumps(told)
+
+
+def test_a_run_that_the_engine_dropped_is_told_with_the_engines_message(
+    world: World, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
+) -> None:
+    def engine_error(message: str) -> None:
+        error = SerializableErrorInfo(CANARY, [], "RuntimeError")
+        instance.report_engine_event(message, run, EngineEventData.engine_error(error))
+
+    for began in (False, True):
+        run = instance.create_run_for_job(definitions().resolve_job_def(JOB), tags={"dagster/partition": "acme"})
+        engine_error(f"Run dequeue failed after 2 attempts, failing run\n{CANARY}")
+        if began:
+            event = DagsterEvent(dg.DagsterEventType.PIPELINE_START.value, run.job_name)
+            instance.report_dagster_event(event, run.run_id)
+        instance.report_run_failed(run, f"the worker vanished while it read {CANARY}")
+    ticks.tick()
+    told = bus.received()
+    assert [event["detail"]["reasons"] for event in told] == [
+        {"run": "Dagster: Run dequeue failed after 2 attempts, failing run"},
+        {},  # it began after all, and something else ended it
+    ]
     assert CANARY not in json.dumps(told)
 
 

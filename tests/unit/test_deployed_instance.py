@@ -18,7 +18,7 @@ ROOT = ECS.parents[1]
 LOCAL = yaml.safe_load((ROOT / "dagster.yaml").read_text())
 DEPLOYED = yaml.safe_load((ECS / "dagster.yaml").read_text())
 # What one machine and production have to have alike: how runs are queued, retried and watched, and what is kept.
-ALIKE = ("concurrency", "sensors", "schedules", "run_retries", "retention", "telemetry", "nux")
+ALIKE = ("concurrency", "run_queue", "sensors", "schedules", "run_retries", "retention", "telemetry", "nux")
 
 
 @pytest.fixture
@@ -56,6 +56,13 @@ def test_dagster_takes_the_deployed_instance(environment: pytest.MonkeyPatch, tm
     assert reference.compute_log_manager is not None  # made, with its config checked
     assert reference.settings is not None
     assert reference.settings["run_monitoring"]["enabled"]
+
+
+def test_runs_wait_for_a_code_server_that_is_away_longer_than_a_deploy_takes() -> None:
+    queue = LOCAL["run_queue"]
+    deploy_seconds = 240  # a code server's new task on Fargate: capacity, image, import, health checks
+    assert queue["user_code_failure_retry_delay"] > deploy_seconds
+    assert queue["user_code_failure_retry_delay"] * queue["max_user_code_failure_retries"] >= 3600
 
 
 def test_dagster_takes_the_deployed_workspace(environment: pytest.MonkeyPatch) -> None:
