@@ -250,9 +250,20 @@ class Stream(Section, env_prefix="RUNWAY_STREAM_"):
         None, description="The key (HS256, at least 32 bytes) with which the application signs a run's token."
     )
     token_secret: str | None = Field(
-        None, description="The name of a secret that holds this key; read every minute, so the key can rotate."
+        None,
+        description="The name of a secret that holds this key, read every minute: the application's own "
+        "`JWT_ENCRYPTION_KEY_SECRET`.",
     )
-    token_audience: str = Field("earthbeam", min_length=1, description="The audience (`aud`) of those tokens.")
+    token_secret_encoding: Literal["base64", "text"] = Field(
+        "base64",
+        description="How the key is written in that secret; the application's is in `base64`. "
+        "`RUNWAY_STREAM_TOKEN_KEY` is text.",
+    )
+    token_audience: str = Field(
+        "",
+        description="The audience (`aud`) that those tokens must have; empty where none is asked for. The "
+        "application's have none.",
+    )
     token_run_claim: str = Field("runId", min_length=1, description="The claim that holds the run's id.")
     url: str | None = Field(
         None, pattern=r"^https?://", description="Where executors reach the stream; else the request's own address."
@@ -385,7 +396,7 @@ def settings_markdown() -> str:
         lines += ["", f"## {(section.__doc__ or '').rstrip('.')}", ""]
         lines += ["| variable | default | meaning |", "| --- | --- | --- |"]
         for name, field in section.model_fields.items():
-            default = "" if field.default is None else f"`{field.default}`"
+            default = "" if field.default in (None, "") else f"`{field.default}`"
             lines.append(f"| `{section.variable(name)}` | {default} | {field.description} |")
     return "\n".join([*lines, ""])
 

@@ -46,7 +46,7 @@ def page() -> str:
             (
                 "key of the stream's tokens",
                 "the secret that `RUNWAY_STREAM_TOKEN_SECRET` names",
-                "32 bytes or more, as text",
+                "32 bytes or more, in base64",
             ),
         ]
     )

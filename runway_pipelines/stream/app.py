@@ -21,11 +21,11 @@ from runway_pipelines.errors import RunwayError
 from runway_pipelines.stream.limits import BlockingCalls, Places, in_thread
 from runway_pipelines.stream.metrics import CONTENT_TYPE, Metrics
 from runway_pipelines.stream.pools import EVICTION_SECONDS, PartnerPools
-from runway_pipelines.stream.refusals import Guard, Refusal, failed, refused, unauthorized, unrouted
+from runway_pipelines.stream.refusals import Guard, Refusal, failed, forbidden, refused, unauthorized, unrouted
 from runway_pipelines.stream.roster_route import RosterRoute
-from runway_pipelines.stream.runs import CROSS_YEAR_PATH, ROSTER_PATH, RunTenant, find_run, job_payload
+from runway_pipelines.stream.runs import API_PREFIX, CROSS_YEAR_PATH, ROSTER_PATH, RunTenant, find_run, job_payload
 from runway_pipelines.stream.streaming import Patience
-from runway_pipelines.stream.tokens import TokenKeys, TokenRefused, TokenRules, token_keys
+from runway_pipelines.stream.tokens import TokenKeys, TokenOfAnotherRun, TokenRefused, TokenRules, token_keys
 from runway_pipelines.systems.aws.secrets_manager import read_secret
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ _OPENAPI = files("runway_pipelines.stream").joinpath("openapi.json").read_bytes(
 def build_app(settings: Settings, services: RosterServices) -> ASGIApp:
     """The application for these settings; raises `ConfigurationError` if no token could be verified."""
     key = settings.stream.token_key.get_secret_value() if settings.stream.token_key else None
-    keys = token_keys(settings.stream.token_secret, key, partial(read_secret, services.secrets.client))
+    read = partial(read_secret, services.secrets.client)
+    keys = token_keys(settings.stream.token_secret, key, read, encoding=settings.stream.token_secret_encoding)
     return StreamApi(settings, services, keys).app()
 
 
@@ -80,8 +81,11 @@ class StreamApi:
         """The routes, inside the layers that count answers and contain exceptions."""
         router = Router(
             [
-                Route(ROSTER_PATH, self._roster, methods=["GET"]),  # and HEAD, which Starlette adds
-                Route(CROSS_YEAR_PATH, self._cross_year, methods=["GET"]),
+                *(  # GET, and HEAD, which Starlette adds
+                    Route(prefix + path, endpoint, methods=["GET"])
+                    for prefix in (API_PREFIX, "")
+                    for path, endpoint in ((ROSTER_PATH, self._roster), (CROSS_YEAR_PATH, self._cross_year))
+                ),
                 Route("/healthz", self._health, methods=["GET"]),
                 Route("/readyz", self._readiness, methods=["GET"]),
                 Route("/metrics", self._metrics_text, methods=["GET"]),
@@ -99,7 +103,9 @@ class StreamApi:
 
     async def _cross_year(self, request: Request) -> Response:
         run = await self._authorized_run(request)
-        base_url = self._base_url or str(request.base_url)
+        # A proxy may pass on one of the two addresses alone: the one that this request came by.
+        prefix = API_PREFIX if request.url.path.startswith(f"{API_PREFIX}/") else ""
+        base_url = self._base_url or str(request.base_url).rstrip("/") + prefix
         payload = await self._call(lambda: job_payload(self._pools.can_connect, run, base_url=base_url))
         return JSONResponse(payload, headers={"Cache-Control": "no-store"})
 
@@ -111,7 +117,7 @@ class StreamApi:
             self._rules.check(request.headers.get("authorization"), runway_run_id, keys)
         except TokenRefused as refusal:
             self._metrics.refused.labels(refusal.reason).inc()
-            raise unauthorized() from None
+            raise forbidden() if isinstance(refusal, TokenOfAnotherRun) else unauthorized() from None
         run = await self._call(find_run, self._services.database, runway_run_id)
         if run is None:
             raise Refusal(404, "unknown_run", "There is no such run.")

@@ -33,12 +33,22 @@ class Refusal(Exception):
 
 
 def unauthorized() -> Refusal:
-    """The same answer for every reason: without a token, nobody learns anything about runs."""
+    """The same answer for every reason: without a good token, nobody learns anything about runs."""
     return Refusal(
         401,
         "unauthorized",
         "A bearer token for this run is required.",
         {"WWW-Authenticate": 'Bearer error="invalid_token"'},
+    )
+
+
+def forbidden() -> Refusal:
+    """A good token opens its own run; whether the run that was asked for exists, it does not tell."""
+    return Refusal(
+        403,
+        "token_of_another_run",
+        "The bearer token is for another run.",
+        {"WWW-Authenticate": 'Bearer error="insufficient_scope"'},
     )
 
 

@@ -12,6 +12,7 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant, is_valid_part
 if TYPE_CHECKING:
     from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 
+API_PREFIX = "/api"  # the application's global prefix; the stream answers with it and without
 ROSTER_PATH = "/earthbeam/jobs/{run_id}/roster"
 CROSS_YEAR_PATH = "/earthbeam/jobs/{run_id}/cross-year"
 # Who has a roster: rosters contract, section 5. A run of an unknown partner or tenant has none.

@@ -43,7 +43,7 @@ from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 KEY = "k" * 16 + "0123456789abcdef" * 2
 _RUN_IDS = itertools.count(1001)  # the stack is this test session's own
-RULES = TokenRules("earthbeam", "runId")
+RULES = TokenRules("", "runId")
 WAREHOUSE = "roster?source=warehouse"
 IN_USE = 'roster_stream_snowflake_sessions{state="in_use"}'
 IDLE = 'roster_stream_snowflake_sessions{state="idle"}'
@@ -187,9 +187,9 @@ def stream_process(log: Path, **settings: str) -> Iterator[StreamProcess]:
         process.stdout.close()
 
 
-def add_run(world: World, partner: TestPartner, code: str) -> int:
+def add_run(world: World, partner: TestPartner, code: str, run: int | None = None) -> int:
     """A job of the tenant, and a run of it; returns the run's id."""
-    run = next(_RUN_IDS)
+    run = next(_RUN_IDS) if run is None else run
     with world.connect() as connection:
         connection.execute(
             "insert into job (id, partner_id, tenant_code) values (%s, %s, %s)", [run, partner.partner_id, code]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from cfnlint.config import ManualArgs
 
 from runway_pipelines.settings import settings_markdown
+from runway_pipelines.stream.runs import API_PREFIX, CROSS_YEAR_PATH, ROSTER_PATH
 from tests.cloudformation import Stack
 from tests.templates import ECS, SERVICES, STREAM, TEMPLATES, container, named_variables, task_definition, variables
 
@@ -173,6 +175,29 @@ def test_the_stream_is_reached_by_a_name_or_a_target_group() -> None:
     }
     nowhere = Stack("roster_stream.yaml", **STREAM | {"NamespaceId": "", "TargetGroupArn": ""})
     assert nowhere.refusals() == ["Give TargetGroupArn or NamespaceId, or both."]
+
+
+def test_the_load_balancer_passes_on_both_addresses_of_a_pull_and_nothing_else_of_runways() -> None:
+    given = {"TargetGroupArn": "arn:tg", "ListenerArn": "arn:listener"}
+    (rule,) = (
+        Stack("roster_stream.yaml", **STREAM | given).resources("AWS::ElasticLoadBalancingV2::ListenerRule").values()
+    )
+    (condition,) = rule["Conditions"]
+    patterns = condition["PathPatternConfig"]["Values"]
+    assert len(patterns) <= 5  # AWS's most for a rule
+
+    def is_passed_on(path: str) -> bool:
+        return any(fnmatchcase(path, pattern) for pattern in patterns)
+
+    for path in (ROSTER_PATH, CROSS_YEAR_PATH):
+        assert is_passed_on(API_PREFIX + path.format(run_id=17))
+        assert is_passed_on(path.format(run_id=17))
+    for path in ("/api/earthbeam/jobs/17", "/api/earthbeam/jobs/17/status", "/api/earthbeam/auth/17/init", "/metrics"):
+        assert not is_passed_on(path)
+    assert rule["Actions"] == [{"Type": "forward", "TargetGroupArn": "arn:tg"}]
+    alone = Stack("roster_stream.yaml", **STREAM | {"ListenerArn": "arn:listener", "TargetGroupArn": ""})
+    assert alone.refusals() == ["ListenerArn needs TargetGroupArn."]
+    assert Stack("roster_stream.yaml", **STREAM).resources("AWS::ElasticLoadBalancingV2::ListenerRule") == {}
 
 
 def let_in(stack: Stack, group: str) -> set[tuple[str, str]]:

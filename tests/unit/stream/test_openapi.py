@@ -12,7 +12,7 @@ from starlette.routing import Route, Router
 
 from runway_pipelines.settings import Settings
 from runway_pipelines.stream.app import StreamApi
-from runway_pipelines.stream.runs import RUN_ID
+from runway_pipelines.stream.runs import API_PREFIX, ROSTER_PATH, RUN_ID
 from runway_pipelines.stream.sources import Source
 from runway_pipelines.wiring import build_services
 
@@ -33,7 +33,13 @@ def test_the_document_names_every_route_and_its_methods(clean_environment: pytes
     settings = Settings()
     StreamApi(settings, build_services(settings), lambda: ()).app()
     served = {route.path: {method.lower() for method in route.methods or ()} - {"head"} for route in routes}
-    assert served == {path: operations.keys() - {"head"} for path, operations in DOCUMENT["paths"].items()}
+    documented = {
+        server["url"].rstrip("/") + path: item.keys() - {"head", "servers"}
+        for path, item in DOCUMENT["paths"].items()
+        for server in item.get("servers", [{"url": "/"}])
+    }
+    assert served == documented
+    assert {f"{API_PREFIX}{ROSTER_PATH}", ROSTER_PATH} < served.keys()
 
 
 def test_the_documents_values_are_the_codes() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
+import traceback
 from datetime import UTC, datetime, timedelta
 
 import jwt
@@ -15,11 +18,11 @@ from runway_pipelines.systems.aws.secret_versions import SecretVersion
 from tests.waiting import PATIENCE_SECONDS, join
 
 KEY = b"0123456789abcdef" * 2
-RULES = TokenRules("earthbeam", "runId")
+RULES = TokenRules("", "runId")
 
 
 def bearer(runway_run_id: object, **claims: object) -> str:
-    standard = {"runId": runway_run_id, "aud": "earthbeam", "exp": datetime.now(UTC) + timedelta(minutes=1)}
+    standard = {"runId": runway_run_id, "exp": datetime.now(UTC) + timedelta(minutes=1)}
     return f"Bearer {jwt.encode(standard | claims, KEY, algorithm='HS256')}"
 
 
@@ -58,13 +61,13 @@ class Stages:
 
 
 def test_the_current_and_the_previous_key_are_valid() -> None:
-    keys = SecretKeys("key", Stages(AWSCURRENT=NEW, AWSPREVIOUS=OLD))
+    keys = SecretKeys("key", Stages(AWSCURRENT=NEW, AWSPREVIOUS=OLD), encoding="text")
     assert keys() == (NEW.strip().encode(), OLD.strip().encode())
 
 
 def test_the_keys_are_read_again_after_a_minute_and_not_before() -> None:
     stages, now = Stages(AWSCURRENT=NEW), [0.0]
-    keys = SecretKeys("key", stages, clock=lambda: now[0])
+    keys = SecretKeys("key", stages, encoding="text", clock=lambda: now[0])
     first = keys()
     stages.texts = {"AWSCURRENT": NEWER, "AWSPREVIOUS": NEW}
     assert keys() == first
@@ -75,7 +78,7 @@ def test_the_keys_are_read_again_after_a_minute_and_not_before() -> None:
 
 def test_the_last_keys_stay_valid_while_the_service_is_down() -> None:
     stages, now = Stages(AWSCURRENT=NEW), [0.0]
-    keys = SecretKeys("key", stages, clock=lambda: now[0])
+    keys = SecretKeys("key", stages, encoding="text", clock=lambda: now[0])
     first = keys()
     stages.is_down = True
     now[0] += READ_AGAIN_SECONDS
@@ -85,16 +88,16 @@ def test_the_last_keys_stay_valid_while_the_service_is_down() -> None:
 @pytest.mark.parametrize("texts", [{}, {"AWSCURRENT": "short"}])
 def test_without_a_usable_key_nothing_starts(texts: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        token_keys("key", None, Stages(**texts))
+        token_keys("key", None, Stages(**texts), encoding="text")
     assert "short" not in str(refused.value)
 
 
 def test_a_key_in_the_settings_must_be_long_enough_and_is_not_shown() -> None:
     secrets = Stages()
-    assert token_keys(None, NEW, secrets)() == (NEW.strip().encode(),)
+    assert token_keys(None, NEW, secrets, encoding="base64")() == (NEW.strip().encode(),)
     for key in (None, "c4n4ry"):
         with pytest.raises(ConfigurationError) as refused:
-            token_keys(None, key, secrets)
+            token_keys(None, key, secrets, encoding="base64")
         assert "c4n4ry" not in str(refused.value)
 
 
@@ -109,7 +112,7 @@ def test_once_there_is_a_key_nobody_waits_for_a_service_that_hangs() -> None:
             return super().__call__(name, stage)
 
     stages = Hanging(AWSCURRENT=NEW)
-    keys = SecretKeys("key", stages, clock=lambda: now[0])
+    keys = SecretKeys("key", stages, encoding="text", clock=lambda: now[0])
     first = keys()
     stages.is_down = True
     now[0] += READ_AGAIN_SECONDS
@@ -122,5 +125,56 @@ def test_once_there_is_a_key_nobody_waits_for_a_service_that_hangs() -> None:
 
 
 def test_the_placeholder_that_a_secret_was_created_with_is_not_a_key() -> None:
-    keys = SecretKeys("key", Stages(AWSCURRENT=NEW, AWSPREVIOUS="change me"))
+    keys = SecretKeys("key", Stages(AWSCURRENT=NEW, AWSPREVIOUS="change me"), encoding="text")
     assert keys() == (NEW.strip().encode(),)
+
+
+BYTES = bytes(range(0xC8, 0xC8 + 33))  # no text in any encoding, and with + and / in base64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        base64.b64encode(BYTES).decode(),
+        base64.b64encode(BYTES).decode() + "\n",
+        base64.b64encode(BYTES + b"!").decode().rstrip("="),
+        base64.urlsafe_b64encode(BYTES).decode(),
+        json.dumps(base64.b64encode(BYTES).decode()),  # the application reads a secret as JSON, where it is JSON
+        base64.encodebytes(BYTES * 3).decode(),  # on several lines
+    ],
+)
+def test_the_key_is_what_the_applications_decoder_makes_of_the_secret(text: str) -> None:
+    (key,) = token_keys("key", None, Stages(AWSCURRENT=text), encoding="base64")()
+    assert key in (BYTES, BYTES + b"!", BYTES * 3)
+
+
+@pytest.mark.parametrize(
+    "text", ["c4n4ry, a pass phrase of 32 bytes or more", '{"key": "c4n4ryc4n4ryc4n4ryc4n4ryc4n4ry"}', "c4n4r"]
+)
+def test_a_secret_that_is_not_base64_is_refused_and_not_shown(text: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        token_keys("key", None, Stages(AWSCURRENT=text), encoding="base64")
+    said = str(refused.value)
+    assert "base64" in said
+    assert "RUNWAY_STREAM_TOKEN_SECRET_ENCODING" in said
+    assert "c4n4r" not in "".join(traceback.format_exception(refused.value))
+
+
+def test_a_key_before_that_was_no_base64_is_none() -> None:
+    current = base64.b64encode(BYTES).decode()
+    keys = token_keys(
+        "key", None, Stages(AWSCURRENT=current, AWSPREVIOUS="a pass phrase, of another time"), encoding="base64"
+    )
+    assert keys() == (BYTES,)
+
+
+@pytest.mark.parametrize("not_before", [float("nan"), float("inf"), True, "1", [], 10**400])
+def test_a_time_before_which_a_token_is_not_good_is_a_time(not_before: object) -> None:
+    with pytest.raises(TokenRefused):
+        RULES.check(bearer(7, nbf=not_before), "7", [KEY])
+
+
+def test_the_local_tokens_are_as_the_applications() -> None:
+    claims = jwt.decode(RULES.mint(7, KEY, valid_for=timedelta(days=1)), KEY, algorithms=["HS256"])
+    assert claims.keys() == {"runId", "type", "iat", "exp"}
+    assert claims["type"] == "access"
