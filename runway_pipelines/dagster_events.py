@@ -23,6 +23,7 @@ from dagster._core.events import (
     DagsterEventBatchMetadata,
     generate_event_batch_id,
 )
+from dagster._core.errors import DagsterInvalidInvocationError
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
@@ -174,6 +175,26 @@ def with_partition_tags(
     job = context.repository_def.get_job(job_name)
     tags = job.get_tags_for_partition_key(request.partition_key, selected_asset_keys=None)
     return request.with_replaced_attrs(tags={**request.tags, **tags})
+
+
+def selected_partitions(context: dg.AssetExecutionContext) -> list[str]:
+    """The run's partitions, also those that were deleted since it was planned.
+
+    Dagster ends such a run ("Nonexistent partition keys"): the tenants that are there would not be refreshed either.
+    """
+    try:
+        return list(context.partition_keys)
+    except DagsterInvalidInvocationError:
+        ends = context.partition_key_range
+        planned = {ends.start, ends.end}
+        records = context.instance.get_records_for_run(
+            context.run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+        ).records
+        for record in records:
+            data = record.event_log_entry.get_dagster_event().asset_materialization_planned_data
+            planned.update([data.partition] if data.partition else ())
+            planned.update(data.partitions_subset.get_partition_keys() if data.partitions_subset else ())
+        return sorted(planned)
 
 
 def partitions_done_before(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> frozenset[str]:

@@ -8,6 +8,9 @@ PARTNER_TAG = "runway/partner"
 # Dagster's own tag for a run's partition, which is the partner. Unlike runway/partner it is also on the runs of a
 # backfill and on those started in the UI.
 PARTITION_TAG = "dagster/partition"
+# Dagster's own, on a run of several partitions.
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
 TRIGGER_TAG = "runway/trigger"
 SECRET_VERSION_TAG = "runway/secret_version"  # noqa: S105 - the name of a tag
 

@@ -4,10 +4,12 @@ A partner is the unit of execution, a tenant the unit of record. Tenants have on
 cells of a two-dimensional grid would not exist (docs/decisions/0001-partitions.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import dagster as dg
 
+from runway_pipelines.operations.tags import PARTITION_TAG, PARTNER_TAG, RANGE_END_TAG, RANGE_START_TAG
+from runway_pipelines.partner_tenants.keys import SEPARATOR
 from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, reconcile_all
 from runway_pipelines.partner_tenants.registry import Registry
 
@@ -15,6 +17,15 @@ PARTNERS_NAME = "partners"
 PARTNER_TENANTS_NAME = "partner_tenants"
 PARTNERS = dg.DynamicPartitionsDefinition(name=PARTNERS_NAME)
 PARTNER_TENANTS = dg.DynamicPartitionsDefinition(name=PARTNER_TENANTS_NAME)
+
+# A run that has not ended: its partitions must stay where they are.
+UNFINISHED = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 PartitionRequest = dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest
 
@@ -28,8 +39,31 @@ def plan_partitions(
 ) -> dict[str, PartitionChanges]:
     """The changes to make, by the name of the partitions definition; for the options see `reconcile_all`."""
     want = {PARTNERS_NAME: registry.partner_keys, PARTNER_TENANTS_NAME: registry.tenant_keys}
-    have = {name: frozenset(instance.get_dynamic_partitions(name)) for name in want}
-    return reconcile_all(have, want, allow_mass_removal=allow_mass_removal, approval=approval)
+    ordered = {name: instance.get_dynamic_partitions(name) for name in want}
+    have = {name: frozenset(keys) for name, keys in ordered.items()}
+    in_use: dict[str, set[str]] = {}
+    if any(have[name] - want[name] for name in want):
+        unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
+        in_use = keys_in_use([run.tags for run in unfinished], ordered)
+    return reconcile_all(have, want, allow_mass_removal=allow_mass_removal, approval=approval, in_use=in_use)
+
+
+def keys_in_use(tags_of_runs: Iterable[Mapping[str, str]], ordered: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
+    """The keys that runs need, by the definition's name: pure. ``ordered`` are all of its keys, in Dagster's order.
+
+    A partner's run needs its partner and records all of its tenants; a range needs every key between its ends.
+    """
+    single: set[str] = set()
+    in_use: dict[str, set[str]] = {name: set() for name in ordered}
+    for tags in tags_of_runs:
+        single |= {tags[name] for name in (PARTITION_TAG, PARTNER_TAG) if name in tags}
+        ends = tags.get(RANGE_START_TAG), tags.get(RANGE_END_TAG)
+        for name, keys in ordered.items():
+            found = [keys.index(end) for end in ends if end is not None and end in keys]
+            in_use[name].update(keys[min(found) : max(found) + 1] if found else ())
+    for name, keys in ordered.items():
+        in_use[name].update(key for key in keys if key in single or key.partition(SEPARATOR)[0] in single)
+    return in_use
 
 
 def partition_requests(plan: Mapping[str, PartitionChanges]) -> list[PartitionRequest]:

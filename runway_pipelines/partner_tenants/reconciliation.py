@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from types import MappingProxyType
 
 LARGEST_REMOVAL_SHARE = 0.25
 ALWAYS_REMOVABLE = 2
@@ -19,31 +20,37 @@ class PartitionChanges:
     """Keys, sorted, to add to and remove from the ``had`` keys of a definition.
 
     ``refused`` are the removals that were not allowed, ``reason`` why; with ``is_final`` no approval allows them.
+    ``waiting`` are those that a queued or running run still needs; they go once it has ended.
     """
 
     had: int = 0
     add: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
     reason: str | None = None
     is_final: bool = False
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do and nothing was refused."""
-        return not (self.add or self.remove or self.refused)
+        """Whether there is nothing to do, now or later, and nothing was refused."""
+        return not (self.add or self.remove or self.refused or self.waiting)
 
     @property
     def summary(self) -> str:
         """The numbers of keys, without a full stop."""
         done = f"{len(self.add)} added, {len(self.remove)} removed"
+        if self.waiting:
+            done += f", {len(self.waiting)} kept for runs that still need them"
         if not self.refused:
             return done
         return f"{done}, refused to remove {len(self.refused)} of {self.had} keys: {self.reason}"
 
 
-def reconcile(have: Set[str], want: Set[str], *, allow_mass_removal: bool = False) -> PartitionChanges:
-    """Bring one definition's keys ``have`` in line with ``want``.
+def reconcile(
+    have: Set[str], want: Set[str], *, allow_mass_removal: bool = False, in_use: Set[str] = frozenset()
+) -> PartitionChanges:
+    """Bring one definition's keys ``have`` in line with ``want``; those ``in_use`` are removed later.
 
     ``allow_mass_removal`` lifts the limit on removals, but an empty ``want`` never removes anything.
     """
@@ -54,7 +61,8 @@ def reconcile(have: Set[str], want: Set[str], *, allow_mass_removal: bool = Fals
     too_many = len(gone) > ALWAYS_REMOVABLE and len(gone) > LARGEST_REMOVAL_SHARE * len(have)
     if too_many and not allow_mass_removal:
         return replace(changes, refused=gone, reason="more than a quarter at once")
-    return replace(changes, remove=gone)
+    waiting = tuple(key for key in gone if key in in_use)
+    return replace(changes, remove=tuple(key for key in gone if key not in in_use), waiting=waiting)
 
 
 def reconcile_all(
@@ -63,16 +71,25 @@ def reconcile_all(
     *,
     allow_mass_removal: bool = False,
     approval: str | None = None,
+    in_use: Mapping[str, Set[str]] = MappingProxyType({}),
 ) -> dict[str, PartitionChanges]:
     """Bring all definitions in line, by name. While one's removals are refused, none removes anything.
 
     ``allow_mass_removal`` lifts the limit for any keys, ``approval`` only for those it was made from (`approval_of`).
     """
     plan = _all_or_nothing(
-        {name: reconcile(have[name], want[name], allow_mass_removal=allow_mass_removal) for name in want}
+        {
+            name: reconcile(
+                have[name],
+                want[name],
+                allow_mass_removal=allow_mass_removal,
+                in_use=in_use.get(name, frozenset()),
+            )
+            for name in want
+        }
     )
     if approval is not None and approval.strip() == approval_of(plan):
-        return reconcile_all(have, want, allow_mass_removal=True)
+        return reconcile_all(have, want, allow_mass_removal=True, in_use=in_use)
     return plan
 
 
@@ -89,8 +106,14 @@ def _all_or_nothing(plan: dict[str, PartitionChanges]) -> dict[str, PartitionCha
     if not refusing:
         return plan
     return {
-        name: replace(changes, remove=(), refused=changes.remove, reason=f"these wait for those of {refusing}")
-        if changes.remove
+        name: replace(
+            changes,
+            remove=(),
+            waiting=(),
+            refused=tuple(sorted(changes.remove + changes.waiting)),
+            reason=f"these wait for those of {refusing}",
+        )
+        if changes.remove or changes.waiting
         else changes
         for name, changes in plan.items()
     }

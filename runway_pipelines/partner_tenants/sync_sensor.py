@@ -43,6 +43,9 @@ def tick_warnings(plan: Mapping[str, PartitionChanges], registry: Registry) -> I
         if changes.refused:
             keys = [shown(key, limit=130) for key in changes.refused]  # keys added by hand never passed the codec
             yield f"Refused to remove from {name}: {first_few(keys, LISTED_KEYS)}"
+        if changes.waiting:
+            keys = [shown(key, limit=130) for key in changes.waiting]
+            yield f"Not removed from {name} yet, because runs still need them: {first_few(keys, LISTED_KEYS)}"
 
 
 def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> dg.SensorDefinition:

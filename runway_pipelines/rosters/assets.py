@@ -18,13 +18,18 @@ from runway_pipelines.credentials.connection_asset import (
     events_of_trial,
 )
 from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.dagster_events import keep_storage_connections, partitions_done_before, report_planned
+from runway_pipelines.dagster_events import (
+    keep_storage_connections,
+    partitions_done_before,
+    report_planned,
+    selected_partitions,
+)
 from runway_pipelines.errors import Permanent, RunwayError
 from runway_pipelines.operations.run_report import RUN_REPORT, Problem, RunReport
 from runway_pipelines.operations.tags import OWNERS, SECRET_VERSION_TAG, domain, runbook
 from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS
+from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS, PARTNERS_NAME
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.events import (
     CHECK_SPECS,
@@ -91,7 +96,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
     require_partitions(context)
     keep_storage_connections(context.instance)
     registry = rosters.registry()
-    tenants = sorted(PartnerTenant.parse(key) for key in context.partition_keys)
+    tenants = sorted(PartnerTenant.parse(key) for key in selected_partitions(context))
     unplanned = {CROSS_YEAR_ROSTER, PUBLISHED_ROSTER} - context.selected_asset_keys
     report_planned(context, sorted(unplanned), [tenant.key for tenant in tenants])
     outcomes: list[TenantOutcome] = []
@@ -169,7 +174,12 @@ def _refresh_partner(
             "re-execute this run from failure, which refreshes only these. The table of all tenants is among the "
             f"Events of {PARTNER_ROSTER_INDEX.to_user_string()}, partition {partner.partner_id}",
         )
-    yield dg.MaterializeResult(asset_key=PARTNER_ROSTER_INDEX, metadata=metadata)
+    if context.instance.has_dynamic_partition(PARTNERS_NAME, partner.partner_id):
+        yield dg.MaterializeResult(asset_key=PARTNER_ROSTER_INDEX, metadata=metadata)
+    else:
+        # Deleted while this run was under way. Dagster refuses a result for it, but takes the event.
+        context.log.warning(f"{partner.partner_id} is no longer a partition: it left while this run was under way")
+        yield dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
 
 
 def require_partitions(context: dg.AssetExecutionContext) -> None:

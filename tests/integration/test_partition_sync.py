@@ -251,3 +251,43 @@ def test_the_command_lines_way_refuses_and_removes_what_the_sensor_does(sync: Sy
     sync_partitions(sync.instance, registry, allow_mass_removal=True)
     assert sync.keys == (set(registry.partner_keys), set(registry.tenant_keys))
     assert sync.tick().startswith("Nothing changed")
+
+
+def under_way(sync: Sync, status: dg.DagsterRunStatus, **tags: str) -> dg.DagsterRun:
+    """A run of these partitions that has not ended."""
+
+    @dg.op
+    def nothing() -> None: ...
+
+    job = dg.GraphDefinition(name="any", node_defs=[nothing]).to_job()
+    return sync.instance.create_run_for_job(
+        job, tags={f"dagster/{name}": key for name, key in tags.items()}, status=status
+    )
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"partition": "cascade"},
+        {"partition": "cascade/f1"},
+        {"asset_partition_range_start": "borealis/e3", "asset_partition_range_end": "cascade/f1"},
+    ],
+)
+def test_what_a_run_still_needs_is_removed_when_it_has_ended(
+    sync: Sync, status: dg.DagsterRunStatus, tags: dict[str, str]
+) -> None:
+    sync.delete_tenants("d0", "f0", "f1")  # and so the partner cascade
+    run = under_way(sync, status, **tags)
+    text = sync.tick()
+    partners, tenants = sync.keys
+    is_single = tags.get("partition") == "cascade/f1"
+    is_partner = tags.get("partition") == "cascade"
+    assert ("cascade" in partners) is is_partner
+    assert tenants == ALL[1] - {"acme/d0"} - ({"cascade/f0"} if is_single else set())
+    assert f"{1 if is_single else 2} kept for runs that still need them" in text
+    assert any("cascade/f1" in warning and "still need" in warning for warning in sync.warnings)
+    sync.instance.report_run_canceled(run)
+    sync.tick()
+    assert sync.keys == (ALL[0] - {"cascade"}, ALL[1] - {"acme/d0", "cascade/f0", "cascade/f1"})
+    assert sync.tick().startswith("Nothing changed")
