@@ -17,13 +17,13 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
 )
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.definitions.sensor_definition import SensorExecutionData
+from dagster._core.errors import DagsterInvalidInvocationError
 from dagster._core.events import (
     AssetMaterializationPlannedData,
     DagsterEvent,
     DagsterEventBatchMetadata,
     generate_event_batch_id,
 )
-from dagster._core.errors import DagsterInvalidInvocationError
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
@@ -175,6 +175,16 @@ def with_partition_tags(
     job = context.repository_def.get_job(job_name)
     tags = job.get_tags_for_partition_key(request.partition_key, selected_asset_keys=None)
     return request.with_replaced_attrs(tags={**request.tags, **tags})
+
+
+def kept_value(instance: dg.DagsterInstance, key: str) -> str | None:
+    """What `keep_value` kept under the key in Dagster's storage, where its daemons keep their cursors."""
+    return instance.daemon_cursor_storage.get_cursor_values({key}).get(key)
+
+
+def keep_value(instance: dg.DagsterInstance, key: str, value: str) -> None:
+    """Keep a text for later ticks and for other processes."""
+    instance.daemon_cursor_storage.set_cursor_values({key: value})
 
 
 def selected_partitions(context: dg.AssetExecutionContext) -> list[str]:

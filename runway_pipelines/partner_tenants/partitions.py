@@ -5,16 +5,19 @@ cells of a two-dimensional grid would not exist (docs/decisions/0001-partitions.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 
 import dagster as dg
 
+from runway_pipelines.dagster_events import keep_value, kept_value
 from runway_pipelines.operations.tags import PARTITION_TAG, PARTNER_TAG, RANGE_END_TAG, RANGE_START_TAG
 from runway_pipelines.partner_tenants.keys import SEPARATOR
-from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, reconcile_all
+from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, Removals, reconcile_all
 from runway_pipelines.partner_tenants.registry import Registry
 
 PARTNERS_NAME = "partners"
 PARTNER_TENANTS_NAME = "partner_tenants"
+REMOVALS_KEY = "runway_pipelines/partition_removals"
 PARTNERS = dg.DynamicPartitionsDefinition(name=PARTNERS_NAME)
 PARTNER_TENANTS = dg.DynamicPartitionsDefinition(name=PARTNER_TENANTS_NAME)
 
@@ -45,7 +48,22 @@ def plan_partitions(
     if any(have[name] - want[name] for name in want):
         unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
         in_use = keys_in_use([run.tags for run in unfinished], ordered)
-    return reconcile_all(have, want, allow_mass_removal=allow_mass_removal, approval=approval, in_use=in_use)
+    recent = Removals.parse(kept_value(instance, REMOVALS_KEY)).recent(utc_now())
+    return reconcile_all(
+        have, want, allow_mass_removal=allow_mass_removal, approval=approval, in_use=in_use, recent=recent
+    )
+
+
+def remember_removals(instance: dg.DagsterInstance, plan: Mapping[str, PartitionChanges], *, is_approved: bool) -> None:
+    """Count the plan's removals towards the limit of a day, in Dagster's storage."""
+    if any(changes.remove for changes in plan.values()):
+        before = Removals.parse(kept_value(instance, REMOVALS_KEY))
+        keep_value(instance, REMOVALS_KEY, before.after(plan, utc_now(), is_approved=is_approved).to_json())
+
+
+def utc_now() -> datetime:
+    """The clock by which a day is counted."""
+    return datetime.now(UTC)
 
 
 def keys_in_use(tags_of_runs: Iterable[Mapping[str, str]], ordered: Mapping[str, Sequence[str]]) -> dict[str, set[str]]:
@@ -86,6 +104,7 @@ def sync_partitions(
 ) -> dict[str, PartitionChanges]:
     """Make the partition keys match the registry; returns what was done and what was refused."""
     plan = plan_partitions(instance, registry, allow_mass_removal=allow_mass_removal)
+    remember_removals(instance, plan, is_approved=allow_mass_removal)
     for request in partition_requests(plan):
         if isinstance(request, dg.AddDynamicPartitionsRequest):
             instance.add_dynamic_partitions(request.partitions_def_name, request.partition_keys)

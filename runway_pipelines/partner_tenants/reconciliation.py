@@ -1,18 +1,23 @@
 """Which partition keys to add and remove, and when to refuse: pure.
 
 A wrong read of the registry must not delete history. Removing more than two keys that are more than a quarter of all
-needs approval, and an empty registry removes nothing. Nor may it stop a partner's schedule: while one definition's
-removals are refused, the other's wait.
+within a rolling day needs approval, and an empty registry removes nothing. Nor may it stop a partner's schedule: while
+one definition's removals are refused, the other's wait.
 """
+
+from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from hashlib import sha256
 from types import MappingProxyType
+from typing import Self
 
 LARGEST_REMOVAL_SHARE = 0.25
 ALWAYS_REMOVABLE = 2
+REMEMBERED = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,16 @@ class PartitionChanges:
 
 
 def reconcile(
-    have: Set[str], want: Set[str], *, allow_mass_removal: bool = False, in_use: Set[str] = frozenset()
+    have: Set[str],
+    want: Set[str],
+    *,
+    allow_mass_removal: bool = False,
+    in_use: Set[str] = frozenset(),
+    recent: Set[str] = frozenset(),
 ) -> PartitionChanges:
     """Bring one definition's keys ``have`` in line with ``want``; those ``in_use`` are removed later.
+
+    ``recent`` are the keys that were removed within the last day, which count as if they went now.
 
     ``allow_mass_removal`` lifts the limit on removals, but an empty ``want`` never removes anything.
     """
@@ -58,9 +70,12 @@ def reconcile(
     changes = PartitionChanges(had=len(have), add=tuple(sorted(want - have)))
     if gone and not want:
         return replace(changes, refused=gone, reason="the registry came back empty", is_final=True)
-    too_many = len(gone) > ALWAYS_REMOVABLE and len(gone) > LARGEST_REMOVAL_SHARE * len(have)
-    if too_many and not allow_mass_removal:
-        return replace(changes, refused=gone, reason="more than a quarter at once")
+    before = recent - want - have
+    lost = len(gone) + len(before)
+    too_many = lost > ALWAYS_REMOVABLE and lost > LARGEST_REMOVAL_SHARE * (len(have) + len(before))
+    if gone and too_many and not allow_mass_removal:
+        within = f"within a day ({len(before)} were removed before)" if before else "at once"
+        return replace(changes, refused=gone, reason=f"more than a quarter {within}")
     waiting = tuple(key for key in gone if key in in_use)
     return replace(changes, remove=tuple(key for key in gone if key not in in_use), waiting=waiting)
 
@@ -72,6 +87,7 @@ def reconcile_all(
     allow_mass_removal: bool = False,
     approval: str | None = None,
     in_use: Mapping[str, Set[str]] = MappingProxyType({}),
+    recent: Mapping[str, Set[str]] = MappingProxyType({}),
 ) -> dict[str, PartitionChanges]:
     """Bring all definitions in line, by name. While one's removals are refused, none removes anything.
 
@@ -84,12 +100,13 @@ def reconcile_all(
                 want[name],
                 allow_mass_removal=allow_mass_removal,
                 in_use=in_use.get(name, frozenset()),
+                recent=recent.get(name, frozenset()),
             )
             for name in want
         }
     )
     if approval is not None and approval.strip() == approval_of(plan):
-        return reconcile_all(have, want, allow_mass_removal=True, in_use=in_use)
+        return reconcile_all(have, want, allow_mass_removal=True, in_use=in_use, recent=recent)
     return plan
 
 
@@ -117,3 +134,47 @@ def _all_or_nothing(plan: dict[str, PartitionChanges]) -> dict[str, PartitionCha
         else changes
         for name, changes in plan.items()
     }
+
+
+@dataclass(frozen=True)
+class Removals:
+    """The removals of the last day: when each key of a definition went, as ISO 8601 in UTC."""
+
+    moments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self:
+        """Read what `to_json` wrote; nothing for anything else."""
+        try:
+            document = json.loads(text or "{}")
+            moments = {name: {key: str(moment) for key, moment in keys.items()} for name, keys in document.items()}
+            for keys in moments.values():
+                for moment in keys.values():
+                    datetime.fromisoformat(moment)
+        except (AttributeError, TypeError, ValueError):
+            return cls()
+        return cls(moments)
+
+    def to_json(self) -> str:
+        """For `parse`."""
+        return json.dumps({name: dict(keys) for name, keys in self.moments.items()})
+
+    def recent(self, now: datetime) -> dict[str, frozenset[str]]:
+        """The keys that were removed within the last day, by the definition's name."""
+        return {
+            name: frozenset(key for key, moment in keys.items() if now - datetime.fromisoformat(moment) < REMEMBERED)
+            for name, keys in self.moments.items()
+        }
+
+    def after(self, plan: Mapping[str, PartitionChanges], now: datetime, *, is_approved: bool) -> Removals:
+        """With the plan's removals. What somebody approved counts no more, and nor does what went before it."""
+        if is_approved:
+            return Removals()
+        recent = self.recent(now)
+        return Removals(
+            {
+                name: {key: self.moments[name][key] for key in recent.get(name, ())}
+                | dict.fromkeys(changes.remove, now.isoformat())
+                for name, changes in plan.items()
+            }
+        )

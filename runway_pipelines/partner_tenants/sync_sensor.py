@@ -11,7 +11,7 @@ import dagster as dg
 from runway_pipelines.operations.tags import OWNERS
 from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import shown
-from runway_pipelines.partner_tenants.partitions import partition_requests, plan_partitions
+from runway_pipelines.partner_tenants.partitions import partition_requests, plan_partitions, remember_removals
 from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, approval_of
 from runway_pipelines.partner_tenants.registry import Registry, read_registry
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
@@ -60,7 +60,7 @@ def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> d
         default_status=dg.DefaultSensorStatus.RUNNING,
         owners=list(OWNERS),
         description="Adds and removes partner and tenant partitions to match the application's database. Removing more "
-        "than a quarter of the keys at once needs approval: set the cursor to the text that the tick shows.",
+        "than a quarter of the keys within a day needs approval: set the cursor to the text that the tick shows.",
     )
     def partner_tenants_sync_sensor(
         context: dg.SensorEvaluationContext, database: ApplicationDatabase
@@ -69,6 +69,10 @@ def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> d
             registry = read_registry(connection, include_switched_off=include_switched_off)
         approval = context.cursor
         plan = plan_partitions(context.instance, registry, approval=approval)
+        is_approved = approval is not None and any(
+            changes.refused for changes in plan_partitions(context.instance, registry).values()
+        )
+        remember_removals(context.instance, plan, is_approved=is_approved)
         for warning in tick_warnings(plan, registry):
             context.log.warning(warning)
         # An approval is good for one tick; kept, it would approve the same wrong read next month. A `SensorResult`

@@ -4,6 +4,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import psycopg
@@ -12,6 +13,7 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from runway_pipelines.errors import Permanent, Unavailable
 from runway_pipelines.local.seed import seed_application_database
+from runway_pipelines.partner_tenants import partitions
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS_NAME, PARTNERS_NAME, sync_partitions
 from runway_pipelines.partner_tenants.registry import read_registry
 from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
@@ -291,3 +293,27 @@ def test_what_a_run_still_needs_is_removed_when_it_has_ended(
     sync.tick()
     assert sync.keys == (ALL[0] - {"cascade"}, ALL[1] - {"acme/d0", "cascade/f0", "cascade/f1"})
     assert sync.tick().startswith("Nothing changed")
+
+
+def test_the_limit_counts_over_a_rolling_day(sync: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    monkeypatch.setattr(partitions, "utc_now", lambda: now)
+    sync.delete_tenants("d0", "d1", "d2")
+    sync.tick()
+    assert len(sync.keys[1]) == 9
+    sync.delete_tenants("d3", "e0")
+    text = sync.tick()
+    assert "refused to remove 2 of 9 keys: more than a quarter within a day (3 were removed before)" in text
+    assert len(sync.keys[1]) == 9
+    asked_for(text)
+    now += timedelta(hours=24, seconds=1)
+    sync.tick()
+    assert len(sync.keys[1]) == 7
+    sync.delete_tenants("e1")
+    approval = asked_for(sync.tick())  # 7 of yesterday's 9 are left
+    sync.cursor = approval
+    sync.tick()
+    assert len(sync.keys[1]) == 6
+    sync.delete_tenants("e2")  # what was approved counts no more
+    sync.tick()
+    assert len(sync.keys[1]) == 5

@@ -193,3 +193,29 @@ def test_an_empty_registry_removes_nothing_with_any_approval_and_requests_none()
     for text in ("", "None", "remove-00000000"):
         assert reconcile_all(HAVE, empty, approval=text) == plan
     assert all(c.remove == () and c.is_final for c in reconcile_all(HAVE, empty, allow_mass_removal=True).values())
+
+
+def test_a_registry_that_shrinks_a_little_at_each_tick_is_stopped_within_a_day() -> None:
+    have, recent = set(numbered(0, 100)), set[str]()
+    while True:
+        want = have - set(sorted(have)[: len(have) // 5])
+        changes = reconcile(have, want, recent=recent)
+        if changes.refused:
+            break
+        have -= set(changes.remove)
+        recent |= set(changes.remove)
+    assert len(have) == 80
+    assert changes.reason == "more than a quarter within a day (20 were removed before)"
+    # A day later they do not count any more; an approval lifts the limit at any time.
+    assert reconcile(have, want).remove == changes.refused
+    assert reconcile(have, want, allow_mass_removal=True, recent=recent).remove == changes.refused
+
+
+def test_a_key_that_came_back_does_not_count_as_lost() -> None:
+    have = set(numbered(0, 20))
+    gone = set(numbered(0, 4))
+    assert reconcile(have, have - gone, recent=set(numbered(4, 9))).remove == tuple(sorted(gone))
+
+
+def test_two_a_tick_are_not_two_for_ever() -> None:
+    assert reconcile({"a", "b", "c"}, {"c"}, recent={"d"}).refused == ("a", "b")
