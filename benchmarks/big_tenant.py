@@ -72,7 +72,7 @@ def _blocks(students: int, batch_students: int, tenant_code: str) -> Iterator[_B
             slots[:, slot] = draws.chance(f"slot {slot}", number, rate)
         slots[:, _FURTHER_LOCAL] = slots[:, _LOCAL] & draws.chance("further", number, 0.03)
         slots[:, _NONE] = ~slots.any(axis=1)
-        further = pc.binary_join_element_wise("L", digits(0, 7), "")  # sorts after the digits
+        further = pc.binary_join_element_wise("L", digits(20_000_000, 9), "")  # sorts after the digits
         none = pa.nulls(len(number), _TEXT)
         yield _Block(
             tenant_code=tenant_code,
@@ -83,7 +83,9 @@ def _blocks(students: int, batch_students: int, tenant_code: str) -> Iterator[_B
             ed_orgs=np.stack([at_lea, at_school], axis=1),
             school=_LEA * 1000 + 1 + draws.below("school", number, _SCHOOLS),
             slots=slots,
-            codes=pa.concat_arrays([none, digits(0, 8), digits(0, 8), further, digits(99_0000000, 10)]),
+            codes=pa.concat_arrays(
+                [none, digits(20_000_000, 9), digits(20_000_000, 9), further, digits(99_0000000, 10)]
+            ),
         )
 
 
@@ -93,8 +95,9 @@ def big_tenant(students: int, *, batch_students: int = 50_000, tenant_code: str 
     One row for each record (ed_org_id, student_unique_id) and code, a record without codes has one row with nulls.
     Sorted by student_unique_id, ed_org_id, id_system, id_code (bytes); a batch holds whole students. About 2.4 rows a
     student, each row of the student's latest year. Re-slice the batches to have students cut in two, as a server's
-    own batches do.
+    own batches do. What the statement announces comes first, in a batch of its own.
     """
+    yield _announcements(students, batch_students, tenant_code)
     for block in _blocks(students, batch_students, tenant_code):
         student, which, slot = np.nonzero(block.ed_orgs[:, :, None] & block.slots[:, None, :])
         system = _SLOTS.take(pa.array(slot))
@@ -106,13 +109,31 @@ def big_tenant(students: int, *, batch_students: int = 50_000, tenant_code: str 
                 block.ed_org(student, which),
                 _TYPES.take(pa.array(which)),
                 pa.array(block.last_year[student]),
+                pa.array(np.zeros(len(student), dtype=np.int64)),
                 pc.if_else(pc.is_valid(system), tenant, pa.scalar(None, _TEXT)),
                 system,
                 block.code(student, slot),
-                pa.array(np.zeros(len(student), dtype=np.int64)),
+                pa.nulls(len(student), _TEXT),
+                pa.nulls(len(student), pa.int64()),
             ],
             schema=ROW_SCHEMA,
         )
+
+
+def _announcements(students: int, batch_students: int, tenant_code: str) -> pa.RecordBatch:
+    rows, holders = 0, np.zeros(len(_SLOTS), dtype=np.int64)
+    for block in _blocks(students, batch_students, tenant_code):
+        rows += int((block.ed_orgs.sum(axis=1) * block.slots.sum(axis=1)).sum())
+        holders += block.slots.sum(axis=0)
+    first_slots = {str(_SLOTS[slot]): int(holders[slot]) for slot in (_DISTRICT, _LOCAL, _STATE) if holders[slot]}
+    announced = [("rows", None, rows), *(("id_type", system, number) for system, number in first_slots.items())]
+    return pa.RecordBatch.from_pylist(
+        [
+            {"tenant_code": tenant_code, "announcement": name, "id_system": system, "number": number}
+            for name, system, number in announced
+        ],
+        schema=ROW_SCHEMA,
+    )
 
 
 def big_tenant_tables(

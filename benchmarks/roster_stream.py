@@ -29,12 +29,12 @@ import psutil
 from benchmarks.end_to_end import node_environment, node_modules, write_warehouse
 from benchmarks.local_partner import SCHOOL_YEAR, key_file, partner_with, roster_services, stack_with
 from benchmarks.measure import MEGABYTE, ContenderFailed, Report, cpu_seconds_of, in_own_process, median
+from benchmarks.peers import statement_with_binds
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.local.partners import Tenant
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.manifest import stable_key
-from runway_pipelines.rosters.query import ROSTER_SQL
 from runway_pipelines.rosters.refresh import RefreshContext, refresh_tenant
 from runway_pipelines.settings import load_settings
 from runway_pipelines.stream.tokens import TokenRules
@@ -242,8 +242,7 @@ def _node_server(stack: EmbeddedStack) -> Iterator[Served]:
         "database": PARTNER.database,
         "schema": PARTNER.schema,
         "keyFile": str(key_file(stack, PARTNER)),
-        "statement": ROSTER_SQL.replace("%(tenant_code)s", "?"),
-        "binds": [TENANT.tenant_code] * ROSTER_SQL.count("%(tenant_code)s"),
+        **statement_with_binds(TENANT.tenant_code),
         "poolSize": POOL_SIZE,
     }
     script = Path(__file__).with_name("runway_way.cjs")

@@ -34,6 +34,7 @@ class Lines extends Transform {
   }
 
   _transform(row, _encoding, done) {
+    if (row.ANNOUNCEMENT) return done();
     const last = this.rows[0];
     let lines;
     if (last && (last.STUDENT_UNIQUE_ID !== row.STUDENT_UNIQUE_ID || last.ED_ORG_ID !== row.ED_ORG_ID)) {
@@ -60,7 +61,7 @@ class Lines extends Transform {
     const firsts = [];
     const further = [];
     for (const each of this.rows) {
-      if (!each.ID_SYSTEM || !each.ID_CODE || each.COLLISION_RANK) continue;
+      if (!each.ID_SYSTEM || !each.ID_CODE) continue;
       const isFirst = !firsts.length || firsts[firsts.length - 1].studentIdentificationSystemDescriptor !== each.ID_SYSTEM;
       if (isFirst) firsts.push(entry(each));
       else further.push([firsts.length - 1, entry(each)]);

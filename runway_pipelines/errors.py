@@ -81,6 +81,10 @@ class Unavailable(Transient):
     """A server could not be reached, or the connection broke."""
 
 
+class SessionEnded(Unavailable):
+    """The server has ended a session that was open. Its neighbours may be ended too; a new one can be opened."""
+
+
 class LockTimeout(Transient):
     """Another run held the tenant's lock longer than we wait."""
 

@@ -201,6 +201,12 @@ class Rosters(Section, env_prefix="RUNWAY_"):
     lock_wait_seconds: int = Field(
         600, ge=1, description="Seconds to wait for a tenant that another run is publishing."
     )
+    fillers: bool = Field(
+        True,
+        validation_alias="RUNWAY_ROSTER_FILLERS",
+        description="Give each student without a code of one of the tenant's ID types the code `no-code:...`; without "
+        "it, consumers write a row with a blank ID to every such student.",
+    )
     least_students_with_codes: float = Field(
         0.5, ge=0, le=1, description="Warn when a smaller share of a tenant's students has an ID code."
     )

@@ -87,6 +87,7 @@ def build_services(settings: Settings) -> RosterServices:
             sessions_per_partner=settings.rosters.sessions_per_partner,
             lock_wait_seconds=settings.rosters.lock_wait_seconds,
             include_switched_off=settings.rosters.without_toggle,
+            fillers=settings.rosters.fillers,
             key_age_warning_days=settings.credentials.key_age_warning_days,
             least_students_with_codes=settings.rosters.least_students_with_codes,
             most_coverage_drop=settings.rosters.most_coverage_drop,

@@ -126,13 +126,34 @@ def roster_row(
         "code_tenant_code": None if code is None else TENANT.tenant_code,
         "id_system": system,
         "id_code": code,
-        "collision_rank": None if code is None else 0,
+        "is_further_spelling": 0,
     } | changes
 
 
 def roster_rows(*rows: dict[str, Any]) -> pa.Table:
     """Rows as one Arrow table of the statement's schema."""
     return pa.Table.from_pylist(list(rows), schema=ROW_SCHEMA)
+
+
+def announcement(name: str, number: int, id_system: str | None = None) -> dict[str, Any]:
+    """One row that announces something."""
+    return dict.fromkeys(ROW_SCHEMA.names) | {
+        "tenant_code": TENANT.tenant_code,
+        "id_system": id_system,
+        "announcement": name,
+        "number": number,
+    }
+
+
+def announcements(*tables: pa.Table | pa.RecordBatch) -> pa.Table:
+    """What the statement announces before these rows."""
+    rows = [row for table in tables for row in table.to_pylist()]
+    holders: dict[str, set[str]] = {}
+    for row in rows:
+        if row["id_system"] is not None:
+            holders.setdefault(row["id_system"], set()).add(row["student_unique_id"])
+    types = [announcement("id_type", len(students), system) for system, students in holders.items()]
+    return roster_rows(announcement("rows", len(rows)), *types)
 
 
 def roster_lines(students: Iterable[tuple[str, int, Codes]]) -> list[bytes]:

@@ -237,6 +237,7 @@ def _refresh(
         database=rosters.database,
         run_id=run_id,
         thresholds=rosters.policy.thresholds,
+        fillers=rosters.policy.fillers,
         lock_wait_seconds=rosters.policy.lock_wait_seconds,
         log=context.log,
     )

@@ -16,13 +16,16 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from runway_pipelines.errors import Held, RowsUnreadable
-from runway_pipelines.rosters.query import ROW_SCHEMA
+from runway_pipelines.errors import Held, RowsUnreadable, Unavailable
+from runway_pipelines.rosters import query
+from runway_pipelines.rosters.query import ROW_SCHEMA, id_type_of
 
 SLICE_ROWS = 65_536
 DEFAULT_ED_ORG_TYPE = "LocalEducationAgency"
 # More than any state has. Beyond, codes must be in the column of the systems, and would show in the metadata as names.
 MOST_ID_SYSTEMS = 50
+# Consumers join a blank ID with every student who has no code of its type. A filler is a code that no file holds.
+FILLER = "no-code:"
 
 ROWS_OF_TENANT = "rows_of_tenant"
 CONSUMER_CONTRACT = "consumer_contract"
@@ -33,8 +36,12 @@ class RosterCounts:
     """A roster in numbers.
 
     ``rows`` came from the warehouse. A *record* is one student in one ed org, a *line* one line of the file.
-    ``colliding_codes`` counts distinct (system, code) pairs, ``rows_without_identity`` the rows left out because they
-    lack a student, an ed org or a year, ``students_by_id_system`` the students with a usable code of each system.
+    ``students_by_id_system`` counts the students with a usable code of each system; no filler counts. ``unsafe_ids``
+    are students whose id holds what consumers would have to escape.
+
+    The rest is what the warehouse announced: all rows of the tenant's associations, those left out because they lack a
+    student, an ed org or a year or because their year is implausible, the distinct (system, code) pairs that several
+    students share, the codes that stand for no code, and the ids and codes that a masking policy hides.
     """
 
     rows: int = 0
@@ -42,44 +49,151 @@ class RosterCounts:
     lines: int = 0
     students: int = 0
     students_without_codes: int = 0
-    colliding_codes: int = 0
+    unsafe_ids: int = 0
+    association_rows: int = 0
     rows_without_identity: int = 0
+    implausible_rows: int = 0
+    colliding_codes: int = 0
+    placeholder_codes: int = 0
+    masked_values: int = 0
     students_by_id_system: Counter[str] = field(default_factory=Counter)
     students_by_school_year: Counter[int] = field(default_factory=Counter)
 
 
+# The announcements that become counts as they are.
+_COUNTED = (
+    *(query.ASSOCIATION_ROWS, query.ROWS_WITHOUT_IDENTITY, query.IMPLAUSIBLE_ROWS),
+    *(query.COLLIDING_CODES, query.PLACEHOLDER_CODES, query.MASKED_VALUES),
+)
+
+
 def encode_roster(
-    batches: Iterable[pa.Table | pa.RecordBatch], tenant_code: str, counts: RosterCounts
+    batches: Iterable[pa.Table | pa.RecordBatch], tenant_code: str, counts: RosterCounts, *, fillers: bool = True
 ) -> Iterator[memoryview]:
-    """Yield the file's bytes in pieces of whole lines, and fill ``counts``.
+    """Yield the file's bytes in pieces of whole lines, and fill ``counts``, with what is announced before the first.
 
-    ``batches`` hold rows of `query.ROW_SCHEMA` (column names in any case), in the statement's order. Raises `Held` for
-    another tenant's row or too many id systems, `RowsUnreadable` for unexpected columns, types or order.
+    ``batches`` hold rows of `query.ROW_SCHEMA` (column names in any case), in the statement's order. With ``fillers``,
+    every line has an entry for each ID type of the tenant. Raises `Held` for another tenant's row or too many id
+    systems, `RowsUnreadable` for unexpected columns, types or order, `Unavailable` if fewer or more rows came than were
+    announced.
     """
-    for rows in _whole_students(_slices(batches, tenant_code, counts)):
-        if rows.num_rows:
-            yield _encode_students(rows, counts)
-    if len(counts.students_by_id_system) > MOST_ID_SYSTEMS:
-        raise _too_many_systems(len(counts.students_by_id_system))
+    encoder = _Encoder(tenant_code, counts, fillers)
+    for rows in _whole_students(encoder.slices(batches)):
+        yield encoder.encode(rows)
+    encoder.check_complete()
 
 
-def _slices(
-    batches: Iterable[pa.Table | pa.RecordBatch], tenant_code: str, counts: RosterCounts
-) -> Iterator[pa.RecordBatch]:
-    """Slices of one schema, checked to be the tenant's, without the rows that lack an identity."""
-    for batch in batches:
-        table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
-        for part in table.to_batches(max_chunksize=SLICE_ROWS):
-            rows = _with_schema(part)
-            _check_tenant(rows, tenant_code)
-            counts.rows += rows.num_rows
-            identified = pc.and_(pc.is_valid(rows["student_unique_id"]), pc.is_valid(rows["ed_org_id"]))
-            identified = pc.and_(identified, pc.is_valid(rows["api_year"]))
-            kept = identified.true_count
-            if kept < rows.num_rows:
-                counts.rows_without_identity += rows.num_rows - kept
-                rows = rows.filter(identified)
-            yield rows
+class _Encoder:
+    """One roster on its way: the announcements that came first, and the counts."""
+
+    def __init__(self, tenant_code: str, counts: RosterCounts, fillers: bool) -> None:
+        self._tenant_code = tenant_code
+        self._counts = counts
+        self._fillers = fillers
+        self._announced: Counter[str] = Counter()
+        self._id_systems: list[str] = []  # one for each ID type, in the order of the types
+        self._id_types: pa.Array = pa.array([], pa.string())
+
+    def slices(self, batches: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Slices of one schema, checked to be the tenant's, without the announcements, which are noted."""
+        for batch in batches:
+            table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+            for part in table.to_batches(max_chunksize=SLICE_ROWS):
+                rows = _with_schema(part)
+                _check_tenant(rows, self._tenant_code)
+                if rows["announcement"].null_count < rows.num_rows:
+                    is_announcement = pc.is_valid(rows["announcement"])
+                    self._note(rows.filter(is_announcement))
+                    rows = rows.filter(pc.invert(is_announcement))
+                self._counts.rows += rows.num_rows
+                if rows.num_rows:
+                    yield rows
+
+    def _note(self, announcements: pa.RecordBatch) -> None:
+        if self._counts.rows:
+            raise _incomplete("the announcements before all other rows", "some of them later")
+        systems = self._counts.students_by_id_system
+        columns = (announcements[name].to_pylist() for name in ("announcement", "id_system", "number"))
+        for name, id_system, number in zip(*columns, strict=True):
+            self._announced[name] += number
+            if name == query.ID_TYPE:
+                systems[id_system] += number
+                if len(systems) > MOST_ID_SYSTEMS:
+                    raise _too_many_systems()
+            elif name in _COUNTED:
+                setattr(self._counts, name, self._announced[name])
+        self._id_systems = sorted(systems, key=lambda system: id_type_of(system).encode())
+        self._id_types = pa.array([id_type_of(system) for system in self._id_systems], pa.string())
+
+    def check_complete(self) -> None:
+        """Raise `Unavailable` unless as many rows came as the statement said it has."""
+        if query.ROWS not in self._announced or self._counts.rows != self._announced[query.ROWS]:
+            announced = self._announced.get(query.ROWS, "an announced number of")
+            raise _incomplete(f"{announced} rows", f"{self._counts.rows} rows")
+
+    def encode(self, rows: pa.RecordBatch) -> memoryview:
+        """The lines of complete students."""
+        starts_student = _starts(rows["student_unique_id"])
+        starts_record = starts_student | _starts(rows["ed_org_id"])
+        first_rows = np.flatnonzero(starts_record)
+        code_rows = np.flatnonzero(_numpy(pc.and_(pc.is_valid(rows["id_system"]), pc.is_valid(rows["id_code"]))))
+        codes = _Codes(
+            record=(np.cumsum(starts_record) - 1)[code_rows],
+            id_type=self._positions(rows["id_system"].take(pa.array(code_rows))),
+        )
+        records = rows.take(pa.array(first_rows))
+        first_codes = codes.first_of_each_type(len(first_rows), len(self._id_types))
+        self._count(records, starts_student[first_rows], first_codes)
+
+        entries = [
+            _code_entries(rows["id_system"].take(pa.array(code_rows)), rows["id_code"].take(pa.array(code_rows)))
+        ]
+        if self._fillers:
+            entries += self._filler_entries(records["student_unique_id"], first_codes, len(code_rows))
+        line_record, line_offsets, line_entries = codes.lines(first_codes)
+        self._counts.lines += line_record.size
+        joined = pc.binary_join(
+            pa.ListArray.from_arrays(
+                pa.array(line_offsets, pa.int32()), pa.concat_arrays(entries).take(pa.array(line_entries))
+            ),
+            ",",
+        )
+        heads = _line_heads(records)
+        if line_record.size != first_rows.size:
+            heads = heads.take(pa.array(line_record))
+        return _data(pc.binary_join_element_wise(heads, joined, "]}\n", ""))
+
+    def _positions(self, id_systems: pa.Array) -> np.ndarray:
+        """The place of each code's ID type among the announced ones."""
+        texts = id_systems.dictionary_encode()
+        types = pa.array([id_type_of(system) for system in texts.dictionary.to_pylist()], pa.string())
+        places = pc.index_in(types, self._id_types)
+        if places.null_count:
+            raise _incomplete("every ID type to be announced", f"{places.null_count} that were not")
+        found: np.ndarray = _integers(places)[_integers(texts.indices)]
+        return found
+
+    def _filler_entries(self, student_ids: pa.Array, first_codes: np.ndarray, position: int) -> list[pa.Array]:
+        """Entries for the missing codes, whose positions (from ``position``) are noted in ``first_codes``."""
+        found = []
+        for place, id_system in enumerate(self._id_systems):
+            missing = np.flatnonzero(first_codes[:, place] < 0)
+            if missing.size:
+                codes = pc.binary_join_element_wise(FILLER, student_ids.take(pa.array(missing)), "")
+                found.append(_code_entries(pa.repeat(id_system, missing.size), codes))
+                first_codes[missing, place] = position + np.arange(missing.size)
+                position += missing.size
+        return found
+
+    def _count(self, records: pa.RecordBatch, starts_spelling: np.ndarray, first_codes: np.ndarray) -> None:
+        """Add a piece. A student is counted in its first record: every record has the same codes."""
+        first = starts_spelling & (_integers(records["is_further_spelling"]) == 0)
+        students = records.filter(pa.array(first))
+        self._counts.records += records.num_rows
+        self._counts.students += students.num_rows
+        self._counts.students_without_codes += int(np.count_nonzero((first_codes[first] < 0).all(axis=1)))
+        self._counts.students_by_school_year.update(_value_counts(students["api_year"]))
+        self._counts.unsafe_ids += _count_unsafe(students["student_unique_id"])
 
 
 def _with_schema(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -138,8 +252,6 @@ def _whole_students(slices: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch
     """The same rows, cut so that each student's are in one piece; checks the order within and between slices."""
     held_back: pa.RecordBatch | None = None
     for rows in slices:
-        if not rows.num_rows:
-            continue
         joined = rows if held_back is None else pa.concat_batches([held_back, rows])
         _check_order(joined)
         ids = joined["student_unique_id"]
@@ -159,9 +271,10 @@ def _check_order(rows: pa.RecordBatch) -> None:
     before, after = rows.slice(0, rows.num_rows - 1), rows.slice(1)
     out_of_order = 0
     same = pa.scalar(True)
-    for name in ("student_unique_id", "ed_org_id", "id_system", "id_code"):
-        out_of_order += _count_true(pc.and_(same, pc.less(after[name], before[name])))
-        same = pc.and_(same, pc.equal(after[name], before[name]))
+    for name in ("student_unique_id", "ed_org_id", "id_type", "id_code"):
+        earlier, later = (_id_types(part) if name == "id_type" else part[name] for part in (before, after))
+        out_of_order += _count_true(pc.and_(same, pc.less(later, earlier)))
+        same = pc.and_(same, pc.equal(later, earlier))
     if out_of_order or _count_true(same):
         raise RowsUnreadable(
             expected="distinct rows sorted by student, ed org, id system and code in the order of their UTF-8 bytes",
@@ -170,131 +283,53 @@ def _check_order(rows: pa.RecordBatch) -> None:
         )
 
 
-def _encode_students(rows: pa.RecordBatch, counts: RosterCounts) -> memoryview:
-    """The lines of complete students."""
-    starts_student = _starts(rows["student_unique_id"])
-    starts_record = starts_student | _starts(rows["ed_org_id"])
-    record_of_row = np.cumsum(starts_record) - 1
-    first_rows = np.flatnonzero(starts_record)
-    starts_student_record = starts_student[first_rows]
-    in_first_record = starts_student_record[record_of_row]
-
-    usable, colliding_first = _usable_codes(rows)
-    code_rows = np.flatnonzero(usable)
-    codes = _CodeGroups.build(record_of_row[code_rows], rows["id_system"].take(pa.array(code_rows)), len(first_rows))
-    line_record, line_offsets, line_codes = codes.lines()
-
-    _count(counts, rows, codes, code_rows, starts_student, in_first_record, line_record.size, first_rows.size)
-    counts.colliding_codes += int(np.count_nonzero(colliding_first & in_first_record))
-
-    entries = _code_entries(rows, pa.array(code_rows))
-    joined = pc.binary_join(
-        pa.ListArray.from_arrays(pa.array(line_offsets, pa.int32()), entries.take(pa.array(line_codes))), ","
-    )
-    heads = _line_heads(rows.take(pa.array(first_rows)))
-    if line_record.size != first_rows.size:
-        heads = heads.take(pa.array(line_record))
-    return _data(pc.binary_join_element_wise(heads, joined, "]}\n", ""))
-
-
 @dataclass(frozen=True)
-class _CodeGroups:
-    """The usable codes of a piece, grouped by record and system.
-
-    ``record`` is each code's record, ``first`` whether it is the first of its system there, ``first_codes`` the
-    positions of those first ones, and ``first_offsets`` where each record's share of them begins (one more than
-    records).
-    """
+class _Codes:
+    """A piece's codes in the order of their rows: the record of each, and the place of its ID type."""
 
     record: np.ndarray
-    first: np.ndarray
-    first_codes: np.ndarray
-    first_offsets: np.ndarray
+    id_type: np.ndarray
 
-    @classmethod
-    def build(cls, record: np.ndarray, system: pa.Array, records: int) -> _CodeGroups:
-        first = _starts(system)
-        first[1:] |= record[1:] != record[:-1]
-        first_codes = np.flatnonzero(first)
-        per_record = np.bincount(record[first_codes], minlength=records)
-        return cls(record, first, first_codes, np.concatenate(([0], np.cumsum(per_record))))
+    def first_of_each_type(self, records: int, id_types: int) -> np.ndarray:
+        """For each record and ID type the position of its first code, or -1."""
+        first = np.full((records, id_types), -1)
+        starts = np.flatnonzero(self._starts_type())
+        first[self.record[starts], self.id_type[starts]] = starts
+        return first
 
-    def lines(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Each line's record, where its codes begin (one more than lines), and the codes' positions.
+    def lines(self, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Each line's record, where its entries begin (one more than lines), and the entries' positions.
 
-        A record's first line has the first code of every system. Each further code makes another line: that code, then
-        the first codes of the other systems. Every line has as many codes as its record has systems.
+        A record's first line has its first entry of every type. Each further code makes another line: that code, then
+        the first entries of the other types.
         """
-        records = self.first_offsets.size - 1
-        systems = np.diff(self.first_offsets)
-        extra_codes = np.flatnonzero(~self.first)
+        extra_codes = np.flatnonzero(~self._starts_type())
         extra_record = self.record[extra_codes]
-        line_record = np.repeat(np.arange(records), 1 + np.bincount(extra_record, minlength=records))
-        line_systems = systems[line_record]
-        line_offsets = np.concatenate(([0], np.cumsum(line_systems)))
+        line_record = np.repeat(np.arange(len(first)), 1 + np.bincount(extra_record, minlength=len(first)))
+        lines = first[line_record]
+        if extra_codes.size:
+            # An extra line is [e, f0 .. f(p-1), f(p+1) ..], where p is the place of e's type.
+            is_extra = ~_changes(line_record)
+            places = np.arange(first.shape[1])
+            moved = places <= self.id_type[extra_codes][:, None]
+            source = np.where(moved, places - 1, places)
+            lines[is_extra] = np.take_along_axis(first[extra_record], source, axis=1)
+            lines[is_extra, 0] = extra_codes
+        present = lines >= 0
+        return line_record, np.concatenate(([0], np.cumsum(present.sum(axis=1)))), lines[present]
 
-        within = np.arange(line_offsets[-1]) - np.repeat(line_offsets[:-1], line_systems)
-        base = np.repeat(self.first_offsets[:-1][line_record], line_systems)
-        if not extra_codes.size:
-            return line_record, line_offsets, self.first_codes[base + within]
-
-        # An extra line has its own code in front: [e, f0 .. f(p-1), f(p+1) ..], where p is the place of e's system.
-        is_extra = np.ones(line_record.size, dtype=bool)
-        is_extra[np.flatnonzero(_changes(line_record))] = False
-        place = np.full(line_record.size, -1)
-        place[is_extra] = np.cumsum(self.first)[extra_codes] - 1 - self.first_offsets[extra_record]
-        place_of_entry = np.repeat(place, line_systems)
-        shifted = within - ((within <= place_of_entry) & (place_of_entry >= 0))
-        codes = self.first_codes[base + np.maximum(shifted, 0)]
-        codes[line_offsets[:-1][is_extra]] = extra_codes
-        return line_record, line_offsets, codes
+    def _starts_type(self) -> np.ndarray:
+        """Whether each code is its record's first of its type."""
+        starts: np.ndarray = _changes(self.record) | _changes(self.id_type)
+        return starts
 
 
-def _usable_codes(rows: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows have a code that goes into the file, and which are the first holder of a colliding one."""
-    present = pc.and_(_is_text(rows["id_system"]), _is_text(rows["id_code"]))
-    rank = pc.fill_null(rows["collision_rank"], 0)
-    usable = _numpy(pc.and_(present, pc.equal(rank, 0)))
-    return usable, _numpy(pc.and_(present, pc.equal(rank, 1)))
-
-
-def _is_text(column: pa.Array) -> pa.Array:
-    return pc.fill_null(pc.not_equal(column, ""), False)
-
-
-def _count(
-    counts: RosterCounts,
-    rows: pa.RecordBatch,
-    codes: _CodeGroups,
-    code_rows: np.ndarray,
-    starts_student: np.ndarray,
-    in_first_record: np.ndarray,
-    lines: int,
-    records: int,
-) -> None:
-    """Add a piece. Codes are counted in a student's first record, for every record has the same."""
-    students = int(np.count_nonzero(starts_student))
-    counts.records += records
-    counts.lines += lines
-    counts.students += students
-    years = rows["api_year"].take(pa.array(np.flatnonzero(starts_student)))
-    counts.students_by_school_year.update(_value_counts(years))
-
-    counted = code_rows[codes.first & in_first_record[code_rows]]
-    systems = rows["id_system"].take(pa.array(counted))
-    counts.students_by_id_system.update(_value_counts(systems))
-    with_codes = np.unique(codes.record[codes.first & in_first_record[code_rows]]).size
-    counts.students_without_codes += students - int(with_codes)
-    if len(counts.students_by_id_system) > MOST_ID_SYSTEMS:
-        raise _too_many_systems(len(counts.students_by_id_system))
-
-
-def _code_entries(rows: pa.RecordBatch, code_rows: pa.Array) -> pa.Array:
+def _code_entries(id_systems: pa.Array, codes: pa.Array) -> pa.Array:
     return pc.binary_join_element_wise(
         '{"studentIdentificationSystemDescriptor":"',
-        json_text(rows["id_system"].take(code_rows)),
+        json_text(id_systems),
         '","identificationCode":"',
-        json_text(rows["id_code"].take(code_rows)),
+        json_text(codes),
         '"}',
         "",
     )
@@ -313,17 +348,44 @@ def _line_heads(records: pa.RecordBatch) -> pa.Array:
     )
 
 
+# What JSON must escape, and the line breaks of Unicode: clients that split lines at them would see broken lines.
+_TO_ESCAPE = r'["\\\x00-\x1f\x{85}\x{2028}\x{2029}]'
+_LINE_BREAKS = str.maketrans({character: f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"})
+# The bytes that all of them contain or begin with, in UTF-8.
+_MAY_NEED_ESCAPE = np.zeros(256, dtype=bool)
+_MAY_NEED_ESCAPE[[*range(0x20), ord('"'), ord("\\"), 0xC2, 0xE2]] = True
+_UNSAFE = r'["\\\x00-\x1f]'
+
+
 def json_text(values: pa.Array) -> pa.Array:
     """Each string as it appears between the quotes of a JSON string; nulls stay null.
 
     The raw bytes show whether any value of the column needs an escape; hardly any does.
     """
-    raw = np.frombuffer(_data(values), dtype=np.uint8)
-    if not np.any((raw < 0x20) | (raw == ord('"')) | (raw == ord("\\"))):
+    if not _may_need_escape(values):
         return values
-    needs_escape = pc.match_substring_regex(values, r'["\\\x00-\x1f]')
-    escaped = [orjson.dumps(text)[1:-1].decode() for text in values.filter(needs_escape).to_pylist()]
+    needs_escape = pc.match_substring_regex(values, _TO_ESCAPE)
+    texts = values.filter(needs_escape).to_pylist()
+    escaped = [orjson.dumps(text)[1:-1].decode().translate(_LINE_BREAKS) for text in texts]
     return pc.replace_with_mask(values, pc.fill_null(needs_escape, False), pa.array(escaped, pa.string()))
+
+
+def _count_unsafe(ids: pa.Array) -> int:
+    return _count_true(pc.match_substring_regex(ids, _UNSAFE)) if _may_need_escape(ids) else 0
+
+
+def _may_need_escape(values: pa.Array) -> bool:
+    return bool(np.any(_MAY_NEED_ESCAPE[np.frombuffer(_data(values), dtype=np.uint8)]))
+
+
+def _id_types(rows: pa.RecordBatch) -> pa.Array:
+    """The ID type of each row, null where it has no code."""
+    systems = rows["id_system"]
+    if b"#" not in bytes(_data(systems)):
+        return systems
+    texts = systems.dictionary_encode()
+    types = pa.array([id_type_of(system) for system in texts.dictionary.to_pylist()], pa.string())
+    return types.take(texts.indices)
 
 
 def _data(strings: pa.Array) -> memoryview:
@@ -353,6 +415,10 @@ def _numpy(mask: pa.Array) -> np.ndarray:
     return np.asarray(mask.to_numpy(zero_copy_only=False), dtype=bool)
 
 
+def _integers(values: pa.Array) -> np.ndarray:
+    return np.asarray(values.to_numpy(zero_copy_only=False))
+
+
 def _count_true(mask: pa.Array) -> int:
     return int(mask.true_count)
 
@@ -361,10 +427,19 @@ def _value_counts(values: pa.Array) -> dict:  # type: ignore[type-arg]
     return {entry["values"]: entry["counts"] for entry in values.value_counts().to_pylist()}
 
 
-def _too_many_systems(found: int) -> Held:
+def _incomplete(expected: str, came: str) -> Unavailable:
+    return Unavailable(
+        expected=f"the whole answer: {expected}",
+        came=came,
+        remedy="run again: none of it was kept. If it comes again, ask the partner what limits the user's answers, "
+        "such as ROWS_PER_RESULTSET",
+    )
+
+
+def _too_many_systems() -> Held:
     return Held(
         check=CONSUMER_CONTRACT,
         expected=f"at most {MOST_ID_SYSTEMS} different id systems",
-        came=f"at least {found}",
+        came=f"at least {MOST_ID_SYSTEMS + 1}",
         remedy="check whether id_system and id_code are swapped in the warehouse",
     )

@@ -55,8 +55,8 @@ def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: Objec
             asset_key=CROSS_YEAR_ROSTER,
             check_name=result.rule.name,
             passed=result.passed,
-            severity=dg.AssetCheckSeverity.ERROR if result.rule.blocking else dg.AssetCheckSeverity.WARN,
-            blocking=result.rule.blocking,
+            severity=dg.AssetCheckSeverity.ERROR if result.is_error else dg.AssetCheckSeverity.WARN,
+            blocking=result.is_error,
             description=result.reason,
             metadata=dict(result.numbers),
             partition=partition,
@@ -85,6 +85,7 @@ def roster_metadata(
         "students by school year": counts_table("school_year", manifest.students_by_school_year, manifest.students),
         "id type coverage": counts_table("id_system", manifest.students_by_id_system, manifest.students),
         "colliding codes": manifest.colliding_codes,
+        "placeholder codes": manifest.placeholder_codes,
         "manifest": dg.MetadataValue.url(store.uri(manifest_key(tenant, manifest.sha256))),
         "snowflake query id": manifest.query_id,
         "query seconds": manifest.query_seconds,
@@ -124,7 +125,7 @@ def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.M
             [
                 dg.TableRecord(
                     {
-                        "tenant": entry.tenant_code,
+                        "tenant": entry.name,
                         "status": entry.status,
                         "reason": entry.reason,
                         "lines": entry.lines,

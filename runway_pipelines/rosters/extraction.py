@@ -6,15 +6,16 @@ Runs the statement, then encodes and counts its rows. Where the bytes go (a priv
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from runway_pipelines.errors import Held, Unavailable
+from runway_pipelines.errors import Held
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.rosters.encoding import CONSUMER_CONTRACT, RosterCounts, encode_roster
-from runway_pipelines.rosters.quality import NOT_EMPTY, count_unreadable_systems
-from runway_pipelines.rosters.query import ROSTER_SQL
+from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
+from runway_pipelines.rosters.quality import CheckResult, blocking, judge_announced, not_empty
+from runway_pipelines.rosters.query import ROSTER_SQL, roster_parameters
 
 if TYPE_CHECKING:
     from runway_pipelines.systems.snowflake.client import EduSession, Selection
@@ -23,45 +24,38 @@ if TYPE_CHECKING:
 def select_roster(session: EduSession, tenant: PartnerTenant, *, run_id: str) -> Selection:
     """Run the roster's statement; raises `QueryFailed` or `Unavailable`."""
     return session.select(
-        ROSTER_SQL, {"tenant_code": tenant.tenant_code}, query_tag=f"runway_pipelines tenant={tenant} run={run_id}"
+        ROSTER_SQL,
+        roster_parameters(tenant.tenant_code, datetime.now(UTC).date()),
+        query_tag=f"runway_pipelines tenant={tenant} run={run_id}",
     )
 
 
-def roster_pieces(selection: Selection, tenant: PartnerTenant, counts: RosterCounts) -> Iterator[memoryview]:
-    """The file's bytes in pieces of whole lines, filling ``counts``.
-
-    Raises what `encode_roster` raises, and `Unavailable` at the end if fewer rows came than the server announced.
-    """
-    yield from encode_roster(selection.batches, tenant.tenant_code, counts)
-    if counts.rows != selection.row_count:
-        raise Unavailable(
-            expected=f"the {selection.row_count} rows of query {selection.query_id}",
-            came=f"{counts.rows} rows",
-            remedy="run again: part of the result did not arrive, and none of it was kept",
-        )
+def roster_pieces(
+    selection: Selection, tenant: PartnerTenant, counts: RosterCounts, *, fillers: bool
+) -> Iterator[memoryview]:
+    """The file's bytes in pieces of whole lines, filling ``counts``; raises what `encode_roster` raises."""
+    yield from encode_roster(selection.batches, tenant.tenant_code, counts, fillers=fillers)
 
 
 def checked_pieces(pieces: Iterable[memoryview], counts: RosterCounts) -> Iterator[memoryview]:
     """The same pieces, checked against the blocking rules on the way to a reader who cannot wait for the whole roster.
 
-    Raises `Held` in place of the first piece with an id system that the consumer's run cannot read, and at the end if
-    there is no student.
+    Raises `Held` in place of the first piece for what the announcements tell, and at the end if there is no student.
     """
-    for piece in pieces:
-        if unreadable := count_unreadable_systems(counts.students_by_id_system):
-            raise Held(
-                check=CONSUMER_CONTRACT,
-                expected="id systems that the consumer's run can read",
-                came=f"{unreadable} with a comma, a quote or a trailing #",
-                remedy="correct id_system in the warehouse",
-            )
+    for number, piece in enumerate(pieces):
+        if number == 0:
+            _hold(judge_announced(counts))
         yield piece
-    if not counts.students:
+    _hold((*judge_announced(counts), not_empty(counts)))
+
+
+def _hold(results: Iterable[CheckResult]) -> None:
+    for result in blocking(results):
         raise Held(
-            check=NOT_EMPTY,
-            expected="a student of this tenant",
-            came="none",
-            remedy="check that the warehouse has the tenant's students: consumers refuse an empty roster",
+            check=result.rule.name,
+            expected=f"a roster that passes {result.rule.name}",
+            came=result.reason,
+            remedy="correct the data in the warehouse, and try again",
         )
 
 

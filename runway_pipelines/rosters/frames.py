@@ -11,6 +11,7 @@ import orjson
 
 from runway_pipelines.errors import Permanent, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.encoding import FILLER
 from runway_pipelines.rosters.manifest import snapshot_key
 from runway_pipelines.rosters.publication import read_published
 from runway_pipelines.systems.aws.object_store import ObjectStore
@@ -31,7 +32,10 @@ def load_roster(store: ObjectStore, tenant: PartnerTenant, sha256: str | None = 
 
 
 def roster_frame(lines: Iterable[bytes]) -> pd.DataFrame:
-    """`load_roster` from lines. A record's further lines repeat its codes in another order; each is taken once."""
+    """`load_roster` from lines. A record's further lines repeat its codes in another order; each is taken once.
+
+    A filler is no code, and is left out.
+    """
     import pandas as pd
 
     rows: dict[tuple[str, str, str, str | None, str | None], None] = {}
@@ -43,9 +47,12 @@ def roster_frame(lines: Iterable[bytes]) -> pd.DataFrame:
             str(ed_org["educationOrganizationId"]),
             ed_org["link"]["rel"],
         )
-        codes = record["studentIdentificationCodes"] or [{}]
-        for code in codes:
-            system, text = code.get("studentIdentificationSystemDescriptor"), code.get("identificationCode")
+        codes = [
+            (code["studentIdentificationSystemDescriptor"], code["identificationCode"])
+            for code in record["studentIdentificationCodes"]
+            if code["identificationCode"] != FILLER + head[0]
+        ]
+        for system, text in codes or [(None, None)]:
             rows[(*head, system, text)] = None
     return pd.DataFrame(list(rows), columns=list(COLUMNS), dtype="string")
 

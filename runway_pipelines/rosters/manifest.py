@@ -82,6 +82,12 @@ class Manifest:
     students_added: int | None = None
     students_removed: int | None = None
     students_changed: int | None = None
+    # Members that snapshots of 0.1.0 do not have.
+    unsafe_ids: int = 0
+    association_rows: int = 0
+    implausible_rows: int = 0
+    placeholder_codes: int = 0
+    masked_values: int = 0
 
     def to_json(self) -> Document:
         """The document, readable by a person."""

@@ -4,22 +4,32 @@ A blocking rule that fails leaves what is published untouched; a failed warning 
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from runway_pipelines.rosters.encoding import CONSUMER_CONTRACT, ROWS_OF_TENANT
+from runway_pipelines.rosters.encoding import CONSUMER_CONTRACT, ROWS_OF_TENANT, RosterCounts
 from runway_pipelines.rosters.manifest import Manifest
+from runway_pipelines.rosters.query import FIRST_PLAUSIBLE_YEAR, id_type_of
 
 NOT_EMPTY = "not_empty"
+NOT_MASKED = "not_masked"
+PLAUSIBLE_YEARS = "plausible_years"
 COLLIDING_CODES = "colliding_codes"
+UNSAFE_IDS = "unsafe_ids"
 ID_TYPE_COVERAGE = "id_type_coverage"
 STUDENTS_LOST = "students_lost"
 
 # Colliding codes as a share of the students. An ordinary district has a few: typing errors, and codes used twice. Each
 # costs at least two students a code, so at this share one student in 25 has lost one.
 MOST_COLLIDING = 0.02
-# Characters in a descriptor on which the consumer's run fails (rosters contract, section 3).
-_UNSAFE_DESCRIPTOR = re.compile(r"[,'\"]|#$")
+# The share of a tenant's rows that may be of an implausible year: typing errors. Above it, a load went wrong.
+MOST_IMPLAUSIBLE = 0.01
+# What consumers do with an ID type, which is what follows the last # of its descriptor: they write it into a YAML list
+# and a Jinja template, and name a column by it beside two columns of their own (rosters contract, section 3).
+_UNSAFE_IN_TYPE = re.compile(r"[,'\"`\\\x00-\x1f\x7f-\x9f\u2028\u2029]|:(\s|$)|^\s|\s$|^[@*&!?%|>]|^-\s")
+_OPEN_OR_CLOSE = frozenset({"Ps", "Pe", "Pi", "Pf"})  # Unicode's brackets, braces and paired quotes of any kind
+_CONSUMERS_COLUMNS = frozenset({"studentuniqueid", "edorgid"})
 
 
 @dataclass(frozen=True)
@@ -35,9 +45,14 @@ RULES = (
     QualityRule(ROWS_OF_TENANT, True, "Every row from the warehouse belongs to the tenant that was asked for."),
     QualityRule(NOT_EMPTY, True, "The roster has students: consumers refuse an empty file."),
     QualityRule(CONSUMER_CONTRACT, True, "The consumer's run can read every id system."),
+    QualityRule(NOT_MASKED, True, "No id or code is hidden by a masking policy: none is made of asterisks alone."),
+    QualityRule(
+        PLAUSIBLE_YEARS, True, f"At most {MOST_IMPLAUSIBLE:.0%} of the rows are of an implausible school year."
+    ),
     QualityRule(
         COLLIDING_CODES, False, "Few codes are shared by several students. Shared codes are left out for all of them."
     ),
+    QualityRule(UNSAFE_IDS, False, "No student's id has characters that consumers write without an escape."),
     QualityRule(
         ID_TYPE_COVERAGE, False, "Enough students have an ID code, and no ID type lost many since the last snapshot."
     ),
@@ -58,29 +73,41 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A rule's result for one roster; ``numbers`` are safe to show."""
+    """A rule's result for one roster; ``numbers`` are safe to show. A blocking rule may fail too little to block."""
 
     rule: QualityRule
     passed: bool
     reason: str
     numbers: Mapping[str, int | float] = field(default_factory=dict)
+    only_warns: bool = False
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the result, if it is a failure, is more than a warning."""
+        return self.rule.blocking and not self.only_warns
 
     @property
     def blocks(self) -> bool:
         """Whether it keeps the roster from being published."""
-        return self.rule.blocking and not self.passed
+        return self.is_error and not self.passed
 
 
 def judge(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> tuple[CheckResult, ...]:
     """Every rule's result for a snapshot, in the order of `RULES`."""
     return (
         CheckResult(_rule(ROWS_OF_TENANT), True, "every row was compared", {"records": manifest.records}),
-        _not_empty(manifest),
-        _consumer_contract(manifest),
+        not_empty(manifest),
+        *judge_announced(manifest),
         _colliding_codes(manifest),
+        _unsafe_ids(manifest),
         _id_type_coverage(manifest, previous, thresholds),
         _students_lost(manifest, previous, thresholds),
     )
+
+
+def judge_announced(counts: Manifest | RosterCounts) -> tuple[CheckResult, ...]:
+    """The blocking rules that need only what the warehouse announces before the first row."""
+    return (_consumer_contract(counts), _not_masked(counts), _plausible_years(counts))
 
 
 def refused(check: str, reason: str) -> CheckResult:
@@ -93,35 +120,82 @@ def blocking(results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
     return tuple(result for result in results if result.blocks)
 
 
-def count_unreadable_systems(id_systems: Iterable[str]) -> int:
-    """How many of the id systems the consumer's run cannot read."""
-    return sum(1 for system in id_systems if _UNSAFE_DESCRIPTOR.search(system))
+def is_readable(id_system: str) -> bool:
+    """Whether the consumer's run can read the id system."""
+    id_type = id_type_of(id_system)
+    return bool(id_type) and not (
+        _UNSAFE_IN_TYPE.search(id_type)
+        or any(unicodedata.category(character) in _OPEN_OR_CLOSE for character in id_type)
+        or {"<", ">"}.intersection(id_type)
+        or id_type.casefold() in _CONSUMERS_COLUMNS
+    )
 
 
 def _rule(name: str) -> QualityRule:
     return next(rule for rule in RULES if rule.name == name)
 
 
-def _not_empty(manifest: Manifest) -> CheckResult:
+def not_empty(counts: Manifest | RosterCounts) -> CheckResult:
+    """Whether there is a student."""
     return CheckResult(
         _rule(NOT_EMPTY),
-        manifest.students > 0,
-        f"{manifest.students} students"
-        if manifest.students
+        counts.students > 0,
+        f"{counts.students} students"
+        if counts.students
         else "the warehouse has no student of this tenant; what was published stays",
-        {"students": manifest.students, "rows_without_identity": manifest.rows_without_identity},
+        {"students": counts.students, "rows_without_identity": counts.rows_without_identity},
     )
 
 
-def _consumer_contract(manifest: Manifest) -> CheckResult:
-    unsafe = count_unreadable_systems(manifest.students_by_id_system)
+def _consumer_contract(counts: Manifest | RosterCounts) -> CheckResult:
+    id_systems = len(counts.students_by_id_system)
+    unreadable = sum(not is_readable(id_system) for id_system in counts.students_by_id_system)
     return CheckResult(
         _rule(CONSUMER_CONTRACT),
-        unsafe == 0,
+        unreadable == 0,
         "every id system is readable"
-        if not unsafe
-        else f"{unsafe} id systems contain a comma, a quote or a trailing #: correct id_system in the warehouse",
-        {"id_systems": len(manifest.students_by_id_system), "unreadable_id_systems": unsafe},
+        if not unreadable
+        else f"{unreadable} of {id_systems} id systems have a name that breaks the consumer's run (a comma, a quote, a "
+        "backslash, a bracket, a colon, or the name of a column): correct id_system in the warehouse",
+        {"id_systems": id_systems, "unreadable_id_systems": unreadable},
+    )
+
+
+def _not_masked(counts: Manifest | RosterCounts) -> CheckResult:
+    return CheckResult(
+        _rule(NOT_MASKED),
+        counts.masked_values == 0,
+        "no id or code is masked"
+        if not counts.masked_values
+        else f"{counts.masked_values} ids and codes are asterisks alone: ask the partner to exempt the role from its "
+        "masking policy",
+        {"masked_values": counts.masked_values},
+    )
+
+
+def _plausible_years(counts: Manifest | RosterCounts) -> CheckResult:
+    share = _share(counts.implausible_rows, counts.association_rows)
+    return CheckResult(
+        _rule(PLAUSIBLE_YEARS),
+        counts.implausible_rows == 0,
+        "every row is of a plausible school year"
+        if not counts.implausible_rows
+        else f"{counts.implausible_rows} of {counts.association_rows} rows are of a school year before "
+        f"{FIRST_PLAUSIBLE_YEAR} or after the next one, and are left out: correct api_year in the warehouse",
+        {"implausible_rows": counts.implausible_rows, "implausible_rows_share": round(share, 4)},
+        only_warns=0 < share <= MOST_IMPLAUSIBLE,
+    )
+
+
+def _unsafe_ids(manifest: Manifest) -> CheckResult:
+    return CheckResult(
+        _rule(UNSAFE_IDS),
+        manifest.unsafe_ids == 0,
+        "every id is safe"
+        if not manifest.unsafe_ids
+        else f"{manifest.unsafe_ids} students have an id with a quote, a backslash or a control character, which "
+        "consumers write into their output as it is: correct student_unique_id in the warehouse",
+        {"unsafe_ids": manifest.unsafe_ids},
     )
 
 
@@ -158,6 +232,10 @@ def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds:
     reasons = [f"{covered:.0%} of students have an ID code"]
     if fallen:
         reasons.append(f"{', '.join(fallen)} fell by more than {thresholds.coverage_drop:.0%} of students")
+    if fallen and not any(manifest.students_by_id_system.get(system) for system in fallen):
+        reasons.append(
+            "none of these codes is left: the warehouse may be loading them still, so refresh again after it"
+        )
     return CheckResult(
         _rule(ID_TYPE_COVERAGE),
         covered >= thresholds.students_with_codes and not fallen,

@@ -96,6 +96,7 @@ class RefreshContext:
     thresholds: Thresholds
     lock_wait_seconds: int
     log: Log
+    fillers: bool = True
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
 
@@ -185,18 +186,22 @@ def refresh_tenant(
     # A TemporaryFile has no name (O_TMPFILE): nobody else can open it, and SIGKILL leaves nothing behind.
     with tempfile.TemporaryFile() as file:
         with sessions.session() as session:
-            extract = extract_roster(session, tenant, file, run_id=context.run_id, log=context.log)
+            extract = extract_roster(
+                session, tenant, file, run_id=context.run_id, log=context.log, fillers=context.fillers
+            )
         with context.database.advisory_lock(f"runway_pipelines/roster/{tenant}", context.lock_wait_seconds) as lock:
             return _publish_extract(context, tenant, school_years, file, extract, started, lock)
 
 
-def extract_roster(session: EduSession, tenant: PartnerTenant, file: IO[bytes], *, run_id: str, log: Log) -> Extract:
+def extract_roster(
+    session: EduSession, tenant: PartnerTenant, file: IO[bytes], *, run_id: str, log: Log, fillers: bool = True
+) -> Extract:
     """Run the roster statement, and write and hash the encoded lines."""
     started = time.monotonic()
     selection = select_roster(session, tenant, run_id=run_id)
     counts = RosterCounts()
     sha256, crc32, size, next_report = hashlib.sha256(), 0, 0, REPORT_LINES
-    for piece in roster_pieces(selection, tenant, counts):
+    for piece in roster_pieces(selection, tenant, counts, fillers=fillers):
         sha256.update(piece)
         crc32 = zlib.crc32(piece, crc32)
         size += file.write(piece)

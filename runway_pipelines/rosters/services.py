@@ -21,6 +21,7 @@ class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
     sessions_per_partner: int = 4
     lock_wait_seconds: int = 600
     include_switched_off: bool = False
+    fillers: bool = True
     key_age_warning_days: int = 90
     least_students_with_codes: float = 0.5
     most_coverage_drop: float = 0.1

@@ -75,6 +75,7 @@ class StreamApi:
             Patience(settings.stream.stall_seconds, settings.stream.least_bytes_per_second),
             fresh_for=timedelta(hours=settings.stream.snapshot_hours),
             acquire_seconds=settings.stream.acquire_seconds,
+            fillers=settings.rosters.fillers,
         )
 
     def app(self) -> ASGIApp:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,8 +15,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from threading import BoundedSemaphore, Event, Lock, Thread
 
-from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.errors import Permanent, RunwayError, StoredObjectDamaged, Unavailable
+from runway_pipelines.credentials.sessions import AllSessionsInUse, PartnerSessions
+from runway_pipelines.errors import (
+    Permanent,
+    RunwayError,
+    SessionEnded,
+    StoredObjectDamaged,
+    Transient,
+    Unavailable,
+)
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.extraction import checked_pieces, in_small_batches, roster_pieces, select_roster
@@ -23,6 +31,7 @@ from runway_pipelines.stream.negotiation import ByteRange
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.snowflake.client import EduSession, Selection
 
+log = logging.getLogger(__name__)
 # At most PARTS_AHEAD parts of PART_BYTES are on their way to a client, besides what the encoder holds.
 PART_BYTES = 128 * 1024
 PARTS_AHEAD = 8
@@ -30,6 +39,9 @@ PARTS_AHEAD = 8
 ROWS_AT_ONCE = 8_192
 # Attempts to resume a snapshot where S3 broke off.
 READ_ATTEMPTS = 3
+# Attempts to read the warehouse, as long as nothing was sent, and the pauses between them.
+WAREHOUSE_ATTEMPTS = 3
+WAREHOUSE_PAUSE_SECONDS = 0.5
 # 2.6 times as fast as zlib's default (530 MB/s of a synthetic roster), for 29 % more bytes.
 GZIP_LEVEL = 2
 _GZIP = 31  # zlib's window bits with gzip's header
@@ -82,6 +94,7 @@ class Handoff:
         self._parts: asyncio.Queue[bytes | Ending] = asyncio.Queue()
         self._room = BoundedSemaphore(PARTS_AHEAD)
         self._gone = Event()
+        self.is_begun = False
 
     @property
     def is_abandoned(self) -> bool:
@@ -94,7 +107,12 @@ class Handoff:
             self._room.acquire()
             if self._gone.is_set():
                 raise ClientGone
+            self.is_begun = True
             self._call(bytes(piece[start : start + PART_BYTES]))
+
+    def wait_for_leave(self, seconds: float) -> bool:
+        """In the thread: pause that long, or until the consumer has left; whether it has."""
+        return self._gone.wait(seconds)
 
     def end(self, ending: Failed | Finished) -> None:
         """In the thread: the last word, even if nobody listens."""
@@ -221,9 +239,27 @@ class WarehousePull:
     sessions: PartnerSessions
     tenant: PartnerTenant
     runway_run_id: int
+    fillers: bool = True
 
     def __call__(self, pull: Pull) -> None:
-        """Raises our errors; a session without one returns to the pool, even if the client left."""
+        """Raises our errors; a session without one returns to the pool, even if the client left.
+
+        What may pass is tried again as long as the client got nothing: an ended session, a broken connection.
+        """
+        for attempt in range(1, WAREHOUSE_ATTEMPTS + 1):
+            try:
+                self._read(pull)
+                return
+            except Transient as error:
+                is_final = error is self.sessions.refusal or isinstance(error, AllSessionsInUse)
+                if pull.handoff.is_begun or is_final or attempt == WAREHOUSE_ATTEMPTS:
+                    raise
+                pause = 0 if isinstance(error, SessionEnded) else WAREHOUSE_PAUSE_SECONDS * attempt
+                if pull.handoff.wait_for_leave(pause):
+                    raise ClientGone from None
+                log.info("%s: the warehouse is asked again: %s", self.tenant, error)
+
+    def _read(self, pull: Pull) -> None:
         with self.sessions.session() as session:
             pull.on_ready()
             selection = pull.select(session, self.tenant, self.runway_run_id)
@@ -242,7 +278,8 @@ class WarehousePull:
         )
         counts = RosterCounts()
         try:
-            pull.hand_over(checked_pieces(roster_pieces(small, self.tenant, counts), counts))
+            pieces = roster_pieces(small, self.tenant, counts, fillers=self.fillers)
+            pull.hand_over(checked_pieces(pieces, counts))
         except ClientGone:
             return False
         finally:

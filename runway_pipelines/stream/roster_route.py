@@ -86,6 +86,7 @@ class RosterRoute:
         *,
         fresh_for: timedelta,
         acquire_seconds: float,
+        fillers: bool,
     ) -> None:
         self._store = store
         self._pools = pools
@@ -95,11 +96,14 @@ class RosterRoute:
         self._patience = patience
         self._fresh_for = fresh_for
         self._acquire_seconds = acquire_seconds
+        self._fillers = fillers
         self._damaged = DamagedSnapshots()
 
     async def answer(self, request: Request, run: RunTenant) -> Response:
         """The roster, 304, 206, or a `Refusal`; raises our errors for what is a 500."""
         started = time.monotonic()
+        if run.unusable is not None:
+            raise Refusal(409, "unusable_code", f"The run's tenant can have no cross-year roster: {run.unusable}.")
         if run.tenant is None:
             raise Refusal(409, "cross_year_matching_is_off", "The run's tenant has no cross-year roster.")
         try:
@@ -258,7 +262,8 @@ class RosterRoute:
             )
 
         proof_is_enough = request.method == "HEAD"
-        work = SessionProof(sessions) if proof_is_enough else WarehousePull(sessions, tenant, record.runway_run_id)
+        pull = WarehousePull(sessions, tenant, record.runway_run_id, self._fillers)
+        work = SessionProof(sessions) if proof_is_enough else pull
         return await self._stream(
             request, work, record, is_gzip=is_gzip and not proof_is_enough, status=200, headers=headers
         )

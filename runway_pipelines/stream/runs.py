@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runway_pipelines.partner_tenants.keys import PartnerTenant, is_valid_part
+from runway_pipelines.partner_tenants.keys import PartnerTenant, is_valid_part, why_unusable
 
 if TYPE_CHECKING:
     from runway_pipelines.systems.postgres.databases import ApplicationDatabase
@@ -32,10 +32,14 @@ RUN_ID = re.compile("[1-9][0-9]{0,9}")  # one spelling each: the token's claim i
 
 @dataclass(frozen=True)
 class RunTenant:
-    """Whose run it is. ``tenant`` is None if partner or tenant has no roster, or is no usable key in the bucket."""
+    """Whose run it is. ``tenant`` is None if partner or tenant has no roster.
+
+    If that is because the tenant's code, or the partner's id, can be no key in the bucket, ``unusable`` says why.
+    """
 
     runway_run_id: int
     tenant: PartnerTenant | None
+    unusable: str | None = None
 
 
 def find_run(database: ApplicationDatabase, runway_run_id: str) -> RunTenant | None:
@@ -47,8 +51,11 @@ def find_run(database: ApplicationDatabase, runway_run_id: str) -> RunTenant | N
     if row is None:
         return None
     partner_id, tenant_code, has_roster = row
-    is_key = all(isinstance(part, str) and is_valid_part(part) for part in (partner_id, tenant_code))
-    return RunTenant(int(runway_run_id), PartnerTenant(partner_id, tenant_code) if has_roster and is_key else None)
+    if not has_roster:
+        return RunTenant(int(runway_run_id), None)
+    unusable = why_unusable(tenant_code) if is_valid_part(partner_id) else "the partner's id cannot be a key"
+    tenant = PartnerTenant(partner_id, tenant_code) if unusable is None else None
+    return RunTenant(int(runway_run_id), tenant, unusable)
 
 
 def job_payload(can_connect: Callable[[str], bool], run: RunTenant, *, base_url: str) -> dict[str, Any]:

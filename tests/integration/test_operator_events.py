@@ -512,7 +512,7 @@ def test_no_event_names_a_student_or_shows_a_key(
         monkeypatch.setattr(refresh, "keep_snapshot", fail)
     if trouble == "rows":
         failing = extraction.ROSTER_SQL.replace(
-            "max(api_year) as api_year", "max(cast(student_unique_id as int)) as api_year"
+            "max(api_year) as api_year\n", "max(cast(student_unique_id as int)) as api_year\n"
         )
         monkeypatch.setattr(extraction, "ROSTER_SQL", failing)
     if trouble == "login":

@@ -29,13 +29,15 @@ def rows_of_another_tenant(partner: TestPartner, monkeypatch: pytest.MonkeyPatch
 
 
 def a_statement_that_fails_on_a_value(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing = ROSTER_SQL.replace("max(api_year) as api_year", "max(cast(student_unique_id as int)) as api_year")
+    failing = ROSTER_SQL.replace("max(api_year) as api_year\n", "max(cast(student_unique_id as int)) as api_year\n")
     monkeypatch.setattr(extraction, "ROSTER_SQL", failing)
 
 
 def rows_out_of_order(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        extraction, "ROSTER_SQL", ROSTER_SQL.replace("order by student_unique_id,", "order by student_unique_id desc,")
+        extraction,
+        "ROSTER_SQL",
+        ROSTER_SQL.replace("order by student_unique_id nulls", "order by student_unique_id desc nulls"),
     )
 
 

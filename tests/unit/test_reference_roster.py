@@ -89,7 +89,7 @@ def test_only_the_latest_year_counts_for_associations_and_codes() -> None:
 def test_a_shared_code_is_dropped_for_all_and_counted_once() -> None:
     associations = [association("a", "1"), association("b", "2"), association("c", "3")]
     codes = [code(key, "Local", "12") for key in "abc"] + [code("a", "State", "12"), code("b", "Local", "012")]
-    result = reference_roster("t", associations, codes)
+    result = reference_roster("t", associations, codes, fillers=False)
     assert result == ReferenceRoster(
         [
             (start("1") + '[{"studentIdentificationSystemDescriptor":"State","identificationCode":"12"}]}\n').encode(),
@@ -100,6 +100,49 @@ def test_a_shared_code_is_dropped_for_all_and_counted_once() -> None:
         students=3,
         colliding_codes=1,
     )
+
+
+def test_who_lacks_a_code_of_a_type_that_somebody_has_gets_a_filler() -> None:
+    associations = [association("a", "1"), association("b", "2"), association("b", "2", ed_org_id=9)]
+    codes = [
+        code("a", "Local", "12"),
+        code("a", "uri://x#State", "7"),
+        code("b", "State", "N/A"),
+        code("a", "TSDS", "0"),
+    ]
+    codes += [code(key, "District", "5") for key in "ab"]
+    local = '{"studentIdentificationSystemDescriptor":"Local","identificationCode":'
+    state = '{"studentIdentificationSystemDescriptor":"uri://x#State","identificationCode":'
+    result = reference_roster("t", associations, codes)
+    assert [line.decode() for line in result.lines] == [
+        start("1") + f'[{local}"12"}},{state}"7"}}]}}\n',
+        start("2", 9) + f'[{local}"no-code:2"}},{state}"no-code:2"}}]}}\n',
+        start("2") + f'[{local}"no-code:2"}},{state}"no-code:2"}}]}}\n',
+    ]
+    assert (result.colliding_codes, result.placeholder_codes) == (1, 2)
+
+
+def test_spellings_that_differ_in_case_are_one_student_who_keeps_them() -> None:
+    associations = [association("k", "Kc9"), association("k", "kC9", ed_org_id=9), association("l", "1")]
+    result = reference_roster("t", associations, [code("k", "Local", "7"), code("l", "Local", "8")])
+    entry = '[{"studentIdentificationSystemDescriptor":"Local","identificationCode":"7"}]}\n'
+    assert result.students == 2
+    assert [line.decode() for line in result.lines][1:] == [start("Kc9") + entry, start("kC9", 9) + entry]
+
+
+def test_codes_are_compared_as_consumers_compare_them() -> None:
+    associations = [association("a", "1"), association("b", "2")]
+    codes = [code("a", "Local", "77"), code("b", "uri://x.org/S#Local", "77.0"), code("a", "Local", "5")]
+    result = reference_roster("t", associations, codes)
+    assert result.colliding_codes == 1
+    assert b'"77' not in b"".join(result.lines)
+
+
+def test_a_year_that_cannot_be_decides_nothing() -> None:
+    associations = [association("a", "1"), association("a", "1", api_year=2062, ed_org_id=9)]
+    result = reference_roster("t", associations, [code("a", "Local", "7"), code("a", "Local", "8", api_year=2062)])
+    assert (len(result.lines), result.implausible_rows) == (1, 1)
+    assert b'"7"' in result.lines[0]
 
 
 def test_an_old_code_that_somebody_else_has_now_is_not_shared() -> None:

@@ -24,6 +24,18 @@ if TYPE_CHECKING:
     from snowflake.connector import SnowflakeConnection
 
 
+# What an account or a user may have set otherwise, and what would shorten or change an answer, or let a statement run
+# for days. A user's ROWS_PER_RESULTSET cuts every answer and says nothing.
+SESSION_PARAMETERS: dict[str, Any] = {
+    "ROWS_PER_RESULTSET": 0,  # no limit
+    "PYTHON_CONNECTOR_QUERY_RESULT_FORMAT": "ARROW",
+    "QUOTED_IDENTIFIERS_IGNORE_CASE": False,
+    "TIMEZONE": "Etc/UTC",
+    "STATEMENT_TIMEOUT_IN_SECONDS": 3600,  # Snowflake's default is two days
+    "ABORT_DETACHED_QUERY": True,  # a statement whose client was killed costs no more than five minutes
+}
+
+
 @dataclass(frozen=True)
 class Selection:
     """A statement's answer: query id, start (UTC), the server's row count, and the rows as Arrow tables, fetched as
@@ -46,7 +58,7 @@ class EduSession:
         self._resources = resources
         self.secret_version = secret_version
 
-    def select(self, statement: str, parameters: Mapping[str, str], *, query_tag: str) -> Selection:
+    def select(self, statement: str, parameters: Mapping[str, str | int], *, query_tag: str) -> Selection:
         """Run a statement with bound parameters; raises `QueryFailed` or `Unavailable`, which quote no data.
 
         ``query_tag`` replaces the session's for this statement; it travels with it, so costs no round trip.
@@ -90,7 +102,7 @@ class EduSnowflake(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         # The driver logs every request at INFO.
         logging.getLogger("snowflake").setLevel(logging.WARNING)
-        additional: dict[str, Any] = {"session_parameters": {"QUERY_TAG": query_tag}}
+        additional: dict[str, Any] = {"session_parameters": SESSION_PARAMETERS | {"QUERY_TAG": query_tag}}
         if self.host:
             additional |= {"host": self.host, "port": self.port, "protocol": self.protocol}
         resource = SnowflakeResource(

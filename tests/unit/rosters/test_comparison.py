@@ -93,8 +93,8 @@ def test_an_empty_file_on_either_side_is_an_empty_roster() -> None:
 
 
 def test_a_student_with_many_lines_is_one_student() -> None:
-    before = roster_lines([("1", 9, [("Local", str(n)) for n in range(50)])])
-    after = roster_lines([("1", 9, [("Local", str(n)) for n in range(49)])])
+    before = roster_lines([("1", 9, [("Local", f"L{n}") for n in range(50)])])
+    after = roster_lines([("1", 9, [("Local", f"L{n}") for n in range(49)])])
     assert len(before) == 50
     assert compare_rosters(before, after) == RosterChanges(added=0, removed=0, changed=1)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runway_pipelines.errors import Held, RowsUnreadable
+from runway_pipelines.errors import Held, RowsUnreadable, Unavailable
 from runway_pipelines.rosters import encoding
 from runway_pipelines.rosters.encoding import (
     CONSUMER_CONTRACT,
@@ -18,16 +18,22 @@ from runway_pipelines.rosters.encoding import (
     encode_roster,
 )
 from runway_pipelines.rosters.query import ROW_SCHEMA
-from tests.factories import TENANT, everything_said_by, roster_row, roster_rows
+from tests.factories import TENANT, announcement, announcements, everything_said_by, roster_row, roster_rows
 
 CANARY = "c4n4ry"
-INTEGER_COLUMNS = ("ed_org_id", "api_year", "collision_rank")
+INTEGER_COLUMNS = ("ed_org_id", "api_year", "is_further_spelling")
 # As Snowflake sends NUMBER(38, 0): the smallest that holds a batch's values, or a decimal.
 SENT_AS = [pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.decimal128(19, 0), pa.decimal128(38, 0)]
 
 
 def encoded(*batches: pa.Table | pa.RecordBatch) -> bytes:
-    return b"".join(encode_roster(batches, TENANT.tenant_code, RosterCounts()))
+    return counted(*batches)[0]
+
+
+def counted(*batches: pa.Table | pa.RecordBatch, fillers: bool = False) -> tuple[bytes, RosterCounts]:
+    counts = RosterCounts()
+    pieces = encode_roster([announcements(*batches), *batches], TENANT.tenant_code, counts, fillers=fillers)
+    return b"".join(pieces), counts
 
 
 def recast(table: pa.Table, column: str, type_: pa.DataType) -> pa.Table:
@@ -36,8 +42,9 @@ def recast(table: pa.Table, column: str, type_: pa.DataType) -> pa.Table:
 
 def refusal(batches: Iterable[pa.Table], error: type[Held] | type[RowsUnreadable]) -> Any:
     """The refusal of these batches, which says nothing of a student."""
+    announced = roster_rows(announcement("rows", 0), *(announcement("id_type", 1, name) for name in ("Local", "State")))
     with pytest.raises(error) as refused:
-        list(encode_roster(batches, TENANT.tenant_code, RosterCounts()))
+        list(encode_roster([announced, *batches], TENANT.tenant_code, RosterCounts()))
     assert CANARY not in everything_said_by(refused.value)
     return refused.value
 
@@ -98,7 +105,7 @@ UNUSABLE_TYPES = [
     ("ed_org_id", pa.array([[9], [9], [9]])),
     ("ed_org_id", pa.array([9, 9, 2**63], pa.uint64())),
     ("ed_org_id", pa.array(["9.0", "9.0", "9.0"]).cast(pa.decimal128(38, 1))),
-    ("collision_rank", pa.array([{"x": 1}] * 3)),
+    ("is_further_spelling", pa.array([{"x": 1}] * 3)),
     ("api_year", pa.array([b"\xff"] * 3)),
     ("student_unique_id", pa.array([[CANARY]] * 3)),
     ("id_code", pa.array([{"x": CANARY}] * 3)),
@@ -121,8 +128,7 @@ def test_a_column_of_a_type_that_does_not_fit_is_refused_with_its_name_and_the_t
 @pytest.mark.parametrize("type_", [pa.int64(), pa.float64(), pa.decimal128(38, 0)], ids=str)
 def test_an_id_that_is_not_text_is_refused(column: str, type_: pa.DataType) -> None:
     table = roster_rows(roster_row("1", "Local", "1"), roster_row("2", "Local", "2"))
-    with pytest.raises(RowsUnreadable):
-        encoded(recast(table, column, type_))
+    refusal([recast(table, column, type_)], RowsUnreadable)
 
 
 @given(st.permutations(["Z", "a", "é", "\uffff", "\U0001f600"]), st.integers(1, 5))
@@ -162,7 +168,7 @@ def with_systems(systems: int) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("batch_rows", [1, 1000])
 def test_more_id_systems_than_any_state_has_hold_the_roster_and_are_not_named(batch_rows: int) -> None:
-    table = roster_rows(*with_systems(51))
+    table = announcements(roster_rows(*with_systems(51)))
     held = refusal([pa.table(batch) for batch in table.to_batches(max_chunksize=batch_rows)], Held)
     assert held.check == CONSUMER_CONTRACT
     assert held.came == "at least 51"
@@ -179,7 +185,7 @@ def test_integers_may_have_a_different_width_in_each_batch(
     rows = [
         roster_row("1", "Local", "0012", ed_org=8, api_year=25),
         roster_row("1", "Local", "0012", ed_org=9, api_year=25),
-        roster_row("2", "Local", "7", ed_org=9, api_year=24, collision_rank=1),
+        roster_row("2", "Local", "7", ed_org=9, api_year=24, is_further_spelling=1),
     ]
     whole = roster_rows(*rows)
     batches = []
@@ -188,10 +194,9 @@ def test_integers_may_have_a_different_width_in_each_batch(
         for column, type_ in zip(INTEGER_COLUMNS, types, strict=True):
             batch = recast(batch, column, type_)
         batches.append(batch)
-    counts = RosterCounts()
-    assert b"".join(encode_roster(batches, TENANT.tenant_code, counts)) == encoded(whole)
-    assert dict(counts.students_by_school_year) == {25: 1, 24: 1}
-    assert counts.colliding_codes == 1
+    file, counts = counted(*batches)
+    assert file == encoded(whole)
+    assert dict(counts.students_by_school_year) == {25: 1}
 
 
 @pytest.mark.parametrize(
@@ -207,7 +212,7 @@ def test_text_may_come_in_any_of_arrows_forms(type_: pa.DataType) -> None:
 def test_a_column_of_nulls_may_have_no_type() -> None:
     table = roster_rows(roster_row("1", ed_org_type=None), roster_row("2", ed_org_type=None))
     untyped = table
-    for column in ("ed_org_type", "code_tenant_code", "id_system", "id_code", "collision_rank"):
+    for column in ("ed_org_type", "code_tenant_code", "id_system", "id_code", "announcement", "number"):
         untyped = untyped.set_column(untyped.schema.get_field_index(column), column, pa.nulls(2))
     assert encoded(untyped) == encoded(table)
 
@@ -215,15 +220,15 @@ def test_a_column_of_nulls_may_have_no_type() -> None:
 def test_columns_may_come_in_upper_case_in_any_order_with_others_between_them() -> None:
     sent = GOOD.rename_columns([name.upper() for name in GOOD.column_names]).select(list(range(GOOD.num_columns))[::-1])
     sent = sent.add_column(3, "FIRST_NAME", pa.array([CANARY] * 3))
-    assert encoded(sent) == encoded(GOOD)
-    assert CANARY.encode() not in encoded(sent)
+    announced = announcements(GOOD)
+    file = b"".join(encode_roster([announced, sent], TENANT.tenant_code, RosterCounts(), fillers=False))
+    assert file == encoded(GOOD)
+    assert CANARY.encode() not in file
 
 
 @pytest.mark.parametrize("batches", [[], [GOOD.slice(0, 0)], [GOOD.slice(0, 0)] * 3], ids=len)
 def test_no_rows_give_no_bytes_and_no_error(batches: list[pa.Table]) -> None:
-    counts = RosterCounts()
-    assert list(encode_roster(batches, TENANT.tenant_code, counts)) == []
-    assert counts == RosterCounts()
+    assert counted(*batches) == (b"", RosterCounts())
 
 
 def test_empty_batches_between_others_change_nothing() -> None:
@@ -231,15 +236,62 @@ def test_empty_batches_between_others_change_nothing() -> None:
     assert encoded(empty, GOOD.slice(0, 1), empty, empty, GOOD.slice(1), empty) == encoded(GOOD)
 
 
-def test_rows_without_a_student_or_an_ed_org_are_left_out_and_counted() -> None:
-    counts = RosterCounts()
-    rows = roster_rows(roster_row("1"), roster_row("2", ed_org=None), roster_row(None), roster_row(None, ed_org=None))
-    assert b"".join(encode_roster([rows], TENANT.tenant_code, counts)).count(b"\n") == 1
-    assert (counts.rows, counts.rows_without_identity, counts.students) == (4, 3, 1)
+WHOLE = announcements(GOOD).to_pylist()
 
-    nobody = RosterCounts()
-    assert list(encode_roster([rows.slice(1)], TENANT.tenant_code, nobody)) == []
-    assert (nobody.rows, nobody.rows_without_identity, nobody.records) == (3, 3, 0)
+
+@pytest.mark.parametrize("announced", [2, 4], ids=["fewer", "more"])
+def test_an_answer_with_another_number_of_rows_than_it_says_is_not_taken_for_a_whole_one(announced: int) -> None:
+    rows = roster_rows(announcement("rows", announced), *WHOLE[1:], *GOOD.to_pylist())
+    with pytest.raises(Unavailable, match=f"{announced} rows.*3 rows.*ROWS_PER_RESULTSET"):
+        list(encode_roster([rows], TENANT.tenant_code, RosterCounts()))
+
+
+@pytest.mark.parametrize("batches", [[], [GOOD.slice(0, 0)], [roster_rows(*WHOLE[1:])]], ids=["none", "empty", "types"])
+def test_an_answer_that_does_not_say_how_many_rows_it_has_is_not_taken_for_an_empty_one(
+    batches: list[pa.Table],
+) -> None:
+    with pytest.raises(Unavailable, match="an announced number of rows"):
+        list(encode_roster(batches, TENANT.tenant_code, RosterCounts()))
+
+
+@pytest.mark.parametrize(
+    "batches", [[GOOD, roster_rows(*WHOLE)], [roster_rows(WHOLE[0]), GOOD]], ids=["after the rows", "a type is missing"]
+)
+def test_announcements_that_do_not_fit_the_rows_are_refused(batches: list[pa.Table]) -> None:
+    with pytest.raises(Unavailable):
+        list(encode_roster(batches, TENANT.tenant_code, RosterCounts()))
+
+
+def test_what_is_announced_is_counted_before_the_first_piece() -> None:
+    said = [announcement(name, number) for name, number in (("placeholder_codes", 3), ("masked_values", 2))]
+    said += [announcement("masked_values", 1), announcement("something_new", 9)]
+    counts = RosterCounts()
+    next(encode_roster([roster_rows(*WHOLE, *said), GOOD], TENANT.tenant_code, counts))
+    assert (counts.placeholder_codes, counts.masked_values) == (3, 3)
+    assert counts.students_by_id_system == {"Local": 1, "State": 1}
+
+
+def test_a_student_without_a_code_of_a_type_gets_a_filler_that_counts_nowhere() -> None:
+    file, counts = counted(GOOD, fillers=True)
+    codes = [
+        [entry["identificationCode"] for entry in json.loads(line)["studentIdentificationCodes"]]
+        for line in file.splitlines()
+    ]
+    assert codes == [["0012", "7"], ["no-code:2", "no-code:2"]]
+    assert (counts.students, counts.students_without_codes, counts.lines) == (2, 1, 2)
+
+
+def test_a_line_break_of_unicode_is_escaped_and_an_id_that_consumers_would_have_to_escape_is_counted() -> None:
+    rows = [
+        roster_row(f"1{text}", "Local", f"7{text}") for text in ("", '"', "\\", "\t", "\x85", "\u2028", "\u2029", "é")
+    ]
+    rows.sort(key=lambda row: row["student_unique_id"].encode())
+    file, counts = counted(roster_rows(*rows))
+    assert len(file.decode().splitlines()) == len(rows)
+    assert [json.loads(line)["studentReference"]["studentUniqueId"] for line in file.splitlines()] == [
+        row["student_unique_id"] for row in rows
+    ]
+    assert counts.unsafe_ids == 3
 
 
 def test_very_long_texts_come_through_whole() -> None:
@@ -256,6 +308,6 @@ def test_a_student_with_more_rows_than_a_slice_stays_whole(monkeypatch: pytest.M
     rows = [roster_row("1", "Local", f"{number:04}") for number in range(100)] + [roster_row("2", "Local", "x")]
     whole = encoded(roster_rows(*rows))
     monkeypatch.setattr(encoding, "SLICE_ROWS", 7)
-    counts = RosterCounts()
-    assert b"".join(encode_roster([roster_rows(*rows)], TENANT.tenant_code, counts)) == whole
+    file, counts = counted(roster_rows(*rows))
+    assert file == whole
     assert (counts.students, counts.records, counts.lines) == (2, 2, 101)

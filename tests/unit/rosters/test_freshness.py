@@ -117,3 +117,28 @@ def test_a_tenant_that_is_dated_in_the_future_is_not_fresh(ahead: timedelta, is_
 )
 def test_how_far_moments_are_in_the_future(moments: tuple[datetime | None, ...], expected: timedelta | None) -> None:
     assert ahead_of(NOW, *moments) == expected
+
+
+def test_an_unusable_code_is_a_straggler_by_a_name_that_can_be_printed() -> None:
+    partner = RosterPartner("acme", "Acme", ("fine",), (2026,), ("a\n/b",))
+    index = PartnerIndex.parse(None, partner)
+    (unusable,) = (each for each in index.tenants if each.is_unusable)
+    assert (unusable.tenant_code, unusable.name, unusable.status) == ("a\n/b", r"'a\n/b'", "unusable_code")
+    assert "U+000A" in unusable.reason
+    freshness = freshness_of(index.tenants, NOW, DAY)
+    assert {(each.tenant_code, each.has_unusable_code) for each in freshness.stragglers} == {
+        ("fine", False),
+        (r"'a\n/b'", True),
+    }
+    assert freshness.summary.endswith(". 1 of them can have no roster, because of its code")
+    assert RunReport.parse(RunReport(stragglers=freshness.stragglers).document()) == RunReport(
+        stragglers=freshness.stragglers
+    )
+
+
+def test_a_code_that_became_usable_is_no_longer_shown_as_unusable() -> None:
+    before = PartnerIndex.parse(None, RosterPartner("acme", "Acme", (), (), ("was",)))
+    stored = StoredDocument(before.to_json(), "etag")
+    (entry_now,) = PartnerIndex.parse(stored, RosterPartner("acme", "Acme", ("was",), ())).tenants
+    assert entry_now.status == NEVER
+    assert PartnerIndex.parse(stored, RosterPartner("acme", "Acme", (), ())).tenants == ()
