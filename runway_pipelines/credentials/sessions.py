@@ -23,6 +23,7 @@ from runway_pipelines.errors import (
     QueryFailed,
     RowsUnreadable,
     RunwayError,
+    SessionEnded,
     Transient,
     Unavailable,
 )
@@ -37,6 +38,10 @@ ACQUIRE_TIMEOUT_SECONDS = 60
 PROOF_ATTEMPTS = 3
 # No warehouse, no current database, an object missing or not granted, a column missing: the same for every tenant.
 PARTNER_WIDE_QUERY_ERRORS = frozenset({"606", "904", "2003", "2043", "3001", "90105", "90106"})
+
+
+class AllSessionsInUse(Unavailable):
+    """None was returned for as long as we wait; waiting once more would only double the wait."""
 
 
 class PartnerSessions:
@@ -92,7 +97,7 @@ class PartnerSessions:
         try:
             borrowed = self._pool.connect()
         except PoolTimeoutError:
-            raise Unavailable(
+            raise AllSessionsInUse(
                 expected=f"a session of partner {self._partner_id} within {self._acquire_timeout:g} s",
                 came="all of them in use",
                 remedy=f"raise {self._size_variable}, or find out why its statements take so long",
@@ -106,6 +111,9 @@ class PartnerSessions:
             raise  # the data was refused, not the session, which serves the next tenant just as well
         except BaseException as error:
             borrowed.invalidate()
+            if isinstance(error, SessionEnded):
+                # The others idled just as long. Without this, whoever tries again would borrow the next ended one.
+                self._pool.evict_idle(0)
             if isinstance(error, QueryFailed) and error.code in PARTNER_WIDE_QUERY_ERRORS:
                 self._refusal = error
             raise

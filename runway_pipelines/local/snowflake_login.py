@@ -57,6 +57,20 @@ def verify_login(data: Mapping[str, Any], public_keys: Path) -> None:
     raise _TOKEN_INVALID
 
 
+def user_parameters(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The session parameters that a user was given (`ALTER USER ... SET`), by name in upper case.
+
+    The file is a JSON object of `"ACCOUNT.USER": {parameter: value}`, read anew each time; it need not exist.
+    """
+    account, user = account_and_user(data)
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return {}
+    parameters = json.loads(text or "{}").get(f"{account}.{user}") or {}
+    return {str(name).upper(): value for name, value in parameters.items()}
+
+
 def fingerprint(key: RSAPublicKey) -> str:
     """`SHA256:` and the base64 digest of the key's DER form: what Snowflake shows as RSA_PUBLIC_KEY_FP."""
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import itertools
+import os
 import secrets
 import sys
 import time
@@ -31,7 +32,7 @@ from starlette.routing import Route
 
 from runway_pipelines.local.processes import announce_ready, listen_on_loopback
 from runway_pipelines.local.snowflake_accounts import Accounts, WarehouseUnreadable
-from runway_pipelines.local.snowflake_login import LoginRefused, account_and_user, verify_login
+from runway_pipelines.local.snowflake_login import LoginRefused, account_and_user, user_parameters, verify_login
 from runway_pipelines.local.snowflake_statements import Session, answer_statement, failure
 
 _SERVER_VERSION = "9.0.0"
@@ -44,9 +45,10 @@ _SESSION_GONE = failure("390111", "Session no longer exists. New login required 
 class SnowflakeServer:
     """The protocol's routes over a set of accounts."""
 
-    def __init__(self, accounts: Accounts, public_keys: Path) -> None:
+    def __init__(self, accounts: Accounts, public_keys: Path, parameters_of_users: Path) -> None:
         self._accounts = accounts
         self._public_keys = public_keys
+        self._parameters_of_users = parameters_of_users
         self._sessions: dict[str, Session] = {}
         self._session_ids = itertools.count(1)
 
@@ -71,7 +73,9 @@ class SnowflakeServer:
         try:
             verify_login(data, self._public_keys)
             account, _ = account_and_user(data)
-            autocommit = bool((data.get("SESSION_PARAMETERS") or {}).get("AUTOCOMMIT", True))
+            # What the session sets wins over what its user was given.
+            parameters = user_parameters(data, self._parameters_of_users) | _upper(data.get("SESSION_PARAMETERS"))
+            autocommit = bool(parameters.get("AUTOCOMMIT", True))
             names = (database and normalise_ident(database), schema and normalise_ident(schema))
             connection = self._accounts.get(account).connect(*names, autocommit=autocommit)
         except LoginRefused as refusal:
@@ -81,7 +85,12 @@ class SnowflakeServer:
             return failure("390189", "The local Snowflake cannot load this account's tables; its log says which.")
         self._forget_idle_sessions()
         token = secrets.token_urlsafe(32)
-        self._sessions[token] = Session(connection, rows_in_json=data.get("CLIENT_APP_ID") == _NODE_DRIVER)
+        in_json = str(parameters.get("PYTHON_CONNECTOR_QUERY_RESULT_FORMAT", "ARROW")).upper() == "JSON"
+        self._sessions[token] = Session(
+            connection,
+            rows_in_json=in_json or data.get("CLIENT_APP_ID") == _NODE_DRIVER,
+            most_rows=int(parameters.get("ROWS_PER_RESULTSET", 0)),
+        )
         return {"data": self._login_answer(token, autocommit, connection), "success": True}
 
     def _login_answer(self, token: str, autocommit: bool, connection: FakeSnowflakeConnection) -> dict[str, Any]:
@@ -132,6 +141,10 @@ class SnowflakeServer:
             self._sessions.pop(token).close()
 
 
+def _upper(parameters: dict[str, Any] | None) -> dict[str, Any]:
+    return {name.upper(): value for name, value in (parameters or {}).items()}
+
+
 async def _body(request: Request) -> dict[str, Any]:
     body = await request.body()
     body = gzip.decompress(body) if request.headers.get("Content-Encoding") == "gzip" else body
@@ -161,12 +174,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one, which the readiness line names")
     parser.add_argument("--warehouse", type=Path, required=True, help="folder of ACCOUNT/DATABASE/SCHEMA/table.parquet")
     parser.add_argument("--public-keys", type=Path, required=True, help='JSON {"ACCOUNT.USER": ["PEM", ...]}')
+    parser.add_argument("--user-parameters", type=Path, default=Path(os.devnull), help='JSON {"ACCOUNT.USER": {...}}')
     parser.add_argument("--threads", type=int, default=2, help="duckdb threads of each account")
     options = parser.parse_args(arguments)
     # duckdb's advice to its direct users; upstream's call, not ours
     warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
     listener = listen_on_loopback(options.port)
-    server = SnowflakeServer(Accounts(options.warehouse, options.threads), options.public_keys)
+    server = SnowflakeServer(Accounts(options.warehouse, options.threads), options.public_keys, options.user_parameters)
     config = uvicorn.Config(server.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     _AnnouncingServer(config).run(sockets=[listener])
 

@@ -34,11 +34,13 @@ _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\d{3,}")
 class Session:
     """A logged-in session. Its statements run one at a time: two threads on one duckdb connection mix their rows.
 
-    ``rows_in_json``: the client reads no arrow, as the Node.js driver.
+    ``rows_in_json``: the client reads no arrow, as the Node.js driver, or its user was given JSON. ``most_rows``: an
+    answer is cut there, and says nothing of it (ROWS_PER_RESULTSET); 0 is no limit.
     """
 
     connection: FakeSnowflakeConnection
     rows_in_json: bool = False
+    most_rows: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     last_used: float = field(default_factory=time.monotonic)
 
@@ -106,18 +108,20 @@ def _run(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
         affected += cursor.rowcount or 0
     if cursor._last_transformed is not None and cursor._last_transformed.args.get("put_stage_data"):
         raise NotImplementedError("PUT")
-    return _result(cursor, type_id, affected if len(rows_of_binds) > 1 else None, session.rows_in_json)
+    return _result(session, cursor, type_id, affected if len(rows_of_binds) > 1 else None)
 
 
-def _result(cursor: FakeSnowflakeCursor, type_id: int, batch_rows: int | None, rows_in_json: bool) -> dict[str, Any]:
+def _result(session: Session, cursor: FakeSnowflakeCursor, type_id: int, batch_rows: int | None) -> dict[str, Any]:
     rowtype = describe_as_rowtype(cursor._describe_last_sql())
     table = cursor._arrow_table
+    if table is not None and session.most_rows and type_id not in DML_TYPE_IDS:
+        table = table.slice(0, session.most_rows)
     if type_id in DML_TYPE_IDS and table is not None:
         # DML answers in JSON: clients read the numbers of affected rows from it
         rows = _row_set(table) if batch_rows is None else [[str(batch_rows)]]
         result: dict[str, Any] = {"queryResultFormat": "json", "rowset": rows}
     else:
-        result = _rows(table, rowtype, rows_in_json)
+        result = _rows(table, rowtype, session.rows_in_json)
     total = table.num_rows if table is not None else 0
     ids = {"queryId": cursor.sfqid, "statementTypeId": type_id}
     return {"rowtype": rowtype, "total": total, "returned": total, **ids, **result}

@@ -2,7 +2,8 @@
 
     <state>/postgres/           data          <state>/warehouse/ACCOUNT/DATABASE/SCHEMA/table.parquet
     <state>/postgres.password                 <state>/public_keys.json   {"ACCOUNT.USER": ["PEM", ...]}
-    <state>/aws/                saved S3 objects and secrets             <state>/logs/
+    <state>/aws/                saved S3 objects and secrets             <state>/user_parameters.json (optional)
+    <state>/logs/                                                        {"ACCOUNT.USER": {"TIMEZONE": ...}}
 
 It starts empty: databases and a bucket, but no data in them. What fills it is in `dataset` and `seed`.
 """
@@ -48,6 +49,7 @@ class EmbeddedStack:
         self._lml_options = list(lml_options)
         self.warehouse_dir = self.state_dir / "warehouse"
         self.public_keys_file = self.state_dir / "public_keys.json"
+        self.user_parameters_file = self.state_dir / "user_parameters.json"
         self.logs_dir = self.state_dir / "logs"
         self._running: contextlib.ExitStack | None = None
         self._postgres: PostgresServer | None = None
@@ -80,7 +82,10 @@ class EmbeddedStack:
             aws = self._start_module("aws_server", ["--state", str(self.state_dir / "aws")], undo)
             snowflake = self._start_module(
                 "snowflake_server",
-                ["--warehouse", str(self.warehouse_dir), "--public-keys", str(self.public_keys_file)],
+                [
+                    *("--warehouse", str(self.warehouse_dir), "--public-keys", str(self.public_keys_file)),
+                    *("--user-parameters", str(self.user_parameters_file)),
+                ],
                 undo,
             )
             lml = self._start_module("lml_server", self._lml_options, undo)

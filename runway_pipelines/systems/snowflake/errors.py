@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import cache
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
 
-from runway_pipelines.errors import AuthenticationRefused, QueryFailed, RunwayError, Unavailable
+from runway_pipelines.errors import AuthenticationRefused, QueryFailed, RunwayError, SessionEnded, Unavailable
 from runway_pipelines.systems.snowflake.connection import EduConnection
 
 if TYPE_CHECKING:
     from snowflake.connector.errors import Error
 
-# Logins that another attempt does not mend: user, password, key (JWT), disabled user, network policy, role or account.
-_REFUSED_LOGIN = {390100, 390101, 390102, 390144, 390186, 390189, 390190, 390201, 390422}
+_COMPARE_KEYS = "compare the secret's key with the user's RSA_PUBLIC_KEY and RSA_PUBLIC_KEY_2, and see DESC USER"
+# The token of a key pair is good for a minute; which of the two codes means the clock depends on Snowflake's version.
+_SET_CLOCK = (
+    f"have this machine's clock set by a time server; if runway-pipelines doctor finds it right, {_COMPARE_KEYS}"
+)
+_REFUSED_LOGIN_REMEDIES = {
+    390144: f"{_COMPARE_KEYS}; if they agree, look at this machine's clock with runway-pipelines doctor",
+    390101: "the user is disabled: ALTER USER ... SET DISABLED = FALSE, or name another user in the secret",
+    390102: "the user is locked after failed logins: wait 15 minutes, or ALTER USER ... SET MINS_TO_UNLOCK = 0",
+    390189: "grant the secret's role to the user, correct its name in the secret, or leave it out",
+    390422: "add the address that this machine has on its way out to the account's or the user's network policy",
+    390202: "grant the role USAGE on the secret's warehouse, correct its name in the secret, or leave it out",
+    390913: "the account is suspended: its owner has to talk to Snowflake",
+    394302: _SET_CLOCK,
+    394304: _SET_CLOCK,
+}
+# Logins that another attempt does not mend: also user, password and account.
+_REFUSED_LOGIN = {390100, 390186, 390190, 390201, *_REFUSED_LOGIN_REMEDIES}
 # The session or its token has expired; a new session can be opened, with the credentials as they are by then.
 _SESSION_ENDED = {390111, 390112, 390114, 390195}
 _GRANT_OR_CORRECT = (
@@ -24,10 +44,16 @@ _REMEDIES = {
     2003: _GRANT_OR_CORRECT,
     2043: _GRANT_OR_CORRECT,
     3001: "grant the secret's role SELECT on the stg_ef3 tables",
-    606: "put a warehouse into the secret, or give the user a default one",
+    606: "give the user a default warehouse that its role may use, or set warehouse in the secret",
+    630: "see in Snowflake's query history why the statement takes so long, or give the user a larger warehouse",
     90105: "correct database and schema in the secret",
     90106: "correct database and schema in the secret",
     904: "compare the columns of the stg_ef3 tables with the rosters contract, section 1 (docs/contracts)",
+}
+# An OSError of this machine, and none of the connection.
+_OF_THIS_MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
 }
 
 
@@ -40,6 +66,14 @@ def snowflake_errors() -> Iterator[None]:
         yield
     except errors.Error as error:
         raise _mapped(error) from None
+    except _broken_connection() as error:
+        if _is_of_this_machine(error):
+            raise
+        raise Unavailable(
+            expected="the statement's answer",
+            came=f"a connection that broke off ({type(error).__name__})",
+            remedy="try again; if it persists, look at the network's way out, and at Snowflake's status page",
+        ) from None
 
 
 @contextmanager
@@ -52,6 +86,26 @@ def snowflake_login_errors(connection: EduConnection) -> Iterator[None]:
         yield
     except errors.Error as error:
         raise _mapped_login(error, connection, time.monotonic() - started) from None
+    except _broken_connection() as error:
+        if _is_of_this_machine(error):
+            raise
+        raise _no_session(connection, time.monotonic() - started, type(error).__name__) from None
+
+
+@cache
+def _broken_connection() -> tuple[type[Exception], ...]:
+    """What the driver lets through when a connection breaks off: its own HTTP client's errors, and what lies below."""
+    from OpenSSL.SSL import Error as OpenSSLError
+    from snowflake.connector.network import RetryRequest
+    from snowflake.connector.vendored.requests.exceptions import RequestException
+    from snowflake.connector.vendored.urllib3.exceptions import HTTPError
+
+    # EOFError and zlib.error: a compressed chunk that was cut.
+    return (RequestException, HTTPError, HTTPException, OSError, OpenSSLError, RetryRequest, EOFError, zlib.error)
+
+
+def _is_of_this_machine(error: Any) -> bool:
+    return getattr(error, "errno", None) in _OF_THIS_MACHINE
 
 
 def _mapped(error: Error) -> RunwayError:
@@ -61,7 +115,14 @@ def _mapped(error: Error) -> RunwayError:
     refused = isinstance(
         error, errors.ProgrammingError | errors.NotSupportedError | errors.IntegrityError | errors.DataError
     )
-    if refused and number not in _SESSION_ENDED:
+    if number in _SESSION_ENDED:
+        return SessionEnded(
+            expected="the statement's answer",
+            came=f"a session that Snowflake had ended (error {number})",
+            remedy="try again, in a new session",
+            code=str(number),
+        )
+    if refused:
         return QueryFailed(
             expected="the statement to run",
             came=f"Snowflake's error {number} (SQLSTATE {error.sqlstate}, query {error.sfqid})",
@@ -78,18 +139,25 @@ def _mapped(error: Error) -> RunwayError:
 
 def _mapped_login(error: Error, connection: EduConnection, seconds: float) -> RunwayError:
     number = error.errno or -1
-    session = f"a session on account {connection.account} for user {connection.username}"
     # 28000 is the SQLSTATE of every refused login, such as the 3943xx of a key pair.
     if number in _REFUSED_LOGIN or error.sqlstate == "28000":
         return AuthenticationRefused(
-            expected=session,
+            expected=_session_of(connection),
             came=f"a refused login (error {number})",
-            remedy="compare the secret's key with the user's RSA_PUBLIC_KEY and RSA_PUBLIC_KEY_2, and see DESC USER",
+            remedy=_REFUSED_LOGIN_REMEDIES.get(number, _COMPARE_KEYS),
             code=str(number),
         )
+    return _no_session(connection, seconds, f"{type(error).__name__}, error {number}", code=str(number))
+
+
+def _no_session(connection: EduConnection, seconds: float, reason: str, *, code: str | None = None) -> Unavailable:
     return Unavailable(
-        expected=session,
-        came=f"no session after {seconds:.0f} s ({type(error).__name__}, error {number})",
+        expected=_session_of(connection),
+        came=f"no session after {seconds:.0f} s ({reason})",
         remedy="check the account's name in the secret, the network's way out, and Snowflake's status page",
-        code=str(number),
+        code=code,
     )
+
+
+def _session_of(connection: EduConnection) -> str:
+    return f"a session on account {connection.account} for user {connection.username}"

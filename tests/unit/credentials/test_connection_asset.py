@@ -12,14 +12,15 @@ from runway_pipelines.credentials.connection_asset import connection_metadata, e
 from runway_pipelines.credentials.edu_connection import parse_connection
 from runway_pipelines.credentials.key_hygiene import KeyReport, key_hygiene
 from runway_pipelines.credentials.trial import Trial
-from runway_pipelines.errors import AuthenticationRefused
+from runway_pipelines.errors import AuthenticationRefused, RunwayError, Unavailable
+from runway_pipelines.operations.run_report import RUN_REPORT
 from tests.factories import base64_text, pem, secret_text
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 CONNECTION = parse_connection("a-secret", secret_text())
 
 
-def trial(*, age_days: int = 10, has_previous: bool = True, error: AuthenticationRefused | None = None) -> Trial:
+def trial(*, age_days: int = 10, has_previous: bool = True, error: RunwayError | None = None) -> Trial:
     previous = CONNECTION if has_previous else None
     created_at = NOW - timedelta(days=age_days)
     keys = key_hygiene(CONNECTION, created_at, previous, has_previous=has_previous, now=NOW)
@@ -65,6 +66,14 @@ def test_a_failure_has_the_drivers_code_and_materializes_nothing() -> None:
     assert not check.passed
     assert check.metadata["code"].value == "390144"
     assert "version v0 still works" in str(check.description)
+
+
+def test_a_connection_that_broke_off_is_no_verdict_on_the_key_and_operators_hear_of_none() -> None:
+    failed = trial(error=Unavailable(expected="a session", came="a connection that broke off", remedy="try again"))
+    check = evaluations(failed)["can_connect"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert str(check.description).startswith("No verdict on the credentials. ")
+    assert check.metadata[RUN_REPORT].value["credentials_failure"] is None
 
 
 def test_no_event_holds_the_key() -> None:
