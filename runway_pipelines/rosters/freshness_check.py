@@ -80,9 +80,10 @@ def judge_freshness(context: dg.OpExecutionContext, rosters: RosterServices) -> 
             continue
         try:
             index = PartnerIndex.read(rosters.store, partner)
-        except RunwayError as error:
+        except Exception as error:  # noqa: BLE001 - one partner's trouble is one partner's; the run fails, naming it
             unread.append(partner.partner_id)
-            context.log.error(f"{partner.partner_id}: its index cannot be read: {error}")
+            reason = error if isinstance(error, RunwayError) else f"an unexpected {type(error).__name__}"
+            context.log.error(f"{partner.partner_id}: its index cannot be read: {reason}")
             continue
         yield freshness_evaluation(context.instance, index, rosters.policy.most_roster_age)
     if unread:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import os
+import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import urlsplit
 
+import trustme
+
 # What a fault does with a request (method, path and query): None lets it through, a status answers it with that and
-# an empty body, a pair with that status and body, "cut" drops the connection.
+# an empty body, a pair with that status and body, "cut" drops the connection. Over TLS, "garble" spoils it within
+# the body.
 Fault = Callable[[str, str], int | str | tuple[int, bytes] | None]
 
 
@@ -29,8 +35,8 @@ class FaultProxy:
 
 
 @contextmanager
-def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
-    """A proxy for ``upstream`` (a base URL)."""
+def fault_proxy(upstream: str, certificate: trustme.LeafCert | None = None) -> Iterator[FaultProxy]:
+    """A proxy for ``upstream`` (a base URL); with a ``certificate`` it speaks TLS, as localhost."""
     target = urlsplit(upstream)
     proxy = FaultProxy("")
 
@@ -66,6 +72,13 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
                     self.send_header(name, value)
             self.send_header("Content-Length", answer.getheader("Content-Length") or str(len(content)))
             self.end_headers()
+            if verdict == "garble":
+                self.wfile.write(content[: len(content) // 2])
+                self.wfile.flush()
+                with socket.socket(fileno=os.dup(self.connection.fileno())) as under_tls:
+                    under_tls.sendall(b"\x17\x03\x03\x00\x40" + os.urandom(64))
+                self.close_connection = True
+                return
             self.wfile.write(content)
             connection.close()
 
@@ -81,6 +94,11 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     proxy.url = f"http://127.0.0.1:{server.server_port}"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        proxy.url = f"https://localhost:{server.server_port}"
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -1,5 +1,8 @@
-"""boto3's and botocore's errors mapped to ours, by code. None of the request's values is kept."""
+"""Errors of boto3 and of what is below it (botocore, urllib3, ssl) mapped to ours. None of the request's values is kept."""
 
+import http.client
+import socket
+import ssl
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +26,8 @@ _MISCONFIGURED = (
     PartialCredentialsError,
     ProfileNotFound,
 )
+_LIBRARIES = {"boto3", "botocore", "s3transfer", "urllib3"}
+_OF_THE_CONNECTION = (ConnectionError, TimeoutError, ssl.SSLError, socket.gaierror, http.client.HTTPException)
 _TRANSIENT_CODES = {
     "BadDigest",
     "InternalError",
@@ -52,18 +57,29 @@ _REMEDIES = {
 
 @contextmanager
 def aws_errors(action: str, *, absent: Collection[str] = ()) -> Iterator[None]:
-    """Map what boto3 raises within the block; ``action`` ("read secret x") says in messages what was tried.
+    """Map what boto3 and its libraries raise within the block; ``action`` ("read secret x") says what was tried.
 
     An error whose code is in ``absent`` ends the block quietly, and the statement after it runs. The original exception
     is dropped from the chain, because its text may quote the request.
     """
     try:
         yield
-    except (Boto3Error, BotoCoreError, ClientError) as error:
+    except Exception as error:
+        if not _is_of_aws(error):
+            raise
         met = _cause(error)
         if isinstance(met, ClientError) and error_code(met) in absent:
             return
         raise _mapped(action, met) from None
+
+
+def _is_of_aws(error: Exception) -> bool:
+    """Whether the libraries raised it, or the connection did: botocore maps what fails before a body, and not within.
+
+    An error of the local disk, which an upload reads, is none.
+    """
+    libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return not libraries.isdisjoint(_LIBRARIES) or isinstance(error, _OF_THE_CONNECTION)
 
 
 def error_code(error: ClientError) -> str:

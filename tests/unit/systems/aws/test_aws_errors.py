@@ -1,5 +1,8 @@
 """botocore's failures become permanent or transient ones of ours, by their code and without their text."""
 
+import http.client
+import importlib
+import socket
 import traceback
 from typing import Any
 
@@ -118,3 +121,37 @@ def test_an_answer_without_a_code_or_a_status_is_a_refusal(code: str | None, sta
     error = client_error(code, status)
     assert error_code(error) == (code or "unknown")
     assert isinstance(mapped(error), Permanent)
+
+
+def exceptions_of(*modules: str) -> list[type[Exception]]:
+    """Every exception class that these modules define."""
+    found = []
+    for name in modules:
+        for member in vars(importlib.import_module(name)).values():
+            if isinstance(member, type) and issubclass(member, Exception) and not issubclass(member, Warning):
+                found += [member] if member.__module__.partition(".")[0] == name.partition(".")[0] else []
+    return found
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *exceptions_of("botocore.exceptions", "botocore.parsers", "botocore.eventstream", "botocore.compat"),
+        *exceptions_of("boto3.exceptions", "s3transfer.exceptions", "urllib3.exceptions", "ssl"),
+        *(ConnectionResetError, BrokenPipeError, TimeoutError, http.client.IncompleteRead, socket.gaierror),
+    ],
+    ids=lambda kind: f"{kind.__module__}.{kind.__qualname__}",
+)
+def test_whatever_the_libraries_raise_is_an_error_of_ours(kind: type[Exception]) -> None:
+    error = kind.__new__(kind, CANARY)
+    if isinstance(error, ClientError):
+        error.response = {}
+    assert isinstance(mapped(error), RunwayError)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, CANARY), PermissionError(13, CANARY), ValueError(CANARY), KeyError(CANARY)]
+)
+def test_what_is_no_trouble_with_aws_stays_what_it_is(error: Exception) -> None:
+    with pytest.raises(type(error)), aws_errors("upload x"):
+        raise error
