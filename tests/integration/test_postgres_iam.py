@@ -170,7 +170,7 @@ def test_an_expired_token_would_be_refused(rds: LocalRds, opened: ExitStack) -> 
     rds.ahead = timedelta(minutes=16)
     with pytest.raises(AuthenticationRefused):
         ask(database(rds, opened))
-    assert rds.refusals == ["expired"]
+    assert rds.refusals == ["expired"] * 2
 
 
 def test_through_a_tunnel_the_token_and_the_certificate_stay_the_real_endpoints(
@@ -191,7 +191,7 @@ def test_through_a_tunnel_the_token_and_the_certificate_stay_the_real_endpoints(
 def test_a_refused_login_is_final_and_names_the_user(rds: LocalRds, opened: ExitStack) -> None:
     with pytest.raises(AuthenticationRefused, match="let user stranger in") as refused:
         ask(database(rds, opened, username="stranger"))
-    assert len(rds.tokens) == 1
+    assert len(rds.tokens) == 2  # one more, because RDS refuses good ones too
     assert "X-Amz-Signature" not in str(refused.value)
     assert refused.value.__cause__ is None
 
@@ -349,13 +349,69 @@ def test_a_connection_that_says_nothing_any_more_holds_nobody_up(
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_who_is_refused_later_is_told_so_and_not_that_the_pool_is_slow(rds: LocalRds, opened: ExitStack) -> None:
-    one = database(rds, opened, connect_timeout_seconds=PATIENCE_SECONDS)
+    one = database(rds, opened, connect_timeout_seconds=3)
     with one.connection():
         rds.ahead = timedelta(hours=1)
         with pytest.raises(AuthenticationRefused):
-            ask(one)
-        assert len(rds.tokens) == 2
+            ask(one)  # who holds the one that works is itself the one that waits
+    assert len(set(rds.tokens)) > 2
+    rds.ahead = timedelta(0)
+    assert ask(one) == (1,)
+
+
+@pytest.mark.slow
+def test_a_good_token_that_is_refused_is_minted_once_more(rds: LocalRds, opened: ExitStack) -> None:
+    rds.refuse_next = 1
+    one = database(rds, opened)
+    with one.connection():
+        rds.refuse_next = 1
+        assert ask(one) == (1,)
+    assert rds.refusals == ["a good one"] * 2
+    assert len(rds.tokens) == 4
+    assert len(set(rds.tokens)) >= 3  # what was refused is not shown again
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("for_ever", [False, True])
+def test_a_refused_login_fails_nobody_while_connections_work(rds: LocalRds, opened: ExitStack, for_ever: bool) -> None:
+    one = database(rds, opened, connect_timeout_seconds=PATIENCE_SECONDS)
+    with one.connection(), one.connection():
+        pass
+    if for_ever:
+        rds.ahead = timedelta(hours=1)
+    else:
+        rds.refuse_next = 1
+    failures: list[RunwayError] = []
+    answers: list[Any] = []
+
+    def call() -> None:
+        try:
+            for _ in range(3):
+                answers.append(ask(one, "select pg_sleep(0.3)"))
+        except RunwayError as error:
+            failures.append(error)
+
+    callers = [threading.Thread(target=call) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    join(*callers)
+    assert failures == []
+    assert len(answers) == 24
+    assert rds.refusals
+
+
+@pytest.mark.slow
+def test_who_is_refused_for_good_is_told_so_at_once_where_no_connection_works(rds: LocalRds, opened: ExitStack) -> None:
+    one = database(rds, opened, connect_timeout_seconds=PATIENCE_SECONDS, idle_seconds=0.3)
+    assert ask(one) == (1,)
+    kept = one._client
+    assert kept is not None
+    wait_until(lambda: kept._pool.get_stats()["pool_size"] == 0)
+    rds.ahead = timedelta(hours=1)
+    with pytest.raises(AuthenticationRefused):
+        ask(one)
     rds.ahead = timedelta(0)
     assert ask(one) == (1,)
 

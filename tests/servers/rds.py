@@ -43,7 +43,8 @@ class Signer:
 class LocalRds:
     """The running front: ``tokens`` it was shown, and the reasons for its ``refusals``.
 
-    ``ahead`` moves its clock, so that a token signed a moment ago has expired.
+    ``ahead`` moves its clock, so that a token signed a moment ago has expired. ``refuse_next`` good ones are refused, as
+    RDS does now and then.
     """
 
     front: TlsFront
@@ -51,6 +52,7 @@ class LocalRds:
     tokens: list[str] = field(default_factory=list, repr=False)
     refusals: list[str] = field(default_factory=list)
     ahead: timedelta = timedelta(0)
+    refuse_next: int = 0
 
 
 @contextmanager
@@ -79,6 +81,9 @@ def local_rds(
         reason = refusal_of(token, Signer(host, port, region, secret_key), user, datetime.now(UTC) + rds.ahead)
         if reason is None and user not in users:
             reason = "no IAM user of that name"
+        if reason is None and rds.refuse_next:
+            rds.refuse_next -= 1
+            reason = "a good one"
         if reason is not None:
             rds.refusals.append(reason)
         return reason

@@ -149,6 +149,7 @@ class PostgresResource(StoreResource):
             size=self.pool_size,
             idle_seconds=self.idle_seconds,
             wait_seconds=self.connect_timeout_seconds,
+            mints_tokens=goal.is_iam,
         )
 
     def _connection_arguments(self, goal: PostgresConnection) -> dict[str, Any]:

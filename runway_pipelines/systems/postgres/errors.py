@@ -20,6 +20,8 @@ _REFUSED = re.compile(
     "authentication failed|no pg_hba.conf entry|is not permitted to log in|no password supplied"
     '|role "[^"]*" does not exist|permission denied for database'
 )
+_NOT_BELIEVED = re.compile("authentication failed")
+_WRONG_PASSWORD = ("28P01", "28000")
 _UNTRUSTED = re.compile(
     "certificate verify failed|does not match host name|server does not support SSL|root certificate"
 )
@@ -54,10 +56,15 @@ def is_final(error: BaseException) -> bool:
     return _is_refused_login(error) or _says(error, _UNTRUSTED) or _says(error, _NO_DATABASE)
 
 
+def is_refused_password(error: Exception) -> bool:
+    """Whether the server did not believe the password or the token, whoever the user is."""
+    return getattr(error, "sqlstate", None) in _WRONG_PASSWORD or _says(error, _NOT_BELIEVED)
+
+
 def _is_refused_login(error: Exception) -> bool:
     state = getattr(error, "sqlstate", None)
     never_stood = isinstance(error, psycopg.OperationalError) and state is None
-    return state in ("28P01", "28000") or (never_stood and _says(error, _REFUSED))
+    return state in _WRONG_PASSWORD or (never_stood and _says(error, _REFUSED))
 
 
 def _mapped(error: psycopg.Error, where: Whereabouts) -> RunwayError:

@@ -1,28 +1,34 @@
 """psycopg's pool, with a fresh password for each connection, session settings, and the reasons for failures.
 
 psycopg's pool only reports a timeout. This one remembers why its last attempt to connect failed; if another attempt
-would fail the same way (a refused login, a certificate), it closes at once, and its callers get that reason.
+would fail the same way (a refused login, a certificate), it closes at once, and its callers get that reason. With tokens
+a refusal says less, because RDS refuses good ones now and then: one more is minted, and as long as connections work,
+they go on serving.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock, Thread
 from typing import Any, Self
+from weakref import WeakSet
 
 import psycopg
 from psycopg import Connection
 from psycopg_pool import ConnectionPool
 
 from runway_pipelines.systems.postgres.check import check_answers
-from runway_pipelines.systems.postgres.errors import is_final
+from runway_pipelines.systems.postgres.errors import is_final, is_refused_password
 from runway_pipelines.systems.store_resource import ATTEMPTS, retrying
 
 # Without it, a database meant for reading would be open for writing.
 REQUIRED_SETTINGS = ("default_transaction_read_only",)
 _CLOSING_SECONDS = 1.0
+# A token is of a second: one that is minted sooner is the same.
+NEW_TOKEN_SECONDS = 1.05
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +37,7 @@ class HealingPool:
     """A pool of connections in autocommit that replaces broken ones without failing its caller.
 
     ``arguments`` is called for each physical connection, so that no token is used twice; an error that it raises counts
-    as a failed attempt.
+    as a failed attempt. With ``mints_tokens`` it is called once more for a login that is refused.
     """
 
     def __init__(
@@ -42,9 +48,12 @@ class HealingPool:
         size: int,
         idle_seconds: float,
         wait_seconds: float,
+        mints_tokens: bool = False,
     ) -> None:
         self._arguments = arguments
         self._settings = settings
+        self._mints_tokens = mints_tokens
+        self._standing: WeakSet[Connection[Any]] = WeakSet()
         self._probed: Connection[Any] | None = None
         self._failure: Exception | None = None
         self._noting = Lock()
@@ -91,7 +100,8 @@ class HealingPool:
             connection = self._pool.getconn()
         except psycopg.OperationalError as error:  # PoolTimeout, PoolClosed
             if (failure := self._failure) is not None:
-                self.close()  # opening again looks up anew where the server is
+                if not self._has_others():
+                    self.close()  # opening again looks up anew where the server is
                 raise failure from None
             raise error from None
         try:
@@ -109,20 +119,34 @@ class HealingPool:
         except Exception as error:
             self._failure = error
             _log.warning("Connecting to Postgres failed: %s", type(error).__name__)
-            if is_final(error):
+            if is_final(error) and not self._has_others():
                 # In another thread: closing waits for the pool's workers, and this is one of them.
                 Thread(target=self._pool.close, args=(_CLOSING_SECONDS,), daemon=True).start()
             raise
         self._failure = None
         return connection
 
+    def _has_others(self) -> bool:
+        """Whether connections work meanwhile. A static password that is refused has no use for them."""
+        with self._noting:
+            return self._mints_tokens and not self._pool.closed and any(not each.closed for each in self._standing)
+
     def _new_connection(self) -> Connection[Any]:
-        connection = psycopg.connect(**self._arguments(), autocommit=True)
+        try:
+            connection = psycopg.connect(**self._arguments(), autocommit=True)
+        except psycopg.OperationalError as error:
+            if not (self._mints_tokens and is_refused_password(error)):
+                raise
+            _log.warning("Postgres refused a token; one more is minted, because RDS refuses good ones now and then")
+            time.sleep(NEW_TOKEN_SECONDS)
+            connection = psycopg.connect(**self._arguments(), autocommit=True)
         try:
             apply_settings(connection, self._settings)
         except BaseException:
             connection.close()
             raise
+        with self._noting:
+            self._standing.add(connection)
         return connection
 
     def _take_probed(self) -> Connection[Any] | None:
