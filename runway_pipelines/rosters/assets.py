@@ -40,6 +40,7 @@ from runway_pipelines.rosters.events import (
     events_of,
     index_metadata,
     students_plot,
+    warehouse_seconds,
 )
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH_SPEC, freshness_evaluation
 from runway_pipelines.rosters.index import PartnerIndex, record_outcomes
@@ -164,7 +165,12 @@ def _refresh_partner(
     report_planned(context, [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER], [tenant.key for tenant in tenants])
     outcomes: list[TenantOutcome] = []
     index = yield from _refresh(context, rosters, partner, tenants, outcomes, sessions)
-    metadata = {**index_metadata(index, rosters.store), **students_plot(outcomes), **report_metadata(outcomes)}
+    metadata = {
+        **index_metadata(index, rosters.store),
+        **warehouse_seconds(outcomes),
+        **students_plot(outcomes),
+        **report_metadata(outcomes),
+    }
     yield freshness_evaluation(context.instance, index, rosters.policy.most_roster_age)
     if any(not outcome.status.is_success for outcome in outcomes):
         # A failed run does not materialize the index; whoever looks into it needs the table with the reasons.

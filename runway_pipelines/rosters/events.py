@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 
 import dagster as dg
 
@@ -139,6 +140,23 @@ def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.M
         "tenants with a snapshot": sum(1 for entry in index.tenants if entry.has_snapshot),
         "students": sum(entry.students for entry in index.tenants),
     }
+
+
+def warehouse_seconds(outcomes: Iterable[TenantOutcome]) -> Mapping[str, float]:
+    """How long at least one of the tenants' statements ran or sent its rows: what a warehouse of their own is billed for.
+
+    Only what was refreshed counts: of the others there is no manifest, or another run's.
+    """
+    refreshed = (TenantStatus.NEW, TenantStatus.UNCHANGED)
+    manifests = [each.manifest for each in outcomes if each.manifest is not None and each.status in refreshed]
+    spans = sorted(
+        (datetime.fromisoformat(each.query_started_at).timestamp(), each.query_seconds) for each in manifests
+    )
+    seconds = busy_until = 0.0
+    for start, length in spans:
+        seconds += max(0.0, start + length - max(start, busy_until))
+        busy_until = max(busy_until, start + length)
+    return {"warehouse seconds": round(seconds, 1)} if spans else {}
 
 
 def _to_minutes(moment: str | None) -> str | None:
