@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from runway_pipelines.operations.events import Log, OperatorEvents
-from runway_pipelines.operations.outcomes import OperatorEvent, event_of, freshness_event
+from runway_pipelines.operations.outcomes import OperatorEvent, event_of, freshness_event, unusable_code_event
 from runway_pipelines.operations.run_cursor import RunCursor
 from runway_pipelines.operations.run_log import ENDED, RunLog, end_of
 from runway_pipelines.operations.tags import OWNERS
@@ -44,7 +44,8 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         owners=list(OWNERS),
-        description="Notifies operators of failed refreshes, failing credentials, stale rosters and recoveries. "
+        description="Notifies operators of failed refreshes, failing credentials, stale rosters, unusable tenant codes "
+        "and recoveries. "
         "Requests no runs.",
     )
     def run_outcome_event_sensor(context: dg.SensorEvaluationContext, operators: OperatorEvents) -> dg.SensorResult:
@@ -116,11 +117,13 @@ def _events_of(
         event = event_of(outcome, run_log.previous_outcome(run), dagster_url, identity_jobs=watched.identity_jobs)
         yield from [event] if event else []
     elif outcome.is_success:
-        before = run_log.previously_stale(run)
-        for partner_id, stale in run_log.stale_rosters(run.dagster_run.run_id).items():
-            judgement = replace(outcome, partner_id=partner_id)
-            event = freshness_event(judgement, stale, before.get(partner_id, {}), dagster_url)
-            yield from [event] if event else []
+        before = run_log.previous_run(run)
+        for tell, found_by in ((freshness_event, run_log.stale_rosters), (unusable_code_event, run_log.unusable_codes)):
+            known = found_by(before) if before else {}
+            for partner_id, found in found_by(run.dagster_run.run_id).items():
+                judgement = replace(outcome, partner_id=partner_id)
+                event = tell(judgement, found, known.get(partner_id, {}), dagster_url)
+                yield from [event] if event else []
 
 
 def _result(reason: str, cursor: RunCursor) -> dg.SensorResult:

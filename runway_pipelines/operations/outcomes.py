@@ -17,6 +17,7 @@ ROSTER_REFRESH_RECOVERED = "roster_refresh_recovered"
 IDENTITY_RUN_FAILED = "identity_run_failed"
 ROSTERS_STALE = "rosters_stale"
 ROSTERS_FRESH_AGAIN = "rosters_fresh_again"
+TENANT_CODE_UNUSABLE = "tenant_code_unusable"
 
 # EventBridge refuses an entry above 256 KB. JSON needs at most six bytes a character: 150 KB for these reasons.
 MOST_REASONS = 50
@@ -72,6 +73,16 @@ def freshness_event(
         return None
     outcome = replace(judgement, counts={"stale": len(stale)}, reasons=stale)
     return OperatorEvent(detail_type, _detail(outcome, dagster_url))
+
+
+def unusable_code_event(
+    judgement: RunOutcome, unusable: Mapping[str, str], was_unusable: Collection[str], dagster_url: str | None
+) -> OperatorEvent | None:
+    """The event for a partner some of whose tenants' codes are unusable: once, until there is another one."""
+    if unusable.keys() <= set(was_unusable):
+        return None
+    outcome = replace(judgement, counts={"unusable": len(unusable)}, reasons=unusable)
+    return OperatorEvent(TENANT_CODE_UNUSABLE, _detail(outcome, dagster_url))
 
 
 def secret_gone(partner_id: str, reason: str, now: datetime) -> OperatorEvent:

@@ -80,11 +80,23 @@ class RunLog:
             if isinstance(partner_id := check.partition, str)
         }
 
-    def previously_stale(self, record: dg.RunRecord) -> dict[str, dict[str, str]]:
-        """`stale_rosters` of the last successful run of the same job before this one."""
+    def unusable_codes(self, run_id: str) -> dict[str, dict[str, str]]:
+        """The tenants whose codes are unusable and why, by partner, for every partner that the run judged."""
+        return {
+            partner_id: {
+                f"{partner_id}/{straggler.tenant_code}": f"{straggler.status}: {straggler.reason}"
+                for straggler in _report_in(check.metadata).stragglers
+                if straggler.has_unusable_code
+            }
+            for check in self._evaluations(run_id, self.tenants_fresh)
+            if isinstance(partner_id := check.partition, str)
+        }
+
+    def previous_run(self, record: dg.RunRecord) -> str | None:
+        """The id of the last successful run of the same job before this one."""
         successful = dg.RunsFilter(job_name=record.dagster_run.job_name, statuses=[dg.DagsterRunStatus.SUCCESS])
         earlier = self.instance.get_run_records(successful, limit=1, cursor=record.dagster_run.run_id)
-        return self.stale_rosters(earlier[0].dagster_run.run_id) if earlier else {}
+        return earlier[0].dagster_run.run_id if earlier else None
 
     def _report_of_success(self, run_id: str) -> RunReport:
         """The report of the partner's index, which a run materializes last."""

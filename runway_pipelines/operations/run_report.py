@@ -42,12 +42,16 @@ class CredentialsFailure:
 
 @dataclass(frozen=True)
 class Straggler:
-    """A tenant whose roster is too old, or is dated in the future (``age`` is negative); None if it has none."""
+    """A tenant whose roster is too old, or is dated in the future (``age`` is negative); None if it has none.
+
+    A tenant with an unusable code can have none.
+    """
 
     tenant_code: str
     age: timedelta | None
     status: str
     reason: str
+    has_unusable_code: bool = False
 
     @property
     def is_ahead(self) -> bool:

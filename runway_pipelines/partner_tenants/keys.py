@@ -1,11 +1,13 @@
 """The codec between (partner, tenant) and a partition key: pure.
 
-``acme/district-12``. The slash lets the Dagster UI select one partner's tenants with ``acme/*``. Dagster validates
-nothing, and a key becomes part of an S3 key and of a secret's name, so each part is checked before a key is added and
-again before it is used.
+``acme/district-12``. The slash lets the Dagster UI select one partner's tenants with ``acme/*``. Each part is checked
+before a key is added and again before it is used. A partner id becomes part of a secret's name, and is plain. A tenant
+code is whatever the application has, as long as an S3 key and a Dagster partition can hold it; it is compared and
+written as it is, whatever its Unicode form.
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,9 +18,53 @@ _PART = re.compile(r"[A-Za-z0-9_@-]{1,64}")
 _ALLOWED = "1 to 64 characters of A-Z a-z 0-9 _ @ -"
 
 
+LONGEST_CODE = 128
+# Letters, decimal digits, and the marks that are combined with them.
+_CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Mn", "Mc"})
+_ALSO = frozenset(" ._-@+()&'")
+# It may surround an emoji; the selectors of Han characters are others.
+_EMOJI_SELECTOR = "\ufe0f"
+_RANGE = "..."  # Dagster separates the ends of a range of partitions with it, and refuses it in a key
+
+
 def is_valid_part(part: str) -> bool:
-    """Whether ``part`` may be a partner id or a tenant code in a key."""
+    """Whether ``part`` may be a partner id in a key."""
     return _PART.fullmatch(part) is not None
+
+
+def why_unusable(tenant_code: str) -> str | None:
+    """Why the code cannot be a tenant's in a key, without quoting it; None if it can (rosters contract, section 5)."""
+    if not tenant_code:
+        return "the code is empty"
+    if len(tenant_code) > LONGEST_CODE:
+        return f"the code has {len(tenant_code)} characters, and at most {LONGEST_CODE} are possible"
+    if tenant_code != tenant_code.strip(" "):
+        return "the code begins or ends with a space"
+    if tenant_code in (".", ".."):
+        return "the code is the name of a folder"
+    wrong = next((one for one in tenant_code if not _may_be_in_a_code(one)), None)
+    if wrong is not None:
+        possible = "letters, digits, spaces and . _ - @ + ( ) & '"
+        return f"the code has the character U+{ord(wrong):04X}; possible are {possible}"
+    return f"the code has {_RANGE}, which separates partitions" if _RANGE in tenant_code else None
+
+
+def _may_be_in_a_code(character: str) -> bool:
+    if character.isascii():
+        return character.isalnum() or character in _ALSO
+    return unicodedata.category(character) in _CATEGORIES and character != _EMOJI_SELECTOR
+
+
+def checked_code(tenant_code: str) -> str:
+    """The code unchanged, or an `InvalidKey` that says why it is unusable."""
+    reason = why_unusable(tenant_code)
+    if reason is not None:
+        raise InvalidKey(
+            expected=f"a tenant_code of 1 to {LONGEST_CODE} letters, digits, spaces and . _ - @ + ( ) & '",
+            came=f"{shown(tenant_code)}: {reason}",
+            remedy="correct it in the application's tenant table",
+        )
+    return tenant_code
 
 
 def checked_part(name: str, part: str) -> str:
@@ -27,7 +73,7 @@ def checked_part(name: str, part: str) -> str:
         raise InvalidKey(
             expected=f"a {name} of {_ALLOWED}",
             came=shown(part),
-            remedy="correct it in the application's partner or tenant table",
+            remedy="correct it in the application's partner table",
         )
     return part
 
@@ -46,7 +92,7 @@ class PartnerTenant:
 
     def __post_init__(self) -> None:
         checked_part("partner_id", self.partner_id)
-        checked_part("tenant_code", self.tenant_code)
+        checked_code(self.tenant_code)
 
     @classmethod
     def parse(cls, key: str) -> Self:

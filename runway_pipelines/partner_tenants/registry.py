@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runway_pipelines.errors import Permanent
-from runway_pipelines.partner_tenants.keys import PartnerTenant, is_valid_part, shown
+from runway_pipelines.partner_tenants.keys import PartnerTenant, is_valid_part, shown, why_unusable
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -42,12 +42,16 @@ order by config.partner_id, year.end_year
 
 @dataclass(frozen=True)
 class RosterPartner:
-    """A partner whose tenants have rosters; ``published_years`` are end years, ascending."""
+    """A partner whose tenants have rosters; ``published_years`` are end years, ascending.
+
+    ``unusable_codes`` are tenants that would have a roster if their code could be a key.
+    """
 
     partner_id: str
     name: str
     tenant_codes: tuple[str, ...]
     published_years: tuple[int, ...]
+    unusable_codes: tuple[str, ...] = ()
 
     @property
     def tenants(self) -> tuple[PartnerTenant, ...]:
@@ -100,7 +104,7 @@ def build_registry(
     """Make the registry from the rows of the three statements.
 
     ``include_switched_off`` adds partners whose toggle is off, for older Runways that read the S3 file all the same. A
-    partner without tenants is left out.
+    partner without tenants is left out; one whose tenants all have unusable codes is not.
     """
     skipped: list[str] = []
     names: dict[str, str] = {}
@@ -114,12 +118,14 @@ def build_registry(
             switched_off.append(partner_id)
 
     codes: dict[str, list[str]] = {}
+    unusable: dict[str, list[str]] = {}
     for partner_id, code in tenants:
         if partner_id not in names:
             continue
-        if is_valid_part(code):
+        if why_unusable(code) is None:
             codes.setdefault(partner_id, []).append(code)
         else:
+            unusable.setdefault(partner_id, []).append(code)
             skipped.append(f"tenant {shown(code)} of partner {partner_id}")
 
     years: dict[str, set[int]] = {}
@@ -131,11 +137,12 @@ def build_registry(
             partner_id: RosterPartner(
                 partner_id=partner_id,
                 name=name,
-                tenant_codes=tuple(sorted(codes[partner_id])),
+                tenant_codes=tuple(sorted(codes.get(partner_id, ()))),
                 published_years=tuple(sorted(years.get(partner_id, ()))),
+                unusable_codes=tuple(sorted(unusable.get(partner_id, ()))),
             )
             for partner_id, name in names.items()
-            if partner_id in codes
+            if partner_id in codes or partner_id in unusable
         },
         skipped=tuple(skipped),
         switched_off=tuple(switched_off),

@@ -11,7 +11,7 @@ import orjson
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from runway_pipelines.errors import PublicationRaced
-from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.partner_tenants.keys import PartnerTenant, shown, why_unusable
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.freshness import moment_of
 from runway_pipelines.rosters.manifest import index_key
@@ -19,6 +19,7 @@ from runway_pipelines.rosters.refresh import TenantOutcome
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 
 NEVER = "never refreshed"
+UNUSABLE_CODE = "unusable_code"
 DEPARTED = "not in the registry"
 RETURNED = "back in the registry, not refreshed since"
 STILL_PUBLISHED = "what was published stays until it is deleted with runway-pipelines rosters purge"
@@ -38,6 +39,16 @@ class IndexEntry:
     sha256: str | None = None
     lines: int = 0
     students: int = 0
+
+    @property
+    def name(self) -> str:
+        """The code as people are shown it: one that is unusable may hold anything."""
+        return shown(self.tenant_code) if self.is_unusable else self.tenant_code
+
+    @property
+    def is_unusable(self) -> bool:
+        """Whether the tenant can have no roster, because its code can be no key."""
+        return self.status == UNUSABLE_CODE
 
     @property
     def has_departed(self) -> bool:
@@ -82,6 +93,7 @@ class PartnerIndex:
             tuple(
                 sorted(
                     [_present(known.get(code, IndexEntry(code, NEVER, ""))) for code in partner.tenant_codes]
+                    + [IndexEntry(code, UNUSABLE_CODE, why_unusable(code) or "") for code in partner.unusable_codes]
                     + [
                         replace(entry, status=DEPARTED, reason=STILL_PUBLISHED)
                         for code, entry in known.items()
@@ -148,6 +160,8 @@ def _entry(member: dict[str, Any]) -> IndexEntry:
 
 def _present(entry: IndexEntry) -> IndexEntry:
     """The entry of a tenant in the registry; one that was away counts again, with the age of its roster."""
+    if entry.is_unusable:
+        return IndexEntry(entry.tenant_code, NEVER, "")
     return replace(entry, status=RETURNED, reason="") if entry.has_departed else entry
 
 

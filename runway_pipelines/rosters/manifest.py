@@ -46,7 +46,7 @@ def pointer_key(tenant: PartnerTenant) -> str:
 
 
 def index_key(partner_id: str) -> str:
-    """The key of the partner's index of rosters. No tenant can have this name, for codes have no dots."""
+    """The key of the partner's index of rosters. A tenant of this name has keys below it, and none that is it."""
     return f"{SNAPSHOTS_PREFIX}/{checked_part('partner_id', partner_id)}/index.json"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import re
@@ -55,6 +56,10 @@ def token(**claims: object) -> str:
     }
     merged = {name: value for name, value in (standard | claims).items() if value is not None}
     return jwt.encode(merged, KEY, algorithm="HS256")
+
+
+def in_base64(key: str) -> str:
+    return base64.b64encode(key.encode()).decode()
 
 
 class TestWhoMayAsk:
@@ -579,15 +584,14 @@ class TestTheProcess:
         self, world: World, tmp_path_factory: pytest.TempPathFactory, partner: TestPartner, run: int
     ) -> None:
         name = f"stream-key-{run}"
-        world.secrets.create_secret(Name=name, SecretString="an older key of at least 32 bytes" * 2)
-        world.secrets.put_secret_value(SecretId=name, SecretString=KEY)
-        world.secrets.put_secret_value(SecretId=name, SecretString="a newer key of at least 32 bytes" * 2)
+        older_key = "an older key of at least 32 bytes" * 2
+        world.secrets.create_secret(Name=name, SecretString=in_base64(older_key))
+        world.secrets.put_secret_value(SecretId=name, SecretString=in_base64(KEY))
+        world.secrets.put_secret_value(SecretId=name, SecretString=in_base64("a newer key of at least 32 bytes" * 2))
         log = tmp_path_factory.mktemp("secret") / "server.log"
         with stream_server(log, RUNWAY_STREAM_TOKEN_SECRET=name, RUNWAY_STREAM_TOKEN_KEY="") as secret:
             assert secret.pull(run).status_code == 200  # signed with the key before the current one
             older = jwt.encode(
-                {"runId": run, "aud": "earthbeam", "exp": datetime.now(UTC) + timedelta(minutes=1)},
-                "an older key of at least 32 bytes" * 2,
-                algorithm="HS256",
+                {"runId": run, "exp": datetime.now(UTC) + timedelta(minutes=1)}, older_key, algorithm="HS256"
             )
             assert secret.get(f"/earthbeam/jobs/{run}/roster", Authorization=f"Bearer {older}").status_code == 401

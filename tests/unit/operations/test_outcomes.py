@@ -18,10 +18,12 @@ from runway_pipelines.operations.outcomes import (
     ROSTER_REFRESH_RECOVERED,
     ROSTERS_FRESH_AGAIN,
     ROSTERS_STALE,
+    TENANT_CODE_UNUSABLE,
     RunOutcome,
     event_of,
     freshness_event,
     secret_gone,
+    unusable_code_event,
 )
 from runway_pipelines.operations.run_report import CredentialsFailure
 
@@ -139,6 +141,19 @@ def test_failing_credentials_say_which_version_failed_and_how() -> None:
     assert found["credentials"] == {"code": "JWT_TOKEN_INVALID", "secret_version": "v1", "reason": "refused"}
 
 
+def test_an_unusable_code_is_told_once_and_again_when_there_is_another() -> None:
+    first, both = {"acme/'a/b'": "unusable_code: a slash"}, {"acme/'a/b'": "unusable_code: a slash", "acme/'c*'": "x"}
+    judgement = replace(SUCCESS, job_name="roster_freshness_job")
+    told = unusable_code_event(judgement, first, {}, None)
+    assert told is not None
+    assert (told.detail_type, told.detail["reasons"]) == (TENANT_CODE_UNUSABLE, first)
+    assert told.detail["counts"] == {"unusable": 1}
+    assert unusable_code_event(judgement, first, first, None) is None
+    assert unusable_code_event(judgement, both, first, None) is not None
+    assert unusable_code_event(judgement, first, both, None) is None
+    assert unusable_code_event(judgement, {}, both, None) is None
+
+
 def test_every_event_has_the_same_members() -> None:
     events = [
         event(HELD),
@@ -169,6 +184,7 @@ def test_long_reasons_are_cut_and_the_event_counts_what_is_missing() -> None:
 
 @given(st.sampled_from(["\x00", "\U0001f393", "é", '"', "x"]), st.integers(0, 2000))
 def test_no_event_exceeds_the_size_limit_of_an_entry(character: str, length: int) -> None:
-    reasons = {f"{'p' * 64}/{number:064d}": character * length for number in range(400)}
+    longest = "\U00020000" * 124  # a tenant's code, with four digits more; four bytes a character
+    reasons = {f"{'p' * 64}/{longest}{number:04d}": character * length for number in range(400)}
     largest = replace(no_login(reason=character * length), reasons=reasons)
     assert len(orjson.dumps(event(largest).detail)) < MOST_ENTRY_BYTES - 1000

@@ -23,6 +23,7 @@ partner_rows = st.lists(st.tuples(ids, st.text(max_size=3), st.booleans()), uniq
 tenant_rows = st.lists(st.tuples(ids, ids), unique=True)
 year_rows = st.lists(st.tuples(ids, st.integers(2020, 2030)))
 USABLE = {"acme", "borealis", "cascade"}
+USABLE_CODES = USABLE | {"Z" * 65, "é"}
 
 
 @given(partner_rows, tenant_rows, year_rows, st.booleans())
@@ -34,14 +35,18 @@ def test_the_registry_holds_every_usable_tenant_of_every_enabled_partner_and_no_
 ) -> None:
     registry = build_registry(partners, tenants, years, include_switched_off=include_switched_off)
     on = {partner for partner, _, enabled in partners if partner in USABLE and (enabled or include_switched_off)}
-    expected = {PartnerTenant(partner, code) for partner, code in tenants if partner in on and code in USABLE}
+    expected = {PartnerTenant(partner, code) for partner, code in tenants if partner in on and code in USABLE_CODES}
 
     assert {tenant for partner in registry.partners.values() for tenant in partner.tenants} == expected
     assert registry.tenant_keys == {tenant.key for tenant in expected}
-    assert registry.partner_keys == {tenant.partner_id for tenant in expected}
+    assert registry.partner_keys == {partner for partner, _ in tenants if partner in on}
     for partner_id, partner in registry.partners.items():
         assert registry.partner(partner_id) is partner
         assert list(partner.tenant_codes) == sorted(partner.tenant_codes)
+        assert {*partner.tenant_codes, *partner.unusable_codes} == {
+            code for owner, code in tenants if owner == partner_id
+        }
+        assert not set(partner.unusable_codes) & USABLE_CODES
         assert list(partner.published_years) == sorted({year for owner, year in years if owner == partner_id})
 
 
@@ -52,7 +57,7 @@ def test_every_row_that_cannot_be_a_key_is_listed_once_in_printable_form(
     registry = build_registry(partners, tenants, [])
     on = {partner for partner, _, enabled in partners if enabled and partner in USABLE}
     unusable = sum(partner not in USABLE for partner, _, _ in partners)
-    unusable += sum(partner in on and code not in USABLE for partner, code in tenants)
+    unusable += sum(partner in on and code not in USABLE_CODES for partner, code in tenants)
     assert len(registry.skipped) == unusable
     assert all(text.isascii() and text.isprintable() for text in registry.skipped)
 
@@ -60,11 +65,12 @@ def test_every_row_that_cannot_be_a_key_is_listed_once_in_printable_form(
 def test_unusable_ids_are_named_beside_the_partners_that_go_on() -> None:
     registry = build_registry(
         [("acme", "Acme", True), ("../other", "Evil", True)],
-        [("acme", "district-12"), ("acme", "a b"), ("../other", "district-1")],
+        [("acme", "district-12"), ("acme", "a*b"), ("../other", "district-1")],
         [],
     )
     assert registry.tenant_keys == {"acme/district-12"}
-    assert registry.skipped == ("partner '../other'", "tenant 'a b' of partner acme")
+    assert registry.skipped == ("partner '../other'", "tenant 'a*b' of partner acme")
+    assert registry.partner("acme").unusable_codes == ("a*b",)
 
 
 def test_a_partner_that_is_switched_off_is_named_and_has_no_keys() -> None:
@@ -78,9 +84,10 @@ def test_a_partner_that_is_switched_off_is_named_and_has_no_keys() -> None:
     assert included.partner("acme") == RosterPartner("acme", "Acme", ("district-12",), (2026,))
 
 
-def test_a_partner_without_a_usable_tenant_is_left_out() -> None:
+def test_a_partner_without_a_tenant_is_left_out_and_one_without_a_usable_tenant_is_not() -> None:
     registry = build_registry([("acme", "Acme", True), ("borealis", "B", True)], [("borealis", "a/b")], [])
-    assert registry.partner_keys == frozenset()
+    assert registry.partner_keys == {"borealis"}
+    assert registry.partner("borealis") == RosterPartner("borealis", "B", (), (), ("a/b",))
     assert registry.skipped == ("tenant 'a/b' of partner borealis",)
 
 
