@@ -143,14 +143,15 @@ def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.M
 
 
 def warehouse_seconds(outcomes: Iterable[TenantOutcome]) -> Mapping[str, float]:
-    """How long at least one of the tenants' statements ran or sent its rows: what a warehouse of their own is billed for.
+    """How long at least one of the tenants' statements ran or sent its rows: what their warehouse is billed for.
 
     Only what was refreshed counts: of the others there is no manifest, or another run's.
     """
     refreshed = (TenantStatus.NEW, TenantStatus.UNCHANGED)
-    manifests = [each.manifest for each in outcomes if each.manifest is not None and each.status in refreshed]
     spans = sorted(
-        (datetime.fromisoformat(each.query_started_at).timestamp(), each.query_seconds) for each in manifests
+        (datetime.fromisoformat(each.manifest.query_started_at).timestamp(), each.manifest.query_seconds)
+        for each in outcomes
+        if each.manifest is not None and each.status in refreshed
     )
     seconds = busy_until = 0.0
     for start, length in spans:
