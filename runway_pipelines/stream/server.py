@@ -16,6 +16,7 @@ import uvicorn
 from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.operations.logs import JsonLines
 from runway_pipelines.stream.app import build_app
+from runway_pipelines.stream.heads import BoundedHeads
 
 if TYPE_CHECKING:
     from runway_pipelines.rosters.services import RosterServices
@@ -66,7 +67,7 @@ def serve(
     config = uvicorn.Config(
         app,
         # Run what is tested: the optional parser and loop have their own code to end a torn response.
-        http="h11",
+        http=BoundedHeads,
         loop="asyncio",
         ws="none",
         lifespan="on",

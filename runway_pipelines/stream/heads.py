@@ -1,0 +1,47 @@
+"""The time that a client has for a request's head. uvicorn bounds the idle time between two requests, and nothing else:
+a client that sends a byte now and then, or none at all, would keep its connection for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+# From the connection on, or from a further head's first byte. An honest client sends its head at once.
+HEAD_SECONDS = 30.0
+
+
+class BoundedHeads(H11Protocol):
+    """uvicorn's protocol, which hangs up when a head is not whole after `HEAD_SECONDS`."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect a head."""
+        super().connection_made(transport)
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        """Expect a head with its first byte, until it is whole."""
+        if self.conn.their_state is h11.IDLE:
+            self._expect()
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._expect_no_more()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect nothing any more."""
+        self._expect_no_more()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        if self._deadline is None:
+            # The same end as that of a connection that was idle for too long.
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+
+    def _expect_no_more(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
