@@ -65,6 +65,7 @@ def test_libraries_that_wait_too_long_are_a_warning_until_they_are_verified(
     assert not checks(run(instance, limit=1))["verified_in_time"]
 
 
+@pytest.mark.slow
 def test_missing_sources_are_a_warning_until_their_library_is_asked_about_again(
     tables: TestCatalogue, instance: dg.DagsterInstance
 ) -> None:
@@ -214,6 +215,7 @@ def test_the_schedule_runs_every_night_unless_somebody_stops_it(world: World, mo
     assert (schedule().cron_schedule, schedule().execution_timezone) == ("30 5 * * 1", "UTC")
 
 
+@pytest.mark.slow
 def test_the_schedules_runs_need_no_config(tables: TestCatalogue, instance: dg.DagsterInstance) -> None:
     load_settings.cache_clear()
     definitions = build_definitions(load_settings())

@@ -244,6 +244,7 @@ def test_a_constraint_that_refuses_one_library_costs_that_one_and_quotes_no_row(
     assert_rerun_takes_up_the_rest(instance, own_tables, lml, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sqlstate", ["P0001", "23514", "WX001", "45000"])
 def test_a_trigger_that_refuses_one_library_costs_that_one_whatever_its_error_code(
     sqlstate: str, own_tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance

@@ -151,6 +151,7 @@ def test_each_physical_connection_has_a_token_of_its_own_and_checkouts_have_none
     assert len(set(rds.tokens)) == len(rds.tokens) == 3
 
 
+@pytest.mark.slow
 def test_a_token_that_expired_is_not_shown_again(rds: LocalRds, opened: ExitStack) -> None:
     one = database(rds, opened)
     pid = ask(one, "select pg_backend_pid()")

@@ -76,12 +76,12 @@ def a_damaged_key(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None
         a_good_run,
         rows_of_another_tenant,
         a_statement_that_fails_on_a_value,
-        rows_out_of_order,
-        codes_in_the_column_of_systems,
-        a_defect_of_ours,
+        pytest.param(rows_out_of_order, marks=pytest.mark.slow),
+        pytest.param(codes_in_the_column_of_systems, marks=pytest.mark.slow),
+        pytest.param(a_defect_of_ours, marks=pytest.mark.slow),
         a_refused_key,
-        a_malformed_secret,
-        a_damaged_key,
+        pytest.param(a_malformed_secret, marks=pytest.mark.slow),
+        pytest.param(a_damaged_key, marks=pytest.mark.slow),
     ],
 )
 def test_what_a_run_leaves_behind_names_nobody_and_opens_nothing(

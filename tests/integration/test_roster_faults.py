@@ -85,7 +85,7 @@ def swap_systems_and_codes(partner: TestPartner, monkeypatch: pytest.MonkeyPatch
     partner.write_tables()
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", ["direct", pytest.param("partner_rosters_job", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("spoil", "check"),
     [
@@ -118,14 +118,19 @@ def test_a_blocking_check_leaves_every_stable_key_untouched(
     ("spoil", "expected"),
     [
         (lambda p: p.delete_secret(), "no secret of that name"),
-        (lambda p: p.put_secret("{not json"), "not JSON"),
         (lambda p: p.rotate(privateKey=None), "the field privateKey"),
-        (lambda p: p.rotate(privateKey="bm90IGEga2V5"), "the field privateKey as base64 of the PEM text"),
         (lambda p: p.rotate(register_key=False), "a refused login (error 390144)"),
-        (lambda p: p.rotate(database="NOWHERE"), "correct database and schema in the secret"),
-        (lambda p: p.rotate(schema="NOWHERE"), "Snowflake's error"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (
+                (lambda p: p.put_secret("{not json"), "not JSON"),
+                (lambda p: p.rotate(privateKey="bm90IGEga2V5"), "the field privateKey as base64 of the PEM text"),
+                (lambda p: p.rotate(database="NOWHERE"), "correct database and schema in the secret"),
+                (lambda p: p.rotate(schema="NOWHERE"), "Snowflake's error"),
+            )
+        ),
     ],
-    ids=["missing", "malformed", "no key", "bad key", "wrong key", "unknown database", "unknown schema"],
+    ids=["missing", "no key", "wrong key", "malformed", "bad key", "unknown database", "unknown schema"],
 )
 def test_credentials_that_do_not_work_name_the_reason_and_change_nothing(
     partner: TestPartner, instance: dg.DagsterInstance, spoil: Callable[[TestPartner], object], expected: str
@@ -154,6 +159,7 @@ def test_a_refused_key_costs_a_few_logins_and_not_one_for_each_tenant(
     assert connects <= 5, line  # four in parallel, and one more with the secret read again
 
 
+@pytest.mark.slow
 def test_a_missing_table_is_one_partners_trouble_and_found_once_a_session(
     world: World, instance: dg.DagsterInstance
 ) -> None:

@@ -188,6 +188,7 @@ def test_a_direct_materialization_records_both_assets_and_the_checks(
     assert partner.published("south") == b"".join(warehouse.reference("south").lines)
 
 
+@pytest.mark.slow
 def test_at_most_the_set_number_of_sessions_is_opened_and_none_for_nobody(
     world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,7 @@ def test_the_connection_is_materialized_with_its_version_and_without_its_key(
     assert secret["privateKey"][:60] not in everything_logged(instance, result)
 
 
+@pytest.mark.slow
 def test_a_tick_lists_a_hundred_secrets_a_call_and_never_reads_a_value(
     partners: tuple[TestPartner, TestPartner], sensor: Sensor, world: World, proxy: FaultProxy
 ) -> None:

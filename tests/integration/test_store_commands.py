@@ -69,6 +69,7 @@ def users(rds: LocalRds) -> set[str]:
     return {token.partition("DBUser=")[2].partition("&")[0] for token in rds.tokens}
 
 
+@pytest.mark.slow
 def test_only_what_adds_columns_connects_as_their_owner(catalogue: LocalRds, world: World) -> None:
     checked = run("identity", "migrate", "--check")
     assert checked.exit_code == 1, checked.output

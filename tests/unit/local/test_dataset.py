@@ -160,6 +160,7 @@ def test_every_kind_of_trouble_with_students_is_there(partner_id: str, code: str
     assert count["duplicate row"] < 0.02 * len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("partner_id", "code"), SAMPLES)
 def test_every_kind_of_trouble_with_codes_is_there(partner_id: str, code: str) -> None:
     found_associations, found = rows(partner_id, code)
