@@ -19,7 +19,7 @@ from runway_pipelines.errors import RunwayError
 
 
 class Commands(click.Group):
-    """A group whose commands end with the text of our own errors instead of a traceback."""
+    """A group whose commands end with a line for our own errors and for what the disk refuses, and no traceback."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -27,6 +27,13 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except RunwayError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            from runway_pipelines.systems.disk import refused_file
+
+            trouble = refused_file(error)
+            if trouble is None:
+                raise
+            raise click.ClickException(str(trouble)) from None
 
 
 @click.group(

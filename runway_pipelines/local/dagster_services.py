@@ -17,6 +17,7 @@ from runway_pipelines.local.processes import (
     LocalServerError,
     StateLock,
     free_port,
+    running_servers,
     start_child,
     stop_stale,
 )
@@ -41,11 +42,18 @@ class RunningDagster:
     children: tuple[Child, ...]
 
     def wait(self) -> None:
-        """Wait until one of them ends, which none should; raises LocalServerError with the end of its log."""
-        while all(child.is_running() for child in self.children):
+        """Wait until one of them, or of the stack's servers, ends, which none should; raises LocalServerError, which
+        says how it ended, with the end of its log.
+        """
+        servers = {*self.children, *running_servers()}
+        while all(child.is_running() for child in servers):
             time.sleep(0.5)
-        ended = next(child for child in self.children if not child.is_running())
-        raise LocalServerError(f"{ended.name} ended.\n{ended.log_tail()}")
+        ended = next(child for child in servers if not child.is_running())
+        raise LocalServerError(
+            f"{ended.name} {ended.how_it_ended}, and everything else was stopped: start it again with make dev. "
+            "If it is killed again, see whether the machine has memory and disk left (free -m, df -h).\n"
+            f"{ended.log_tail()}"
+        )
 
 
 class DagsterAlreadyRunning(LocalServerError):

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, TypeVar
+from weakref import WeakSet
 
 import psutil
 
@@ -54,6 +55,9 @@ class RunAs:
 
     uid: int
     gid: int
+
+
+_servers: WeakSet[Child] = WeakSet()
 
 
 def free_port() -> int:
@@ -96,8 +100,20 @@ class Child:
     def is_running(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def how_it_ended(self) -> str:
+        """Words for it: was killed by SIGKILL, ended with exit code 1."""
+        code = self._process.poll()
+        if code is None:
+            return "is still running"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
     def wait(self, timeout: float) -> int:
         """Wait for a child that ends by itself; its exit code. Raises LocalServerError after timeout seconds."""
+        _servers.discard(self)
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -132,6 +148,7 @@ class Child:
 
     def stop(self, grace: float = 10.0) -> None:
         """Ask the child to end, and kill it after grace seconds; its own children end with it."""
+        _servers.discard(self)
         descendants: list[psutil.Process] = []
         with contextlib.suppress(psutil.NoSuchProcess):
             descendants = psutil.Process(self.pid).children(recursive=True)
@@ -179,7 +196,14 @@ def start_child(
             start_new_session=True,
         )
     pid_file.write_text(f"{process.pid}\n")
-    return Child(name, process, log, pid_file, stop_signal)
+    child = Child(name, process, log, pid_file, stop_signal)
+    _servers.add(child)
+    return child
+
+
+def running_servers() -> list[Child]:
+    """The children of this process that nobody has stopped: each of them should be running."""
+    return sorted(_servers, key=lambda child: child.name)
 
 
 def child_environment() -> dict[str, str]:

@@ -11,6 +11,7 @@ It starts empty: databases and a bucket, but no data in them. What fills it is i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from botocore.config import Config
 
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
 from runway_pipelines.local.processes import Child, LocalServerError, StateLock, start_child, stop_stale
+from runway_pipelines.systems.disk import machine_trouble
 
 DEFAULT_STATE_DIR = Path(".runway")
 REGION = "us-west-2"
@@ -70,10 +72,26 @@ class EmbeddedStack:
         """Start all servers, concurrently, and wait for them: about 3 s, at first use 4.
 
         Raises StackAlreadyRunning when another process has this folder, LocalServerError (with the end of the server's
-        log) when a server does not start; then nothing is left running.
+        log) when a server does not start; then nothing is left running. A disk that is full or read-only is named.
         """
         if self._running is not None:
             return
+        try:
+            self._start()
+        except OSError as error:
+            trouble = machine_trouble(error, self.state_dir)
+            if trouble is None:
+                raise
+            raise LocalServerError(str(trouble)) from None
+        except LocalServerError as error:
+            # A server's own words are in its log, where there was room for them.
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE):
+                if os.strerror(number) in str(error):
+                    trouble = machine_trouble(OSError(number, ""), self.state_dir)
+                    raise LocalServerError(f"{trouble}\n{error}") from None
+            raise
+
+    def _start(self) -> None:
         with contextlib.ExitStack() as undo:
             self._prepare_folder()
             lock = StateLock(self.state_dir)

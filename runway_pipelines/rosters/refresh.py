@@ -38,6 +38,7 @@ from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, sn
 from runway_pipelines.rosters.publication import Published, keep_snapshot, parse_published, point, publish
 from runway_pipelines.rosters.quality import CheckResult, Thresholds, blocking, judge, refused
 from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore, StoredDocument
+from runway_pipelines.systems.disk import disk_errors
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from runway_pipelines.systems.snowflake.client import EduSession
 
@@ -184,7 +185,7 @@ def refresh_tenant(
     """
     started = time.monotonic()
     # A TemporaryFile has no name (O_TMPFILE): nobody else can open it, and SIGKILL leaves nothing behind.
-    with tempfile.TemporaryFile() as file:
+    with disk_errors(), tempfile.TemporaryFile() as file:
         with sessions.session() as session:
             extract = extract_roster(
                 session, tenant, file, run_id=context.run_id, log=context.log, fillers=context.fillers

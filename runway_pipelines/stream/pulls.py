@@ -29,6 +29,7 @@ from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.extraction import checked_pieces, in_small_batches, roster_pieces, select_roster
 from runway_pipelines.stream.negotiation import ByteRange
 from runway_pipelines.systems.aws.object_store import ObjectStore
+from runway_pipelines.systems.disk import machine_trouble, temporary_folder
 from runway_pipelines.systems.snowflake.client import EduSession, Selection
 
 log = logging.getLogger(__name__)
@@ -182,8 +183,10 @@ class Pull:
             ending = Failed(error)
         except Exception as error:  # noqa: BLE001
             # An unmapped error of a library: its text may quote a row.
+            trouble = machine_trouble(error, temporary_folder())
             ending = Failed(
-                Permanent(expected="a roster", came=f"an unexpected {type(error).__name__}", remedy="report it")
+                trouble
+                or Permanent(expected="a roster", came=f"an unexpected {type(error).__name__}", remedy="report it")
             )
         finally:
             self.handoff.end(ending)

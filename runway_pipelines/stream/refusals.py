@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse
 
 from runway_pipelines.errors import RunwayError
+from runway_pipelines.systems.disk import machine_trouble, temporary_folder
 
 if TYPE_CHECKING:
     from starlette.exceptions import HTTPException
@@ -69,6 +70,7 @@ def failed(request: Request | None, error: Exception) -> JSONResponse:
     """A 500 whose reference leads to the reason in the log: the reason names accounts, so it stays there."""
     path = "a request" if request is None else request.url.path
     reference = uuid.uuid4().hex[:12]
+    error = error if isinstance(error, RunwayError) else machine_trouble(error, temporary_folder()) or error
     if isinstance(error, RunwayError):
         log.error("%s failed: %s (reference %s)", path, error, reference)
     else:

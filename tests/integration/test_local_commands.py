@@ -239,3 +239,16 @@ def test_serve_names_its_examples_roster_and_ctrl_c_ends_it_in_order(start: Star
     assert serve.end(signal.SIGINT) == 0
     assert serve.output.endswith(f"Stopping ...\nStopped; the state is in {state}.\n")
     assert "Aborted" not in serve.output
+
+
+@pytest.mark.parametrize("name", ["postgres", "dagster_daemon"])
+def test_dev_says_which_of_its_servers_died_how_and_what_to_do(start: Start, state: Path, name: str) -> None:
+    dev = start("dev", "--port", "3780")
+    dev.wait_for("Ctrl-C ends everything")
+    os.kill(int((state / f"{name}.pid").read_text()), signal.SIGKILL)
+    assert dev.end() == 1
+    said = dev.output
+    assert "Traceback" not in said
+    (line,) = (line for line in said.splitlines() if line.startswith("Error: "))
+    assert f"{name} was killed by SIGKILL" in line
+    assert "start it again" in line and "memory" in line

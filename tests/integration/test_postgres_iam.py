@@ -389,8 +389,7 @@ def test_a_refused_login_fails_nobody_while_connections_work(rds: LocalRds, open
 
     def call() -> None:
         try:
-            for _ in range(3):
-                answers.append(ask(one, "select pg_sleep(0.3)"))
+            answers.extend(ask(one, "select pg_sleep(0.3)") for _ in range(3))
         except RunwayError as error:
             failures.append(error)
 

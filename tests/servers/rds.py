@@ -43,8 +43,8 @@ class Signer:
 class LocalRds:
     """The running front: ``tokens`` it was shown, and the reasons for its ``refusals``.
 
-    ``ahead`` moves its clock, so that a token signed a moment ago has expired. ``refuse_next`` good ones are refused, as
-    RDS does now and then.
+    ``ahead`` moves its clock, so that a token signed a moment ago has expired. ``refuse_next`` good ones are refused,
+    as RDS does now and then.
     """
 
     front: TlsFront

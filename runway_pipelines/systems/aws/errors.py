@@ -1,4 +1,4 @@
-"""Errors of boto3 and of what is below it (botocore, urllib3, ssl) mapped to ours. None of the request's values is kept."""
+"""Errors of boto3 and of what is below it (botocore, urllib3, ssl) mapped to ours, without the request's values."""
 
 import http.client
 import socket
@@ -18,6 +18,7 @@ from botocore.exceptions import (
 )
 
 from runway_pipelines.errors import ConfigurationError, Permanent, RunwayError, Unavailable
+from runway_pipelines.systems.disk import machine_trouble, temporary_folder
 
 _MISCONFIGURED = (
     NoCredentialsError,
@@ -99,6 +100,8 @@ def _mapped(action: str, error: Exception) -> RunwayError:
             remedy=_REMEDIES.get(code, "look the code up in the service's documentation"),
             code=code,
         )
+    if (trouble := machine_trouble(error, temporary_folder())) is not None:  # no socket could be opened
+        return trouble
     if isinstance(error, _MISCONFIGURED):
         return ConfigurationError(
             expected=f"to {action}",

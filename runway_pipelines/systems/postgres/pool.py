@@ -1,9 +1,9 @@
 """psycopg's pool, with a fresh password for each connection, session settings, and the reasons for failures.
 
 psycopg's pool only reports a timeout. This one remembers why its last attempt to connect failed; if another attempt
-would fail the same way (a refused login, a certificate), it closes at once, and its callers get that reason. With tokens
-a refusal says less, because RDS refuses good ones now and then: one more is minted, and as long as connections work,
-they go on serving.
+would fail the same way (a refused login, a certificate), it closes at once, and its callers get that reason. With
+tokens a refusal says less, because RDS refuses good ones now and then: one more is minted, and as long as connections
+work, they go on serving.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import hashlib
 import random
@@ -311,3 +312,19 @@ def test_a_damaged_snapshot_has_no_end_also_for_who_resumes(first: int) -> None:
     assert len(content) < 100 - first
     assert isinstance(ending, Failed)
     assert isinstance(ending.error, StoredObjectDamaged)
+
+
+@pytest.mark.parametrize(("number", "said"), [(errno.EMFILE, "ulimit"), (errno.ENOSPC, "a full disk")])
+def test_a_limit_of_the_machine_is_named_and_no_defect(number: int, said: str) -> None:
+    def work(pull: Pull) -> None:
+        raise OSError(number, "CANARY")
+
+    async def run() -> object:
+        pull = Pull(Handoff(), is_gzip=False)
+        pull.start(work)
+        return await pull.handoff.get()
+
+    ending = asyncio.run(run())
+    assert isinstance(ending, Failed)
+    assert said in str(ending.error)
+    assert "unexpected" not in str(ending.error) and "CANARY" not in str(ending.error)
