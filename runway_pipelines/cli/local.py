@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
+from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.target import Target, local_parts
 from runway_pipelines.cli.terminal import console
 
@@ -21,9 +22,7 @@ STOPPING = "Stopping (runs under way finish first, for up to a minute) ..."
 
 
 @click.command()
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here too."
-)
+@click.option("--json", "json_file", type=OutputFile(), help="Write the results here too, in a folder that exists.")
 @click.pass_obj
 def demo(target: Target, json_file: Path | None) -> None:
     """Start the embedded stack, take and publish every roster, show the results.

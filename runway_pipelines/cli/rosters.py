@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, history_table
 from runway_pipelines.errors import RunwayError
@@ -65,7 +66,7 @@ def show(target: Target, tenant: PartnerTenant) -> None:
 
 @rosters.command()
 @click.argument("tenant", type=TenantArgument())
-@click.option("--to", "file", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
+@click.option("--to", "file", type=OutputFile(), required=True, help="The file to write, in a folder that exists.")
 @click.option(
     "--sha256", help="A snapshot of the history instead of the current one; its first digits, as `rosters show` has."
 )
@@ -73,7 +74,7 @@ def show(target: Target, tenant: PartnerTenant) -> None:
 def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) -> None:
     """Write PARTNER/TENANT's roster to a file: .parquet or .csv as a table of codes, anything else as it is stored.
 
-    The file holds student identifiers: it is readable for you alone.
+    The file holds student identifiers: it is readable for you alone. Exit code 1 if it cannot be written.
     """
     from runway_pipelines.rosters.frames import save_roster
     from runway_pipelines.rosters.publication import read_published

@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from runway_pipelines.cli import main
+from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.rosters import load as load_command
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.rosters.manifest import index_key
 from tests.integration.world import TestPartner, Warehouse, World, run_partner
@@ -219,3 +221,39 @@ class PublicHalf:
 
     def public_key(self) -> Any:
         return self._key
+
+
+@pytest.mark.parametrize("place", ["no-such-folder/roster.csv", "a-file/roster.csv", "a-file/below/roster.csv"])
+@pytest.mark.parametrize("command", [["rosters", "load", "acme/north", "--to"], ["demo", "--json"]])
+def test_an_output_that_cannot_be_written_is_one_line_before_any_work(
+    tmp_path: Path, command: list[str], place: str
+) -> None:
+    (tmp_path / "a-file").write_text("")
+    result = CliRunner().invoke(main, ["--state", str(tmp_path / "state"), *command, str(tmp_path / place)])
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"Error: Expected a folder for {command[-1]} to write in; got ")
+    assert str(tmp_path / place.split("/")[0]) in line
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_folder_that_vanishes_meanwhile_is_one_line_too(partner: TestPartner, tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+
+    class Vanishing(OutputFile):
+        def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+            path = super().convert(value, param, ctx)
+            folder.rmdir()
+            return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        (option,) = (each for each in load_command.params if each.name == "file")
+        patch.setattr(option, "type", Vanishing())
+        result = CliRunner().invoke(
+            main, ["rosters", "load", f"{partner.partner_id}/north", "--to", str(folder / "r.csv")]
+        )
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert line.startswith("Error: Expected to use") and "no such folder" in line
