@@ -170,7 +170,9 @@ class Lml(Section, env_prefix="RUNWAY_LML_"):
         description="The address of LML, the library metadata lookup service.",
     )
     api_key: SecretStr | None = Field(
-        None, validation_alias="LML_API_KEY", description="LML's bearer key, where it wants one."
+        None,
+        validation_alias="LML_API_KEY",
+        description="LML's bearer key, where it wants one. Over plain http it goes to private addresses only.",
     )
     calls_per_second: float | None = Field(
         None, gt=0, le=1000, description="Caps the rate of LML calls; all runs share it where there is a Redis."

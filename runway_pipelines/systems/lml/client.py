@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -32,6 +36,9 @@ from runway_pipelines.systems.lml.protocol import (
     decoded,
     endpoint_url,
     halving,
+    host_over_plain_http,
+    is_within,
+    key_in_the_open,
     refusal,
     request_body,
     unavailable,
@@ -99,6 +106,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
     limiter: CallLimiter | None = None
 
     _client: httpx.Client | None = PrivateAttr(default=None)
+    _way_is_private: bool = PrivateAttr(default=False)
     _opening: Lock = PrivateAttr(default_factory=Lock)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:
@@ -120,6 +128,8 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
     def require_configured(self) -> None:
         """Raise `ConfigurationError` if the URL or the key is unusable; call this before reading anything."""
         _ = self.endpoint, self._headers()
+        with suppress(LmlUnavailable):  # a name that nobody knows now: the calls try again
+            self._require_private_way()
 
     def resolve(self, libraries: Sequence[Library], *, include_tracks: bool) -> LmlReply:
         """Ask about 1 to 1,000 libraries in one call; retry while LML is unavailable.
@@ -182,6 +192,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         """One attempt."""
         client, url, headers = self._opened(), self.endpoint, self._headers()
         effort.calls += 1
+        self._require_private_way()
         started = time.monotonic()
         try:
             return decoded(self._exchange(client, url, headers, body))
@@ -236,6 +247,23 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
             )
         return headers | {"Authorization": f"Bearer {self.api_key}"}
 
+    def _require_private_way(self) -> None:
+        """Raise `ConfigurationError` before the key goes over plain HTTP to a public address.
+
+        A name counts by all of its addresses; one that is fine is not looked up again. Raises `LmlUnavailable` for a
+        name that is not known now.
+        """
+        host = host_over_plain_http(self.base_url) if self.api_key and not self._way_is_private else None
+        if host is None:
+            return
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise unavailable(None, f"no address of its host ({type(error).__name__})") from None
+        if not all(is_within(str(address[4][0])) for address in found):
+            raise key_in_the_open()
+        self._way_is_private = True
+
     def _opened(self) -> httpx.Client:
         """The client that all threads share."""
         with self._opening:
@@ -258,12 +286,37 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
                     keepalive_expiry=KEEP_ALIVE_SECONDS,
                 ),
             )
-        except (OSError, ValueError, httpx.InvalidURL) as error:
+        except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
+            named = ", ".join(_unusable_proxies()) or "SSL_CERT_FILE or SSL_CERT_DIR"
+            hint = " (an IPv6 address stands there without brackets, ::1)" if "NO_PROXY" in named else ""
             raise ConfigurationError(
                 expected="usable proxy and certificate settings in the environment",
                 came=type(error).__name__,
-                remedy="correct HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR",
+                remedy=f"correct {named}{hint}",
             ) from None
+
+
+def _unusable_proxies() -> list[str]:
+    """The environment's proxy settings that httpx cannot parse, by name; it takes them as urllib does."""
+    import httpx
+
+    settings = getproxies()
+    unusable = []
+    for name in ("http", "https", "all"):
+        if value := settings.get(name):
+            try:
+                httpx.HTTPTransport(proxy=value if "://" in value else f"http://{value}").close()
+            except (ValueError, ImportError, httpx.InvalidURL):
+                unusable.append(f"{name.upper()}_PROXY")
+    for host in filter(None, map(str.strip, settings.get("no", "").split(","))):
+        try:
+            ip_address(host)
+        except ValueError:
+            try:
+                httpx.URL(host if "://" in host else f"all://*{host}")
+            except (ValueError, httpx.InvalidURL):
+                return [*unusable, "NO_PROXY"]
+    return unusable
 
 
 def _stopped() -> LmlError:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -49,6 +50,32 @@ def endpoint_url(base_url: str | None) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or "@" in base_url:
         raise unusable_url()
     return base_url.rstrip("/").removesuffix("/api/v1").rstrip("/") + RESOLVE_PATH
+
+
+def host_over_plain_http(base_url: str | None) -> str | None:
+    """The host that is spoken to without TLS; None with TLS."""
+    parts = urlsplit(endpoint_url(base_url))
+    return parts.hostname if parts.scheme == "http" else None
+
+
+def is_within(address: str) -> bool:
+    """Whether an IP address is loopback or private, so that nothing on the way to it is the Internet's."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None
+    parsed = mapped or parsed
+    return not parsed.is_global and not parsed.is_multicast
+
+
+def key_in_the_open() -> ConfigurationError:
+    """What to raise instead of sending the key over plain HTTP to a public address."""
+    return ConfigurationError(
+        expected="https in LIBRARY_METADATA_URL, where LML_API_KEY is set",
+        came="plain http to a public address, on which anybody on the way reads the key",
+        remedy="set LIBRARY_METADATA_URL to LML's https address; plain http is for loopback and private addresses",
+    )
 
 
 def request_body(libraries: Sequence[Library], *, include_tracks: bool) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -305,3 +306,78 @@ def test_a_refused_key_ends_the_halving() -> None:
     ((part, outcome),) = halving((library(1), library(2)), ask)
     assert part == (library(1),)
     assert isinstance(outcome, LmlRefused)
+
+
+@pytest.mark.parametrize(
+    "base_url", ["http://8.8.8.8", "http://8.8.8.8:8000/api/v1", "http://[2606:4700::1111]", "http://[::ffff:8.8.8.8]"]
+)
+def test_the_key_goes_to_no_public_address_over_plain_http(base_url: str) -> None:
+    service = LmlService(base_url=base_url, api_key=CANARY, attempts=1)
+    for ask in (service.require_configured, lambda: service.resolve([library(1)], include_tracks=False)):
+        with pytest.raises(ConfigurationError, match="https") as refused:
+            ask()
+        assert "LML_API_KEY" in str(refused.value) and "LIBRARY_METADATA_URL" in refused.value.remedy
+        assert CANARY not in everything_said_by(refused.value)
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "https://8.8.8.8",
+        "http://127.0.0.1:1",
+        "http://[::1]",
+        "http://10.1.2.3",
+        "http://192.168.0.9",
+        "http://[fd00::1]",
+    ],
+)
+def test_the_key_goes_over_tls_anywhere_and_over_plain_http_within_the_network(base_url: str) -> None:
+    LmlService(base_url=base_url, api_key="k3y").require_configured()
+
+
+def test_without_a_key_plain_http_may_go_anywhere() -> None:
+    LmlService(base_url="http://8.8.8.8").require_configured()
+
+
+@pytest.mark.parametrize(
+    ("addresses", "is_refused"),
+    [(["10.0.0.7"], False), (["10.0.0.7", "8.8.8.8"], True), (["100.64.1.1"], False), (["93.184.216.34"], True)],
+)
+def test_a_name_counts_by_all_of_its_addresses(
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str], is_refused: bool
+) -> None:
+    found = [(2, 1, 6, "", (address, 80)) for address in addresses]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: found)
+    service = LmlService(base_url="http://lml.internal", api_key="k3y")
+    if is_refused:
+        with pytest.raises(ConfigurationError, match="https"):
+            service.require_configured()
+    else:
+        service.require_configured()
+
+
+def test_a_name_that_nobody_knows_now_is_unavailable_and_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    service = LmlService(base_url="http://lml.internal", api_key="k3y", attempts=1)
+    service.require_configured()
+    with pytest.raises(LmlUnavailable):
+        service.resolve([library(1)], include_tracks=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("NO_PROXY", "localhost,[::1]"), ("HTTPS_PROXY", "http://[::"), ("ALL_PROXY", "socks9://proxy:1")],
+)
+def test_a_proxy_setting_that_cannot_be_parsed_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    for each in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(each, raising=False)
+        monkeypatch.delenv(each.lower(), raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as refused:
+        LmlService(base_url="http://127.0.0.1:1").resolve([library(1)], include_tracks=False)
+    named = {each for each in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") if each in refused.value.remedy}
+    assert named == {name}
+    assert value not in str(refused.value)
