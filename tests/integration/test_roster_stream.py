@@ -6,15 +6,20 @@ import base64
 import gzip
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import httpx
 import jwt
+import pyarrow as pa
 import pytest
 
+from runway_pipelines.errors import Unavailable
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.rosters.manifest import pointer_key, snapshot_key
+from runway_pipelines.systems.snowflake.client import EduSession, Selection
 from tests.integration.stream_server import (
     KEY,
     StreamServer,
@@ -56,6 +61,11 @@ def token(**claims: object) -> str:
     }
     merged = {name: value for name, value in (standard | claims).items() if value is not None}
     return jwt.encode(merged, KEY, algorithm="HS256")
+
+
+def broken_off(batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    yield from batches
+    raise Unavailable(expected="the rest of the answer", came="the end of the connection", remedy="run again")
 
 
 def in_base64(key: str) -> str:
@@ -464,12 +474,20 @@ class TestFailuresBeforeTheFirstByte:
 
 class TestFailuresAfterTheFirstByte:
     @pytest.fixture
-    def late(self, world: World) -> int:
-        """A run whose roster turns out to be refused near its end: codes stand where systems should."""
+    def late(self, world: World, monkeypatch: pytest.MonkeyPatch) -> int:
+        """A run whose answer breaks off at its end. What is wrong with the data is announced before the first line."""
         warehouse = Warehouse()
         warehouse.students("north", 20_000)
-        warehouse.student("north", "T-last", *((f"system {number}", "1") for number in range(60)))
-        return add_run(world, world.partner(warehouse, ["north"]), "north")
+        partner = world.partner(warehouse, ["north"])
+        select = EduSession.select
+
+        def selected(self: EduSession, *arguments: Any, query_tag: str) -> Selection:
+            selection = select(self, *arguments, query_tag=query_tag)
+            is_late = str(partner.tenant("north")) in query_tag
+            return replace(selection, batches=broken_off(selection.batches)) if is_late else selection
+
+        monkeypatch.setattr(EduSession, "select", selected)
+        return add_run(world, partner, "north")
 
     def test_the_client_sees_an_incomplete_body(self, server: StreamServer, late: int) -> None:
         received = []
