@@ -45,10 +45,11 @@ def plan_partitions(
     ordered = {name: instance.get_dynamic_partitions(name) for name in want}
     have = {name: frozenset(keys) for name, keys in ordered.items()}
     in_use: dict[str, set[str]] = {}
+    recent: dict[str, frozenset[str]] = {}
     if any(have[name] - want[name] for name in want):
         unfinished = instance.get_runs(dg.RunsFilter(statuses=UNFINISHED))
         in_use = keys_in_use([run.tags for run in unfinished], ordered)
-    recent = Removals.parse(kept_value(instance, REMOVALS_KEY)).recent(utc_now())
+        recent = Removals.parse(kept_value(instance, REMOVALS_KEY)).recent(utc_now())
     return reconcile_all(
         have, want, allow_mass_removal=allow_mass_removal, approval=approval, in_use=in_use, recent=recent
     )
