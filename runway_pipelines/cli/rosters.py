@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ def rosters() -> None:
 @click.pass_obj
 def show(target: Target, tenant: PartnerTenant) -> None:
     """What is published for PARTNER/TENANT: its manifest, and the snapshots before it."""
+    from runway_pipelines.rosters.freshness import ahead_of, moment_of
     from runway_pipelines.rosters.manifest import manifest_key, pointer_key
     from runway_pipelines.rosters.publication import list_manifests, read_published
 
@@ -60,6 +62,14 @@ def show(target: Target, tenant: PartnerTenant) -> None:
         console.print_json(published.manifest.to_json().decode())
     console.print(f"\n[bold]Pointer[/] to it, and since when it is right: {pointer_key(tenant)}", soft_wrap=True)
     console.print_json(published.pointer.to_json().decode())
+    pointer = published.pointer
+    ahead = ahead_of(datetime.now(UTC), moment_of(pointer.verified_at), moment_of(pointer.query_started_at))
+    if ahead is not None:
+        console.print(
+            f"It is dated {str(ahead).partition('.')[0]} in the future: the clock of its run was fast, or this one is "
+            "slow. The next run replaces it.",
+            soft_wrap=True,
+        )
     console.print()
     console.print(history_table(manifests, published.pointer.sha256))
 

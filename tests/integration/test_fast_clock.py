@@ -8,7 +8,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
+from runway_pipelines.cli import main
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
 from runway_pipelines.rosters.manifest import index_key
@@ -122,3 +124,14 @@ def test_the_doctor_compares_every_servers_clock_with_ours(partner: TestPartner)
             if ahead:
                 assert all("ahead of" in finding.detail for finding in clocks.values())
             assert [each for each in found if each.check != "clock" and each.status is not CheckStatus.OK] == []
+
+
+def test_show_says_that_a_pointer_is_from_the_future(partner: TestPartner) -> None:
+    def said() -> str:
+        result = CliRunner().invoke(main, ["rosters", "show", partner.tenant("north").key])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "in the future" not in said()
+    date(partner, "north", datetime.now(UTC) + YEAR)
+    assert "It is dated 364 days" in said() and "in the future" in said()
