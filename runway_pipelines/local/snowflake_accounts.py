@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,17 @@ import duckdb
 import pyarrow
 from fakesnow.fakes import FakeSnowflakeConnection
 from fakesnow.instance import FakeSnow
+from fakesnow.transforms.stage import LOCAL_BUCKET_PATH
+
+with suppress(OSError):
+    # fakesnow makes a folder for staged files when it is imported, and leaves it behind. Nothing is staged here.
+    Path(LOCAL_BUCKET_PATH).rmdir()
 
 _IDENTIFIER = re.compile(r"^[A-Z_][A-Z0-9_$]*$")
 _KEPT_RESULTS = 100
 _KEPT_RESULT_BYTES = 32 * 1024 * 1024
+# What statements may have beside the tables; the rest of a large sort or join is written to the spill folder.
+_WORKING_MEGABYTES = 64
 # Snowflake has one integer and one float type, and fakesnow knows no narrower ones.
 _WIDENED = {
     **dict.fromkeys(("TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT", "UINTEGER"), "BIGINT"),
@@ -43,9 +51,7 @@ class RecentResults(dict[str, tuple[Any, ...]]):
     def __setitem__(self, query_id: str, result: tuple[Any, ...]) -> None:
         with self._lock:
             super().__setitem__(query_id, result)
-            while (len(self) > 1 and sum(map(_result_bytes, self.values())) > _KEPT_RESULT_BYTES) or len(
-                self
-            ) > _KEPT_RESULTS:
+            while len(self) > _KEPT_RESULTS or sum(map(_result_bytes, self.values())) > _KEPT_RESULT_BYTES:
                 self.pop(next(iter(self)))
 
 
@@ -54,23 +60,53 @@ def _result_bytes(result: tuple[Any, ...]) -> int:
 
 
 class Account:
-    """One Snowflake account: its databases, and connections to them. Safe for several threads."""
+    """One Snowflake account: its databases, and connections to them. Safe for several threads.
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    With a ``spill`` folder, its memory is bounded.
+    """
+
+    def __init__(self, folder: Path, threads: int, spill: Path | None) -> None:
         self._folder = folder
+        self._spill = spill
+        self._working_megabytes = _WORKING_MEGABYTES
+        # One statement at a time, which has all of that memory; the others wait, as for a busy warehouse.
+        self.at_work = threading.Lock()
         self._lock = threading.Lock()
         self._loaded: dict[Path, tuple[int, int]] = {}
         # Not created on connect: an unknown database or schema must fail at query time, as on the real one.
         self._instance = FakeSnow(create_database_on_connect=False, create_schema_on_connect=False)
         self._instance.results_cache = RecentResults()
         self._instance.duck_conn.execute(f"SET GLOBAL threads = {threads:d}")
+        if spill is not None:
+            self._instance.duck_conn.execute(f"SET GLOBAL temp_directory = '{str(spill / folder.name)!s}'")
 
     def connect(self, database: str | None, schema: str | None, autocommit: bool) -> FakeSnowflakeConnection:
         """A connection of its own, after loading the tables that are new or changed. Raises WarehouseUnreadable."""
         with self._lock:
-            for path in self._changed_files():
+            changed = list(self._changed_files())
+            for path in changed:
                 self._load(path)
+            if changed:
+                self._bound_memory()
             return self._instance.connect(database, schema, autocommit=autocommit)
+
+    def allow_more_memory(self) -> None:
+        """For a statement that could not spill what it needs."""
+        with self._lock:
+            self._working_megabytes *= 4
+            self._bound_memory()
+
+    def _bound_memory(self) -> None:
+        if self._spill is None:
+            return
+        duck = self._instance.duck_conn.cursor()
+        try:
+            query = "SELECT sum(memory_usage_bytes) FROM duckdb_memory() WHERE tag = 'IN_MEMORY_TABLE'"
+            (tables,) = duck.execute(query).fetchone() or (0,)
+            megabytes = int(tables or 0) // 1_000_000 + 1 + self._working_megabytes
+            duck.execute(f"SET GLOBAL memory_limit = '{megabytes:d}MB'")
+        finally:
+            duck.close()
 
     def _changed_files(self) -> Iterator[Path]:
         for path in sorted(self._folder.glob("*/*/*.parquet")):
@@ -112,8 +148,9 @@ def _upper_cased(name: str, type_: str) -> str:
 class Accounts:
     """Every account that has been used, by name."""
 
-    def __init__(self, warehouse: Path, threads: int) -> None:
+    def __init__(self, warehouse: Path, threads: int, spill: Path | None = None) -> None:
         self._warehouse = warehouse
+        self._spill = spill
         self._threads = threads
         self._lock = threading.Lock()
         self._accounts: dict[str, Account] = {}
@@ -122,5 +159,5 @@ class Accounts:
         """The account of that name (upper case, checked by `account_and_user`), made at first use."""
         with self._lock:
             if name not in self._accounts:
-                self._accounts[name] = Account(self._warehouse / name, self._threads)
+                self._accounts[name] = Account(self._warehouse / name, self._threads, self._spill)
             return self._accounts[name]

@@ -14,9 +14,12 @@ import gzip
 import itertools
 import os
 import secrets
+import shutil
 import sys
+import threading
 import time
 import warnings
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +30,20 @@ from fakesnow.fakes import FakeSnowflakeConnection
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from runway_pipelines.local.processes import announce_ready, listen_on_loopback
 from runway_pipelines.local.snowflake_accounts import Accounts, WarehouseUnreadable
+from runway_pipelines.local.snowflake_chunks import KEY_HEADER, Chunks
 from runway_pipelines.local.snowflake_login import LoginRefused, account_and_user, user_parameters, verify_login
 from runway_pipelines.local.snowflake_statements import Session, answer_statement, failure
 
 _SERVER_VERSION = "9.0.0"
 _IDLE_SECONDS = 4 * 3600  # Snowflake's own limit for a session without heartbeat
 _NODE_DRIVER = "JavaScript"  # how Runway's own driver calls itself at login
+_SWEEP_SECONDS = 5
+_OCTETS = "application/octet-stream"
 _AUTHORIZATION_PREFIX = 'Snowflake Token="'
 _SESSION_GONE = failure("390111", "Session no longer exists. New login required to access the service.")
 
@@ -51,6 +57,7 @@ class SnowflakeServer:
         self._parameters_of_users = parameters_of_users
         self._sessions: dict[str, Session] = {}
         self._session_ids = itertools.count(1)
+        self._chunks = Chunks()
 
     def app(self) -> Starlette:
         return Starlette(
@@ -59,6 +66,7 @@ class SnowflakeServer:
                 Route("/session", self._session, methods=["POST"]),
                 Route("/session/heartbeat", self._session, methods=["POST"]),
                 Route("/queries/v1/query-request", self._query, methods=["POST"]),
+                Route("/chunks/{name}", self._chunk, methods=["GET"]),
                 Route("/queries/v1/abort-request", self._acknowledge, methods=["POST"]),
                 Route("/telemetry/send", self._acknowledge, methods=["POST"]),
             ]
@@ -77,7 +85,8 @@ class SnowflakeServer:
             parameters = user_parameters(data, self._parameters_of_users) | _upper(data.get("SESSION_PARAMETERS"))
             autocommit = bool(parameters.get("AUTOCOMMIT", True))
             names = (database and normalise_ident(database), schema and normalise_ident(schema))
-            connection = self._accounts.get(account).connect(*names, autocommit=autocommit)
+            its_account = self._accounts.get(account)
+            connection = its_account.connect(*names, autocommit=autocommit)
         except LoginRefused as refusal:
             return failure(refusal.code, refusal.message, sql_state="08001")
         except WarehouseUnreadable as error:
@@ -87,7 +96,10 @@ class SnowflakeServer:
         token = secrets.token_urlsafe(32)
         in_json = str(parameters.get("PYTHON_CONNECTOR_QUERY_RESULT_FORMAT", "ARROW")).upper() == "JSON"
         self._sessions[token] = Session(
+            token,
             connection,
+            self._chunks,
+            its_account,
             rows_in_json=in_json or data.get("CLIENT_APP_ID") == _NODE_DRIVER,
             most_rows=int(parameters.get("ROWS_PER_RESULTSET", 0)),
         )
@@ -119,7 +131,30 @@ class SnowflakeServer:
         if session is None:
             return _answer(_SESSION_GONE)
         body = await _body(request)
-        return await run_in_threadpool(lambda: _answer(answer_statement(session, body)))
+        base_url = str(request.base_url).rstrip("/")
+        return await run_in_threadpool(lambda: _answer(answer_statement(session, body, base_url)))
+
+    async def _chunk(self, request: Request) -> Response:
+        """A part of an answer. Its URL is all that its client has; an expired one is refused as S3 does."""
+        signature = request.query_params.get("Signature", "")
+        chunk = self._chunks.find(request.path_params["name"], signature, request.headers.get(KEY_HEADER, ""))
+        if chunk is None:
+            return Response(status_code=403)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for piece in chunk.pieces():
+                yield piece
+            self._chunks.fetched(chunk)
+
+        return StreamingResponse(
+            pieces(), headers={"Content-Encoding": "gzip", "Content-Length": str(chunk.size)}, media_type=_OCTETS
+        )
+
+    def sweep(self) -> None:
+        """Drop expired chunks, now and then: nobody may ask for one any more."""
+        while True:
+            time.sleep(_SWEEP_SECONDS)
+            self._chunks.sweep()
 
     async def _session(self, request: Request) -> Response:
         """A heartbeat, or with `?delete=true` the end of a session."""
@@ -175,12 +210,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--warehouse", type=Path, required=True, help="folder of ACCOUNT/DATABASE/SCHEMA/table.parquet")
     parser.add_argument("--public-keys", type=Path, required=True, help='JSON {"ACCOUNT.USER": ["PEM", ...]}')
     parser.add_argument("--user-parameters", type=Path, default=Path(os.devnull), help='JSON {"ACCOUNT.USER": {...}}')
+    parser.add_argument(
+        "--spill", type=Path, help="folder for what a statement cannot hold in memory; bounds the memory"
+    )
     parser.add_argument("--threads", type=int, default=2, help="duckdb threads of each account")
     options = parser.parse_args(arguments)
     # duckdb's advice to its direct users; upstream's call, not ours
     warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
     listener = listen_on_loopback(options.port)
-    server = SnowflakeServer(Accounts(options.warehouse, options.threads), options.public_keys, options.user_parameters)
+    if options.spill is not None:
+        shutil.rmtree(options.spill, ignore_errors=True)  # of a server that was killed
+        options.spill.mkdir(mode=0o700, parents=True)
+    accounts = Accounts(options.warehouse, options.threads, options.spill)
+    server = SnowflakeServer(accounts, options.public_keys, options.user_parameters)
+    threading.Thread(target=server.sweep, name="sweep", daemon=True).start()
     config = uvicorn.Config(server.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     _AnnouncingServer(config).run(sockets=[listener])
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -18,13 +17,15 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import snowflake.connector.errors
-from fakesnow.arrow import to_ipc, to_sf
 from fakesnow.converter import from_binding
 from fakesnow.cursor import FakeSnowflakeCursor
 from fakesnow.dialect import parse_one
 from fakesnow.fakes import FakeSnowflakeConnection
 from fakesnow.rowtype import describe_as_rowtype
 from fakesnow.statement_type import DML_TYPE_IDS, statement_type_id
+
+from runway_pipelines.local.snowflake_accounts import Account
+from runway_pipelines.local.snowflake_chunks import Chunks
 
 UNSUPPORTED = "261000"
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\d{3,}")
@@ -38,7 +39,10 @@ class Session:
     answer is cut there, and says nothing of it (ROWS_PER_RESULTSET); 0 is no limit.
     """
 
+    token: str
     connection: FakeSnowflakeConnection
+    chunks: Chunks
+    account: Account
     rows_in_json: bool = False
     most_rows: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -49,14 +53,24 @@ class Session:
         self.connection._duck_conn.interrupt()
         with self.lock:
             self.connection.close()
+        self.chunks.forget(self.token)
 
 
-def answer_statement(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to a query request's body, as a JSON-able dict. Never raises for what the statement does."""
+def answer_statement(session: Session, request: Mapping[str, Any], base_url: str) -> dict[str, Any]:
+    """The answer to a query request's body, as a JSON-able dict. Never raises for what the statement does.
+
+    ``base_url`` is the server's as the client knows it: where it fetches chunks.
+    """
     with session.lock:
         session.last_used = time.monotonic()
         try:
-            return _success(session.connection, _run(session, request))
+            with session.account.at_work:
+                try:
+                    result = _run(session, request, base_url)
+                except duckdb.OutOfMemoryException:
+                    session.account.allow_more_memory()
+                    result = _run(session, request, base_url)
+                return _success(session.connection, result)
         except snowflake.connector.errors.Error as error:
             return failure(_code(error), _message(error), sql_state=error.sqlstate)
         except duckdb.InterruptException:
@@ -92,7 +106,7 @@ def _first_line(message: str | None) -> str:
     return (message or "").strip().split("\n")[0]
 
 
-def _run(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
+def _run(session: Session, request: Mapping[str, Any], base_url: str) -> dict[str, Any]:
     text = request["sqlText"]
     expression = parse_one(text)
     type_id = statement_type_id(expression)
@@ -100,7 +114,7 @@ def _run(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
     if request.get("describeOnly") and (described := cursor._describe_only(text)) is not None:
         ids = {"queryId": cursor.sfqid, "statementTypeId": type_id}
         rowtype = describe_as_rowtype(described)
-        return {"rowtype": rowtype, "total": 0, "returned": 0, **ids, **_rows(None, rowtype, session.rows_in_json)}
+        return {"rowtype": rowtype, "total": 0, "returned": 0, **ids, **_rows(session, None, rowtype, base_url)}
     rows_of_binds = _binds(request.get("bindings") or {})
     affected = 0
     for binds in rows_of_binds:
@@ -108,10 +122,12 @@ def _run(session: Session, request: Mapping[str, Any]) -> dict[str, Any]:
         affected += cursor.rowcount or 0
     if cursor._last_transformed is not None and cursor._last_transformed.args.get("put_stage_data"):
         raise NotImplementedError("PUT")
-    return _result(session, cursor, type_id, affected if len(rows_of_binds) > 1 else None)
+    return _result(session, cursor, type_id, affected if len(rows_of_binds) > 1 else None, base_url)
 
 
-def _result(session: Session, cursor: FakeSnowflakeCursor, type_id: int, batch_rows: int | None) -> dict[str, Any]:
+def _result(
+    session: Session, cursor: FakeSnowflakeCursor, type_id: int, batch_rows: int | None, base_url: str
+) -> dict[str, Any]:
     rowtype = describe_as_rowtype(cursor._describe_last_sql())
     table = cursor._arrow_table
     if table is not None and session.most_rows and type_id not in DML_TYPE_IDS:
@@ -121,17 +137,16 @@ def _result(session: Session, cursor: FakeSnowflakeCursor, type_id: int, batch_r
         rows = _row_set(table) if batch_rows is None else [[str(batch_rows)]]
         result: dict[str, Any] = {"queryResultFormat": "json", "rowset": rows}
     else:
-        result = _rows(table, rowtype, session.rows_in_json)
+        result = _rows(session, table, rowtype, base_url)
     total = table.num_rows if table is not None else 0
     ids = {"queryId": cursor.sfqid, "statementTypeId": type_id}
     return {"rowtype": rowtype, "total": total, "returned": total, **ids, **result}
 
 
-def _rows(table: pa.Table | None, rowtype: Any, in_json: bool) -> dict[str, Any]:
-    if in_json:
+def _rows(session: Session, table: pa.Table | None, rowtype: Any, base_url: str) -> dict[str, Any]:
+    if session.rows_in_json:
         return {"queryResultFormat": "json", "rowset": _row_set(table) if table else []}
-    stream = to_ipc(to_sf(table, rowtype)) if table else b""
-    return {"queryResultFormat": "arrow", "rowsetBase64": b64encode(stream).decode("ascii")}
+    return {"queryResultFormat": "arrow", **session.chunks.answer(session.token, table, rowtype, base_url)}
 
 
 def _row_set(table: pa.Table) -> list[list[str | None]]:

@@ -3,7 +3,7 @@
     <state>/postgres/           data          <state>/warehouse/ACCOUNT/DATABASE/SCHEMA/table.parquet
     <state>/postgres.password                 <state>/public_keys.json   {"ACCOUNT.USER": ["PEM", ...]}
     <state>/aws/                saved S3 objects and secrets             <state>/user_parameters.json (optional)
-    <state>/logs/                                                        {"ACCOUNT.USER": {"TIMEZONE": ...}}
+    <state>/logs/  <state>/spill/                                        {"ACCOUNT.USER": {"TIMEZONE": ...}}
 
 It starts empty: databases and a bucket, but no data in them. What fills it is in `dataset` and `seed`.
 """
@@ -103,6 +103,7 @@ class EmbeddedStack:
                 [
                     *("--warehouse", str(self.warehouse_dir), "--public-keys", str(self.public_keys_file)),
                     *("--user-parameters", str(self.user_parameters_file)),
+                    *("--spill", str(self.state_dir / "spill")),
                 ],
                 undo,
             )

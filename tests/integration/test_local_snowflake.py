@@ -59,7 +59,7 @@ def keys(stack: EmbeddedStack) -> tuple[KeyPair, KeyPair]:
     pair = (KeyPair(), KeyPair())
     register(stack, *pair)
     folder = stack.warehouse_dir / ACCOUNT / "ANALYTICS" / "PROD"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     table = pa.table({"id": pa.array([1, 2, 3], pa.int32()), "name": ["b", "a", "a"], "note": ["x", None, "é"]})
     pq.write_table(table, folder / "students.parquet")
     return pair
