@@ -60,6 +60,7 @@ def lines(partner: TestPartner) -> int:
 # what the partner's user was given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameters", [{"ROWS_PER_RESULTSET": 120}, {"PYTHON_CONNECTOR_QUERY_RESULT_FORMAT": "JSON"}])
 def test_what_the_user_was_given_shortens_no_roster(
     partner: TestPartner, instance: dg.DagsterInstance, parameters: dict[str, Any]
@@ -73,6 +74,7 @@ def test_what_the_user_was_given_shortens_no_roster(
     assert lines(partner) == STUDENTS
 
 
+@pytest.mark.slow
 def test_a_session_says_what_its_answers_depend_on(
     partner: TestPartner, front: SnowflakeFront, instance: dg.DagsterInstance
 ) -> None:
@@ -97,6 +99,7 @@ def test_a_session_says_what_its_answers_depend_on(
 CUTS = pytest.mark.parametrize("cut", [Cut(), Cut(is_reset=True)], ids=["ended", "reset"])
 
 
+@pytest.mark.slow
 @CUTS
 @pytest.mark.parametrize(
     ("path", "statement"), [(LOGIN, ""), (QUERY, "limit 1"), (QUERY, "order by")], ids=["login", "trial", "roster"]
@@ -124,6 +127,7 @@ def test_a_connection_that_never_holds_is_no_verdict_on_the_key_either(
     assert "No verdict on the credentials" in str(check.description)
 
 
+@pytest.mark.slow
 @CUTS
 @pytest.mark.parametrize("path", [LOGIN, QUERY], ids=["login", "query"])
 def test_a_pull_is_tried_again_as_long_as_nothing_was_sent(
@@ -138,6 +142,7 @@ def test_a_pull_is_tried_again_as_long_as_nothing_was_sent(
 # sessions that the server has ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [390111, 390112, 390114, 390195])
 def test_six_pulls_after_a_pause_are_six_times_200(
     partner: TestPartner, front: SnowflakeFront, server: StreamServer, code: int
