@@ -406,7 +406,7 @@ def test_a_damaged_pointer_is_replaced_and_stops_nothing(
 def test_ids_that_cannot_be_a_key_are_skipped_and_fatal_to_nobody(world: World, instance: dg.DagsterInstance) -> None:
     warehouse = Warehouse()
     warehouse.students("fine", 3)
-    bad = ["..", "a/b", "with space", "x" * 300]
+    bad = ["..", "a/b", " leading space", "emoji \U0001f600", "x" * 300]
     partner = world.partner(warehouse, ["fine", *bad])
     assert run_partner(instance, partner).success
     keys = instance.get_dynamic_partitions("partner_tenants")
