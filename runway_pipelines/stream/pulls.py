@@ -276,7 +276,6 @@ class WarehousePull:
         small = Selection(
             selection.query_id,
             selection.started_at,
-            selection.row_count,
             in_small_batches(selection.batches, ROWS_AT_ONCE),  # type: ignore[arg-type]
         )
         counts = RosterCounts()

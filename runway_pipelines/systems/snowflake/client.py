@@ -38,15 +38,14 @@ SESSION_PARAMETERS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Selection:
-    """A statement's answer: query id, start (UTC), the server's row count, and the rows as Arrow tables, fetched as
-    consumed.
+    """A statement's answer: query id, start (UTC), and the rows as Arrow tables, fetched as consumed.
 
-    The consumer must count the rows: for Arrow tables the driver does not check a chunk against the promised count.
+    The consumer must prove that it is whole: for Arrow tables the driver does not check a chunk against the promised
+    count, and a limit that the partner set cuts the server's count together with the rows.
     """
 
     query_id: str
     started_at: datetime
-    row_count: int
     batches: Iterator[pa.Table]
 
 
@@ -67,7 +66,7 @@ class EduSession:
         cursor = self._connection.cursor()
         with snowflake_errors():
             cursor.execute(statement, dict(parameters), _statement_params={"QUERY_TAG": query_tag})
-        return Selection(cursor.sfqid or "", started_at, cursor.rowcount or 0, _batches(cursor))
+        return Selection(cursor.sfqid or "", started_at, _batches(cursor))
 
     def close(self) -> None:
         """End the session, from any thread, even if the server is gone.

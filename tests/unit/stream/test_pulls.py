@@ -209,7 +209,7 @@ def test_a_session_that_is_ended_as_its_answer_arrives_is_not_handed_out_again(m
     def leave_meanwhile(sessions: PartnerSessions, pull: Pull) -> WarehousePull:
         def select(session: object, tenant: PartnerTenant, run_id: str) -> Selection:
             pull.abandon()
-            return Selection("query", datetime.now(UTC), 0, (_ for _ in ()))
+            return Selection("query", datetime.now(UTC), (_ for _ in ()))
 
         monkeypatch.setattr(pulls_module, "select_roster", select)
         return WarehousePull(sessions, TENANT, 1)
