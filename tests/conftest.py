@@ -2,6 +2,8 @@
 
 import functools
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import botocore.session
@@ -19,6 +21,10 @@ settings.register_profile("fast", _patient, max_examples=20)
 botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 # Snowflake's driver asks at each login which cloud it is in, with a thread for each answer.
 os.environ["SNOWFLAKE_DISABLE_PLATFORM_DETECTION"] = "true"
+
+# What a shell starts in the background ignores Ctrl-C, and so would the processes that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
