@@ -15,8 +15,12 @@ Row = Mapping[str, Any]
 Code = tuple[str, str]  # id_system, id_code
 
 LAST_PLAUSIBLE_YEAR = 2028
+BLANKS = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
+SEPARATORS = r"[-–—_ .,/'#]*"
 NO_ID = re.compile(
-    r"0*|([0-9])\1{3,}|[-–—_]*|\.|\?|#N/A|#NA|#REF!|#VALUE!|#NAME\?|#NULL!|#NUM!|#DIV/0!|#ERROR!"
+    r"[-–—_ .,/'#0]*|([1-9])\1{3,}"
+    rf"|{SEPARATORS}([1-9])({SEPARATORS}\2){{6,}}{SEPARATORS}"
+    r"|-1|X|XXX|\\N|NO-ID|NO-CODE:.*|\?|#N/A|#NA|#REF!|#VALUE!|#NAME\?|#NULL!|#NUM!|#DIV/0!|#ERROR!"
     r"|N/A|NA|N\.A\.|NULL|NIL|NONE|NAN|UNKNOWN|UNK|TBD|TBA|MISSING|NOT AVAILABLE|NOT APPLICABLE"
     r"|[0-9]+([.,][0-9]+)?E\+[0-9]+"
 )
@@ -58,9 +62,9 @@ def reference_roster(
     ]
     associations = [row for row in identified if 1990 <= row["api_year"] <= LAST_PLAUSIBLE_YEAR]
 
-    # A student without a key across years is known by the student_unique_id, in any case.
+    # An empty key is none. A student without a key across years is known by the student_unique_id, in any case.
     associations = [
-        {**row, "k_student_xyear": row["student_unique_id"].lower()} if row["k_student_xyear"] is None else row
+        {**row, "k_student_xyear": row["student_unique_id"].lower()} if not row["k_student_xyear"] else row
         for row in associations
     ]
     latest_year: dict[str, int] = {}
@@ -83,7 +87,7 @@ def reference_roster(
     spellings: dict[tuple[Any, str, str], list[Code]] = defaultdict(list)
     for row in codes_rows:
         key = row["k_student_xyear"]
-        if row["tenant_code"] != tenant_code or key is None or row["api_year"] is None:
+        if row["tenant_code"] != tenant_code or not key or row["api_year"] is None:
             continue
         if row["api_year"] != latest_year.get(key) or not row["id_system"] or not row["id_code"]:
             continue
@@ -92,7 +96,7 @@ def reference_roster(
             (row["id_system"], row["id_code"])
         )
 
-    placeholders = {code for code in spellings if NO_ID.fullmatch(code[2].strip(" ").upper())}
+    placeholders = {code for code in spellings if NO_ID.fullmatch(code[2].strip(BLANKS).upper())}
     holders: dict[Code, set[Any]] = defaultdict(set)
     for child, system, code in set(spellings) - placeholders:
         holders[(system, code)].add(child)

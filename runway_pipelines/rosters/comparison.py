@@ -4,6 +4,7 @@ Both files are in the order of ``studentUniqueId``, so their lines are merged as
 of each are in memory.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +16,10 @@ from runway_pipelines.errors import RowsUnreadable
 # Only a key of ours can look like this: inside a JSON string the quotes would be escaped.
 _STUDENT_STARTS = b'"studentReference":{"studentUniqueId":"'
 _STUDENT_ENDS = b'"},"studentIdentificationCodes":['
+# An entry that stands for no code; the comma may be before it.
+_FILLER_ENTRY = re.compile(
+    rb'\{"studentIdentificationSystemDescriptor":"(?:[^"\\]|\\.)*","identificationCode":"no-code:(?:[^"\\]|\\.)*"\},?'
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def compare_rosters(previous: Iterable[bytes], current: Iterable[bytes]) -> Rost
             removed += 1
             old = next(olds, None)
         else:
-            changed += old[1] != new[1]
+            changed += old[1] != new[1] and _codes(old[1]) != _codes(new[1])
             old, new = next(olds, None), next(news, None)
     return RosterChanges(added, removed, changed)
 
@@ -54,6 +59,11 @@ def _students(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
             raise _not_a_roster("students out of order")
         last = student
         yield student, list(own_lines)
+
+
+def _codes(lines: list[bytes]) -> list[bytes]:
+    """The lines without fillers, which come and go with the other students' ID types."""
+    return [_FILLER_ENTRY.sub(b"", line).replace(b",]}", b"]}") for line in lines]
 
 
 def _student_of(line: bytes) -> bytes:

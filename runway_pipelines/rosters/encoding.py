@@ -40,8 +40,9 @@ class RosterCounts:
     are students whose id holds what consumers would have to escape.
 
     The rest is what the warehouse announced: all rows of the tenant's associations, those left out because they lack a
-    student, an ed org or a year or because their year is implausible, the distinct (system, code) pairs that several
-    students share, the codes that stand for no code, and the ids and codes that a masking policy hides.
+    student, an ed org or a year or because their year is implausible, the same of its codes, the ids that share a key
+    with another id, the distinct (ID type, code) pairs that several students share, the codes that stand for no code,
+    and the ids, codes and keys that a masking policy hides.
     """
 
     rows: int = 0
@@ -53,6 +54,9 @@ class RosterCounts:
     association_rows: int = 0
     rows_without_identity: int = 0
     implausible_rows: int = 0
+    code_rows: int = 0
+    implausible_codes: int = 0
+    merged_ids: int = 0
     colliding_codes: int = 0
     placeholder_codes: int = 0
     masked_values: int = 0
@@ -63,6 +67,7 @@ class RosterCounts:
 # The announcements that become counts as they are.
 _COUNTED = (
     *(query.ASSOCIATION_ROWS, query.ROWS_WITHOUT_IDENTITY, query.IMPLAUSIBLE_ROWS),
+    *(query.CODE_ROWS, query.IMPLAUSIBLE_CODES, query.MERGED_IDS),
     *(query.COLLIDING_CODES, query.PLACEHOLDER_CODES, query.MASKED_VALUES),
 )
 

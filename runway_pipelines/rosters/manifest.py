@@ -86,6 +86,9 @@ class Manifest:
     unsafe_ids: int = 0
     association_rows: int = 0
     implausible_rows: int = 0
+    code_rows: int = 0
+    implausible_codes: int = 0
+    merged_ids: int = 0
     placeholder_codes: int = 0
     masked_values: int = 0
 

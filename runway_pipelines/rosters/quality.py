@@ -15,6 +15,7 @@ from runway_pipelines.rosters.query import FIRST_PLAUSIBLE_YEAR, id_type_of
 NOT_EMPTY = "not_empty"
 NOT_MASKED = "not_masked"
 PLAUSIBLE_YEARS = "plausible_years"
+MERGED_STUDENTS = "merged_students"
 COLLIDING_CODES = "colliding_codes"
 UNSAFE_IDS = "unsafe_ids"
 ID_TYPE_COVERAGE = "id_type_coverage"
@@ -25,6 +26,9 @@ STUDENTS_LOST = "students_lost"
 MOST_COLLIDING = 0.02
 # The share of a tenant's rows that may be of an implausible year: typing errors. Above it, a load went wrong.
 MOST_IMPLAUSIBLE = 0.01
+# So many ids may share a key with another id, which makes them one student: corrections of an id. More, as a number and
+# as a share of the students, are a key that does not tell students apart: each would get all codes of the others.
+MOST_MERGED, MOST_MERGED_SHARE = 5, 0.01
 # What consumers do with an ID type, which is what follows the last # of its descriptor: they write it into a YAML list
 # and a Jinja template, and name a column by it beside two columns of their own (rosters contract, section 3).
 _UNSAFE_IN_TYPE = re.compile(r"[,'\"`\\\x00-\x1f\x7f-\x9f\u2028\u2029]|:(\s|$)|^\s|\s$|^[@*&!?%|>]|^-\s")
@@ -48,6 +52,11 @@ RULES = (
     QualityRule(NOT_MASKED, True, "No id or code is hidden by a masking policy: none is made of asterisks alone."),
     QualityRule(
         PLAUSIBLE_YEARS, True, f"At most {MOST_IMPLAUSIBLE:.0%} of the rows are of an implausible school year."
+    ),
+    QualityRule(
+        MERGED_STUDENTS,
+        True,
+        f"At most {MOST_MERGED} students, or {MOST_MERGED_SHARE:.0%} of them, share k_student_xyear with another id.",
     ),
     QualityRule(
         COLLIDING_CODES, False, "Few codes are shared by several students. Shared codes are left out for all of them."
@@ -107,7 +116,7 @@ def judge(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds)
 
 def judge_announced(counts: Manifest | RosterCounts) -> tuple[CheckResult, ...]:
     """The blocking rules that need only what the warehouse announces before the first row."""
-    return (_consumer_contract(counts), _not_masked(counts), _plausible_years(counts))
+    return (_consumer_contract(counts), _not_masked(counts), _plausible_years(counts), _merged_students(counts))
 
 
 def refused(check: str, reason: str) -> CheckResult:
@@ -167,23 +176,43 @@ def _not_masked(counts: Manifest | RosterCounts) -> CheckResult:
         counts.masked_values == 0,
         "no id or code is masked"
         if not counts.masked_values
-        else f"{counts.masked_values} ids and codes are asterisks alone: ask the partner to exempt the role from its "
-        "masking policy",
+        else f"{counts.masked_values} ids, codes and keys are asterisks alone: ask the partner to exempt the role from "
+        "its masking policy",
         {"masked_values": counts.masked_values},
     )
 
 
 def _plausible_years(counts: Manifest | RosterCounts) -> CheckResult:
-    share = _share(counts.implausible_rows, counts.association_rows)
+    implausible = counts.implausible_rows + counts.implausible_codes
+    share = max(
+        _share(counts.implausible_rows, counts.association_rows), _share(counts.implausible_codes, counts.code_rows)
+    )
     return CheckResult(
         _rule(PLAUSIBLE_YEARS),
-        counts.implausible_rows == 0,
+        implausible == 0,
         "every row is of a plausible school year"
-        if not counts.implausible_rows
-        else f"{counts.implausible_rows} of {counts.association_rows} rows are of a school year before "
-        f"{FIRST_PLAUSIBLE_YEAR} or after the next one, and are left out: correct api_year in the warehouse",
-        {"implausible_rows": counts.implausible_rows, "implausible_rows_share": round(share, 4)},
+        if not implausible
+        else f"{counts.implausible_rows} of {counts.association_rows} associations and {counts.implausible_codes} of "
+        f"{counts.code_rows} codes are of a school year before {FIRST_PLAUSIBLE_YEAR} or after the next one, and are "
+        "left out: correct api_year in the warehouse",
+        {"implausible_rows": implausible, "implausible_rows_share": round(share, 4)},
         only_warns=0 < share <= MOST_IMPLAUSIBLE,
+    )
+
+
+def _merged_students(counts: Manifest | RosterCounts) -> CheckResult:
+    merged = counts.merged_ids
+    # The students are not counted yet when the announcements come; their rows are.
+    is_small = merged <= max(MOST_MERGED, MOST_MERGED_SHARE * counts.association_rows)
+    return CheckResult(
+        _rule(MERGED_STUDENTS),
+        merged == 0,
+        "no two ids share a key"
+        if not merged
+        else f"{merged} ids share k_student_xyear with another id, and are one student with it: correct the keys in "
+        "the warehouse, or the ids if they are one student's",
+        {"merged_ids": merged},
+        only_warns=merged > 0 and is_small,
     )
 
 
@@ -219,20 +248,19 @@ def _colliding_codes(manifest: Manifest) -> CheckResult:
 
 def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> CheckResult:
     covered = 1 - _share(manifest.students_without_codes, manifest.students)
+    now, before = _students_by_type(manifest), _students_by_type(previous)
     fallen = sorted(
-        system
-        for system, students in (previous.students_by_id_system.items() if previous else ())
+        id_type
+        for id_type, students in before.items()
         if round(
-            _share(students, previous.students if previous else 0)
-            - _share(manifest.students_by_id_system.get(system, 0), manifest.students),
-            9,
+            _share(students, previous.students if previous else 0) - _share(now.get(id_type, 0), manifest.students), 9
         )
         > thresholds.coverage_drop
     )
     reasons = [f"{covered:.0%} of students have an ID code"]
     if fallen:
         reasons.append(f"{', '.join(fallen)} fell by more than {thresholds.coverage_drop:.0%} of students")
-    if fallen and not any(manifest.students_by_id_system.get(system) for system in fallen):
+    if fallen and not any(now.get(id_type) for id_type in fallen):
         reasons.append(
             "none of these codes is left: the warehouse may be loading them still, so refresh again after it"
         )
@@ -242,6 +270,14 @@ def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds:
         "; ".join(reasons),
         {"students_with_codes_share": round(covered, 4), "id_types_fallen": len(fallen)},
     )
+
+
+def _students_by_type(manifest: Manifest | None) -> dict[str, int]:
+    """By ID type: a snapshot of 0.1.0 counts each spelling of a type, and another spelling may come first any day."""
+    by_type: dict[str, int] = {}
+    for system, students in manifest.students_by_id_system.items() if manifest else ():
+        by_type[id_type_of(system)] = max(students, by_type.get(id_type_of(system), 0))
+    return by_type
 
 
 def _students_lost(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> CheckResult:

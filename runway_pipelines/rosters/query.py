@@ -29,22 +29,28 @@ IMPLAUSIBLE_ROWS = "implausible_rows"
 COLLIDING_CODES = "colliding_codes"
 PLACEHOLDER_CODES = "placeholder_codes"
 MASKED_VALUES = "masked_values"
+CODE_ROWS = "code_rows"
+IMPLAUSIBLE_CODES = "implausible_codes"
+MERGED_IDS = "merged_ids"
 ID_TYPE = "id_type"
 
 # What people and spreadsheets write where there is no ID, in upper case.
 _NO_ID = (
-    *("", ".", "?", "N/A", "NA", "N.A.", "N.A", "N\\A", "NULL", "(NULL)", "<NULL>", "[NULL]", "NIL", "NONE", "NAN"),
-    *("UNKNOWN", "UNK", "UNKN", "TBD", "TBA", "MISSING", "BLANK", "EMPTY", "UNDEFINED", "PENDING"),
-    *("NO ID", "NOID", "NO CODE", "NOT AVAILABLE", "NOT APPLICABLE", "NOT ASSIGNED", "NOT KNOWN", "NONE ASSIGNED"),
-    *("#N/A", "#NA", "#N/A N/A", "#REF!", "#VALUE!", "#NAME?", "#NULL!", "#NUM!", "#DIV/0!", "#ERROR!"),
+    r"?|-1|X|XXX|N/A|NA|N.A.|N.A|N\A|\N|NULL|(NULL)|<NULL>|[NULL]|NIL|NONE|NAN|UNKNOWN|UNK|UNKN|TBD|TBA|MISSING|BLANK"
+    "|EMPTY|UNDEFINED|PENDING|NO ID|NO-ID|NO_ID|NOID|NO CODE|NOT AVAILABLE|NOT APPLICABLE|NOT ASSIGNED|NOT KNOWN"
+    "|NONE ASSIGNED|#N/A|#NA|#N/A N/A|#REF!|#VALUE!|#NAME?|#NULL!|#NUM!|#DIV/0!|#ERROR!"
 )
-_NO_ID_LIST = ", ".join("'" + text.replace("\\", "\\\\") + "'" for text in _NO_ID)
+_NO_ID_LIST = "'" + _NO_ID.replace("\\", "\\\\").replace("|", "', '") + "'"
+
+# Blanks around a code: SQL's trim takes spaces alone, Snowflake's and DuckDB's differ beyond that, and a line of a CSV
+# file may leave its \r.
+_BLANKS = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
 
 # Notes on the statement:
-# - A student is a k_student_xyear (without one, the student_unique_id in lower case). Spellings of one id that differ
-#   in case are one student, and so are two k_student_xyear with one student_unique_id. Each record keeps its spelling,
-#   all have the united codes, and a student never collides with itself. Names that are joined over and over, which
-#   only null keys can give, are followed for three steps.
+# - A student is a k_student_xyear (without one, or with an empty one, the student_unique_id in lower case). Spellings
+#   of one id that differ in case are one student, and so are two k_student_xyear with one student_unique_id. Each
+#   record keeps its spelling, all have the united codes, and a student never collides with itself. Names that are
+#   joined over and over are followed for three steps; beyond, codes that they share are dropped as colliding.
 # - latest: each k_student_xyear in its latest api_year; the codes of earlier years are no longer the district's.
 # - Rows without a student, an ed org or a year, and rows of an implausible year, never decide which year is a
 #   student's latest. They are counted.
@@ -53,7 +59,8 @@ _NO_ID_LIST = ", ".join("'" + text.replace("\\", "\\\\") + "'" for text in _NO_I
 ROSTER_SQL = f"""
 with association as (
     select tenant_code, api_year, ed_org_id, nullif(student_unique_id, '') as student_unique_id,
-           nullif(ed_org_type, '') as ed_org_type, coalesce(k_student_xyear, lower(student_unique_id)) as student_key,
+           nullif(ed_org_type, '') as ed_org_type, nullif(k_student_xyear, '') as given_key,
+           coalesce(nullif(k_student_xyear, ''), lower(student_unique_id)) as student_key,
            api_year between {FIRST_PLAUSIBLE_YEAR} and %(last_plausible_year)s as is_plausible
     from {ASSOCIATIONS_TABLE}
     where tenant_code = %(tenant_code)s
@@ -80,25 +87,29 @@ with association as (
     select distinct student, student_key, api_year
     from of_student
 ), code as (
-    select tenant_code, k_student_xyear, api_year, id_system, id_code, split_part(id_system, '#', -1) as id_type,
+    select tenant_code, nullif(k_student_xyear, '') as given_key, api_year, id_system, id_code,
+           split_part(id_system, '#', -1) as id_type,
            case when id_code like '%%.0' then left(id_code, length(id_code) - 2) else id_code end as compared
     from {CODES_TABLE}
     where tenant_code = %(tenant_code)s and id_system <> '' and id_code <> ''
 ), student_code as (
     select student_year.student, code.tenant_code, code.id_type, code.compared,
-           min(code.id_system) as id_system, min(code.id_code) as id_code, upper(trim(code.compared)) as shouted
+           min(code.id_system) as id_system, min(code.id_code) as id_code,
+           upper(trim(code.compared, '{_BLANKS}')) as shouted,
+           translate(trim(code.compared, '{_BLANKS}'), ' -.,/''_#–—', '') as bare
     from code
     join student_year
-      on student_year.student_key = code.k_student_xyear and student_year.api_year = code.api_year
+      on student_year.student_key = code.given_key and student_year.api_year = code.api_year
     group by student_year.student, code.tenant_code, code.id_type, code.compared
 ), judged_code as (
     select *, count(*) over (partition by id_type, compared) as holders,
            shouted in ({_NO_ID_LIST})
-               or replace(shouted, '0', '') = ''
-               or (length(shouted) >= 4 and left(shouted, 1) between '0' and '9'
+               or replace(bare, '0', '') = ''
+               or (length(shouted) >= 4 and left(shouted, 1) between '1' and '9'
                    and replace(shouted, left(shouted, 1), '') = '')
-               or replace(replace(replace(replace(shouted, '-', ''), '–', ''), '—', ''), '_', '') = ''
+               or (length(bare) >= 7 and left(bare, 1) between '1' and '9' and replace(bare, left(bare, 1), '') = '')
                or (shouted like '%%E+%%' and try_cast(replace(shouted, ',', '.') as double) is not null)
+               or shouted like 'NO-CODE:%%'
            as is_placeholder
     from student_code
 ), roster_code as (
@@ -114,7 +125,7 @@ with association as (
     from record
     left join roster_code on roster_code.student = record.student
 ), announcement as (
-    select '{ROWS}' as name, null as id_system, count(*) as number from answer
+    select '{ROWS}' as name, cast(null as varchar) as id_system, count(*) as number from answer
     union all
     select '{ASSOCIATION_ROWS}', null, count(*) from association
     union all
@@ -124,14 +135,23 @@ with association as (
     select '{IMPLAUSIBLE_ROWS}', null, count(*) from association
     where student_unique_id is not null and ed_org_id is not null and not is_plausible
     union all
+    select '{CODE_ROWS}', null, count(*) from code
+    union all
+    select '{IMPLAUSIBLE_CODES}', null, count(*) from code
+    where not (api_year between {FIRST_PLAUSIBLE_YEAR} and %(last_plausible_year)s)
+    union all
+    select '{MERGED_IDS}', null, count(distinct lower(student_unique_id)) - count(distinct student) from record
+    union all
     select '{COLLIDING_CODES}', null, count(distinct id_type, compared) from judged_code
     where holders > 1 and not is_placeholder
     union all
     select '{PLACEHOLDER_CODES}', null, count(*) from judged_code where is_placeholder
     union all
-    select '{MASKED_VALUES}', null, count(*) from association where replace(student_unique_id, '*', '') = ''
+    select '{MASKED_VALUES}', null, count(*) from association
+    where replace(student_unique_id, '*', '') = '' or replace(given_key, '*', '') = ''
     union all
-    select '{MASKED_VALUES}', null, count(*) from code where replace(id_code, '*', '') = ''
+    select '{MASKED_VALUES}', null, count(*) from code
+    where replace(id_code, '*', '') = '' or replace(given_key, '*', '') = ''
     union all
     select '{ID_TYPE}', min(id_system), count(*) from (
         select id_type, student, min(id_system) as id_system from roster_code group by id_type, student
@@ -141,7 +161,7 @@ with association as (
 select tenant_code, student_unique_id, ed_org_id, ed_org_type, api_year, is_further_spelling, code_tenant_code,
        id_system, id_code, announcement, number
 from (
-    select *, null as announcement, null as number
+    select *, cast(null as varchar) as announcement, cast(null as int) as number
     from answer
     union all
     select %(tenant_code)s, null, null, null, null, null, null, null, id_system, null, name, number

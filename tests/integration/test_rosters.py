@@ -181,7 +181,7 @@ def test_a_direct_materialization_records_both_assets_and_the_checks(
         (key, name)
         for key in both
         for name in (
-            *("rows_of_tenant", "not_empty", "consumer_contract", "not_masked", "plausible_years"),
+            *("rows_of_tenant", "not_empty", "consumer_contract", "not_masked", "plausible_years", "merged_students"),
             *("colliding_codes", "unsafe_ids", "id_type_coverage", "students_lost"),
         )
     }

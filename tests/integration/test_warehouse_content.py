@@ -64,6 +64,32 @@ def masked_codes(warehouse: Warehouse, tenant: str) -> None:
         warehouse.student(tenant, str(number), ("Local", "****"))
 
 
+def with_keys(warehouse: Warehouse, tenant: str, key: str, students: int) -> None:
+    warehouse.students(tenant, students)
+    for rows in (warehouse.associations, warehouse.codes):
+        for row in rows:
+            if row["tenant_code"] == tenant:
+                row["k_student_xyear"] = key
+
+
+def empty_keys(warehouse: Warehouse, tenant: str) -> None:
+    with_keys(warehouse, tenant, "", 4)
+
+
+def masked_keys(warehouse: Warehouse, tenant: str) -> None:
+    with_keys(warehouse, tenant, "*****", 2)
+
+
+def one_key_for_all(warehouse: Warehouse, tenant: str) -> None:
+    with_keys(warehouse, tenant, "0xdead", 20)
+
+
+def codes_of_2062(warehouse: Warehouse, tenant: str) -> None:
+    warehouse.students(tenant, 5)
+    for row in warehouse.codes[-5:]:
+        row["api_year"] = 2062
+
+
 def system_named(id_system: str) -> Fill:
     def fill(warehouse: Warehouse, tenant: str) -> None:
         warehouse.student(tenant, "1", ("Local", "7"), (id_system, "8"))
@@ -79,9 +105,13 @@ PUBLISHED: dict[str, tuple[Fill, set[str]]] = {
     "spellings": (an_id_in_two_spellings, set()),
     "line_breaks": (line_breaks, {"unsafe_ids"}),
     "one_of_2062": (one_row_of_2062, {"plausible_years"}),
+    "empty_keys": (empty_keys, {"id_type_coverage"}),
 }
 HELD: dict[str, tuple[Fill, str]] = {
     "more_of_2062": (two_per_cent_of_2062, "plausible_years"),
+    "codes_of_2062": (codes_of_2062, "plausible_years"),
+    "masked_keys": (masked_keys, "not_masked"),
+    "one_key": (one_key_for_all, "merged_students"),
     "masked_ids": (masked_ids, "not_masked"),
     "masked_codes": (masked_codes, "not_masked"),
     "colon": (system_named("State: X"), "consumer_contract"),

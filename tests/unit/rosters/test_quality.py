@@ -9,6 +9,7 @@ from runway_pipelines.rosters.manifest import Manifest
 from runway_pipelines.rosters.quality import (
     COLLIDING_CODES,
     ID_TYPE_COVERAGE,
+    MERGED_STUDENTS,
     NOT_EMPTY,
     NOT_MASKED,
     PLAUSIBLE_YEARS,
@@ -67,7 +68,7 @@ def test_a_good_roster_passes_every_rule() -> None:
 
 
 def test_what_would_give_a_child_anothers_score_or_stop_the_consumers_blocks() -> None:
-    blocking_rules = {ROWS_OF_TENANT, NOT_EMPTY, CONSUMER_CONTRACT, NOT_MASKED, PLAUSIBLE_YEARS}
+    blocking_rules = {ROWS_OF_TENANT, NOT_EMPTY, CONSUMER_CONTRACT, NOT_MASKED, PLAUSIBLE_YEARS, MERGED_STUDENTS}
     assert {rule.name for rule in RULES if rule.blocking} == blocking_rules
 
 
@@ -204,6 +205,28 @@ def test_a_few_rows_of_an_implausible_year_are_a_warning_and_many_hold_the_roste
     found = result_of(PLAUSIBLE_YEARS, manifest(association_rows=1000, implausible_rows=rows))
     assert (found.passed, found.blocks, found.is_error) == (False, blocks, blocks)
     assert found.numbers == {"implausible_rows": rows, "implausible_rows_share": rows / 1000}
+
+
+@pytest.mark.parametrize(("codes", "blocks"), [(1, False), (10, False), (11, True)])
+def test_codes_of_an_implausible_year_count_for_themselves(codes: int, blocks: bool) -> None:
+    new = manifest(association_rows=100_000, code_rows=1000, implausible_codes=codes)
+    assert (result_of(PLAUSIBLE_YEARS, new).passed, result_of(PLAUSIBLE_YEARS, new).blocks) == (False, blocks)
+
+
+@pytest.mark.parametrize(
+    ("merged", "rows", "blocks"), [(0, 10, False), (5, 10, False), (6, 10, True), (10, 1000, False), (11, 1000, True)]
+)
+def test_a_key_that_many_ids_share_holds_the_roster_and_a_few_corrections_do_not(
+    merged: int, rows: int, blocks: bool
+) -> None:
+    found = result_of(MERGED_STUDENTS, manifest(association_rows=rows, merged_ids=merged))
+    assert (found.passed, found.blocks) == (merged == 0, blocks)
+
+
+def test_another_spelling_of_an_id_system_is_no_fall() -> None:
+    before = manifest(students_by_id_system={"uri://x#Local": 90, "Local": 5})
+    found = result_of(ID_TYPE_COVERAGE, manifest(students_by_id_system={"Local": 90}), before)
+    assert found.passed
 
 
 def test_an_unsafe_id_is_a_warning() -> None:

@@ -30,7 +30,7 @@ years = st.sampled_from([2023, 2024, 2025, 2025, None, 1989, LAST_PLAUSIBLE_YEAR
 # As a warehouse makes them: a hash of the id in lower case, or null. Two ids have one key, as after a correction.
 KEYS = {"0604921": "x1", "604921": "x2", "é'1": "x3", "É'1": "x3", 'a"b\\': "x4", "Z": "x5", "z": "x5", "a": "x5"}
 KEYS |= {"A": "x5", " 7 ": "x6", "\x01": "x7", "\u2028": "x8"}
-student_keys = st.sampled_from([*KEYS.values(), None])
+student_keys = st.sampled_from([*KEYS.values(), None, ""])
 ed_orgs = st.sampled_from([370001, 9, 10, None])
 ed_org_types = st.sampled_from(["School", "LocalEducationAgency", "", None])
 id_systems = st.sampled_from(
@@ -40,10 +40,14 @@ id_codes = st.sampled_from(
     [
         *("0012", "12", "12.0", "12.0.0", ".0", "ä\\", "A-1", "\x85b", "", None),
         *("0", "000.0", "7777", "777", "n/a", " None ", "#N/A", "--", "1.2E+11", "1,2e+11", "E+1", "12E+"),
+        *("\\N", "########", "0.00", "0 0", "'0", "000-00-0000", "999-99-9999", "11-11", "-1", "no-code:1", "NO-ID"),
+        *("N/A\t", "N/A\r", "\t", "\u00a0", "\u00a0TBD", "0012\r"),
     ]
 )
 
-identities = st.sampled_from([*KEYS.items(), *((one, None) for one in KEYS), ("", "x1"), (None, "x2")])
+identities = st.sampled_from(
+    [*KEYS.items(), *((one, None) for one in KEYS), *((one, "") for one in KEYS), ("", "x1"), (None, "x2")]
+)
 association = st.builds(
     lambda identity, others: others | {"student_unique_id": identity[0], "k_student_xyear": identity[1]},
     identities,
