@@ -12,13 +12,15 @@ from itertools import groupby
 import orjson
 
 from runway_pipelines.errors import RowsUnreadable
+from runway_pipelines.rosters.encoding import FILLER
 
 # Only a key of ours can look like this: inside a JSON string the quotes would be escaped.
 _STUDENT_STARTS = b'"studentReference":{"studentUniqueId":"'
 _STUDENT_ENDS = b'"},"studentIdentificationCodes":['
-# An entry that stands for no code; the comma may be before it.
+# An entry that stands for no code, with the comma after it; without one it is the last.
 _FILLER_ENTRY = re.compile(
-    rb'\{"studentIdentificationSystemDescriptor":"(?:[^"\\]|\\.)*","identificationCode":"no-code:(?:[^"\\]|\\.)*"\},?'
+    rb'\{"studentIdentificationSystemDescriptor":"(?:[^"\\]|\\.)*",'
+    rb'"identificationCode":"%b(?:[^"\\]|\\.)*"\},?' % FILLER.encode()
 )
 
 

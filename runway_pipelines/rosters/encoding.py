@@ -170,13 +170,10 @@ class _Encoder:
 
     def _positions(self, id_systems: pa.Array) -> np.ndarray:
         """The place of each code's ID type among the announced ones."""
-        texts = id_systems.dictionary_encode()
-        types = pa.array([id_type_of(system) for system in texts.dictionary.to_pylist()], pa.string())
-        places = pc.index_in(types, self._id_types)
+        places = pc.index_in(_id_types(id_systems), self._id_types)
         if places.null_count:
-            raise _incomplete("every ID type to be announced", f"{places.null_count} that were not")
-        found: np.ndarray = _integers(places)[_integers(texts.indices)]
-        return found
+            raise _incomplete("every ID type to be announced", f"{places.null_count} codes of types that were not")
+        return _integers(places)
 
     def _filler_entries(self, student_ids: pa.Array, first_codes: np.ndarray, position: int) -> list[pa.Array]:
         """Entries for the missing codes, whose positions (from ``position``) are noted in ``first_codes``."""
@@ -277,7 +274,7 @@ def _check_order(rows: pa.RecordBatch) -> None:
     out_of_order = 0
     same = pa.scalar(True)
     for name in ("student_unique_id", "ed_org_id", "id_type", "id_code"):
-        earlier, later = (_id_types(part) if name == "id_type" else part[name] for part in (before, after))
+        earlier, later = (_id_types(part["id_system"]) if name == "id_type" else part[name] for part in (before, after))
         out_of_order += _count_true(pc.and_(same, pc.less(later, earlier)))
         same = pc.and_(same, pc.equal(later, earlier))
     if out_of_order or _count_true(same):
@@ -383,9 +380,8 @@ def _may_need_escape(values: pa.Array) -> bool:
     return bool(np.any(_MAY_NEED_ESCAPE[np.frombuffer(_data(values), dtype=np.uint8)]))
 
 
-def _id_types(rows: pa.RecordBatch) -> pa.Array:
-    """The ID type of each row, null where it has no code."""
-    systems = rows["id_system"]
+def _id_types(systems: pa.Array) -> pa.Array:
+    """The ID type of each id system; null stays null."""
     if b"#" not in bytes(_data(systems)):
         return systems
     texts = systems.dictionary_encode()

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from runway_pipelines.errors import Held
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
+from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.quality import CheckResult, blocking, judge_announced, not_empty
 from runway_pipelines.rosters.query import ROSTER_SQL, roster_parameters
 
@@ -28,13 +28,6 @@ def select_roster(session: EduSession, tenant: PartnerTenant, *, run_id: str) ->
         roster_parameters(tenant.tenant_code, datetime.now(UTC).date()),
         query_tag=f"runway_pipelines tenant={tenant} run={run_id}",
     )
-
-
-def roster_pieces(
-    selection: Selection, tenant: PartnerTenant, counts: RosterCounts, *, fillers: bool
-) -> Iterator[memoryview]:
-    """The file's bytes in pieces of whole lines, filling ``counts``; raises what `encode_roster` raises."""
-    yield from encode_roster(selection.batches, tenant.tenant_code, counts, fillers=fillers)
 
 
 def checked_pieces(pieces: Iterable[memoryview], counts: RosterCounts) -> Iterator[memoryview]:

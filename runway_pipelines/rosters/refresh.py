@@ -31,8 +31,8 @@ from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.errors import Held, LockTimeout, Permanent, RunwayError, StoredObjectDamaged, Transient
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
-from runway_pipelines.rosters.encoding import RosterCounts
-from runway_pipelines.rosters.extraction import roster_pieces, select_roster
+from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
+from runway_pipelines.rosters.extraction import select_roster
 from runway_pipelines.rosters.freshness import ahead_of, moment_of
 from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, snapshot_key, snapshots_prefix
 from runway_pipelines.rosters.publication import Published, keep_snapshot, parse_published, point, publish
@@ -202,7 +202,7 @@ def extract_roster(
     selection = select_roster(session, tenant, run_id=run_id)
     counts = RosterCounts()
     sha256, crc32, size, next_report = hashlib.sha256(), 0, 0, REPORT_LINES
-    for piece in roster_pieces(selection, tenant, counts, fillers=fillers):
+    for piece in encode_roster(selection.batches, tenant.tenant_code, counts, fillers=fillers):
         sha256.update(piece)
         crc32 = zlib.crc32(piece, crc32)
         size += file.write(piece)

@@ -25,8 +25,8 @@ from runway_pipelines.errors import (
     Unavailable,
 )
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.rosters.encoding import RosterCounts
-from runway_pipelines.rosters.extraction import checked_pieces, in_small_batches, roster_pieces, select_roster
+from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
+from runway_pipelines.rosters.extraction import checked_pieces, in_small_batches, select_roster
 from runway_pipelines.stream.negotiation import ByteRange
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.disk import machine_trouble, temporary_folder
@@ -273,14 +273,10 @@ class WarehousePull:
     def _hand_over(self, pull: Pull, selection: Selection) -> bool:
         """Whether the client took all of it."""
         pull.as_of = selection.started_at
-        small = Selection(
-            selection.query_id,
-            selection.started_at,
-            in_small_batches(selection.batches, ROWS_AT_ONCE),  # type: ignore[arg-type]
-        )
+        small = in_small_batches(selection.batches, ROWS_AT_ONCE)
         counts = RosterCounts()
         try:
-            pieces = roster_pieces(small, self.tenant, counts, fillers=self.fillers)
+            pieces = encode_roster(small, self.tenant.tenant_code, counts, fillers=self.fillers)
             pull.hand_over(checked_pieces(pieces, counts))
         except ClientGone:
             return False
