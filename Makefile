@@ -34,10 +34,10 @@ run: $(TO_RUN) ## Start the embedded stack, take and publish every roster, show 
 dev: $(TO_RUN) ## Keep the embedded stack running with the Dagster UI and daemon
 	@$(BIN)/python -m runway_pipelines.cli --state $(STATE) dev
 
-test: $(SETUP) ## Run the fast tests against real servers (under 5 minutes)
+test: $(SETUP) ## Run the fast tests against real servers (6 minutes)
 	$(BIN)/python -m pytest -m "not slow"
 
-check: lint types contracts validate ## Everything that CI checks: lint, types, layers, definitions, all tests (20 minutes)
+check: lint types contracts validate ## Everything that CI checks: lint, types, layers, definitions, all tests (half an hour or more)
 	$(BIN)/python -m pytest
 
 coverage: $(SETUP) ## Run all tests with branch coverage
