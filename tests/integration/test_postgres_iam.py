@@ -357,7 +357,7 @@ def test_who_is_refused_later_is_told_so_and_not_that_the_pool_is_slow(rds: Loca
         rds.ahead = timedelta(hours=1)
         with pytest.raises(AuthenticationRefused):
             ask(one)  # who holds the one that works is itself the one that waits
-    assert len(set(rds.tokens)) > 2
+    assert len(set(rds.tokens)) > 1  # two minted in one second are the same
     rds.ahead = timedelta(0)
     assert ask(one) == (1,)
 
