@@ -126,7 +126,11 @@ def _announcements(students: int, batch_students: int, tenant_code: str) -> pa.R
         rows += int((block.ed_orgs.sum(axis=1) * block.slots.sum(axis=1)).sum())
         holders += block.slots.sum(axis=0)
     first_slots = {str(_SLOTS[slot]): int(holders[slot]) for slot in (_DISTRICT, _LOCAL, _STATE) if holders[slot]}
-    announced = [("rows", None, rows), *(("id_type", system, number) for system, number in first_slots.items())]
+    announced = [
+        ("rows", None, rows),
+        ("students", None, students),
+        *(("id_type", system, number) for system, number in first_slots.items()),
+    ]
     return pa.RecordBatch.from_pylist(
         [
             {"tenant_code": tenant_code, "announcement": name, "id_system": system, "number": number}

@@ -77,6 +77,10 @@ class StoredObjectDamaged(Permanent):
     """An object in the bucket is not what was written there, or cannot be parsed."""
 
 
+class DecisionRefused(Permanent):
+    """A decision about a roster does not fit what is there now."""
+
+
 class Unavailable(Transient):
     """A server could not be reached, or the connection broke."""
 

@@ -4,9 +4,18 @@ Each setting is documented where it is declared; docs/configuration.md is genera
 """
 
 from functools import cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from runway_pipelines.errors import ConfigurationError
@@ -209,6 +218,10 @@ class Rosters(Section, env_prefix="RUNWAY_"):
         description="Give each student without a code of one of the tenant's ID types the code `no-code:...`; without "
         "it, consumers write a row with a blank ID to every such student.",
     )
+    snapshots_kept: int = Field(30, ge=2, description="How many of each tenant's newest snapshots are kept.")
+    snapshots_monthly_days: int = Field(
+        400, ge=0, le=36_500, description="Days for which each month's first snapshot is kept besides; `0`: none is."
+    )
     least_students_with_codes: float = Field(
         0.5, ge=0, le=1, description="Warn when a smaller share of a tenant's students has an ID code."
     )
@@ -224,6 +237,46 @@ class Rosters(Section, env_prefix="RUNWAY_"):
         validation_alias="RUNWAY_ROSTER_FRESH_HOURS",
         description="Warn about a tenant whose roster was last confirmed longer ago: a night and some hours.",
     )
+
+
+def _zero_if_off(value: object) -> object:
+    return 0 if value == "off" else value
+
+
+_Share = Annotated[float, BeforeValidator(_zero_if_off), Field(ge=0, le=1)]
+_Growth = Annotated[float, BeforeValidator(_zero_if_off), Field(ge=0)]
+
+
+class Guards(Section, env_prefix="RUNWAY_GUARD_"):
+    """What holds a roster until a person decides; `0` or `off` turns a guard off."""
+
+    students_lost: _Share = Field(
+        0.05, description="Hold a roster that has lost a larger share of the published students than this, and"
+    )
+    students_lost_least: int = Field(20, ge=0, description="more than this number of them.")
+    students_added: _Growth = Field(
+        0.5, description="Hold a roster with more new students than this share of the published ones, and"
+    )
+    students_added_least: int = Field(100, ge=0, description="more than this number of them.")
+    students_changed: _Share = Field(
+        0.75, description="Hold a roster in which a larger share of the students that stayed have other lines."
+    )
+    id_type_lost: _Share = Field(
+        0.25, description="Hold a roster in which an ID type fell by more than this share of all students."
+    )
+    colliding_codes: _Share = Field(
+        0.1,
+        description="Hold a roster whose codes shared by two students are a larger share of its students, and twice as "
+        "large as the published one's.",
+    )
+    warehouse_moved: bool = Field(
+        True, description="Hold a roster that comes from another account, database or schema than the published one."
+    )
+
+    @field_validator("warehouse_moved", mode="before")
+    @classmethod
+    def _off_is_false(cls, value: object) -> object:
+        return _zero_if_off(value)
 
 
 class Credentials(Section, env_prefix="RUNWAY_"):
@@ -375,6 +428,7 @@ class Settings(BaseModel):
     app_db: AppDatabase = Field(default_factory=AppDatabase)
     snowflake: Snowflake = Field(default_factory=Snowflake)
     rosters: Rosters = Field(default_factory=Rosters)
+    guards: Guards = Field(default_factory=Guards)
     credentials: Credentials = Field(default_factory=Credentials)
     lml: Lml = Field(default_factory=Lml)
     catalogue: Catalogue = Field(default_factory=Catalogue)

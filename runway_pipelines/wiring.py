@@ -13,7 +13,7 @@ from runway_pipelines.identity.options import MOST_CALLS_IN_FLIGHT
 from runway_pipelines.identity.services import IdentityServices
 from runway_pipelines.operations.events import OperatorEvents
 from runway_pipelines.partner_tenants.runs import LargeRuns
-from runway_pipelines.rosters.services import RosterPolicy, RosterServices
+from runway_pipelines.rosters.services import GuardPolicy, RosterPolicy, RosterServices
 from runway_pipelines.settings import Database, Section, Settings
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.lml.client import LmlService
@@ -88,11 +88,14 @@ def build_services(settings: Settings) -> RosterServices:
             lock_wait_seconds=settings.rosters.lock_wait_seconds,
             include_switched_off=settings.rosters.without_toggle,
             fillers=settings.rosters.fillers,
+            snapshots_kept=settings.rosters.snapshots_kept,
+            snapshots_monthly_days=settings.rosters.snapshots_monthly_days,
             key_age_warning_days=settings.credentials.key_age_warning_days,
             least_students_with_codes=settings.rosters.least_students_with_codes,
             most_coverage_drop=settings.rosters.most_coverage_drop,
             most_students_lost=settings.rosters.most_students_lost,
             roster_fresh_hours=settings.rosters.fresh_hours,
+            guards=GuardPolicy(**settings.guards.model_dump()),
         ),
     )
 

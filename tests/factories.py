@@ -153,7 +153,8 @@ def announcements(*tables: pa.Table | pa.RecordBatch) -> pa.Table:
         if row["id_system"] is not None:
             holders.setdefault(row["id_system"], set()).add(row["student_unique_id"])
     types = [announcement("id_type", len(students), system) for system, students in holders.items()]
-    return roster_rows(announcement("rows", len(rows)), *types)
+    students = len({row["student_unique_id"] for row in rows if not row["is_further_spelling"]})
+    return roster_rows(announcement("rows", len(rows)), announcement("students", students), *types)
 
 
 def roster_lines(students: Iterable[tuple[str, int, Codes]]) -> list[bytes]:

@@ -18,10 +18,14 @@ RUN_REPORT = "run report"
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a tenant was not published or an asset not written. Only a tenant has a ``status``."""
+    """Why a tenant was not published or an asset not written. Only a tenant has a ``status``.
+
+    ``hold`` names the candidate and the guards that hold it: operators are told of each pair once.
+    """
 
     reason: str
     status: str | None = None
+    hold: str | None = None
 
     def __str__(self) -> str:
         return f"{self.status}: {self.reason}" if self.status else self.reason

@@ -43,7 +43,7 @@ from runway_pipelines.rosters.events import (
     warehouse_seconds,
 )
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH_SPEC, freshness_evaluation
-from runway_pipelines.rosters.index import PartnerIndex, record_outcomes
+from runway_pipelines.rosters.index import PartnerIndex, PublishedPlaces, record_outcomes
 from runway_pipelines.rosters.publication import published_keys
 from runway_pipelines.rosters.refresh import RefreshContext, TenantOutcome, TenantStatus, refresh_tenants
 from runway_pipelines.rosters.services import RosterServices
@@ -243,6 +243,8 @@ def _refresh(
         database=rosters.database,
         run_id=run_id,
         thresholds=rosters.policy.thresholds,
+        guards=rosters.policy.guards.guards,
+        places=PublishedPlaces(rosters.store, partner),
         fillers=rosters.policy.fillers,
         lock_wait_seconds=rosters.policy.lock_wait_seconds,
         log=context.log,
@@ -288,7 +290,11 @@ def _first_reasons(failed: Sequence[TenantOutcome]) -> str:
 def report_metadata(outcomes: Sequence[TenantOutcome]) -> dict[str, dg.MetadataValue]:
     """How many tenants ended in which way, for people, and the run's report for machines."""
     counts = Counter(outcome.status.value for outcome in outcomes)
-    problems = {o.tenant.key: Problem(o.reason, o.status.value) for o in outcomes if not o.status.is_success}
+    problems = {
+        o.tenant.key: Problem(o.reason, o.status.value, o.hold.identity if o.hold else None)
+        for o in outcomes
+        if not o.status.is_success
+    }
     return {
         "outcomes": dg.MetadataValue.json(dict(counts)),
         RUN_REPORT: dg.MetadataValue.json(RunReport(counts, problems).document()),

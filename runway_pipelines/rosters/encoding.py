@@ -39,10 +39,10 @@ class RosterCounts:
     ``students_by_id_system`` counts the students with a usable code of each system; no filler counts. ``unsafe_ids``
     are students whose id holds what consumers would have to escape.
 
-    The rest is what the warehouse announced: all rows of the tenant's associations, those left out because they lack a
-    student, an ed org or a year or because their year is implausible, the same of its codes, the ids that share a key
-    with another id, the distinct (ID type, code) pairs that several students share, the codes that stand for no code,
-    and the ids, codes and keys that a masking policy hides.
+    The rest is what the warehouse announced: the students, all rows of the tenant's associations, those left out
+    because they lack a student, an ed org or a year or because their year is implausible, the same of its codes, the
+    ids that share a key with another id, the distinct (ID type, code) pairs that several students share, the codes that
+    stand for no code, and the ids, codes and keys that a masking policy hides.
     """
 
     rows: int = 0
@@ -66,6 +66,7 @@ class RosterCounts:
 
 # The announcements that become counts as they are.
 _COUNTED = (
+    query.STUDENTS,
     *(query.ASSOCIATION_ROWS, query.ROWS_WITHOUT_IDENTITY, query.IMPLAUSIBLE_ROWS),
     *(query.CODE_ROWS, query.IMPLAUSIBLE_CODES, query.MERGED_IDS),
     *(query.COLLIDING_CODES, query.PLACEHOLDER_CODES, query.MASKED_VALUES),
@@ -96,6 +97,7 @@ class _Encoder:
         self._counts = counts
         self._fillers = fillers
         self._announced: Counter[str] = Counter()
+        self._students = 0
         self._id_systems: list[str] = []  # one for each ID type, in the order of the types
         self._id_types: pa.Array = pa.array([], pa.string())
 
@@ -131,10 +133,12 @@ class _Encoder:
         self._id_types = pa.array([id_type_of(system) for system in self._id_systems], pa.string())
 
     def check_complete(self) -> None:
-        """Raise `Unavailable` unless as many rows came as the statement said it has."""
+        """Raise `Unavailable` unless as many rows and students came as the statement said it has."""
         if query.ROWS not in self._announced or self._counts.rows != self._announced[query.ROWS]:
             announced = self._announced.get(query.ROWS, "an announced number of")
             raise _incomplete(f"{announced} rows", f"{self._counts.rows} rows")
+        if self._students != self._counts.students:
+            raise _incomplete(f"{self._counts.students} students", f"{self._students} students")
 
     def encode(self, rows: pa.RecordBatch) -> memoryview:
         """The lines of complete students."""
@@ -192,7 +196,7 @@ class _Encoder:
         first = starts_spelling & (_integers(records["is_further_spelling"]) == 0)
         students = records.filter(pa.array(first))
         self._counts.records += records.num_rows
-        self._counts.students += students.num_rows
+        self._students += students.num_rows
         self._counts.students_without_codes += int(np.count_nonzero((first_codes[first] < 0).all(axis=1)))
         self._counts.students_by_school_year.update(_value_counts(students["api_year"]))
         self._counts.unsafe_ids += _count_unsafe(students["student_unique_id"])

@@ -8,11 +8,13 @@ import dagster as dg
 
 from runway_pipelines.credentials.connection_asset import SECRET_VERSION_LABEL
 from runway_pipelines.dagster_events import target_of_newest
+from runway_pipelines.operations.tags import runbook
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
+from runway_pipelines.rosters.guards import ALL_RULES, GUARD_NAMES
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
 from runway_pipelines.rosters.plots import bar_chart, inline_image
-from runway_pipelines.rosters.quality import RULES
+from runway_pipelines.rosters.quality import QualityRule
 from runway_pipelines.rosters.refresh import TenantOutcome, TenantStatus
 from runway_pipelines.systems.aws.object_store import ObjectStore
 
@@ -22,17 +24,24 @@ PUBLISHED_ROSTER = dg.AssetKey(["rosters", "published_roster"])
 
 MOST_YEARS = 12  # bars of a plot
 
+
+def _consequence(rule: QualityRule) -> str:
+    if rule.blocking:
+        return " If it fails, the roster is not published."
+    return " A guard: an error holds the roster until a person decides." if rule.name in GUARD_NAMES else ""
+
+
 # Dagster's own "blocking" gates the steps of a run, but a partner's tenants are not steps. On every route, our code
 # leaves the stable keys untouched when a blocking rule fails (refresh._publish_extract).
 CHECK_SPECS = [
     dg.AssetCheckSpec(
         rule.name,
         asset=CROSS_YEAR_ROSTER,
-        description=rule.description + (" If it fails, the roster is not published." if rule.blocking else ""),
-        blocking=rule.blocking,
+        description=rule.description + _consequence(rule),
+        blocking=rule.blocking or rule.name in GUARD_NAMES,
         partitions_def=PARTNER_TENANTS,
     )
-    for rule in RULES
+    for rule in ALL_RULES
 ]
 
 
@@ -43,7 +52,7 @@ def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: Objec
     and its planned materializations show as failed.
     """
     partition = outcome.tenant.key
-    if outcome.status in (TenantStatus.NEW, TenantStatus.UNCHANGED) and outcome.manifest is not None:
+    if outcome.status.is_published and outcome.manifest is not None:
         yield dg.AssetMaterialization(
             CROSS_YEAR_ROSTER,
             partition=partition,
@@ -63,7 +72,11 @@ def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: Objec
             partition=partition,
             target_materialization_data=target,
         )
-    if outcome.status in (TenantStatus.NEW, TenantStatus.UNCHANGED):
+    if outcome.candidate is not None:
+        yield dg.AssetObservation(
+            CROSS_YEAR_ROSTER, partition=partition, metadata=candidate_metadata(outcome, outcome.candidate, store)
+        )
+    if outcome.status.is_published:
         yield dg.AssetMaterialization(
             PUBLISHED_ROSTER, partition=partition, metadata=publication_metadata(outcome, store)
         )
@@ -93,6 +106,24 @@ def roster_metadata(
         "refresh seconds": round(outcome.seconds, 3),
         SECRET_VERSION_LABEL: manifest.secret_version_id,
     }
+
+
+def candidate_metadata(
+    outcome: TenantOutcome, candidate: Manifest, store: ObjectStore
+) -> Mapping[str, dg.MetadataValue | int | float | str]:
+    """What a person must know of a roster that was taken, kept and not published."""
+    metadata: dict[str, dg.MetadataValue | int | float | str] = {
+        "state": outcome.status.value,
+        "reason": outcome.reason,
+        "students": candidate.students,
+        "since published snapshot": changes_table(candidate),
+        "sha256": candidate.sha256,
+        "dagster/uri": store.uri(snapshot_key(outcome.tenant, candidate.sha256)),
+        **runbook("a-roster-is-held"),
+    }
+    if outcome.hold is not None:
+        metadata["held since"] = outcome.hold.since
+    return metadata
 
 
 def publication_metadata(
@@ -147,11 +178,10 @@ def warehouse_seconds(outcomes: Iterable[TenantOutcome]) -> Mapping[str, float]:
 
     Only what was refreshed counts: of the others there is no manifest, or another run's.
     """
-    refreshed = (TenantStatus.NEW, TenantStatus.UNCHANGED)
     spans = sorted(
         (datetime.fromisoformat(each.manifest.query_started_at).timestamp(), each.manifest.query_seconds)
         for each in outcomes
-        if each.manifest is not None and each.status in refreshed
+        if each.manifest is not None and each.status.is_published
     )
     seconds = busy_until = 0.0
     for start, length in spans:

@@ -5,7 +5,7 @@ Runs the statement, then encodes and counts its rows. Where the bytes go (a priv
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 from runway_pipelines.errors import Held
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts
+from runway_pipelines.rosters.guards import holding
 from runway_pipelines.rosters.quality import CheckResult, blocking, judge_announced, not_empty
 from runway_pipelines.rosters.query import ROSTER_SQL, roster_parameters
 
@@ -30,20 +31,23 @@ def select_roster(session: EduSession, tenant: PartnerTenant, *, run_id: str) ->
     )
 
 
-def checked_pieces(pieces: Iterable[memoryview], counts: RosterCounts) -> Iterator[memoryview]:
-    """The same pieces, checked against the blocking rules on the way to a reader who cannot wait for the whole roster.
+def checked_pieces(
+    pieces: Iterable[memoryview], counts: RosterCounts, guarded: Callable[[RosterCounts], tuple[CheckResult, ...]]
+) -> Iterator[memoryview]:
+    """The same pieces, checked on the way to a reader who cannot wait for the whole roster.
 
-    Raises `Held` in place of the first piece for what the announcements tell, and at the end if there is no student.
+    Raises `Held` in place of the first piece for what the announcements tell to the blocking rules, or to the guards
+    (``guarded``), and at the end if there is no student.
     """
     for number, piece in enumerate(pieces):
         if number == 0:
-            _hold(judge_announced(counts))
+            _hold((*blocking(judge_announced(counts)), *holding(guarded(counts))))
         yield piece
-    _hold((*judge_announced(counts), not_empty(counts)))
+    _hold(blocking((*judge_announced(counts), not_empty(counts))))
 
 
-def _hold(results: Iterable[CheckResult]) -> None:
-    for result in blocking(results):
+def _hold(failed: Iterable[CheckResult]) -> None:
+    for result in failed:
         raise Held(
             check=result.rule.name,
             expected=f"a roster that passes {result.rule.name}",

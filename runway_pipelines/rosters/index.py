@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Any, Self
 
 import orjson
@@ -15,8 +17,10 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant, shown, why_unus
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.freshness import moment_of
 from runway_pipelines.rosters.manifest import index_key
+from runway_pipelines.rosters.publication import READERS, read_manifest
 from runway_pipelines.rosters.refresh import TenantOutcome
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
+from runway_pipelines.systems.snowflake.connection import Place
 
 NEVER = "never refreshed"
 UNUSABLE_CODE = "unusable_code"
@@ -29,7 +33,7 @@ WRITE_ATTEMPTS = 8
 @dataclass(frozen=True)
 class IndexEntry:
     """One tenant. ``refreshed_at`` (ISO 8601, UTC) is when the warehouse last confirmed what is published, ``status``
-    how the last try ended.
+    how the last try ended. ``since`` is when a person's decision was first needed, or made (held, pinned).
     """
 
     tenant_code: str
@@ -39,6 +43,7 @@ class IndexEntry:
     sha256: str | None = None
     lines: int = 0
     students: int = 0
+    since: str | None = None
 
     @property
     def name(self) -> str:
@@ -59,6 +64,9 @@ class IndexEntry:
     def has_snapshot(self) -> bool:
         """Whether a roster of this tenant was ever kept, published or not."""
         return self.sha256 is not None
+
+
+_MEMBERS = frozenset(field.name for field in fields(IndexEntry))
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,36 @@ def record_outcomes(
     return index
 
 
+class PublishedPlaces:
+    """The warehouses that a partner's published rosters come from, read once and only when somebody asks.
+
+    A tenant's first roster is compared with them: it has nothing else to be compared with.
+    """
+
+    def __init__(self, store: ObjectStore, partner: RosterPartner, *, at_most: int | None = None) -> None:
+        self._store = store
+        self._partner = partner
+        self._at_most = at_most
+        self._reading = Lock()
+        self._places: dict[PartnerTenant, Place] | None = None
+
+    def __call__(self, tenant: PartnerTenant | None = None) -> list[Place]:
+        """The places of all tenants, or of all others than this one."""
+        with self._reading:
+            if self._places is None:
+                self._places = self._read()
+        return [place for other, place in self._places.items() if other != tenant]
+
+    def _read(self) -> dict[PartnerTenant, Place]:
+        index = PartnerIndex.read(self._store, self._partner)
+        published = [(entry.tenant_code, entry.sha256) for entry in index.tenants if entry.sha256 is not None]
+        tenants = [(PartnerTenant(self._partner.partner_id, code), sha256) for code, sha256 in published]
+        chosen = tenants if self._at_most is None else tenants[: self._at_most]
+        with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="places") as executor:
+            manifests = executor.map(lambda each: read_manifest(self._store, *each), chosen)
+        return {each[0]: found.place for each, found in zip(chosen, manifests, strict=True) if found and found.place}
+
+
 def forget_tenant(store: ObjectStore, tenant: PartnerTenant) -> None:
     """Remove a purged tenant from its partner's index."""
     key = index_key(tenant.partner_id)
@@ -151,8 +189,8 @@ def forget_tenant(store: ObjectStore, tenant: PartnerTenant) -> None:
 
 
 def _entry(member: dict[str, Any]) -> IndexEntry:
-    """An entry as it was stored; raises `TypeError` or `ValueError` for anything else."""
-    entry = IndexEntry(**member)
+    """An entry as it was stored; raises `TypeError` or `ValueError` for anything else, but for later members."""
+    entry = IndexEntry(**{name: value for name, value in member.items() if name in _MEMBERS})
     if entry.refreshed_at is not None and datetime.fromisoformat(entry.refreshed_at).tzinfo is None:
         raise ValueError("refreshed_at has no time zone")
     return entry
@@ -167,7 +205,12 @@ def _present(entry: IndexEntry) -> IndexEntry:
 
 def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
     if not outcome.status.is_success or outcome.manifest is None:
-        return IndexEntry(**{**asdict(entry), "status": outcome.status.value, "reason": outcome.reason})
+        return replace(
+            entry,
+            status=outcome.status.value,
+            reason=outcome.reason,
+            since=None if outcome.hold is None else outcome.hold.since,
+        )
     # Of a superseded run it is the other run's moment: this run confirmed nothing.
     verified_at = None if outcome.verified_at is None else moment_of(outcome.verified_at)
     return IndexEntry(
@@ -180,4 +223,5 @@ def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
         sha256=outcome.manifest.sha256,
         lines=outcome.manifest.lines,
         students=outcome.manifest.students,
+        since=outcome.pinned_at,
     )

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from runway_pipelines.errors import StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant, checked_part
+from runway_pipelines.systems.snowflake.connection import Place
 
-T = TypeVar("T", "Manifest", "Pointer")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T")
 Document = bytes  # a manifest has a member "bytes", which hides the type in its class
 ROSTERS_PREFIX = "__rosters"
 SNAPSHOTS_PREFIX = "__roster_snapshots"
@@ -43,6 +47,16 @@ def manifest_key(tenant: PartnerTenant, sha256: str) -> str:
 def pointer_key(tenant: PartnerTenant) -> str:
     """The key of the pointer to the published snapshot."""
     return f"{snapshots_prefix(tenant)}current.json"
+
+
+def hold_key(tenant: PartnerTenant) -> str:
+    """The key of the tenant's hold, where its newest roster waits for a decision."""
+    return f"{snapshots_prefix(tenant)}held.json"
+
+
+def expectations_key(partner_id: str) -> str:
+    """The key of the changes that are expected of a partner's rosters."""
+    return f"{SNAPSHOTS_PREFIX}/{checked_part('partner_id', partner_id)}/expectations.json"
 
 
 def index_key(partner_id: str) -> str:
@@ -91,15 +105,37 @@ class Manifest:
     merged_ids: int = 0
     placeholder_codes: int = 0
     masked_values: int = 0
+    account: str | None = None
+    database: str | None = None
+    schema: str | None = None
+
+    @property
+    def place(self) -> Place | None:
+        """Which warehouse it was read from; None for a snapshot of 0.1.0."""
+        if self.account is None or self.database is None or self.schema is None:
+            return None
+        return Place(self.account, self.database, self.schema)
 
     def to_json(self) -> Document:
         """The document, readable by a person."""
-        return _dump(self)
+        return dump_document(self)
 
     @classmethod
     def from_json(cls, key: str, document: Document) -> Manifest:
         """Read a stored manifest; raises `StoredObjectDamaged`. Members of a later version are ignored."""
-        return _load(cls, key, document)
+        return load_document(cls, key, document)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who decided something, why, and when (ISO 8601, UTC)."""
+
+    decided_by: str
+    reason: str
+    at: str
+
+    def __str__(self) -> str:
+        return f"since {self.at[:16].replace('T', ' ')} UTC, by {self.decided_by}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +143,8 @@ class Pointer:
     """Which snapshot is published, when it was last confirmed, and by which run with which secret.
 
     ``verified_at`` is when the warehouse last gave these bytes; by ``query_started_at`` a run sees that its query is
-    older.
+    older. ``previous_sha256`` was published before. A roll back ``pinned`` it: refreshes publish nothing until somebody
+    ends that.
     """
 
     sha256: str
@@ -115,15 +152,17 @@ class Pointer:
     query_started_at: str
     secret_version_id: str
     run_id: str
+    previous_sha256: str | None = None
+    pinned: Signature | None = None
 
     def to_json(self) -> Document:
         """The document, readable by a person."""
-        return _dump(self)
+        return dump_document(self)
 
     @classmethod
     def from_json(cls, key: str, document: Document) -> Pointer:
         """Read the stored pointer; raises `StoredObjectDamaged`."""
-        pointer = _load(cls, key, document)
+        pointer = load_document(cls, key, document)
         try:
             is_moment = datetime.fromisoformat(pointer.query_started_at).tzinfo is not None
         except ValueError:
@@ -137,11 +176,13 @@ class Pointer:
         return datetime.fromisoformat(self.query_started_at) > query_started_at
 
 
-def _dump(document: Manifest | Pointer) -> Document:
+def dump_document(document: DataclassInstance) -> Document:
+    """A dataclass as JSON that a person can read."""
     return orjson.dumps(asdict(document), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-def _load(cls: type[T], key: str, document: Document) -> T:
+def load_document(cls: type[T], key: str, document: Document) -> T:
+    """Read a stored one; raises `StoredObjectDamaged`. Members of a later version are ignored."""
     try:
         return TypeAdapter(cls).validate_json(document)
     except ValidationError:

@@ -25,6 +25,8 @@ from runway_pipelines.rosters.manifest import (
 )
 from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore, StoredDocument
 
+READERS = 10  # threads that read small objects: as many as the S3 client has connections
+
 
 @dataclass(frozen=True)
 class Published:
@@ -75,9 +77,15 @@ def published_keys(store: ObjectStore, of: str | PartnerTenant, *, with_snapshot
 
 
 def keep_snapshot(
-    store: ObjectStore, tenant: PartnerTenant, file: IO[bytes], digest: FileDigest, manifest: Manifest
+    store: ObjectStore,
+    tenant: PartnerTenant,
+    file: IO[bytes],
+    digest: FileDigest,
+    manifest: Manifest,
+    *,
+    known: Manifest | None = None,
 ) -> None:
-    """Store the snapshot and its manifest unless they are there.
+    """Store the snapshot and its manifest unless they are there; ``known`` is a manifest that was read.
 
     A manifest is written once its snapshot is verified. A snapshot without one comes from a run that was killed in
     between, and is verified now.
@@ -86,10 +94,38 @@ def keep_snapshot(
     is_new = not store.holds(key, digest)
     if is_new:
         store.upload(key, file, digest)
+    if known is not None and known.sha256 == digest.sha256:
+        return
     if read_manifest(store, tenant, digest.sha256) is None:
         if not is_new:
             store.verify(key, digest)
         store.overwrite(manifest_key(tenant, digest.sha256), manifest.to_json())
+
+
+def verified_digest(store: ObjectStore, tenant: PartnerTenant, sha256: str) -> FileDigest:
+    """What a kept snapshot's bytes are; raises `StoredObjectDamaged` if they are not those that were kept."""
+    key = snapshot_key(tenant, sha256)
+    if store.stat(key) is None:
+        raise _damaged_snapshot(store.uri(key), "no object")
+    digest = store.digest(key)
+    if digest.sha256 != sha256:
+        raise _damaged_snapshot(store.uri(key), f"bytes of sha256 {digest.sha256}")
+    return digest
+
+
+def _damaged_snapshot(uri: str, came: str) -> StoredObjectDamaged:
+    return StoredObjectDamaged(
+        expected=f"the snapshot {uri}, with the bytes that it was kept with",
+        came=came,
+        remedy="choose another snapshot, or refresh the tenant",
+    )
+
+
+def previous_of(pointer: Pointer | None, sha256: str) -> str | None:
+    """What was published before ``sha256``, which takes the place of what the pointer names."""
+    if pointer is None:
+        return None
+    return pointer.previous_sha256 if pointer.sha256 == sha256 else pointer.sha256
 
 
 def publish(

@@ -1,6 +1,7 @@
 """The rules that every roster must pass: pure. One function a rule, one result each.
 
 A blocking rule that fails leaves what is published untouched; a failed warning is shown and publishes all the same.
+What is well formed, and looks wrong beside what is published, is held by a guard (`guards`).
 """
 
 import re
@@ -82,23 +83,27 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A rule's result for one roster; ``numbers`` are safe to show. A blocking rule may fail too little to block."""
+    """A rule's result for one roster; ``numbers`` are safe to show. A blocking rule may fail too little to block.
+
+    A guard that fails ``holds`` the roster until a person decides; nobody can approve what a blocking rule refuses.
+    """
 
     rule: QualityRule
     passed: bool
     reason: str
     numbers: Mapping[str, int | float] = field(default_factory=dict)
     only_warns: bool = False
+    holds: bool = False
 
     @property
     def is_error(self) -> bool:
         """Whether the result, if it is a failure, is more than a warning."""
-        return self.rule.blocking and not self.only_warns
+        return (self.rule.blocking or self.holds) and not self.only_warns
 
     @property
     def blocks(self) -> bool:
-        """Whether it keeps the roster from being published."""
-        return self.is_error and not self.passed
+        """Whether it refuses the roster, whatever anybody decides."""
+        return self.rule.blocking and not self.only_warns and not self.passed
 
 
 def judge(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> tuple[CheckResult, ...]:
@@ -125,7 +130,7 @@ def refused(check: str, reason: str) -> CheckResult:
 
 
 def blocking(results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
-    """The results that keep the roster from being published."""
+    """The results that refuse the roster."""
     return tuple(result for result in results if result.blocks)
 
 
@@ -185,7 +190,7 @@ def _not_masked(counts: Manifest | RosterCounts) -> CheckResult:
 def _plausible_years(counts: Manifest | RosterCounts) -> CheckResult:
     implausible = counts.implausible_rows + counts.implausible_codes
     share = max(
-        _share(counts.implausible_rows, counts.association_rows), _share(counts.implausible_codes, counts.code_rows)
+        share_of(counts.implausible_rows, counts.association_rows), share_of(counts.implausible_codes, counts.code_rows)
     )
     return CheckResult(
         _rule(PLAUSIBLE_YEARS),
@@ -230,7 +235,7 @@ def _unsafe_ids(manifest: Manifest) -> CheckResult:
 
 def _colliding_codes(manifest: Manifest) -> CheckResult:
     colliding = manifest.colliding_codes
-    share = _share(colliding, manifest.students) if manifest.students else float(colliding > 0)
+    share = share_of(colliding, manifest.students) if manifest.students else float(colliding > 0)
     passed = share <= MOST_COLLIDING
     reasons = [
         f"{colliding} {'code is' if colliding == 1 else 'codes are'} shared by several students and left out for all "
@@ -247,14 +252,15 @@ def _colliding_codes(manifest: Manifest) -> CheckResult:
 
 
 def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds: Thresholds) -> CheckResult:
-    covered = 1 - _share(manifest.students_without_codes, manifest.students)
-    now, before = _students_by_type(manifest), _students_by_type(previous)
+    covered = 1 - share_of(manifest.students_without_codes, manifest.students)
+    now = students_by_type(manifest.students_by_id_system)
+    before = students_by_type(previous.students_by_id_system) if previous else {}
+    before_all = previous.students if previous else 0
     fallen = sorted(
         id_type
         for id_type, students in before.items()
-        if round(
-            _share(students, previous.students if previous else 0) - _share(now.get(id_type, 0), manifest.students), 9
-        )
+        # Rounded, because 0.9 - 0.8 is above 0.1 by the last bit.
+        if round(share_of(students, before_all) - share_of(now.get(id_type, 0), manifest.students), 9)
         > thresholds.coverage_drop
     )
     reasons = [f"{covered:.0%} of students have an ID code"]
@@ -272,10 +278,10 @@ def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds:
     )
 
 
-def _students_by_type(manifest: Manifest | None) -> dict[str, int]:
+def students_by_type(students_by_id_system: Mapping[str, int]) -> dict[str, int]:
     """By ID type: a snapshot of 0.1.0 counts each spelling of a type, and another spelling may come first any day."""
     by_type: dict[str, int] = {}
-    for system, students in manifest.students_by_id_system.items() if manifest else ():
+    for system, students in students_by_id_system.items():
         by_type[id_type_of(system)] = max(students, by_type.get(id_type_of(system), 0))
     return by_type
 
@@ -287,7 +293,7 @@ def _students_lost(manifest: Manifest, previous: Manifest | None, thresholds: Th
         return CheckResult(
             _rule(STUDENTS_LOST), False, "the previous snapshot could not be read, so losses are unknown"
         )
-    share = _share(manifest.students_removed, previous.students)
+    share = share_of(manifest.students_removed, previous.students)
     return CheckResult(
         _rule(STUDENTS_LOST),
         share <= thresholds.students_lost,
@@ -296,5 +302,6 @@ def _students_lost(manifest: Manifest, previous: Manifest | None, thresholds: Th
     )
 
 
-def _share(part: int, whole: int) -> float:
+def share_of(part: int, whole: int) -> float:
+    """The part of the whole, 0 of nothing."""
     return part / whole if whole else 0.0

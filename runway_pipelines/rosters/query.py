@@ -3,8 +3,8 @@
 The warehouse does the work: it filters, takes each student's latest year, drops the codes that must not be matched, and
 sorts. The answer is relational because Snowflake's connectors return OBJECT and ARRAY as text, with SQL nulls as
 ``undefined``. It is encoded in bounded memory as it arrives, so what must be known before the first line comes first:
-the **announcements**, which say how many rows follow, which ID types there are, and what was left out. The announced
-number of rows proves that nobody, such as a user's ROWS_PER_RESULTSET, cut the answer short.
+the **announcements**, which say how many rows and students follow, which ID types there are, and what was left out. The
+announced numbers prove that nobody, such as a user's ROWS_PER_RESULTSET, cut the answer short.
 
 ``tenant_code`` is a parameter, which the connector quotes. Both tables return it, so that every row can be compared.
 """
@@ -23,6 +23,7 @@ _JULY: Final = 7
 # The announcements, by name; each has a number. ID_TYPE is announced once for each type, as id_system, with the number
 # of students who have a code of it.
 ROWS = "rows"
+STUDENTS = "students"
 ASSOCIATION_ROWS = "association_rows"
 ROWS_WITHOUT_IDENTITY = "rows_without_identity"
 IMPLAUSIBLE_ROWS = "implausible_rows"
@@ -126,6 +127,8 @@ with association as (
     left join roster_code on roster_code.student = record.student
 ), announcement as (
     select '{ROWS}' as name, cast(null as varchar) as id_system, count(*) as number from answer
+    union all
+    select '{STUDENTS}', null, count(distinct student) from record
     union all
     select '{ASSOCIATION_ROWS}', null, count(*) from association
     union all

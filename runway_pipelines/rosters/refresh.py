@@ -1,6 +1,6 @@
 """One tenant's roster from the warehouse to its readers, and a partner's tenants over a few sessions.
 
-Every run publishes rosters through `refresh_tenant`, and nothing else does.
+Every run publishes rosters through `refresh_tenant`; nothing else does, but a person's decision (`decisions`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import tempfile
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import IO, Any, Protocol
@@ -30,17 +31,46 @@ from tenacity import (
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.errors import Held, LockTimeout, Permanent, RunwayError, StoredObjectDamaged, Transient
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.audit import Entry, on_record
 from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
 from runway_pipelines.rosters.extraction import select_roster
 from runway_pipelines.rosters.freshness import ahead_of, moment_of
+from runway_pipelines.rosters.guards import (
+    GUARD_NAMES,
+    Comparison,
+    Guards,
+    as_warnings,
+    combine,
+    holding,
+    judge_guards,
+)
+from runway_pipelines.rosters.holds import (
+    SHA256_SHOWN,
+    Hold,
+    delete_hold,
+    held_for,
+    read_expectations,
+    read_hold,
+    what_to_do,
+    write_hold,
+)
 from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, snapshot_key, snapshots_prefix
-from runway_pipelines.rosters.publication import Published, keep_snapshot, parse_published, point, publish
+from runway_pipelines.rosters.publication import (
+    Published,
+    keep_snapshot,
+    parse_published,
+    point,
+    previous_of,
+    publish,
+    verified_digest,
+)
 from runway_pipelines.rosters.quality import CheckResult, Thresholds, blocking, judge, refused
 from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore, StoredDocument
 from runway_pipelines.systems.disk import disk_errors
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from runway_pipelines.systems.snowflake.client import EduSession
+from runway_pipelines.systems.snowflake.connection import Place
 
 ATTEMPTS = 3
 REPORT_LINES = 500_000  # progress is logged each time a tenant has read this many more
@@ -60,20 +90,28 @@ class TenantStatus(StrEnum):
     NEW = "new"
     UNCHANGED = "unchanged"
     SUPERSEDED = "superseded"
+    PINNED = "pinned"
     HELD = "held"
     FAILED = "failed"
 
     @property
     def is_success(self) -> bool:
-        """Whether the tenant's published roster is correct as of this run."""
-        return self in (TenantStatus.NEW, TenantStatus.UNCHANGED, TenantStatus.SUPERSEDED)
+        """Whether what is published is right as of this run, or was pinned by a person."""
+        return self not in (TenantStatus.HELD, TenantStatus.FAILED)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the run, or a decision, published the tenant's roster."""
+        return self in (TenantStatus.NEW, TenantStatus.UNCHANGED)
 
 
 @dataclass(frozen=True)
 class TenantOutcome:
     """What happened to one tenant. ``reason`` tells people why, without student identifiers.
 
-    ``verified_at`` is when the warehouse confirmed what is published: in this run, or in the one that superseded it.
+    ``manifest`` is of what is published, and ``verified_at`` when the warehouse confirmed it: in this run, or in the
+    one that superseded it. ``candidate`` was taken and kept, and waits (``hold``) or is not published while the tenant
+    is pinned (since ``pinned_at``).
     """
 
     tenant: PartnerTenant
@@ -85,11 +123,14 @@ class TenantOutcome:
     check_results: tuple[CheckResult, ...] = ()
     school_years: tuple[int, ...] = ()
     keys_written: tuple[str, ...] = ()
+    hold: Hold | None = None
+    candidate: Manifest | None = None
+    pinned_at: str | None = None
 
 
 @dataclass(frozen=True)
 class RefreshContext:
-    """What all refreshes of a run share."""
+    """What all refreshes of a run share. ``places`` are the warehouses that the partner's rosters come from."""
 
     store: ObjectStore
     database: ApplicationDatabase
@@ -97,6 +138,8 @@ class RefreshContext:
     thresholds: Thresholds
     lock_wait_seconds: int
     log: Log
+    guards: Guards = field(default_factory=Guards)
+    places: Callable[[PartnerTenant], Collection[Place]] = lambda tenant: ()
     fillers: bool = True
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
@@ -111,6 +154,7 @@ class Extract:
     query_started_at: datetime
     query_seconds: float
     secret_version: str
+    place: Place
 
 
 def refresh_tenants(
@@ -217,6 +261,7 @@ def extract_roster(
         query_started_at=selection.started_at,
         query_seconds=round(time.monotonic() - started, 3),
         secret_version=session.secret_version,
+        place=session.place,
     )
 
 
@@ -245,23 +290,33 @@ def _publish_extract(
 
     context.store.abort_pending_uploads(snapshots_prefix(tenant))
     manifest = _manifest(context, tenant, file, extract, published)
-    check_results = judge(manifest, published.manifest if published else None, context.thresholds)
-    if blocks := blocking(check_results):
+    results = _judged(context, tenant, manifest, published, is_first=stored is None)
+    if blocks := blocking(results):
         reason = "; ".join(result.reason for result in blocks)
-        return TenantOutcome(tenant, TenantStatus.HELD, reason, time.monotonic() - started, check_results=check_results)
+        return TenantOutcome(tenant, TenantStatus.HELD, reason, time.monotonic() - started, check_results=results)
 
-    keep_snapshot(context.store, tenant, file, extract.digest, manifest)
+    keep_snapshot(
+        context.store, tenant, file, extract.digest, manifest, known=published.manifest if published else None
+    )
     # The lock ends with its connection. If that broke during a long upload, another run may be copying by now.
     lock.execute("select 1")
-    keys_written = publish(context.store, tenant, school_years, extract.digest)
-    pointer = Pointer(
-        sha256=manifest.sha256,
-        verified_at=context.now().isoformat(),
-        query_started_at=extract.query_started_at.isoformat(),
-        secret_version_id=extract.secret_version,
-        run_id=context.run_id,
-    )
-    point(context.store, tenant, pointer, replacing=stored)
+    hold = read_hold(context.store, tenant)
+    if published is not None and published.pointer.pinned is not None:
+        return _pinned(context, tenant, school_years, manifest, published, results, started)
+    if holding(results):
+        return _held(context, tenant, school_years, manifest, extract, published, results, hold, started)
+
+    with _released(context, tenant, hold, manifest):
+        keys_written = publish(context.store, tenant, school_years, extract.digest)
+        pointer = Pointer(
+            sha256=manifest.sha256,
+            verified_at=context.now().isoformat(),
+            query_started_at=extract.query_started_at.isoformat(),
+            secret_version_id=extract.secret_version,
+            run_id=context.run_id,
+            previous_sha256=previous_of(published.pointer if published else None, manifest.sha256),
+        )
+        point(context.store, tenant, pointer, replacing=stored)
 
     unchanged = published is not None and published.pointer.sha256 == manifest.sha256
     return TenantOutcome(
@@ -271,10 +326,167 @@ def _publish_extract(
         time.monotonic() - started,
         manifest=manifest,
         verified_at=pointer.verified_at,
-        check_results=check_results,
+        check_results=results,
         school_years=school_years,
         keys_written=keys_written,
     )
+
+
+def _judged(
+    context: RefreshContext, tenant: PartnerTenant, manifest: Manifest, published: Published | None, *, is_first: bool
+) -> tuple[CheckResult, ...]:
+    """Every rule's and every guard's result; what somebody expected is a warning, and goes on record."""
+    before = published.manifest if published else None
+    comparison = Comparison(before, is_first, () if before else context.places(tenant))
+    results = combine(judge(manifest, before, context.thresholds), judge_guards(manifest, comparison, context.guards))
+    if published is not None and published.pointer.pinned is not None:
+        return as_warnings(results, GUARD_NAMES, "nothing is published while the tenant is pinned")
+    return _expected(context, tenant, manifest, results, published) if holding(results) else results
+
+
+def _expected(
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    manifest: Manifest,
+    results: tuple[CheckResult, ...],
+    published: Published | None,
+) -> tuple[CheckResult, ...]:
+    try:
+        expectations, _ = read_expectations(context.store, tenant.partner_id)
+    except StoredObjectDamaged as error:
+        context.log.warning(f"{tenant}: nothing is expected: {error}", extra={"tenant": str(tenant)})
+        return results
+    for result in holding(results):
+        expected = expectations.covering(tenant, result.rule.name, context.now())
+        if expected is None:
+            continue
+        results = as_warnings(results, [result.rule.name], f"expected {expected.signature}")
+        passed = Entry(
+            "expected",
+            tenant.partner_id,
+            tenant.tenant_code,
+            context.run_id,
+            published.pointer.sha256 if published else None,
+            manifest.sha256,
+            expected.signature,
+            {"expectation": expected.id, "guard": result.rule.name, **result.numbers},
+        )
+        with on_record(context.store, passed, context.now):
+            pass
+    return results
+
+
+def _held(
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    school_years: tuple[int, ...],
+    manifest: Manifest,
+    extract: Extract,
+    published: Published | None,
+    results: tuple[CheckResult, ...],
+    standing: Hold | None,
+    started: float,
+) -> TenantOutcome:
+    """Hold the candidate, which is kept by now; what was published stays, in every school year."""
+    now = context.now().isoformat(timespec="seconds")
+    hold = Hold(
+        sha256=manifest.sha256,
+        since=now,
+        run_id=context.run_id,
+        reasons=held_for(holding(results)),
+        published_sha256=published.pointer.sha256 if published else None,
+        students=manifest.students,
+        seen_at=now,
+        query_started_at=extract.query_started_at.isoformat(),
+        secret_version_id=extract.secret_version,
+    )
+    if standing is not None and standing.identity == hold.identity:
+        hold = replace(hold, since=standing.since, run_id=standing.run_id, rejected=standing.rejected)
+        write_hold(context.store, tenant, hold)
+    else:
+        entry = _entry(context, tenant, "hold", hold.published_sha256, hold.sha256, {"guards": ", ".join(hold.guards)})
+        with on_record(context.store, entry, context.now):
+            write_hold(context.store, tenant, hold)
+    keys_written = _published_again(context, tenant, school_years, published)
+    command = what_to_do(tenant, hold.sha256)
+    return TenantOutcome(
+        tenant,
+        TenantStatus.HELD,
+        hold.said_of(tenant),
+        time.monotonic() - started,
+        check_results=tuple(
+            replace(result, reason=f"{result.reason}. {command}") if result in holding(results) else result
+            for result in results
+        ),
+        keys_written=keys_written,
+        hold=hold,
+        candidate=manifest,
+    )
+
+
+def _pinned(
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    school_years: tuple[int, ...],
+    manifest: Manifest,
+    published: Published,
+    results: tuple[CheckResult, ...],
+    started: float,
+) -> TenantOutcome:
+    """Publish nothing: a person chose what is published, until a person ends that."""
+    keys_written = _published_again(context, tenant, school_years, published)
+    return TenantOutcome(
+        tenant,
+        TenantStatus.PINNED,
+        f"pinned {published.pointer.pinned}. The warehouse's roster {manifest.sha256[:SHA256_SHOWN]} is kept, and not "
+        f"published. To publish again: runway-pipelines rosters unpin {tenant} --reason '...'",
+        time.monotonic() - started,
+        manifest=published.manifest,
+        verified_at=published.pointer.verified_at,
+        check_results=results,
+        keys_written=keys_written,
+        candidate=manifest,
+        pinned_at=published.pointer.pinned.at if published.pointer.pinned else None,
+    )
+
+
+def _published_again(
+    context: RefreshContext, tenant: PartnerTenant, school_years: tuple[int, ...], published: Published | None
+) -> tuple[str, ...]:
+    """See to it that every school year has what is published: a decision may have been killed between two copies."""
+    if published is None:
+        return ()
+    try:
+        digest = verified_digest(context.store, tenant, published.pointer.sha256)
+    except RunwayError as error:
+        context.log.warning(f"{tenant}: what is published was not copied anew: {error}", extra={"tenant": str(tenant)})
+        return ()
+    return publish(context.store, tenant, school_years, digest)
+
+
+@contextmanager
+def _released(context: RefreshContext, tenant: PartnerTenant, hold: Hold | None, manifest: Manifest) -> Iterator[None]:
+    """Publish a candidate that passes; the hold, if there is one, ends with it."""
+    if hold is None:
+        yield
+        return
+    details = {"held_sha256": hold.sha256, "guards": ", ".join(hold.guards)}
+    with on_record(
+        context.store, _entry(context, tenant, "release", hold.published_sha256, manifest.sha256, details), context.now
+    ):
+        yield
+        delete_hold(context.store, tenant)
+
+
+def _entry(
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    what: str,
+    from_sha256: str | None,
+    to_sha256: str,
+    details: Mapping[str, str],
+) -> Entry:
+    return Entry(what, tenant.partner_id, tenant.tenant_code, context.run_id, from_sha256, to_sha256, details=details)
 
 
 def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDocument | None) -> Published | None:
@@ -282,7 +494,7 @@ def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDoc
     try:
         return parse_published(context.store, tenant, stored)
     except StoredObjectDamaged as error:
-        context.log.warning(f"{tenant}: treated as a first snapshot: {error}", extra={"tenant": str(tenant)})
+        context.log.warning(f"{tenant}: nothing to compare with: {error}", extra={"tenant": str(tenant)})
         return None
 
 
@@ -336,6 +548,9 @@ def _manifest(
         students_added=changes.added if changes else None,
         students_removed=changes.removed if changes else None,
         students_changed=changes.changed if changes else None,
+        account=extract.place.account,
+        database=extract.place.database,
+        schema=extract.place.schema,
     )
 
 

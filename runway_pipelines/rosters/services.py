@@ -8,11 +8,31 @@ from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.credentials.trial import Trial, try_credentials
 from runway_pipelines.partner_tenants.registry import Registry, read_registry
+from runway_pipelines.rosters.guards import Guards
 from runway_pipelines.rosters.quality import Thresholds
 from runway_pipelines.rosters.query import READABLE_SQL
+from runway_pipelines.rosters.retention import Retention
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from runway_pipelines.systems.snowflake.client import EduSnowflake
+
+
+class GuardPolicy(dg.Config):
+    """The settings of the guards, as `Guards` describes them."""
+
+    students_lost: float = Guards.students_lost
+    students_lost_least: int = Guards.students_lost_least
+    students_added: float = Guards.students_added
+    students_added_least: int = Guards.students_added_least
+    students_changed: float = Guards.students_changed
+    id_type_lost: float = Guards.id_type_lost
+    colliding_codes: float = Guards.colliding_codes
+    warehouse_moved: bool = Guards.warehouse_moved
+
+    @property
+    def guards(self) -> Guards:
+        """Where guards hold a roster."""
+        return Guards(**self.model_dump())
 
 
 class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -22,16 +42,24 @@ class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
     lock_wait_seconds: int = 600
     include_switched_off: bool = False
     fillers: bool = True
+    snapshots_kept: int = 30
+    snapshots_monthly_days: int = 400
     key_age_warning_days: int = 90
     least_students_with_codes: float = 0.5
     most_coverage_drop: float = 0.1
     most_students_lost: float = 0.01
     roster_fresh_hours: float = 30
+    guards: GuardPolicy = GuardPolicy()
 
     @property
     def most_roster_age(self) -> timedelta:
         """How old a roster may be."""
         return timedelta(hours=self.roster_fresh_hours)
+
+    @property
+    def retention(self) -> Retention:
+        """Which snapshots are kept."""
+        return Retention(keep_last=self.snapshots_kept, monthly_days=self.snapshots_monthly_days)
 
     @property
     def thresholds(self) -> Thresholds:

@@ -76,6 +76,7 @@ class StreamApi:
             fresh_for=timedelta(hours=settings.stream.snapshot_hours),
             acquire_seconds=settings.stream.acquire_seconds,
             fillers=settings.rosters.fillers,
+            guards=services.policy.guards.guards,
         )
 
     def app(self) -> ASGIApp:

@@ -27,10 +27,12 @@ from runway_pipelines.errors import (
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
 from runway_pipelines.rosters.extraction import checked_pieces, in_small_batches, select_roster
+from runway_pipelines.rosters.quality import CheckResult
 from runway_pipelines.stream.negotiation import ByteRange
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.disk import machine_trouble, temporary_folder
 from runway_pipelines.systems.snowflake.client import EduSession, Selection
+from runway_pipelines.systems.snowflake.connection import Place
 
 log = logging.getLogger(__name__)
 # At most PARTS_AHEAD parts of PART_BYTES are on their way to a client, besides what the encoder holds.
@@ -235,14 +237,23 @@ class Pull:
             Thread(target=session.close, name="abort", daemon=True).start()
 
 
+Guarded = Callable[[RosterCounts, Place], tuple[CheckResult, ...]]
+
+
+def unguarded(counts: RosterCounts, place: Place) -> tuple[CheckResult, ...]:
+    """For an operator who asked for the warehouse's roster."""
+    return ()
+
+
 @dataclass(frozen=True)
 class WarehousePull:
-    """The roster that the warehouse has now."""
+    """The roster that the warehouse has now, as far as the guards let it pass by what is announced of it."""
 
     sessions: PartnerSessions
     tenant: PartnerTenant
     runway_run_id: int
     fillers: bool = True
+    guarded: Guarded = unguarded
 
     def __call__(self, pull: Pull) -> None:
         """Raises our errors; a session without one returns to the pool, even if the client left.
@@ -266,18 +277,18 @@ class WarehousePull:
         with self.sessions.session() as session:
             pull.on_ready()
             selection = pull.select(session, self.tenant, self.runway_run_id)
-            is_taken = selection is not None and self._hand_over(pull, selection)
+            is_taken = selection is not None and self._hand_over(pull, selection, session.place)
         if not is_taken:
             raise ClientGone
 
-    def _hand_over(self, pull: Pull, selection: Selection) -> bool:
+    def _hand_over(self, pull: Pull, selection: Selection, place: Place) -> bool:
         """Whether the client took all of it."""
         pull.as_of = selection.started_at
         small = in_small_batches(selection.batches, ROWS_AT_ONCE)
         counts = RosterCounts()
         try:
             pieces = encode_roster(small, self.tenant.tenant_code, counts, fillers=self.fillers)
-            pull.hand_over(checked_pieces(pieces, counts))
+            pull.hand_over(checked_pieces(pieces, counts, lambda counts: self.guarded(counts, place)))
         except ClientGone:
             return False
         finally:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from runway_pipelines.errors import RunwayError, StoredObjectDamaged
+from runway_pipelines.errors import Held, RunwayError, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.guards import GUARD_NAMES, Comparison, Guards, judge_announced_guards
+from runway_pipelines.rosters.holds import read_hold
 from runway_pipelines.rosters.manifest import Pointer, pointer_key, snapshot_key
+from runway_pipelines.rosters.publication import parse_published
 from runway_pipelines.stream.limits import BlockingCalls, Places
 from runway_pipelines.stream.metrics import Metrics
 from runway_pipelines.stream.negotiation import (
@@ -32,6 +35,7 @@ from runway_pipelines.stream.pulls import (
     Abandoned,
     Ending,
     Failed,
+    Guarded,
     Handoff,
     NoRoom,
     Pull,
@@ -39,18 +43,20 @@ from runway_pipelines.stream.pulls import (
     SnapshotPull,
     WarehousePull,
     call_soon,
+    unguarded,
 )
 from runway_pipelines.stream.refusals import Refusal
 from runway_pipelines.stream.runs import RunTenant
 from runway_pipelines.stream.sources import DamagedSnapshots, Source, choose
 from runway_pipelines.stream.streaming import JSON_LINES, Patience, PullRecord, RosterResponse, first_part, unless_gone
-from runway_pipelines.systems.aws.object_store import ObjectStore
+from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observation
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 log = logging.getLogger(__name__)
+HELD, PINNED = "X-Roster-Held", "X-Roster-Pinned"
 # Student identifiers: no cache keeps them. A client may still ask whether what it has is current.
 _NOT_STORED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -65,11 +71,18 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Served:
-    """What was decided on a pull, and why. ``snapshot`` is None for the warehouse."""
+    """What was decided on a pull, and why. ``snapshot`` is None for the warehouse.
+
+    ``standing`` are the headers that tell of a hold or a pin. The warehouse's roster is ``guarded`` by what is
+    published, and where it must not pass, ``fallback`` is served.
+    """
 
     snapshot: Snapshot | None
     seen: Observation
     reason: str
+    standing: Mapping[str, str]
+    guarded: Guarded = unguarded
+    fallback: Snapshot | None = None
 
 
 class RosterRoute:
@@ -87,6 +100,7 @@ class RosterRoute:
         fresh_for: timedelta,
         acquire_seconds: float,
         fillers: bool,
+        guards: Guards,
     ) -> None:
         self._store = store
         self._pools = pools
@@ -97,6 +111,7 @@ class RosterRoute:
         self._fresh_for = fresh_for
         self._acquire_seconds = acquire_seconds
         self._fillers = fillers
+        self._guards = guards
         self._damaged = DamagedSnapshots()
 
     async def answer(self, request: Request, run: RunTenant) -> Response:
@@ -110,56 +125,100 @@ class RosterRoute:
             requested = Source(request.query_params.get("source", Source.AUTO))
         except ValueError:
             raise Refusal(400, "unknown_source", f"source is one of {', '.join(Source)}.") from None
-        served = await self._call(self._choose, run.tenant, requested)
+        tenant = run.tenant
+        served = await self._call(self._choose, tenant, requested)
         reason = served.reason
+
+        def record(source: Source, reason: str) -> PullRecord:
+            return PullRecord(tenant, run.runway_run_id, source, reason, started, self._metrics)
+
         if served.snapshot is not None:
-            record = PullRecord(run.tenant, run.runway_run_id, Source.SNAPSHOT, reason, started, self._metrics)
             try:
-                return await self._from_snapshot(request, served.snapshot, record)
+                return await self._from_snapshot(
+                    request, served.snapshot, record(Source.SNAPSHOT, reason), served.standing
+                )
             except RunwayError as error:
-                if requested is Source.SNAPSHOT or isinstance(error, NoRoom):
+                if requested is Source.SNAPSHOT or served.standing or isinstance(error, NoRoom):
                     raise
-                log.warning("%s: the warehouse is asked, because the snapshot cannot be read: %s", run.tenant, error)
+                log.warning("%s: the warehouse is asked, because the snapshot cannot be read: %s", tenant, error)
                 reason = "the snapshot cannot be read"
-        record = PullRecord(run.tenant, run.runway_run_id, Source.WAREHOUSE, reason, started, self._metrics)
-        return await self._from_warehouse(request, run.tenant, served.seen, record)
+        try:
+            return await self._from_warehouse(request, tenant, served, record(Source.WAREHOUSE, reason))
+        except Held as held:
+            if served.fallback is None or held.check not in GUARD_NAMES:
+                raise
+            log.warning(
+                "%s: the snapshot is served, because a guard holds the warehouse's roster: %s", run.tenant, held
+            )
+            return await self._from_snapshot(
+                request,
+                served.fallback,
+                record(Source.SNAPSHOT, f"{held.check} holds the warehouse's roster"),
+                {HELD: "true"},
+            )
 
     def _choose(self, tenant: PartnerTenant, requested: Source) -> Served:
-        """Look at the secret and at what is published, as far as it matters (in a thread)."""
+        """Look at the secret, at what is published and at what stands, as far as it matters (in a thread).
+
+        Raises `Unavailable` where nobody can know whether a hold stands; who asks for the warehouse goes around one.
+        """
         seen: Observation = (
             Gone("nobody looked") if requested is Source.SNAPSHOT else self._pools.look(tenant.partner_id)
         )
-        pointer: Pointer | None = None
-        size = 0
-        is_usable = True
-        if requested is not Source.WAREHOUSE:
-            try:
-                pointer, size = self._published(tenant)
-            except RunwayError as error:
-                if requested is Source.SNAPSHOT:
-                    raise
-                is_usable = False
-                log.warning("%s: the snapshot cannot be used: %s", tenant, error)
+        found: Snapshot | None = None
+        trouble: RunwayError | None = None
+        stored = None if requested is Source.WAREHOUSE else self._store.read(pointer_key(tenant))
+        try:
+            found = self._snapshot(tenant, stored)
+        except RunwayError as error:
+            if requested is Source.SNAPSHOT:
+                raise
+            trouble = error
+            log.warning("%s: the snapshot cannot be used: %s", tenant, error)
+        hold = None if requested is Source.WAREHOUSE else read_hold(self._store, tenant)
+        pinned = found.pointer.pinned if found else None
         choice = choose(
             requested,
-            pointer,
+            found.pointer if found else None,
             seen.secret_version if isinstance(seen, Current) else None,
+            standing=f"pinned {pinned}" if pinned else f"held since {hold.since}" if hold else None,
             now=datetime.now(UTC),
             fresh_for=self._fresh_for,
         )
+        standing = {PINNED: "true"} if pinned else {HELD: "true"} if hold else {}
         if choice.snapshot is None and requested is Source.SNAPSHOT:
             raise Refusal(404, "no_snapshot", "No roster was ever published for the run's tenant.")
-        reason = choice.reason if is_usable else "the snapshot cannot be used"
-        return Served(None if choice.snapshot is None else Snapshot(choice.snapshot, size), seen, reason)
+        if choice.snapshot is None and standing and requested is Source.AUTO:
+            if trouble is not None:
+                raise trouble
+            raise Refusal(409, "roster_is_held", "The run's tenant has no published roster, and its first one is held.")
+        return Served(
+            found if choice.snapshot else None,
+            seen,
+            "the snapshot cannot be used" if trouble and not choice.snapshot else choice.reason,
+            standing,
+            self._guarded(tenant, stored) if requested is Source.AUTO else unguarded,
+            found,
+        )
 
-    def _published(self, tenant: PartnerTenant) -> tuple[Pointer | None, int]:
-        """The pointer, and the size of its snapshot; raises `StoredObjectDamaged` where the two do not fit, as far
-        as can be seen or is known from a pull before.
+    def _guarded(self, tenant: PartnerTenant, stored: StoredDocument | None) -> Guarded:
+        """The guards beside what is published. A pointer that cannot be read leaves nothing to compare with."""
+        try:
+            published = parse_published(self._store, tenant, stored)
+        except StoredObjectDamaged:
+            published = None
+        if published is None or published.manifest is None:
+            return unguarded
+        comparison = Comparison(published.manifest, is_first=False)
+        return lambda counts, place: judge_announced_guards(counts, place, comparison, self._guards)
+
+    def _snapshot(self, tenant: PartnerTenant, stored: StoredDocument | None) -> Snapshot | None:
+        """What the pointer names; raises `StoredObjectDamaged` where the two do not fit, as far as can be seen or is
+        known from a pull before.
         """
-        key = pointer_key(tenant)
-        stored = self._store.read(key)
         if stored is None:
-            return None, 0
+            return None
+        key = pointer_key(tenant)
         pointer = Pointer.from_json(key, stored.body)
         if self._damaged.is_known(tenant, pointer):
             self._metrics.damaged.labels("known").inc()
@@ -175,9 +234,11 @@ class RosterRoute:
                 came="no object" if found is None else "one that says it has another digest",
                 remedy="publish the tenant's roster anew",
             )
-        return pointer, found.size
+        return Snapshot(pointer, found.size)
 
-    async def _from_snapshot(self, request: Request, snapshot: Snapshot, record: PullRecord) -> Response:
+    async def _from_snapshot(
+        self, request: Request, snapshot: Snapshot, record: PullRecord, standing: Mapping[str, str]
+    ) -> Response:
         pointer, size = snapshot.pointer, snapshot.size
         # A range is one of the bytes as they are stored; HTTP/1.0 has no way to say that a body without length ended.
         is_ranged = request.method == "GET" and "range" in request.headers
@@ -191,6 +252,7 @@ class RosterRoute:
             "X-Roster-Sha256": pointer.sha256,
             "X-Roster-As-Of": pointer.verified_at,
             "Accept-Ranges": "bytes",
+            **standing,
         }
         _require_current(request, validator)
         for known in (validator, etag(pointer.sha256, is_gzip=not is_gzip)):
@@ -235,7 +297,7 @@ class RosterRoute:
         )
 
     async def _from_warehouse(
-        self, request: Request, tenant: PartnerTenant, seen: Observation, record: PullRecord
+        self, request: Request, tenant: PartnerTenant, served: Served, record: PullRecord
     ) -> Response:
         if not _is_chunked(request):
             raise Refusal(
@@ -246,7 +308,7 @@ class RosterRoute:
             )
         _require_current(request, None)
         is_gzip = accepts_gzip(request.headers.get("accept-encoding"))
-        sessions = self._pools.of(tenant.partner_id, seen)
+        sessions = self._pools.of(tenant.partner_id, served.seen)
 
         def headers(pull: Pull) -> dict[str, str]:
             return (
@@ -256,13 +318,14 @@ class RosterRoute:
                     "Vary": "Accept-Encoding",
                     "X-Roster-Source": Source.WAREHOUSE,
                     "Accept-Ranges": "none",
+                    **served.standing,
                 }
                 | ({"X-Roster-As-Of": pull.as_of.isoformat()} if pull.as_of else {})
                 | ({"Content-Encoding": "gzip"} if is_gzip else {})
             )
 
         proof_is_enough = request.method == "HEAD"
-        pull = WarehousePull(sessions, tenant, record.runway_run_id, self._fillers)
+        pull = WarehousePull(sessions, tenant, record.runway_run_id, self._fillers, served.guarded)
         work = SessionProof(sessions) if proof_is_enough else pull
         return await self._stream(
             request, work, record, is_gzip=is_gzip and not proof_is_enough, status=200, headers=headers

@@ -31,15 +31,24 @@ class Choice:
 
 
 def choose(
-    requested: Source, published: Pointer | None, secret_version: str | None, *, now: datetime, fresh_for: timedelta
+    requested: Source,
+    published: Pointer | None,
+    secret_version: str | None,
+    *,
+    standing: str | None = None,
+    now: datetime,
+    fresh_for: timedelta,
 ) -> Choice:
     """Choose between snapshot and warehouse.
 
     ``published`` is None if nothing readable is published; ``secret_version`` is the current one, None if unknown or
-    gone. An operator who asks for the snapshot gets it at any age.
+    gone. An operator who asks for the snapshot gets it at any age. While a hold or a pin is ``standing`` (in words),
+    the warehouse's roster is nobody's but an operator's who asks for it.
     """
     if requested is Source.WAREHOUSE:
-        return Choice(None, "it was asked for")
+        return Choice(None, "it was asked for, around any hold")
+    if standing is not None and requested is Source.AUTO:
+        return Choice(published, standing)
     if published is None:
         return Choice(None, "nothing is published")
     if requested is Source.SNAPSHOT:

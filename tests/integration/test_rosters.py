@@ -183,6 +183,7 @@ def test_a_direct_materialization_records_both_assets_and_the_checks(
         for name in (
             *("rows_of_tenant", "not_empty", "consumer_contract", "not_masked", "plausible_years", "merged_students"),
             *("colliding_codes", "unsafe_ids", "id_type_coverage", "students_lost"),
+            *("students_added", "students_changed", "id_type_lost", "warehouse_moved"),
         )
     }
     assert partner.published("south") == b"".join(warehouse.reference("south").lines)

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -47,6 +48,15 @@ class StoredSize:
 
     size: int
     sha256: str | None
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """An object as a listing shows it; ``last_modified`` is aware, and of S3's clock."""
+
+    key: str
+    size: int
+    last_modified: datetime
 
 
 @dataclass(frozen=True)
@@ -191,12 +201,31 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
             file.write(chunk)
         return digest.hexdigest()
 
+    def digest(self, key: str) -> FileDigest:
+        """What the object's bytes are, read from beginning to end."""
+        sha256, crc32, size = hashlib.sha256(), 0, 0
+        for chunk in self._chunks(key):
+            sha256.update(chunk)
+            crc32 = zlib.crc32(chunk, crc32)
+            size += len(chunk)
+        return FileDigest(sha256.hexdigest(), crc32, size)
+
     def list_keys(self, prefix: str) -> Iterator[str]:
         """Every key under a prefix, in order."""
+        return (listed.key for listed in self.list_objects(prefix))
+
+    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ListedObject]:
+        """Every object under a prefix, in order of the keys; only those whose key is greater than ``after``.
+
+        A thousand come with one request, and no more than these are in memory.
+        """
         with aws_errors(f"list {self.uri(prefix)}"):
-            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket_name, Prefix=prefix):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket_name, Prefix=prefix, **({"StartAfter": after} if after else {})
+            )
+            for page in pages:
                 for entry in page.get("Contents", ()):
-                    yield entry["Key"]
+                    yield ListedObject(entry["Key"], int(entry["Size"]), entry["LastModified"])
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; one that is not there is no error."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from runway_pipelines.systems.snowflake.connection import EduConnection
+from runway_pipelines.systems.snowflake.connection import EduConnection, Place
 from runway_pipelines.systems.snowflake.driver import prepare_driver
 from runway_pipelines.systems.snowflake.errors import snowflake_errors, snowflake_login_errors
 
@@ -52,10 +52,13 @@ class Selection:
 class EduSession:
     """A session, for one thread at a time; `close` is idempotent."""
 
-    def __init__(self, connection: SnowflakeConnection, resources: ExitStack, secret_version: str) -> None:
+    def __init__(
+        self, connection: SnowflakeConnection, resources: ExitStack, secret_version: str, place: Place
+    ) -> None:
         self._connection = connection
         self._resources = resources
         self.secret_version = secret_version
+        self.place = place
 
     def select(self, statement: str, parameters: Mapping[str, str | int], *, query_tag: str) -> Selection:
         """Run a statement with bound parameters; raises `QueryFailed` or `Unavailable`, which quote no data.
@@ -119,7 +122,7 @@ class EduSnowflake(dg.ConfigurableResource):  # type: ignore[type-arg]
         resources = ExitStack()
         with snowflake_login_errors(connection):
             opened: Any = resources.enter_context(resource.get_connection())
-        return EduSession(opened, resources, secret_version)
+        return EduSession(opened, resources, secret_version, connection.place)
 
 
 def _batches(cursor: Any) -> Iterator[pa.Table]:

@@ -1,10 +1,31 @@
 """How to connect to a partner's Snowflake, as a value."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a partner's tables are. Snowflake's names are the same in any case."""
+
+    account: str
+    database: str
+    schema: str
+
+    def is_same(self, other: Place) -> bool:
+        """Whether both name one schema."""
+        return self._folded() == other._folded()
+
+    def __str__(self) -> str:
+        return f"{self.account}/{self.database}.{self.schema}"
+
+    def _folded(self) -> tuple[str, str, str]:
+        return self.account.casefold(), self.database.casefold(), self.schema.casefold()
 
 
 @dataclass(frozen=True)
@@ -18,6 +39,11 @@ class EduConnection:
     private_key: str = field(repr=False)
     warehouse: str | None = None
     role: str | None = None
+
+    @property
+    def place(self) -> Place:
+        """Where its tables are."""
+        return Place(self.account, self.database, self.schema)
 
     @property
     def fingerprint(self) -> str:
