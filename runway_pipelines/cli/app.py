@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from runway_pipelines.cli.breakage import break_, mend
 from runway_pipelines.cli.credentials import credentials
 from runway_pipelines.cli.doctor import doctor
 from runway_pipelines.cli.documents import data_contracts, iam_policy, settings
@@ -50,6 +51,8 @@ class Commands(click.Group):
         credentials,
         identity,
         rosters,
+        break_,
+        mend,
     ],
 )
 @click.option("--local", is_flag=True, help="Use the embedded stack instead of the systems that the environment names.")

@@ -206,9 +206,9 @@ def write_warehouse(directory: Path, *, partners: Sequence[Partner] | None = Non
     marker, version = directory / _MARKER, data_set_version(partners)
     if marker.exists() and marker.read_text().strip() == version:
         return False
-    marker.unlink(missing_ok=True)
+    forget_version(directory)
     for partner in partners:
-        folder = directory.joinpath(partner.account.upper(), partner.database.upper(), partner.schema.upper())
+        folder = warehouse_folder(directory, partner)
         folder.mkdir(parents=True, exist_ok=True)
         for table, generate in (
             (dataset.ASSOCIATIONS, dataset.associations),
@@ -216,10 +216,20 @@ def write_warehouse(directory: Path, *, partners: Sequence[Partner] | None = Non
             (dataset.STUDENTS, dataset.students),
         ):
             tables = (generate(partner, tenant) for tenant in partner.tenants)
-            _write_parquet(folder / f"{table}.parquet", dataset.SCHEMAS[table], tables)
+            write_parquet(folder / f"{table}.parquet", dataset.SCHEMAS[table], tables)
     with replacing(marker) as temporary:
         temporary.write_text(version + "\n")
     return True
+
+
+def warehouse_folder(directory: Path, partner: Partner) -> Path:
+    """Where the files of a partner's tables are; its names in upper case, as Snowflake folds them."""
+    return directory.joinpath(partner.account.upper(), partner.database.upper(), partner.schema.upper())
+
+
+def forget_version(directory: Path) -> None:
+    """Have the next `write_warehouse` write everything anew."""
+    (directory / _MARKER).unlink(missing_ok=True)
 
 
 def data_set_version(partners: Sequence[Partner]) -> str:
@@ -231,7 +241,8 @@ def data_set_version(partners: Sequence[Partner]) -> str:
     return digest.hexdigest()
 
 
-def _write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Replace the file by one that has the tables, one row group each."""
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for table in tables:
             writer.write_table(table)

@@ -1,0 +1,175 @@
+"""``break`` and ``mend``: mishaps on the embedded stack, to practise the runbooks of docs/operations.md with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from runway_pipelines.cli.target import Target, local_parts
+from runway_pipelines.operations.wording import first_few
+
+if TYPE_CHECKING:
+    from runway_pipelines.local.breakage import Mended, Practice
+    from runway_pipelines.local.partners import Partner, Tenant
+
+MOST_NAMES = 10
+REFRESH = "materialize rosters/partner_roster_index, partition {}, in the Dagster UI"
+ROTATED = "wait a minute for edu_credentials_rotated_sensor, or " + REFRESH
+
+
+@click.group(name="break")
+def break_() -> None:
+    """Make something go wrong in the embedded stack that `make dev` runs, for practice. `mend` undoes it."""
+
+
+@break_.command(name="mass-loss")
+@click.argument("name", metavar="PARTNER/TENANT")
+@click.pass_obj
+def mass_loss(target: Target, name: str) -> None:
+    """Most students of PARTNER/TENANT vanish from the partner's warehouse: one in twenty is left."""
+    partner, tenant = _tenant(target, name)
+    with _practice(target) as practice:
+        from runway_pipelines.local import breakage
+
+        left = breakage.mass_loss(practice, partner, tenant)
+    click.echo(f"{name}: {left:,} of its {tenant.students:,} students are left in the local warehouse.")
+    _say_next(target, name, f"{REFRESH.format(partner.partner_id)}: {tenant.code} is held")
+
+
+@break_.command()
+@click.argument("name", metavar="PARTNER/TENANT")
+@click.pass_obj
+def empty(target: Target, name: str) -> None:
+    """All students of PARTNER/TENANT vanish from the partner's warehouse."""
+    partner, tenant = _tenant(target, name)
+    with _practice(target) as practice:
+        from runway_pipelines.local import breakage
+
+        breakage.empty(practice, partner, tenant)
+    click.echo(f"{name}: none of its {tenant.students:,} students is left in the local warehouse.")
+    _say_next(target, name, f"{REFRESH.format(partner.partner_id)}: {tenant.code} is held")
+
+
+@break_.command()
+@click.argument("name", metavar="PARTNER[/TENANT]")
+@click.pass_obj
+def rotate(target: Target, name: str) -> None:
+    """The partner's secret gets a new private key that the partner's warehouse does not know."""
+    partner, _ = _named(target, name)
+    with _practice(target) as practice:
+        from runway_pipelines.local import breakage
+
+        version = breakage.unknown_key(practice, partner)
+    partner_id = partner.partner_id
+    click.echo(f"{partner_id}: version {version} of its secret has a key that the local warehouse does not know.")
+    _say_next(target, name, f"{ROTATED.format(partner_id)}: can_connect of credentials/edu_connection is red")
+
+
+@break_.command(name="wrong-warehouse")
+@click.argument("name", metavar="PARTNER[/TENANT]")
+@click.pass_obj
+def wrong_warehouse(target: Target, name: str) -> None:
+    """The partner's secret opens another partner's warehouse, which has students of its own under the same codes.
+
+    With TENANT, under that code alone; without, under all of the partner's codes.
+    """
+    partner, tenant = _named(target, name)
+    with _practice(target) as practice:
+        from runway_pipelines.local import breakage
+        from runway_pipelines.local.mishaps import tenants_with_students
+
+        tenants = (tenant,) if tenant else tenants_with_students(partner)
+        other = breakage.wrong_warehouse(practice, partner, tenants)
+    codes = f"the code {tenant.code}" if tenant else f"all {len(tenants)} of its codes"
+    click.echo(
+        f"{partner.partner_id}: its secret opens the warehouse of {other.partner_id}, which has students of its own "
+        f"under {codes}."
+    )
+    _say_next(target, name, f"{ROTATED.format(partner.partner_id)}: its tenants are held")
+
+
+@click.command()
+@click.argument("name", metavar="[PARTNER[/TENANT]]", required=False)
+@click.pass_obj
+def mend(target: Target, name: str | None) -> None:
+    """Undo what `break` did to PARTNER/TENANT, to PARTNER, or everywhere: the data and the secret are as before."""
+    named = _named(target, name) if name else None
+    with _practice(target) as practice:
+        from runway_pipelines.local import breakage
+        from runway_pipelines.local.mishaps import partners_with_rosters
+
+        everywhere = [(partner, None) for partner in partners_with_rosters(practice.partners)]
+        mended = sum(
+            (breakage.mend(practice, partner, tenant) for partner, tenant in ([named] if named else everywhere)),
+            breakage.Mended(),
+        )
+    _say_mended(mended)
+
+
+def _say_mended(mended: Mended) -> None:
+    parts = []
+    if mended.tenants:
+        parts.append(f"the rows of {first_few(mended.tenants, MOST_NAMES)}")
+    if mended.secrets:
+        parts.append(f"the secret of {', '.join(mended.secrets)}")
+    if mended.lent_codes:
+        parts.append(f"{len(mended.lent_codes)} codes in another partner's warehouse, gone now")
+    if not parts:
+        click.echo("Nothing was broken.")
+        return
+    click.echo(f"Mended: {'; '.join(parts)}.")
+    if mended.partner_ids:
+        click.echo(f"See it: {REFRESH.format(' and '.join(mended.partner_ids))}.")
+
+
+def _named(target: Target, name: str) -> tuple[Partner, Tenant | None]:
+    """The synthetic partner, and the tenant if there is one in the name. A real system's are never looked up."""
+    _only_local(target)
+    with local_parts():
+        from runway_pipelines.local.mishaps import named
+        from runway_pipelines.local.partners import synthetic_partners
+    return named(synthetic_partners(), name)
+
+
+def _tenant(target: Target, name: str) -> tuple[Partner, Tenant]:
+    partner, tenant = _named(target, name)
+    if tenant is None:
+        raise click.ClickException(f"Expected PARTNER/TENANT; got {name} alone.")
+    return partner, tenant
+
+
+def _only_local(target: Target) -> None:
+    if not target.is_local:
+        raise click.ClickException(
+            "This is for practice, on the embedded stack and on nothing else: runway-pipelines --local ..."
+        )
+
+
+@contextmanager
+def _practice(target: Target) -> Iterator[Practice]:
+    """The running stack, joined. One that was started for this command would end with it, and be mended by that."""
+    _only_local(target)
+    with local_parts():
+        from runway_pipelines.local.breakage import Practice, is_stack_running, local_secrets
+        from runway_pipelines.local.partners import synthetic_partners
+    if not is_stack_running(target.state):
+        raise click.ClickException(f"No stack runs in {target.state}: start it with make dev, then say this again.")
+    with target.stack() as services:
+        yield Practice(
+            state_dir=target.state.resolve(),
+            secrets_client=local_secrets(os.environ),
+            envlabel=services.secrets.envlabel or "",
+            partners=synthetic_partners(),
+        )
+
+
+def _say_next(target: Target, name: str, see: str) -> None:
+    """Where the mishap is seen, and how it is undone."""
+    from runway_pipelines.local.stack import DEFAULT_STATE_DIR
+
+    state = "" if target.state == DEFAULT_STATE_DIR else f" --state {target.state}"
+    click.echo(f"See it: {see}. Undo it: runway-pipelines --local{state} mend {name}")
