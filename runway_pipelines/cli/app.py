@@ -8,6 +8,7 @@ import click
 
 from runway_pipelines.cli.breakage import break_, mend
 from runway_pipelines.cli.credentials import credentials
+from runway_pipelines.cli.decisions import approve, audit, diff, expect, holds, reject, rollback, unpin
 from runway_pipelines.cli.doctor import doctor
 from runway_pipelines.cli.documents import data_contracts, iam_policy, settings
 from runway_pipelines.cli.identity import identity
@@ -17,6 +18,9 @@ from runway_pipelines.cli.rosters import rosters
 from runway_pipelines.cli.serve import serve
 from runway_pipelines.cli.target import Target
 from runway_pipelines.errors import RunwayError
+
+for command in (holds, diff, approve, reject, rollback, unpin, expect, audit):
+    rosters.add_command(command)
 
 
 class Commands(click.Group):

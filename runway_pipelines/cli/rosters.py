@@ -18,10 +18,9 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
     from runway_pipelines.partner_tenants.registry import Registry
-    from runway_pipelines.systems.aws.object_store import ObjectStore
 
-WHOLE_SHA256 = 64
 MOST_NAMES = 10
+COMMAND_LINE = "command line"  # in the record, in place of a run
 
 
 class TenantArgument(click.ParamType[PartnerTenant]):
@@ -48,14 +47,21 @@ def rosters() -> None:
 def show(target: Target, tenant: PartnerTenant) -> None:
     """What is published for PARTNER/TENANT: its manifest, and the snapshots before it."""
     from runway_pipelines.rosters.freshness import ahead_of, moment_of
+    from runway_pipelines.rosters.holds import read_hold
     from runway_pipelines.rosters.manifest import manifest_key, pointer_key
     from runway_pipelines.rosters.publication import list_manifests, read_published
 
     with target.services() as services:
         published = read_published(services.store, tenant)
         if published is None:
-            raise click.ClickException(why_nothing(services.registry(), tenant))
+            held = read_hold(services.store, tenant)
+            raise click.ClickException(held.said_of(tenant) if held else why_nothing(services.registry(), tenant))
         manifests = list_manifests(services.store, tenant)
+        hold = read_hold(services.store, tenant)
+    if hold is not None:
+        console.print(f"[bold red]Held[/]: {hold.said_of(tenant)}\n", soft_wrap=True, highlight=False)
+    if published.pointer.pinned is not None:
+        console.print(f"[bold yellow]Pinned[/] {published.pointer.pinned}\n", soft_wrap=True, highlight=False)
     if published.manifest is not None:
         key = manifest_key(tenant, published.pointer.sha256)
         console.print(f"[bold]Manifest[/] of the current snapshot: {key}", soft_wrap=True)
@@ -87,7 +93,7 @@ def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) 
     The file holds student identifiers: it is readable for you alone. Exit code 1 if it cannot be written.
     """
     from runway_pipelines.rosters.frames import save_roster
-    from runway_pipelines.rosters.publication import read_published
+    from runway_pipelines.rosters.publication import read_published, whole_sha256
 
     with target.services() as services:
         if sha256 is None and read_published(services.store, tenant) is None:
@@ -95,7 +101,7 @@ def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) 
             if tenant.key not in registry.tenant_keys:  # of one that is there, `save_roster` says what to do
                 raise click.ClickException(why_nothing(registry, tenant))
         if sha256 is not None:
-            sha256 = _whole_sha256(services.store, tenant, sha256)
+            sha256 = whole_sha256(services.store, tenant, sha256)
         students = save_roster(services.store, tenant, file, sha256)
     console.print(f"{tenant}: {students:,} students, {_size(file)}, in {file}", soft_wrap=True)
 
@@ -113,21 +119,6 @@ def why_nothing(registry: Registry, tenant: PartnerTenant) -> str:
     else:
         has = "It has no partner with cross-year matching at all"
     return f"The registry has no tenant {tenant}, and nothing is published for it. {has}."
-
-
-def _whole_sha256(store: ObjectStore, tenant: PartnerTenant, beginning: str) -> str:
-    """The digest of the one snapshot that begins so."""
-    from runway_pipelines.rosters.publication import list_manifests
-
-    if len(beginning) == WHOLE_SHA256:  # a snapshot may be without a manifest
-        return beginning
-    found = [manifest.sha256 for manifest in list_manifests(store, tenant) if manifest.sha256.startswith(beginning)]
-    if len(found) != 1:
-        raise click.ClickException(
-            f"Expected the beginning of one snapshot's sha256; got one of {len(found)}. "
-            f"To do: take it from rosters show {tenant}."
-        )
-    return found[0]
 
 
 def _size(file: Path) -> str:
@@ -152,6 +143,7 @@ def _size(file: Path) -> str:
 @click.pass_obj
 def purge(target: Target, what: str, with_snapshots: bool, yes: bool) -> None:
     """Delete what is published for a PARTNER whose toggle went off, or for a TENANT that left: it stays until then."""
+    from runway_pipelines.rosters.audit import Entry, on_record
     from runway_pipelines.rosters.index import forget_tenant
     from runway_pipelines.rosters.manifest import index_key
     from runway_pipelines.rosters.publication import published_keys
@@ -166,9 +158,12 @@ def purge(target: Target, what: str, with_snapshots: bool, yes: bool) -> None:
         keys = list(published_keys(services.store, of, with_snapshots=with_snapshots))
         if keys and not yes:
             click.confirm(f"Delete {len(keys)} objects of {what}?", abort=True)
-        services.store.delete(keys)
-        if isinstance(of, PartnerTenant):
-            forget_tenant(services.store, of)
-        else:
-            services.store.delete([index_key(of)])
+        partner_id, _, tenant_code = what.partition("/")
+        purged = Entry("purge", partner_id, tenant_code or None, COMMAND_LINE, details={"objects": len(keys)})
+        with on_record(services.store, purged):
+            services.store.delete(keys)
+            if isinstance(of, PartnerTenant):
+                forget_tenant(services.store, of)
+            else:
+                services.store.delete([index_key(of)])
     console.print(f"{len(keys)} objects of {what} deleted.")

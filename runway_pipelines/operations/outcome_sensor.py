@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from runway_pipelines.operations.events import Log, OperatorEvents
-from runway_pipelines.operations.outcomes import OperatorEvent, event_of, freshness_event, unusable_code_event
+from runway_pipelines.operations.outcomes import OperatorEvent, events_of, freshness_event, unusable_code_event
 from runway_pipelines.operations.run_cursor import RunCursor
 from runway_pipelines.operations.run_log import ENDED, RunLog, end_of
 from runway_pipelines.operations.tags import OWNERS
@@ -44,9 +44,8 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         owners=list(OWNERS),
-        description="Notifies operators of failed refreshes, failing credentials, stale rosters, unusable tenant codes "
-        "and recoveries. "
-        "Requests no runs.",
+        description="Notifies operators of failed refreshes, held rosters, failing credentials, stale rosters, unusable "
+        "tenant codes and recoveries. Requests no runs.",
     )
     def run_outcome_event_sensor(context: dg.SensorEvaluationContext, operators: OperatorEvents) -> dg.SensorResult:
         now = datetime.now(UTC).timestamp()
@@ -114,8 +113,8 @@ def _events_of(
 ) -> Iterator[OperatorEvent]:
     outcome = run_log.outcome_of(run)
     if outcome.job_name != watched.freshness_job:
-        event = event_of(outcome, run_log.previous_outcome(run), dagster_url, identity_jobs=watched.identity_jobs)
-        yield from [event] if event else []
+        previous = run_log.previous_outcome(run)
+        yield from events_of(outcome, previous, dagster_url, identity_jobs=watched.identity_jobs)
     elif outcome.is_success:
         before = run_log.previous_run(run)
         for tell, found_by in ((freshness_event, run_log.stale_rosters), (unusable_code_event, run_log.unusable_codes)):

@@ -14,6 +14,8 @@ from runway_pipelines.operations.run_report import CredentialsFailure
 CREDENTIALS_FAILING = "credentials_failing"
 ROSTER_REFRESH_FAILED = "roster_refresh_failed"
 ROSTER_REFRESH_RECOVERED = "roster_refresh_recovered"
+ROSTER_HELD = "roster_held"
+ROSTER_RELEASED = "roster_released"
 IDENTITY_RUN_FAILED = "identity_run_failed"
 ROSTERS_STALE = "rosters_stale"
 ROSTERS_FRESH_AGAIN = "rosters_fresh_again"
@@ -35,8 +37,9 @@ class OperatorEvent:
 @dataclass(frozen=True)
 class RunOutcome:
     """How a run ended. ``reasons`` maps each tenant that is not published to ``status: reason``; if the run has no
-    partner, the asset to the reason; ``run`` to Dagster's message, if it dropped the run before it began. Run, job and
-    trigger are None for news that no run brought.
+    partner, the asset to the reason; ``run`` to Dagster's message, if it dropped the run before it began. ``holds`` maps
+    the tenants among them whose rosters a guard holds to the candidate and its guards. Run, job and trigger are None
+    for news that no run brought.
     """
 
     run_id: str | None
@@ -48,14 +51,34 @@ class RunOutcome:
     counts: Mapping[str, int] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     credentials_failure: CredentialsFailure | None = None
+    holds: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it failed for more than rosters that wait for a person."""
+        return not self.is_success and not (self.reasons and self.reasons.keys() <= self.holds.keys())
 
 
-def event_of(
+def events_of(
     outcome: RunOutcome, previous: RunOutcome | None, dagster_url: str | None, *, identity_jobs: frozenset[str]
-) -> OperatorEvent | None:
-    """The event for an outcome; ``previous`` is the one before it of the same job and partner, if any."""
-    detail_type = _detail_type(outcome, previous, identity_jobs)
-    return None if detail_type is None else OperatorEvent(detail_type, _detail(outcome, dagster_url))
+) -> list[OperatorEvent]:
+    """The events for an outcome; ``previous`` is the one before it of the same job and partner, if any.
+
+    Of rosters that a guard holds operators hear once for each candidate and its guards, and when they are held no more.
+    """
+    known = previous.holds if previous else {}
+    new = {tenant for tenant, hold in outcome.holds.items() if known.get(tenant) != hold}
+    # A run that was refused as a whole, or that Dagster dropped, judged no roster.
+    gone = set() if outcome.has_failed and not outcome.counts else known.keys() - outcome.reasons.keys()
+    told = {
+        ROSTER_HELD: replace(outcome, reasons={tenant: outcome.reasons[tenant] for tenant in sorted(new)}),
+        ROSTER_RELEASED: replace(outcome, reasons=dict.fromkeys(sorted(gone), "no longer held")),
+    }
+    events = [OperatorEvent(name, _detail(each, dagster_url)) for name, each in told.items() if each.reasons]
+    if (detail_type := _detail_type(outcome, previous, identity_jobs)) is not None:
+        rest = {tenant: why for tenant, why in outcome.reasons.items() if tenant not in outcome.holds}
+        events.append(OperatorEvent(detail_type, _detail(replace(outcome, reasons=rest), dagster_url)))
+    return events
 
 
 def freshness_event(
@@ -95,8 +118,8 @@ def secret_gone(partner_id: str, reason: str, now: datetime) -> OperatorEvent:
 def _detail_type(outcome: RunOutcome, previous: RunOutcome | None, identity_jobs: frozenset[str]) -> str | None:
     if outcome.job_name in identity_jobs:
         return None if outcome.is_success else IDENTITY_RUN_FAILED
-    if outcome.is_success:
-        return ROSTER_REFRESH_RECOVERED if previous is not None and not previous.is_success else None
+    if not outcome.has_failed:
+        return ROSTER_REFRESH_RECOVERED if previous is not None and previous.has_failed else None
     if outcome.credentials_failure is None:
         return ROSTER_REFRESH_FAILED
     # Credentials are tried again every few minutes: one event for a version and a code is enough.

@@ -51,6 +51,7 @@ class RunLog:
             ended_at=datetime.fromtimestamp(end_of(record), UTC),
             counts=report.counts,
             reasons=reasons,
+            holds={key: problem.hold for key, problem in report.problems.items() if problem.hold},
             credentials_failure=None if is_success else self._credentials_failure(run.run_id),
         )
 

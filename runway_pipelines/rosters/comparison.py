@@ -7,6 +7,7 @@ of each are in memory.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import groupby
 
 import orjson
@@ -33,25 +34,73 @@ class RosterChanges:
     changed: int
 
 
+class Kind(StrEnum):
+    """How a student differs between two snapshots."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    OTHER_CODES = "other codes"
+    OTHER_SCHOOL = "other school"
+    OTHER_BOTH = "other codes and school"
+
+
 def compare_rosters(previous: Iterable[bytes], current: Iterable[bytes]) -> RosterChanges:
     """Count the changes from ``previous`` to ``current`` (lines, each with its newline).
 
     Raises `RowsUnreadable` for a foreign line or a file out of order; the message quotes nothing.
     """
     added = removed = changed = 0
+    for _, old, new in _differing(previous, current):
+        added += old is None
+        removed += new is None
+        changed += old is not None and new is not None
+    return RosterChanges(added, removed, changed)
+
+
+def differences(previous: Iterable[bytes], current: Iterable[bytes]) -> Iterator[tuple[Kind, str]]:
+    """Each student who differs, and how; raises `RowsUnreadable` as `compare_rosters` does."""
+    for student, old, new in _differing(previous, current):
+        if old is None:
+            kind = Kind.ADDED
+        elif new is None:
+            kind = Kind.REMOVED
+        else:
+            kind = _kind_of(old, new)
+        yield kind, student.decode()
+
+
+def _differing(
+    previous: Iterable[bytes], current: Iterable[bytes]
+) -> Iterator[tuple[bytes, list[bytes] | None, list[bytes] | None]]:
+    """Each student who differs, with the old and the new lines, in order."""
     olds, news = _students(previous), _students(current)
     old, new = next(olds, None), next(news, None)
     while old is not None or new is not None:
         if old is None or (new is not None and new[0] < old[0]):
-            added += 1
+            if new is not None:
+                yield new[0], None, new[1]
             new = next(news, None)
         elif new is None or old[0] < new[0]:
-            removed += 1
+            yield old[0], old[1], None
             old = next(olds, None)
         else:
-            changed += old[1] != new[1] and _codes(old[1]) != _codes(new[1])
+            if old[1] != new[1] and _codes(old[1]) != _codes(new[1]):
+                yield old[0], old[1], new[1]
             old, new = next(olds, None), next(news, None)
-    return RosterChanges(added, removed, changed)
+
+
+def _kind_of(old: list[bytes], new: list[bytes]) -> Kind:
+    has_codes, has_school = (
+        _member(old, name) != _member(new, name)
+        for name in ("studentIdentificationCodes", "educationOrganizationReference")
+    )
+    if has_codes and has_school:
+        return Kind.OTHER_BOTH
+    return Kind.OTHER_SCHOOL if has_school else Kind.OTHER_CODES
+
+
+def _member(lines: list[bytes], name: str) -> set[bytes]:
+    return {orjson.dumps(orjson.loads(line)[name]) for line in _codes(lines)}
 
 
 def _students(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:

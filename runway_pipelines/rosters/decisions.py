@@ -32,13 +32,14 @@ from runway_pipelines.rosters.holds import (
     write_expectations,
     write_hold,
 )
-from runway_pipelines.rosters.manifest import Manifest, Pointer, Signature, pointer_key, snapshots_prefix
+from runway_pipelines.rosters.manifest import Manifest, Pointer, Signature, pointer_key
 from runway_pipelines.rosters.publication import (
     point,
     previous_of,
     publish,
     read_manifest,
     verified_digest,
+    whole_sha256,
 )
 from runway_pipelines.rosters.quality import blocking, judge_announced, not_empty
 from runway_pipelines.rosters.refresh import TenantOutcome, TenantStatus
@@ -238,13 +239,9 @@ def _target(case: _Case) -> str:
         if pointer.pinned is not None:
             raise _refused("a snapshot to roll back to", f"none, and {case.tenant} pinned {pointer.pinned}", remedy)
         return pointer.previous_sha256
-    kept = (key.rsplit("/", 1)[1] for key in case.context.store.list_keys(snapshots_prefix(case.tenant)))
-    found = [name.removesuffix(".jsonl") for name in kept if name.endswith(".jsonl") and _names(named, name)]
-    if len(found) != 1:
-        raise _refused(
-            f"at least the first {LEAST_SHA256} digits of one kept snapshot", f"those of {len(found)}", remedy
-        )
-    return found[0]
+    if len(named) < LEAST_SHA256:
+        raise _refused(f"at least the first {LEAST_SHA256} digits of a snapshot", f"{len(named)} digits", remedy)
+    return whole_sha256(case.context.store, case.tenant, named)
 
 
 def _acceptable(case: _Case, sha256: str) -> Manifest:

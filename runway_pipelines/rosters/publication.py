@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
-from runway_pipelines.errors import StoredObjectDamaged
+from runway_pipelines.errors import Permanent, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant, checked_part
 from runway_pipelines.rosters.manifest import (
     ROSTERS_PREFIX,
@@ -67,6 +67,20 @@ def list_manifests(store: ObjectStore, tenant: PartnerTenant) -> list[Manifest]:
         if key.endswith(".manifest.json")
     )
     return sorted((m for m in manifests if m is not None), key=lambda m: m.created_at, reverse=True)
+
+
+def whole_sha256(store: ObjectStore, tenant: PartnerTenant, beginning: str) -> str:
+    """The digest of the one kept snapshot that begins so; raises `Permanent`."""
+    kept = (key.rsplit("/", 1)[1] for key in store.list_keys(snapshots_prefix(tenant)))
+    names = (name.removesuffix(".jsonl") for name in kept if name.endswith(".jsonl"))
+    found = [name for name in names if name.startswith(beginning.lower())]
+    if len(found) != 1:
+        raise Permanent(
+            expected="the first digits of one kept snapshot's sha256",
+            came=f"those of {len(found)}",
+            remedy=f"take them from runway-pipelines rosters show {tenant}",
+        )
+    return found[0]
 
 
 def published_keys(store: ObjectStore, of: str | PartnerTenant, *, with_snapshots: bool) -> Iterator[str]:

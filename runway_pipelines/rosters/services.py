@@ -7,10 +7,14 @@ import dagster as dg
 from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.credentials.trial import Trial, try_credentials
+from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import Registry, read_registry
+from runway_pipelines.rosters.decisions import Decision, DecisionContext, decide
 from runway_pipelines.rosters.guards import Guards
+from runway_pipelines.rosters.index import record_outcomes
 from runway_pipelines.rosters.quality import Thresholds
 from runway_pipelines.rosters.query import READABLE_SQL
+from runway_pipelines.rosters.refresh import TenantOutcome
 from runway_pipelines.rosters.retention import Retention
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
@@ -84,6 +88,20 @@ class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The partners and tenants that have rosters now."""
         with self.database.connection() as connection:
             return read_registry(connection, include_switched_off=self.policy.include_switched_off)
+
+    def decisions(self, run_id: str) -> DecisionContext:
+        """What a person's decisions are made with; ``run_id`` says in the record where they were made."""
+        return DecisionContext(self.store, self.database, run_id, self.policy.lock_wait_seconds)
+
+    def decide(self, tenant: PartnerTenant, decision: Decision, run_id: str) -> TenantOutcome:
+        """Make a decision about a tenant's roster take effect, and record it in the partner's index.
+
+        Raises as `decisions.decide`; `Permanent` for a partner that is not in the registry.
+        """
+        partner = self.registry().partner(tenant.partner_id)
+        outcome = decide(self.decisions(run_id), tenant, partner.published_years, decision)
+        record_outcomes(self.store, partner, [outcome], run_id)
+        return outcome
 
     def try_credentials(self, partner_id: str, sessions: PartnerSessions) -> Trial:
         """Connect over ``sessions`` and prove that the source tables are readable."""

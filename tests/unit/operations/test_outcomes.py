@@ -14,13 +14,15 @@ from runway_pipelines.operations.outcomes import (
     IDENTITY_RUN_FAILED,
     MOST_CHARACTERS,
     MOST_REASONS,
+    ROSTER_HELD,
     ROSTER_REFRESH_FAILED,
     ROSTER_REFRESH_RECOVERED,
+    ROSTER_RELEASED,
     ROSTERS_FRESH_AGAIN,
     ROSTERS_STALE,
     TENANT_CODE_UNUSABLE,
     RunOutcome,
-    event_of,
+    events_of,
     freshness_event,
     secret_gone,
     unusable_code_event,
@@ -47,7 +49,39 @@ def no_login(code: str | None = "JWT_TOKEN_INVALID", version: str | None = "v1",
 
 
 def event(outcome: RunOutcome, previous: RunOutcome | None = None, url: str | None = None) -> Any:
-    return event_of(outcome, previous, url, identity_jobs=frozenset([IDENTITY]))
+    found = events_of(outcome, previous, url, identity_jobs=frozenset([IDENTITY]))
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def guarded(north: str = "1a2b students_lost", **more: str) -> RunOutcome:
+    """Rosters that guards hold, and tenants that failed for another reason."""
+    reasons = {"acme/north": "held: half the students are gone", **{f"acme/{code}": why for code, why in more.items()}}
+    return replace(CRASH, reasons=reasons, holds={"acme/north": north}, counts={"held": 1, "failed": len(more)})
+
+
+@pytest.mark.parametrize(
+    ("previous", "outcome", "expected"),
+    [
+        (None, guarded(), {ROSTER_HELD: ["acme/north"]}),
+        (SUCCESS, guarded(), {ROSTER_HELD: ["acme/north"]}),
+        (guarded(), guarded(), {}),
+        (guarded("1a2b students_lost"), guarded("ffff students_lost"), {ROSTER_HELD: ["acme/north"]}),
+        (guarded("1a2b students_lost"), guarded("1a2b id_type_lost"), {ROSTER_HELD: ["acme/north"]}),
+        (guarded(), SUCCESS, {ROSTER_RELEASED: ["acme/north"]}),
+        (guarded(south="failed: no table"), SUCCESS, {ROSTER_RELEASED: ["acme/north"], ROSTER_REFRESH_RECOVERED: []}),
+        (guarded(), guarded(south="failed: no table"), {ROSTER_REFRESH_FAILED: ["acme/south"]}),
+        (SUCCESS, guarded(south="x"), {ROSTER_HELD: ["acme/north"], ROSTER_REFRESH_FAILED: ["acme/south"]}),
+        (guarded(south="failed: no table"), guarded(), {ROSTER_REFRESH_RECOVERED: []}),
+        (guarded(), CRASH, {ROSTER_REFRESH_FAILED: []}),
+        (guarded(), no_login(), {CREDENTIALS_FAILING: []}),
+    ],
+)
+def test_operators_hear_of_a_hold_once_and_of_its_end(
+    previous: RunOutcome | None, outcome: RunOutcome, expected: dict[str, list[str]]
+) -> None:
+    found = events_of(outcome, previous, None, identity_jobs=frozenset([IDENTITY]))
+    assert {each.detail_type: list(each.detail["reasons"]) for each in found} == expected
 
 
 @pytest.mark.parametrize(

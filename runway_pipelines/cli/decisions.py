@@ -1,0 +1,316 @@
+"""``rosters holds|diff|approve|reject|rollback|unpin|expect|audit``: what waits for a person, and what one decides."""
+
+from __future__ import annotations
+
+import csv
+import getpass
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.table import Table
+
+from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.rosters import COMMAND_LINE, TenantArgument, why_nothing
+from runway_pipelines.cli.target import Target
+from runway_pipelines.cli.terminal import SHA256_SHOWN, console, minute
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+
+if TYPE_CHECKING:
+    from runway_pipelines.rosters.comparison import Kind
+    from runway_pipelines.rosters.decisions import What
+    from runway_pipelines.rosters.holds import Hold
+    from runway_pipelines.rosters.services import RosterServices
+
+
+def signed_command(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say who decides, and why."""
+    by = click.option("--by", "decided_by", default=_user, help="Who decides; your name at this system, if left out.")
+    why = click.option("--reason", required=True, help="Why, in one line, without any student's data. It is kept.")
+    return by(why(command))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
+@click.command()
+@click.argument("partner", required=False)
+@click.pass_obj
+def holds(target: Target, partner: str | None) -> None:
+    """The rosters that wait for a person, of all partners or of one."""
+    with target.services() as services:
+        found = _holds(services, partner)
+    if not found:
+        console.print("No roster is held.")
+        return
+    console.print(_holds_table(found))
+    for tenant, hold in found:
+        console.print(f"\n[bold]{tenant}[/]: {hold.said_of(tenant)}", soft_wrap=True, highlight=False)
+
+
+def _holds(services: RosterServices, partner_id: str | None) -> list[tuple[PartnerTenant, Hold]]:
+    from runway_pipelines.rosters.holds import read_holds
+
+    registry = services.registry()
+    partners = [registry.partner(partner_id)] if partner_id else [registry.partners[each] for each in registry.partners]
+    return list(read_holds(services.store, [tenant for each in partners for tenant in each.tenants]))
+
+
+def _holds_table(found: list[tuple[PartnerTenant, Hold]]) -> Table:
+    table = Table(title="Held rosters", title_justify="left")
+    for name in ("tenant", "since (UTC)", "guards", "students", "candidate"):
+        table.add_column(name, overflow="fold", justify="right" if name == "students" else "left")
+    for tenant, hold in found:
+        rejected = " (rejected)" if hold.rejected else ""
+        table.add_row(
+            str(tenant),
+            minute(hold.since),
+            ", ".join(hold.guards),
+            f"{hold.students:,}",
+            hold.sha256[:SHA256_SHOWN] + rejected,
+        )
+    return table
+
+
+@click.command()
+@click.argument("tenant", type=TenantArgument())
+@click.argument("a", required=False)
+@click.argument("b", required=False)
+@click.option("--ids", type=OutputFile(), help="Write the student ids of each kind to this file, for you alone.")
+@click.pass_obj
+def diff(target: Target, tenant: PartnerTenant, a: str | None, b: str | None, ids: Path | None) -> None:
+    """What changes from snapshot A to B of PARTNER/TENANT, in students.
+
+    By default A is what is published, and B the candidate that is held; without one, A is what was published before.
+    """
+    from runway_pipelines.rosters.comparison import Kind, differences
+    from runway_pipelines.rosters.manifest import snapshot_key
+    from runway_pipelines.rosters.publication import read_manifest
+
+    with target.services() as services:
+        store = services.store
+        old, new = _two_snapshots(services, tenant, a, b)
+        changes = differences(store.lines(snapshot_key(tenant, old)), store.lines(snapshot_key(tenant, new)))
+        counted: Counter[Kind] = Counter()
+        by_kind: list[tuple[Kind, str]] = []
+        for kind, student in changes:
+            counted[kind] += 1
+            if ids is not None:
+                by_kind.append((kind, student))
+        before, after = read_manifest(store, tenant, old), read_manifest(store, tenant, new)
+    console.print(f"{tenant}: from {old[:SHA256_SHOWN]} to {new[:SHA256_SHOWN]}", highlight=False)
+    table = Table("", "students", show_header=True)
+    table.columns[1].justify = "right"
+    for each in Kind:
+        table.add_row(each.value, f"{counted[each]:,}")
+    console.print(table)
+    if before and after:
+        types = Table("", "before", "after", title="students", title_justify="left")
+        for name, was, now in (
+            ("all", before.students, after.students),
+            *(
+                (system, before.students_by_id_system.get(system, 0), after.students_by_id_system.get(system, 0))
+                for system in sorted({*before.students_by_id_system, *after.students_by_id_system})
+            ),
+            ("codes left out as shared", before.colliding_codes, after.colliding_codes),
+        ):
+            types.add_row(name, f"{was:,}", f"{now:,}")
+        console.print(types)
+    if ids is not None:
+        _write_ids(ids, by_kind)
+        console.print(f"The student ids of each kind are in {ids}, readable for you alone.", soft_wrap=True)
+
+
+def _two_snapshots(services: RosterServices, tenant: PartnerTenant, a: str | None, b: str | None) -> tuple[str, str]:
+    from runway_pipelines.rosters.holds import read_hold
+    from runway_pipelines.rosters.publication import read_published, whole_sha256
+
+    published, hold = read_published(services.store, tenant), read_hold(services.store, tenant)
+    if published is None:
+        raise click.ClickException(
+            f"Nothing is published for {tenant}, so there is nothing to compare with."
+            if hold
+            else why_nothing(services.registry(), tenant)
+        )
+    pointer = published.pointer
+    if b is None:
+        b = hold.sha256 if hold else pointer.sha256
+    if a is None:
+        a = pointer.sha256 if b != pointer.sha256 else pointer.previous_sha256
+    if a is None:
+        raise click.ClickException(f"No candidate of {tenant} is held, and nothing was published before.")
+    return whole_sha256(services.store, tenant, a), whole_sha256(services.store, tenant, b)
+
+
+def _write_ids(file: Path, by_kind: list[tuple[Kind, str]]) -> None:
+    # A temporary file is its owner's alone.
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", newline="", delete=False) as text:
+        try:
+            csv.writer(text).writerows([("kind", "student_unique_id"), *((kind.value, one) for kind, one in by_kind)])
+            Path(text.name).replace(file)
+        except BaseException:
+            Path(text.name).unlink()
+            raise
+
+
+@click.command()
+@click.argument("what", metavar="PARTNER/TENANT")
+@click.argument("sha256", required=False)
+@click.option("--all", "of_all", is_flag=True, help="All held rosters of a PARTNER, after a known event; asks first.")
+@click.option("--yes", is_flag=True, help="With --all: do not ask.")
+@signed_command
+@click.pass_obj
+def approve(
+    target: Target, what: str, sha256: str | None, of_all: bool, yes: bool, decided_by: str, reason: str
+) -> None:
+    """Publish the held candidate SHA256 (at least 8 digits of it) of PARTNER/TENANT, as it is kept."""
+    from runway_pipelines.rosters.decisions import What
+
+    if of_all:
+        _approve_all(target, what, yes=yes, decided_by=decided_by, reason=reason)
+        return
+    _decide(target, PartnerTenant.parse(what), What.APPROVE, sha256, decided_by, reason)
+
+
+def _approve_all(target: Target, partner_id: str, *, yes: bool, decided_by: str, reason: str) -> None:
+    """Approve what the table showed: a candidate that came meanwhile is refused."""
+    from runway_pipelines.rosters.decisions import Decision, What
+
+    with target.services() as services:
+        found = _holds(services, partner_id)
+        if not found:
+            console.print(f"No roster of {partner_id} is held.")
+            return
+        console.print(_holds_table(found))
+        if not yes:
+            click.confirm(f"Publish these {len(found)} rosters?", abort=True)
+        for tenant, hold in found:
+            outcome = services.decide(tenant, Decision(What.APPROVE, decided_by, reason, hold.sha256), COMMAND_LINE)
+            console.print(f"{tenant}: {outcome.reason}", soft_wrap=True, highlight=False)
+
+
+@click.command()
+@click.argument("tenant", type=TenantArgument())
+@click.argument("sha256")
+@signed_command
+@click.pass_obj
+def reject(target: Target, tenant: PartnerTenant, sha256: str, decided_by: str, reason: str) -> None:
+    """Leave the held candidate SHA256 of PARTNER/TENANT unpublished, and be told of these bytes no more."""
+    from runway_pipelines.rosters.decisions import What
+
+    _decide(target, tenant, What.REJECT, sha256, decided_by, reason)
+
+
+@click.command()
+@click.argument("tenant", type=TenantArgument())
+@click.option("--to", "sha256", help="The snapshot, at least 8 digits of it; left out, the one published before.")
+@signed_command
+@click.pass_obj
+def rollback(target: Target, tenant: PartnerTenant, sha256: str | None, decided_by: str, reason: str) -> None:
+    """Publish an older snapshot of PARTNER/TENANT, and pin it: refreshes publish nothing until `rosters unpin`."""
+    from runway_pipelines.rosters.decisions import What
+
+    _decide(target, tenant, What.ROLLBACK, sha256, decided_by, reason)
+
+
+@click.command()
+@click.argument("tenant", type=TenantArgument())
+@signed_command
+@click.pass_obj
+def unpin(target: Target, tenant: PartnerTenant, decided_by: str, reason: str) -> None:
+    """Let the next refresh of PARTNER/TENANT publish again, if the guards let it."""
+    from runway_pipelines.rosters.decisions import What
+
+    _decide(target, tenant, What.UNPIN, None, decided_by, reason)
+
+
+def _decide(
+    target: Target, tenant: PartnerTenant, what: What, sha256: str | None, decided_by: str, reason: str
+) -> None:
+    from runway_pipelines.rosters.decisions import Decision
+
+    with target.services() as services:
+        outcome = services.decide(tenant, Decision(what, decided_by, reason, sha256), COMMAND_LINE)
+    console.print(f"{tenant}: {outcome.reason}", soft_wrap=True, highlight=False)
+
+
+@click.command()
+@click.argument("what", metavar="PARTNER[/TENANT]")
+@click.option("--guard", "guards", multiple=True, help="A guard that will fail; may be given more than once.")
+@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day (UTC), at most 60 days from now.")
+@click.option("--end", "ended", metavar="ID", help="End this expectation now.")
+@click.option("--by", "decided_by", default=_user, help="Who decides; your name at this system, if left out.")
+@click.option("--reason", help="Why, in one line, without any student's data. It is kept.")
+@click.pass_obj
+def expect(
+    target: Target,
+    what: str,
+    guards: tuple[str, ...],
+    until: datetime | None,
+    ended: str | None,
+    decided_by: str,
+    reason: str | None,
+) -> None:
+    """Approve ahead a change that is known to come, of one tenant or a whole partner; alone, list what is expected."""
+    from runway_pipelines.rosters import decisions
+    from runway_pipelines.rosters.holds import read_expectations
+
+    of = PartnerTenant.parse(what) if "/" in what else None
+    partner_id = of.partner_id if of else what
+    with target.services() as services:
+        context = services.decisions(COMMAND_LINE)
+        services.registry().partner(partner_id)
+        if ended:
+            _require(reason, "--reason")
+            decisions.end_expectation(context, partner_id, ended, decided_by, reason or "")
+        elif guards or until:
+            _require(reason, "--reason")
+            _require(until, "--until")
+            end = (until or datetime.now()).replace(tzinfo=UTC) + timedelta(days=1)  # noqa: DTZ005 - never now
+            decisions.expect(context, partner_id, of.tenant_code if of else None, guards, end, decided_by, reason or "")
+        expected, _ = read_expectations(services.store, partner_id)
+    table = Table("id", "of", "guards", "until (UTC)", "who, and why", title="Expected", title_justify="left")
+    for each in expected.expectations:
+        table.add_row(
+            each.id, each.tenant_code or "all tenants", ", ".join(each.guards), minute(each.until), str(each.signature)
+        )
+    console.print(table if expected.expectations else f"Nothing is expected of {partner_id}.")
+
+
+def _require(value: object, option: str) -> None:
+    if not value:
+        raise click.ClickException(f"Expected {option}; got none. To do: say it, with --guard, --until and --reason.")
+
+
+@click.command()
+@click.argument("what", metavar="PARTNER[/TENANT]")
+@click.pass_obj
+def audit(target: Target, what: str) -> None:
+    """Everything on record of a partner's or a tenant's rosters: holds, decisions, releases, prunings, purges."""
+    from runway_pipelines.rosters.audit import entries
+
+    of = PartnerTenant.parse(what) if "/" in what else what
+    with target.services() as services:
+        found = entries(services.store, of)
+    table = Table("at (UTC)", "tenant", "what", "from", "to", "who, and why", title="On record", title_justify="left")
+    for each in found:
+        table.add_row(
+            minute(each.at),
+            each.tenant_code or "all",
+            each.what,
+            (each.from_sha256 or "")[:SHA256_SHOWN],
+            (each.to_sha256 or "")[:SHA256_SHOWN],
+            f"{each.signature.decided_by}: {each.signature.reason}"
+            if each.signature
+            else str(each.details.get("guards", "")),
+        )
+    console.print(table if found else f"Nothing is on record of {what}.")

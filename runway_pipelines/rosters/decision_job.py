@@ -1,0 +1,85 @@
+"""`roster_decision_job`: a person's decision about a tenant's roster, made in the Dagster UI."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+from pydantic import Field
+
+from runway_pipelines.dagster_events import target_of_newest
+from runway_pipelines.errors import RunwayError
+from runway_pipelines.operations.tags import OWNERS, domain, runbook
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
+from runway_pipelines.rosters.decisions import Decision, What
+from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PUBLISHED_ROSTER, publication_metadata
+from runway_pipelines.rosters.guards import GUARD_NAMES
+from runway_pipelines.rosters.refresh import TenantOutcome
+from runway_pipelines.rosters.services import RosterServices
+
+
+class DecisionConfig(dg.Config):
+    """A decision about the roster of the run's partition."""
+
+    decision: What = Field(
+        description="approve: publish the held candidate. reject: leave it unpublished, and be told of it no more. "
+        "rollback: publish an older snapshot, and pin it. unpin: let the next refresh publish again."
+    )
+    sha256: str | None = Field(
+        None,
+        description="approve and reject: at least 8 digits of the candidate that you looked at. rollback: of the "
+        "snapshot to go back to; left out, the one that was published before.",
+    )
+    decided_by: str = Field(description="Who decides: your name. It is kept on record and shown.")
+    reason: str = Field(description="Why, in 1 to 200 characters, without any student's data. It is kept and shown.")
+
+
+@dg.op(out={})
+def decide_on_roster(
+    context: dg.OpExecutionContext, config: DecisionConfig, rosters: RosterServices
+) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
+    """Make the decision take effect, and record what is published then."""
+    tenant = PartnerTenant.parse(context.partition_key)
+    decision = Decision(config.decision, config.decided_by, config.reason, config.sha256 or None)
+    try:
+        outcome = rosters.decide(tenant, decision, context.run_id)
+    except RunwayError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
+    context.log.info(f"{tenant}: {outcome.status}: {outcome.reason}", extra={"tenant": str(tenant)})
+    said = {"decision": decision.what.value, "decided_by": decision.decided_by, "why": decision.reason}
+    if decision.what is What.REJECT:
+        yield dg.AssetObservation(PUBLISHED_ROSTER, partition=tenant.key, metadata=said | {"reason": outcome.reason})
+        return
+    yield dg.AssetMaterialization(
+        PUBLISHED_ROSTER, partition=tenant.key, metadata={**publication_metadata(outcome, rosters.store), **said}
+    )
+    yield from _guards_passed(context.instance, outcome)
+
+
+def _guards_passed(instance: dg.DagsterInstance, outcome: TenantOutcome) -> Iterator[dg.AssetCheckEvaluation]:
+    """What is published now is what a person chose."""
+    target = target_of_newest(instance, CROSS_YEAR_ROSTER, outcome.tenant.key)
+    for name in GUARD_NAMES:
+        yield dg.AssetCheckEvaluation(
+            asset_key=CROSS_YEAR_ROSTER,
+            check_name=name,
+            passed=True,
+            blocking=True,
+            description=outcome.reason,
+            partition=outcome.tenant.key,
+            target_materialization_data=target,
+        )
+
+
+@dg.job(
+    name="roster_decision_job",
+    description="A person decides about one tenant's roster: approve or reject a held candidate, roll back to an older "
+    "snapshot, or end that. Choose the tenant as the partition, and fill in the config. It asks no warehouse.",
+    partitions_def=PARTNER_TENANTS,
+    executor_def=dg.in_process_executor,
+    owners=OWNERS,
+    tags=domain("rosters"),
+    metadata=runbook("a-roster-is-held"),
+)
+def roster_decision_job() -> None:
+    """One op."""
+    decide_on_roster()
