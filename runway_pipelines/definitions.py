@@ -17,7 +17,9 @@ from runway_pipelines.operations.retention import build_retention_job, build_ret
 from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
 from runway_pipelines.rosters.assets import partner_rosters, tenant_rosters
 from runway_pipelines.rosters.automation import build_daily_schedule, partner_rosters_job
+from runway_pipelines.rosters.decision_job import roster_decision_job
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH, roster_freshness_job, roster_freshness_schedule
+from runway_pipelines.rosters.pruning import prune_snapshots
 from runway_pipelines.settings import Settings, load_settings
 
 
@@ -26,12 +28,13 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     services = wiring.build_services(settings)
     interval = settings.dagster.sensor_interval_seconds
     large_runs = wiring.build_large_runs(settings)
-    run_retention_job = build_retention_job(settings.dagster.run_retention_days)
+    run_retention_job = build_retention_job(settings.dagster.run_retention_days, prune_snapshots)
     return dg.Definitions(
         assets=[tenant_rosters, partner_rosters, library_identity_graph],
         jobs=[
             partner_rosters_job,
             roster_freshness_job,
+            roster_decision_job,
             library_identity_job,
             library_identity_recheck_job,
             run_retention_job,

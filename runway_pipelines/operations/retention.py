@@ -1,6 +1,7 @@
-"""Deletes old runs, so that Dagster's storage does not grow for ever: the job and its schedule.
+"""Deletes what is of no more use, once a day: the job and its schedule, and the op that deletes old runs.
 
-Kept at any age: a run that holds the newest materialization of a partition, which the asset's page shows; the newest
+Dagster's storage would grow for ever, and so would the bucket; the op that prunes snapshots is the rosters' own. Runs
+kept at any age: a run that holds the newest materialization of a partition, which the asset's page shows; the newest
 run requested for each version of a partner's secret, by which the rotation sensor knows that it acted on the version;
 and runs that have not ended.
 """
@@ -19,8 +20,11 @@ MOST_SECONDS = 1800.0
 _VERSIONS = 500  # in one statement
 
 
-def build_retention_job(retention_days: int) -> dg.JobDefinition:
-    """Deletes runs that ended more than ``retention_days`` ago, with their events and check evaluations."""
+def build_retention_job(retention_days: int, prune_snapshots: dg.OpDefinition) -> dg.JobDefinition:
+    """Deletes runs that ended more than ``retention_days`` ago, with their events and check evaluations.
+
+    ``prune_snapshots`` runs beside it: where one of the two fails, the other is done all the same.
+    """
 
     @dg.op
     def delete_old_runs(context: dg.OpExecutionContext) -> None:
@@ -45,13 +49,15 @@ def build_retention_job(retention_days: int) -> dg.JobDefinition:
     @dg.job(
         name="run_retention_job",
         description=f"Deletes runs that ended more than {retention_days} days ago (RUNWAY_RUN_RETENTION_DAYS) and "
-        "their events. A partition's newest materialization and the last run for a secret's version stay.",
+        "their events. A partition's newest materialization and the last run for a secret's version stay. Also "
+        "prunes the snapshots of rosters.",
         executor_def=dg.in_process_executor,
         owners=OWNERS,
         tags=domain("operations"),
     )
     def run_retention_job() -> None:
         delete_old_runs()
+        prune_snapshots()
 
     return run_retention_job
 
@@ -80,5 +86,6 @@ def build_retention_schedule(job: dg.JobDefinition) -> dg.ScheduleDefinition:
         cron_schedule="30 12 * * *",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         owners=OWNERS,
-        description="Deletes old runs every day, so that Dagster's storage does not grow for ever.",
+        description="Deletes old runs and snapshots every day, so that neither Dagster's storage nor the bucket grows "
+        "for ever.",
     )
