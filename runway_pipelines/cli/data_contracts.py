@@ -39,9 +39,16 @@ def page() -> str:
                 "EDU connection info, as JSON",
             ),
             ("published roster", f"`{manifest.stable_key(_TENANT, 2026)}`", "what Runway reads"),
-            ("snapshot", f"`{manifest.snapshot_key(_TENANT, _SHA256)}`", "a roster that was ever published"),
+            ("snapshot", f"`{manifest.snapshot_key(_TENANT, _SHA256)}`", "a roster that was taken and kept"),
             ("manifest", f"`{manifest.manifest_key(_TENANT, _SHA256)}`", "the snapshot, in numbers"),
             ("pointer", f"`{manifest.pointer_key(_TENANT)}`", "which snapshot is published"),
+            ("hold", f"`{manifest.hold_key(_TENANT)}`", "the candidate that waits for a person"),
+            (
+                "expectations",
+                f"`{manifest.expectations_key(_TENANT.partner_id)}`",
+                "changes that a person approved ahead",
+            ),
+            ("record", f"`{manifest.AUDIT_PREFIX}/acme/ashford/`", "what was held and decided, for good"),
             ("index", f"`{manifest.index_key(_TENANT.partner_id)}`", "the partner's tenants"),
             (
                 "key of the stream's tokens",

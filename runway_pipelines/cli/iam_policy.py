@@ -75,6 +75,7 @@ def policy(settings: Settings, options: PolicyOptions) -> dict[str, Any]:
             db_resource_ids=options.db_resource_ids,
             bucket=settings.aws.bucket,
             bucket_prefixes=[manifest.SNAPSHOTS_PREFIX, *([] if is_stream else [manifest.ROSTERS_PREFIX])],
+            record_prefixes=[] if is_stream else [manifest.AUDIT_PREFIX],
             only_reads=is_stream,
             event_bus=None if is_stream else settings.aws.event_bus,
             kms_keys=options.kms_keys,

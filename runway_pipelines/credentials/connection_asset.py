@@ -4,7 +4,7 @@ The run that refreshes the partner's rosters materializes it (``rosters/assets.p
 the one that proves the credentials goes on to read the first rosters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import dagster as dg
 
@@ -15,10 +15,12 @@ from runway_pipelines.errors import Transient
 from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, RunReport
 from runway_pipelines.operations.tags import OPERATIONS, OWNERS, domain, runbook
 from runway_pipelines.partner_tenants.partitions import PARTNERS
+from runway_pipelines.systems.snowflake.connection import Place
 
 EDU_CONNECTION = dg.AssetKey(["credentials", "edu_connection"])
 CAN_CONNECT = dg.AssetCheckKey(EDU_CONNECTION, "can_connect")
 KEY_AGE = dg.AssetCheckKey(EDU_CONNECTION, "key_age")
+SAME_WAREHOUSE = dg.AssetCheckKey(EDU_CONNECTION, "same_warehouse")
 
 EDU_CONNECTION_SPEC = dg.AssetSpec(
     EDU_CONNECTION,
@@ -46,13 +48,25 @@ CONNECTION_CHECK_SPECS = [
         description="The current key is not older than RUNWAY_KEY_AGE_WARNING_DAYS days.",
         partitions_def=PARTNERS,
     ),
+    dg.AssetCheckSpec(
+        SAME_WAREHOUSE.name,
+        asset=EDU_CONNECTION,
+        description="The secret opens the account, database and schema that the partner's published rosters came from. "
+        "If it opens another one, every roster is held.",
+        partitions_def=PARTNERS,
+    ),
 ]
 SECRET_VERSION_LABEL = "secret version id"  # noqa: S105 - a label
 _Metadata = dict[str, dg.MetadataValue | int | float | str]
 
 
-def events_of_trial(instance: dg.DagsterInstance, trial: Trial, key_age_warning_days: int) -> Iterator[object]:
-    """The events of one trial: the connection (an observation if it does not work), then its checks."""
+def events_of_trial(
+    instance: dg.DagsterInstance, trial: Trial, key_age_warning_days: int, known_places: Collection[Place] = ()
+) -> Iterator[object]:
+    """The events of one trial: the connection (an observation if it does not work), then its checks.
+
+    ``known_places`` are warehouses that the partner's published rosters came from.
+    """
     metadata, failure = connection_metadata(trial), _failure_of(trial)
     # A connection that broke off says nothing of the key: the check is no error, operators hear of a failed refresh.
     may_pass = isinstance(trial.error, Transient)
@@ -85,6 +99,16 @@ def events_of_trial(instance: dg.DagsterInstance, trial: Trial, key_age_warning_
         severity=dg.AssetCheckSeverity.WARN,
         description=_age_in_words(trial.hygiene, key_age_warning_days),
         metadata={} if trial.hygiene.age_days is None else {"age days": trial.hygiene.age_days},
+        partition=trial.partner_id,
+        target_materialization_data=target,
+    )
+    moved = trial.moved_from(known_places)
+    yield dg.AssetCheckEvaluation(
+        asset_key=EDU_CONNECTION,
+        check_name=SAME_WAREHOUSE.name,
+        passed=moved is None,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=moved,
         partition=trial.partner_id,
         target_materialization_data=target,
     )

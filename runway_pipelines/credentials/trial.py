@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +13,7 @@ from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.errors import RunwayError, SecretMalformed
 from runway_pipelines.systems.aws.secret_versions import SecretVersion
 from runway_pipelines.systems.snowflake.client import EduSnowflake
-from runway_pipelines.systems.snowflake.connection import EduConnection
+from runway_pipelines.systems.snowflake.connection import EduConnection, Place, known_as
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,15 @@ class Trial:
     def code(self) -> str | None:
         """The driver's or the service's error code, or else the type of our error."""
         return None if self.error is None else self.error.code or type(self.error).__name__
+
+    def moved_from(self, known: Collection[Place]) -> str | None:
+        """In words, if the secret opens a warehouse that is none of those that are known."""
+        if self.connection is None or not known or any(self.connection.place.is_same(place) for place in known):
+            return None
+        return (
+            f"the secret opens {self.connection.place}; what is published came from {known_as(known)}. If the partner "
+            "moved, approve the rosters that are held; if not, it is another partner's key: correct the secret"
+        )
 
 
 def try_credentials(

@@ -44,8 +44,8 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         owners=list(OWNERS),
-        description="Notifies operators of failed refreshes, held rosters, failing credentials, stale rosters, unusable "
-        "tenant codes and recoveries. Requests no runs.",
+        description="Notifies operators of failed refreshes, held rosters, failing credentials, stale rosters, tenant "
+        "codes that cannot be used, and recoveries. Requests no runs.",
     )
     def run_outcome_event_sensor(context: dg.SensorEvaluationContext, operators: OperatorEvents) -> dg.SensorResult:
         now = datetime.now(UTC).timestamp()

@@ -37,9 +37,9 @@ class OperatorEvent:
 @dataclass(frozen=True)
 class RunOutcome:
     """How a run ended. ``reasons`` maps each tenant that is not published to ``status: reason``; if the run has no
-    partner, the asset to the reason; ``run`` to Dagster's message, if it dropped the run before it began. ``holds`` maps
-    the tenants among them whose rosters a guard holds to the candidate and its guards. Run, job and trigger are None
-    for news that no run brought.
+    partner, the asset to the reason; ``run`` to Dagster's message, if it dropped the run before it began. ``holds``
+    maps the tenants among them whose rosters a guard holds to the candidate and its guards. Run, job and trigger are
+    None for news that no run brought.
     """
 
     run_id: str | None

@@ -48,7 +48,7 @@ class CredentialsFailure:
 class Straggler:
     """A tenant whose roster is too old, or is dated in the future (``age`` is negative); None if it has none.
 
-    A tenant with an unusable code can have none.
+    A tenant with an unusable code can have none. ``since`` is when a person's decision was needed, or made.
     """
 
     tenant_code: str
@@ -56,6 +56,7 @@ class Straggler:
     status: str
     reason: str
     has_unusable_code: bool = False
+    since: str | None = None
 
     @property
     def is_ahead(self) -> bool:

@@ -5,7 +5,7 @@ docs/decisions/0001-partitions.md. Both routes go through `refresh.refresh_tenan
 """
 
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import groupby
 
@@ -47,6 +47,7 @@ from runway_pipelines.rosters.index import PartnerIndex, PublishedPlaces, record
 from runway_pipelines.rosters.publication import published_keys
 from runway_pipelines.rosters.refresh import RefreshContext, TenantOutcome, TenantStatus, refresh_tenants
 from runway_pipelines.rosters.services import RosterServices
+from runway_pipelines.systems.snowflake.connection import Place
 
 GROUP = "rosters"
 RUNBOOK = runbook("a-run-failed-what-now")
@@ -56,6 +57,7 @@ HOW_REFRESHED = (
 )
 # How much of it a failure's text shows; its metadata has every tenant and every reason in full.
 MOST_REASONS = 3
+PLACES_ASKED = 3  # published rosters whose warehouse is compared with the secret's, before anything is refreshed
 MOST_TENANTS = 5
 MOST_CHARACTERS = 300
 
@@ -149,11 +151,24 @@ def partner_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) 
         wanted = context.run.tags.get(SECRET_VERSION_TAG)
         if wanted and trial.secret_version and trial.secret_version != wanted:
             context.log.warning(f"requested for secret version {wanted}, but {trial.secret_version} is current")
-        yield from events_of_trial(context.instance, trial, rosters.policy.key_age_warning_days)
+        yield from events_of_trial(
+            context.instance, trial, rosters.policy.key_age_warning_days, _known_places(context, rosters, partner)
+        )
         if PARTNER_ROSTER_INDEX in context.selected_asset_keys:
             yield from _refresh_partner(context, rosters, partner, sessions)
     if trial.error is not None:
         raise dg.Failure(description=str(trial.error), allow_retries=False)
+
+
+def _known_places(
+    context: dg.AssetExecutionContext, rosters: RosterServices, partner: RosterPartner
+) -> Collection[Place]:
+    """Where some published rosters came from. Nobody's business fails if that cannot be read: the guard looks again."""
+    try:
+        return PublishedPlaces(rosters.store, partner, at_most=PLACES_ASKED)()
+    except RunwayError as error:
+        context.log.warning(f"{partner.partner_id}: its warehouse is not compared: {error}")
+        return ()
 
 
 def _refresh_partner(

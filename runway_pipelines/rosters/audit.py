@@ -15,10 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from runway_pipelines.errors import StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant, checked_part
-from runway_pipelines.rosters.manifest import Signature, dump_document, load_document
+from runway_pipelines.rosters.manifest import AUDIT_PREFIX, Signature, dump_document, load_document
 from runway_pipelines.systems.aws.object_store import ObjectStore
 
-AUDIT_PREFIX = "__roster_audit"
 DONE = "-done"
 
 

@@ -23,6 +23,7 @@ PARTNER_ROSTER_INDEX = dg.AssetKey(["rosters", "partner_roster_index"])
 PUBLISHED_ROSTER = dg.AssetKey(["rosters", "published_roster"])
 
 MOST_YEARS = 12  # bars of a plot
+_FOR_A_PERSON = frozenset({TenantStatus.HELD.value, TenantStatus.FAILED.value, TenantStatus.PINNED.value})
 
 
 def _consequence(rule: QualityRule) -> str:
@@ -149,7 +150,7 @@ def publication_metadata(
 
 
 def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.MetadataValue | int | float | str]:
-    """The partner's tenants as a table."""
+    """The partner's tenants as a table, those first that a person must look at."""
     return {
         "dagster/row_count": sum(entry.lines for entry in index.tenants),
         "dagster/uri": store.uri(index_key(index.partner_id)),
@@ -160,12 +161,13 @@ def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.M
                         "tenant": entry.name,
                         "status": entry.status,
                         "reason": entry.reason,
+                        "since": _to_minutes(entry.since),
                         "lines": entry.lines,
                         "students": entry.students,
                         "refreshed_at": _to_minutes(entry.refreshed_at),
                     }
                 )
-                for entry in index.tenants
+                for entry in sorted(index.tenants, key=lambda entry: entry.status not in _FOR_A_PERSON)
             ]
         ),
         "tenants with a snapshot": sum(1 for entry in index.tenants if entry.has_snapshot),

@@ -45,6 +45,11 @@ class Freshness:
                 f". {ahead} of them {'is' if ahead == 1 else 'are'} dated in the future: the clock of a run was fast, "
                 "or this one's is slow"
             )
+        for status, words in (("held", "held until a person decides"), ("pinned", "pinned by a person")):
+            waiting = [straggler for straggler in self.stragglers if straggler.status == status and straggler.since]
+            if waiting:
+                dated = [f"{one.tenant_code} since {(one.since or '')[:10]}" for one in waiting]
+                text += f". {len(waiting)} of them {words}: {first_few(dated, MOST_NAMED)}"
         if unusable := sum(1 for straggler in self.stragglers if straggler.has_unusable_code):
             text += (
                 f". {unusable} of them can have no roster, because of {'its code' if unusable == 1 else 'their codes'}"
@@ -56,7 +61,7 @@ def freshness_of(entries: Iterable[IndexEntry], now: datetime, most_age: timedel
     """Judge the tenants that are in the registry; ``now`` has a time zone."""
     ages = {entry: _age(entry, now) for entry in entries if not entry.has_departed}
     stragglers = [
-        Straggler(entry.name, age, entry.status, entry.reason, has_unusable_code=entry.is_unusable)
+        Straggler(entry.name, age, entry.status, entry.reason, has_unusable_code=entry.is_unusable, since=entry.since)
         for entry, age in ages.items()
         if age is None or not is_recent(age, most_age)
     ]

@@ -21,7 +21,7 @@ from runway_pipelines.rosters.quality import (
     share_of,
     students_by_type,
 )
-from runway_pipelines.systems.snowflake.connection import Place
+from runway_pipelines.systems.snowflake.connection import Place, known_as
 
 STUDENTS_ADDED = "students_added"
 STUDENTS_CHANGED = "students_changed"
@@ -238,12 +238,8 @@ def moved(place: Place | None, known: Collection[Place]) -> CheckResult:
     if place is None or not known or any(place.is_same(one) for one in known):
         return _passed(WAREHOUSE_MOVED, "the warehouse is the one that it was" if known else "nothing to compare with")
     return _failed(
-        WAREHOUSE_MOVED, f"the roster comes from {place}; what is published came from {_named(known)}", {"places": 1}
+        WAREHOUSE_MOVED, f"the roster comes from {place}; what is published came from {known_as(known)}", {"places": 1}
     )
-
-
-def _named(places: Collection[Place]) -> str:
-    return " and ".join(sorted({str(place) for place in places})[:3])
 
 
 def _not_compared(name: str, threshold: float) -> CheckResult:

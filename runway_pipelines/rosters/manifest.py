@@ -21,6 +21,7 @@ T = TypeVar("T")
 Document = bytes  # a manifest has a member "bytes", which hides the type in its class
 ROSTERS_PREFIX = "__rosters"
 SNAPSHOTS_PREFIX = "__roster_snapshots"
+AUDIT_PREFIX = "__roster_audit"
 ROSTER_FILE = "studentEducationOrganizationAssociations.jsonl"
 
 

@@ -23,7 +23,8 @@ class Scope:
     ``partner_secrets`` (names, or patterns that end in ``*``) are described and read, and listed with
     ``lists_secrets``; ``secrets`` (names) and ``secret_arns`` are only read. ``parameters`` are paths, ``db_users`` IAM
     users of Postgres on the instances ``db_resource_ids`` (``db-ABC...``; by default any of the account's).
-    With ``only_reads``, the bucket is left as it is. ``event_bus`` is a name, or another account's ARN.
+    With ``only_reads``, the bucket is left as it is; below ``record_prefixes`` nothing is deleted. ``event_bus`` is a
+    name, or another account's ARN.
     """
 
     account: str
@@ -38,6 +39,7 @@ class Scope:
     db_resource_ids: Sequence[str] = ()
     bucket: str | None = None
     bucket_prefixes: Sequence[str] = ()
+    record_prefixes: Sequence[str] = ()
     only_reads: bool = False
     event_bus: str | None = None
     kms_keys: Sequence[str] = ()
@@ -85,8 +87,13 @@ def _bucket(scope: Scope) -> list[Statement]:
     return [
         # No condition on the prefix: with one, S3 answers 403 instead of 404 for a key that does not exist.
         *_allowed("Bucket", whole, [bucket]),
-        *_allowed("Objects", objects, [f"{bucket}/{_checked(prefix)}/*" for prefix in scope.bucket_prefixes]),
+        *_allowed("Objects", objects, _below(bucket, scope.bucket_prefixes)),
+        *_allowed("Record", ["s3:GetObject", "s3:PutObject"], _below(bucket, scope.record_prefixes)),
     ]
+
+
+def _below(bucket: str, prefixes: Sequence[str]) -> list[str]:
+    return [f"{bucket}/{_checked(prefix)}/*" for prefix in prefixes]
 
 
 def _events(scope: Scope) -> list[Statement]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+_MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class Place:
 
     def _folded(self) -> tuple[str, str, str]:
         return self.account.casefold(), self.database.casefold(), self.schema.casefold()
+
+
+def known_as(places: Collection[Place]) -> str:
+    """Some of the places, for people."""
+    return " and ".join(sorted({str(place) for place in places})[:_MOST_NAMED])
 
 
 @dataclass(frozen=True)

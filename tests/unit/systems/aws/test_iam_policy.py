@@ -129,6 +129,14 @@ def test_a_reader_changes_no_object_and_lists_no_secrets_if_it_needs_one() -> No
     assert grants(reader, READ, secret("prod-edu-connection-info-acme"))
 
 
+def test_below_a_record_nothing_is_deleted() -> None:
+    scope = replace(SCOPE, record_prefixes=("__roster_audit",))
+    entry = "arn:aws:s3:::runway-prod/__roster_audit/acme/ashford/1.json"
+    assert grants(scope, "s3:GetObject", entry)
+    assert grants(scope, "s3:PutObject", entry)
+    assert not grants(scope, "s3:DeleteObject", entry)
+
+
 def test_keys_and_secrets_can_be_named_by_their_arns() -> None:
     key, ca = f"arn:aws:kms:us-west-2:{ACCOUNT}:key/1", secret("ca")
     scope = replace(SCOPE, kms_keys=(key,), secret_arns=(ca,))
