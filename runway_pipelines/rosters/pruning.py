@@ -21,7 +21,8 @@ from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.aws.object_store import ListedObject, ObjectStore
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 
-# A night's surplus of 3,000 tenants takes some minutes; a bucket that was never pruned takes several nights.
+# A tenant with one snapshot to prune takes seven requests to S3, so that 3,000 such tenants take some minutes; a
+# bucket that was never pruned may take several nights.
 MOST_SECONDS = 1800.0
 # A tenant that a run is publishing is left for the next night.
 LOCK_WAIT_SECONDS = 5

@@ -142,6 +142,12 @@ def snapshots(partner: TestPartner, code: str = "north") -> set[str]:
     return found
 
 
+def everything(world: World) -> list[str]:
+    """Every key below the prefix of snapshots."""
+    pages = world.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="__roster_snapshots/")
+    return [entry["Key"] for page in pages for entry in page["Contents"]]
+
+
 def newest_sha256(partner: TestPartner) -> str:
     pointer = partner.pointer("north")
     assert pointer is not None
@@ -264,9 +270,16 @@ def test_a_months_first_stays_as_long_as_the_setting_says(
     assert snapshots(left, "St. Mary") == digests(*first, 2, 3, 4)
 
 
-def test_what_was_stored_today_stays(left: TestPartner, instance: dg.DagsterInstance) -> None:
-    assert prune(instance).success
+def test_what_was_stored_today_stays_and_a_night_with_nothing_to_prune_only_lists_the_bucket(
+    left: TestPartner, world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with fault_proxy(world.stack.aws_endpoint_url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        assert prune(instance).success
     assert snapshots(left) == digests(*range(10))
+    assert proxy.seen
+    assert all(method == "GET" and "list-type=2" in path for method, path in proxy.seen)
+    assert len(proxy.seen) <= 2 + len(everything(world)) // 1000
 
 
 @pytest.mark.usefixtures("ahead")
