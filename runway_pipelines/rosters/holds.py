@@ -28,6 +28,7 @@ from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocumen
 SHA256_SHOWN = 12
 LEAST_SHA256 = 8
 MOST_TEXT = 200  # characters of a name or a reason
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})  # Unicode's controls, and what ends a line
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def write_expectations(
 def signed(decided_by: str, reason: str, now: datetime) -> Signature:
     """A signature; raises `DecisionRefused` for a name or a reason that is empty, too long, or no plain text."""
     for what, text in (("a name (decided_by)", decided_by), ("a reason", reason)):
-        if not 1 <= len(text.strip()) <= MOST_TEXT or any(unicodedata.category(each).startswith("C") for each in text):
+        if not 1 <= len(text.strip()) <= MOST_TEXT or not _UNPRINTABLE.isdisjoint(map(unicodedata.category, text)):
             raise DecisionRefused(
                 expected=f"{what} of 1 to {MOST_TEXT} characters in one line",
                 came=f"{len(text)} characters",
