@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.rosters import COMMAND_LINE, TenantArgument, why_nothing
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.decisions import What
     from runway_pipelines.rosters.holds import Hold
     from runway_pipelines.rosters.services import RosterServices
+
+LEAST_SHOWN = 8  # digits of a digest: as many as a decision needs
 
 
 def signed_command(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -301,14 +304,17 @@ def audit(target: Target, what: str) -> None:
     of = PartnerTenant.parse(what) if "/" in what else what
     with target.services() as services:
         found = entries(services.store, of)
+    done = {each.id for each in found if each.is_done}
     table = Table("at (UTC)", "tenant", "what", "from", "to", "who, and why", title="On record", title_justify="left")
     for each in found:
+        if each.is_done:
+            continue
         table.add_row(
             minute(each.at),
             each.tenant_code or "all",
-            each.what,
-            (each.from_sha256 or "")[:SHA256_SHOWN],
-            (each.to_sha256 or "")[:SHA256_SHOWN],
+            each.what if each.id in done else Text(f"{each.what}, not completed", style="bold red"),
+            (each.from_sha256 or "")[:LEAST_SHOWN],
+            (each.to_sha256 or "")[:LEAST_SHOWN],
             f"{each.signature.decided_by}: {each.signature.reason}"
             if each.signature
             else str(each.details.get("guards", "")),

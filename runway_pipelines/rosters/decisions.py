@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any
+
+from psycopg import Connection
 
 from runway_pipelines.errors import DecisionRefused, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
@@ -32,7 +35,7 @@ from runway_pipelines.rosters.holds import (
     write_expectations,
     write_hold,
 )
-from runway_pipelines.rosters.manifest import Manifest, Pointer, Signature, pointer_key
+from runway_pipelines.rosters.manifest import Manifest, Pointer, Signature, lock_name, pointer_key
 from runway_pipelines.rosters.publication import (
     point,
     previous_of,
@@ -95,6 +98,7 @@ class _Case:
     stored: StoredDocument | None
     pointer: Pointer | None
     hold: Hold | None
+    lock: Connection[Any]
 
     @contextmanager
     def recorded(self, to: str) -> Iterator[None]:
@@ -124,10 +128,10 @@ def decide(
     signature = signed(decision.decided_by, decision.reason, context.now())
     act = {What.APPROVE: _approve, What.REJECT: _reject, What.ROLLBACK: _roll_back, What.UNPIN: _unpin}[decision.what]
     started = time.monotonic()
-    with context.database.advisory_lock(f"runway_pipelines/roster/{tenant}", context.lock_wait_seconds):
+    with context.database.advisory_lock(lock_name(tenant), context.lock_wait_seconds) as lock:
         stored = context.store.read(pointer_key(tenant))
         pointer, hold = _pointer(tenant, stored), read_hold(context.store, tenant)
-        outcome = act(_Case(context, tenant, tuple(school_years), decision, signature, stored, pointer, hold))
+        outcome = act(_Case(context, tenant, tuple(school_years), decision, signature, stored, pointer, hold, lock))
     return replace(outcome, seconds=time.monotonic() - started)
 
 
@@ -148,17 +152,21 @@ def _approve(case: _Case) -> TenantOutcome:
             secret_version_id=hold.secret_version_id,
             run_id=case.context.run_id,
             previous_sha256=previous_of(pointer, hold.sha256),
+            place=hold.place,
         )
         outcome = _publish(case, approved, manifest)
         delete_hold(case.context.store, case.tenant)
-    return replace(outcome, reason=f"approved {case.signature}; {outcome.reason}")
+    return replace(outcome, reason=f"approved {case.signature.said}; {outcome.reason}")
 
 
 def _reject(case: _Case) -> TenantOutcome:
-    hold = _candidate(case)
+    hold, pointer = _candidate(case), case.pointer
+    if pointer is not None and pointer.sha256 == hold.sha256 != hold.published_sha256:
+        raise _refused("a candidate that is not published", "one that was approved meanwhile", "roll back instead")
     hold = replace(hold, rejected=hold.rejected or case.signature)
     with case.recorded(to=hold.sha256):
         write_hold(case.context.store, case.tenant, hold)
+        _copy_again(case)
     return TenantOutcome(case.tenant, TenantStatus.HELD, hold.said_of(case.tenant), 0, hold=hold)
 
 
@@ -174,6 +182,7 @@ def _roll_back(case: _Case) -> TenantOutcome:
             run_id=case.context.run_id,
             previous_sha256=previous_of(case.pointer, sha256),
             pinned=case.signature,
+            place=manifest.place,
         )
         outcome = _publish(case, pinned, manifest)
         delete_hold(case.context.store, case.tenant)
@@ -192,6 +201,7 @@ def _unpin(case: _Case) -> TenantOutcome:
     if pointer.pinned is not None:
         with case.recorded(to=pointer.sha256):
             point(case.context.store, case.tenant, replace(pointer, pinned=None), replacing=case.stored)
+            _copy_again(case)
     return _as_it_is(case, pointer, "not pinned: the next refresh publishes, if the guards let it")
 
 
@@ -236,9 +246,8 @@ def _target(case: _Case) -> str:
     if named is None:
         if pointer is None or pointer.previous_sha256 is None:
             raise _refused("a snapshot that was published before", "none", remedy)
-        if pointer.pinned is not None:
-            raise _refused("a snapshot to roll back to", f"none, and {case.tenant} pinned {pointer.pinned}", remedy)
-        return pointer.previous_sha256
+        # Where it was said before, and the process died before its end, this finishes it; further back leads --to.
+        return pointer.previous_sha256 if pointer.pinned is None else pointer.sha256
     if len(named) < LEAST_SHA256:
         raise _refused(f"at least the first {LEAST_SHA256} digits of a snapshot", f"{len(named)} digits", remedy)
     return whole_sha256(case.context.store, case.tenant, named)
@@ -259,6 +268,8 @@ def _publish(case: _Case, pointer: Pointer, manifest: Manifest) -> TenantOutcome
     """Publish a kept snapshot, verified: copies, then the pointer."""
     store, tenant, years = case.context.store, case.tenant, case.school_years
     digest = verified_digest(store, tenant, pointer.sha256)
+    # The lock ends with its connection. If that broke while the snapshot was read, a run may be copying by now.
+    case.lock.execute("select 1")
     keys_written = publish(store, tenant, years, digest)
     point(store, tenant, pointer, replacing=case.stored)
     is_same = case.pointer is not None and case.pointer.sha256 == pointer.sha256
@@ -272,6 +283,18 @@ def _publish(case: _Case, pointer: Pointer, manifest: Manifest) -> TenantOutcome
         school_years=years,
         keys_written=keys_written,
     )
+
+
+def _copy_again(case: _Case) -> None:
+    """See to it that every school year has what is published: another decision may have died between two copies."""
+    if case.pointer is None:
+        return
+    try:
+        digest = verified_digest(case.context.store, case.tenant, case.pointer.sha256)
+    except StoredObjectDamaged:
+        return  # there is nothing to copy, and this decision publishes nothing
+    case.lock.execute("select 1")
+    publish(case.context.store, case.tenant, case.school_years, digest)
 
 
 def _as_it_is(case: _Case, pointer: Pointer, reason: str) -> TenantOutcome:

@@ -45,6 +45,11 @@ def manifest_key(tenant: PartnerTenant, sha256: str) -> str:
     return f"{snapshots_prefix(tenant)}{sha256}.manifest.json"
 
 
+def lock_name(tenant: PartnerTenant) -> str:
+    """The lock that whoever changes what is published for the tenant holds."""
+    return f"runway_pipelines/roster/{tenant}"
+
+
 def pointer_key(tenant: PartnerTenant) -> str:
     """The key of the pointer to the published snapshot."""
     return f"{snapshots_prefix(tenant)}current.json"
@@ -135,17 +140,22 @@ class Signature:
     reason: str
     at: str
 
+    @property
+    def said(self) -> str:
+        """Who and why."""
+        return f"by {self.decided_by}: {self.reason}"
+
     def __str__(self) -> str:
-        return f"since {self.at[:16].replace('T', ' ')} UTC, by {self.decided_by}: {self.reason}"
+        return f"since {self.at[:16].replace('T', ' ')} UTC, {self.said}"
 
 
 @dataclass(frozen=True)
 class Pointer:
     """Which snapshot is published, when it was last confirmed, and by which run with which secret.
 
-    ``verified_at`` is when the warehouse last gave these bytes; by ``query_started_at`` a run sees that its query is
-    older. ``previous_sha256`` was published before. A roll back ``pinned`` it: refreshes publish nothing until somebody
-    ends that.
+    ``verified_at`` is when the warehouse last gave these bytes, and ``place`` which warehouse that was: another one may
+    have given them first. By ``query_started_at`` a run sees that its query is older. ``previous_sha256`` was published
+    before. A roll back ``pinned`` it: refreshes publish nothing until somebody ends that.
     """
 
     sha256: str
@@ -155,6 +165,7 @@ class Pointer:
     run_id: str
     previous_sha256: str | None = None
     pinned: Signature | None = None
+    place: Place | None = None  # none in a pointer of 0.1.0
 
     def to_json(self) -> Document:
         """The document, readable by a person."""

@@ -147,7 +147,7 @@ def prune_tenant(
     """
     if not to_prune(snapshots, retention, now):
         return []
-    with database.advisory_lock(f"runway_pipelines/roster/{tenant}", LOCK_WAIT_SECONDS) as lock:
+    with database.advisory_lock(lock_name(tenant), LOCK_WAIT_SECONDS) as lock:
         surplus = to_prune(snapshots, retention, now, protected_digests(store, tenant))
         if surplus:
             with _record_pruned(store, tenant, surplus, run_id):

@@ -12,7 +12,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -55,7 +55,7 @@ from runway_pipelines.rosters.holds import (
     what_to_do,
     write_hold,
 )
-from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, snapshot_key, snapshots_prefix
+from runway_pipelines.rosters.manifest import Manifest, Pointer, lock_name, pointer_key, snapshot_key, snapshots_prefix
 from runway_pipelines.rosters.publication import (
     Published,
     keep_snapshot,
@@ -234,7 +234,7 @@ def refresh_tenant(
             extract = extract_roster(
                 session, tenant, file, run_id=context.run_id, log=context.log, fillers=context.fillers
             )
-        with context.database.advisory_lock(f"runway_pipelines/roster/{tenant}", context.lock_wait_seconds) as lock:
+        with context.database.advisory_lock(lock_name(tenant), context.lock_wait_seconds) as lock:
             return _publish_extract(context, tenant, school_years, file, extract, started, lock)
 
 
@@ -290,7 +290,7 @@ def _publish_extract(
 
     context.store.abort_pending_uploads(snapshots_prefix(tenant))
     manifest = _manifest(context, tenant, file, extract, published)
-    results = _judged(context, tenant, manifest, published, is_first=stored is None)
+    results, expected = _judged(context, tenant, manifest, published, is_first=stored is None)
     if blocks := blocking(results):
         reason = "; ".join(result.reason for result in blocks)
         return TenantOutcome(tenant, TenantStatus.HELD, reason, time.monotonic() - started, check_results=results)
@@ -306,7 +306,7 @@ def _publish_extract(
     if holding(results):
         return _held(context, tenant, school_years, manifest, extract, published, results, hold, started)
 
-    with _released(context, tenant, hold, manifest):
+    with _recorded(context, expected), _released(context, tenant, hold, manifest):
         keys_written = publish(context.store, tenant, school_years, extract.digest)
         pointer = Pointer(
             sha256=manifest.sha256,
@@ -315,6 +315,7 @@ def _publish_extract(
             secret_version_id=extract.secret_version,
             run_id=context.run_id,
             previous_sha256=previous_of(published.pointer if published else None, manifest.sha256),
+            place=extract.place,
         )
         point(context.store, tenant, pointer, replacing=stored)
 
@@ -334,14 +335,15 @@ def _publish_extract(
 
 def _judged(
     context: RefreshContext, tenant: PartnerTenant, manifest: Manifest, published: Published | None, *, is_first: bool
-) -> tuple[CheckResult, ...]:
-    """Every rule's and every guard's result; what somebody expected is a warning, and goes on record."""
+) -> tuple[tuple[CheckResult, ...], tuple[Entry, ...]]:
+    """Every rule's and every guard's result; what somebody expected is a warning, to be put on record if it passes."""
     before = published.manifest if published else None
-    comparison = Comparison(before, is_first, () if before else context.places(tenant))
+    place = published.place if published else None
+    comparison = Comparison(before, is_first, () if before else context.places(tenant), place)
     results = combine(judge(manifest, before, context.thresholds), judge_guards(manifest, comparison, context.guards))
     if published is not None and published.pointer.pinned is not None:
-        return as_warnings(results, GUARD_NAMES, "nothing is published while the tenant is pinned")
-    return _expected(context, tenant, manifest, results, published) if holding(results) else results
+        return as_warnings(results, GUARD_NAMES, "nothing is published while the tenant is pinned"), ()
+    return _expected(context, tenant, manifest, results, published) if holding(results) else (results, ())
 
 
 def _expected(
@@ -350,12 +352,13 @@ def _expected(
     manifest: Manifest,
     results: tuple[CheckResult, ...],
     published: Published | None,
-) -> tuple[CheckResult, ...]:
+) -> tuple[tuple[CheckResult, ...], tuple[Entry, ...]]:
     try:
         expectations, _ = read_expectations(context.store, tenant.partner_id)
     except StoredObjectDamaged as error:
         context.log.warning(f"{tenant}: nothing is expected: {error}", extra={"tenant": str(tenant)})
-        return results
+        return results, ()
+    entries = []
     for result in holding(results):
         expected = expectations.covering(tenant, result.rule.name, context.now())
         if expected is None:
@@ -371,9 +374,16 @@ def _expected(
             expected.signature,
             {"expectation": expected.id, "guard": result.rule.name, **result.numbers},
         )
-        with on_record(context.store, passed, context.now):
-            pass
-    return results
+        entries.append(passed)
+    return results, tuple(entries)
+
+
+@contextmanager
+def _recorded(context: RefreshContext, entries: Iterable[Entry]) -> Iterator[None]:
+    with ExitStack() as records:
+        for entry in entries:
+            records.enter_context(on_record(context.store, entry, context.now))
+        yield
 
 
 def _held(
@@ -399,6 +409,7 @@ def _held(
         seen_at=now,
         query_started_at=extract.query_started_at.isoformat(),
         secret_version_id=extract.secret_version,
+        place=extract.place,
     )
     if standing is not None and standing.identity == hold.identity:
         hold = replace(hold, since=standing.since, run_id=standing.run_id, rejected=standing.rejected)
@@ -490,7 +501,7 @@ def _entry(
 
 
 def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDocument | None) -> Published | None:
-    """What is published. A pointer that cannot be read does not stop the run, which replaces it."""
+    """What is published. A pointer that cannot be read holds the candidate, and a decision writes it anew."""
     try:
         return parse_published(context.store, tenant, stored)
     except StoredObjectDamaged as error:
