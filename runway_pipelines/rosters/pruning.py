@@ -14,7 +14,14 @@ from runway_pipelines.errors import LockTimeout, Permanent, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import Entry, on_record
 from runway_pipelines.rosters.holds import UNREADABLE, read_hold
-from runway_pipelines.rosters.manifest import SNAPSHOTS_PREFIX, hold_key, manifest_key, snapshot_key, snapshots_prefix
+from runway_pipelines.rosters.manifest import (
+    SNAPSHOTS_PREFIX,
+    hold_key,
+    lock_name,
+    manifest_key,
+    snapshot_key,
+    snapshots_prefix,
+)
 from runway_pipelines.rosters.publication import read_published
 from runway_pipelines.rosters.retention import Retention, StoredSnapshot, parse_snapshot_key, to_prune
 from runway_pipelines.rosters.services import RosterServices
