@@ -25,8 +25,8 @@ def partners_with_rosters(partners: Sequence[Partner]) -> tuple[Partner, ...]:
 
 
 def tenants_with_students(partner: Partner) -> tuple[Tenant, ...]:
-    """The partner's tenants that have a roster."""
-    return tuple(tenant for tenant in partner.tenants if tenant.students and not tenant.deleted)
+    """The partner's tenants that have a roster; a global one has none."""
+    return tuple(one for one in partner.tenants if one.students and not one.deleted and not one.is_global)
 
 
 def named(partners: Sequence[Partner], text: str) -> tuple[Partner, Tenant | None]:

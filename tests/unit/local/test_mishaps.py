@@ -17,7 +17,7 @@ PARTNERS = synthetic_partners()
 ACME, BOREALIS, CASCADE = PARTNERS[:3]
 SAMPLES = [(ACME, "juniper"), (ACME, "brookdale"), (BOREALIS, "district-3")]
 NO_NAMES = ["ashford", "nobody/ashford", "", "/", "acme/", "acme/nowhere", "acme/ashford/x"]
-WITHOUT_A_ROSTER = ["driftwood", "eventide/north", "foxglove", "acme/lakeside", "acme/kestrel"]
+WITHOUT_A_ROSTER = ["driftwood", "eventide/north", "foxglove", "acme/lakeside", "acme/kestrel", "borealis/district-7"]
 
 
 def tenant_of(partner: Partner, code: str) -> Tenant:
