@@ -89,13 +89,15 @@ class Announced:
 class Comparison:
     """What a candidate is compared with.
 
-    ``published`` is the manifest of what is published; None if nothing is (``is_first``), or if it cannot be read. A
-    tenant's first roster is compared with the ``places`` that the partner's other rosters come from.
+    ``published`` is the manifest of what is published; None if nothing is (``is_first``), or if it cannot be read.
+    ``place`` is the warehouse that it came from last, and left out if it is the manifest's. A tenant's first roster is
+    compared with the ``places`` that the partner's other rosters come from.
     """
 
     published: Manifest | None
     is_first: bool
     places: Collection[Place] = ()
+    place: Place | None = None
 
 
 def judge_guards(candidate: Candidate, comparison: Comparison, guards: Guards) -> tuple[CheckResult, ...]:
@@ -151,6 +153,8 @@ def _students_lost(candidate: Candidate, comparison: Comparison, guards: Guards)
     if not guards.students_lost or comparison.is_first:
         return _passed(STUDENTS_LOST, "nothing to compare with" if comparison.is_first else "turned off")
     published, removed = comparison.published, candidate.students_removed
+    if removed == candidate.students_added == candidate.students_changed == 0:
+        return _passed(STUDENTS_LOST, "nothing has changed")  # also where only the manifest cannot be read
     if published is None or removed is None:
         return _failed(
             STUDENTS_LOST,
@@ -229,8 +233,10 @@ def _warehouse_moved(candidate: Candidate, comparison: Comparison, guards: Guard
     if not guards.warehouse_moved:
         return _passed(WAREHOUSE_MOVED, "turned off")
     published = comparison.published
-    known = comparison.places if published is None else [place for place in (published.place,) if place]
-    return moved(candidate.place, known)
+    own = comparison.place or (published.place if published else None)
+    if own is not None:
+        return moved(candidate.place, [own])
+    return moved(candidate.place, comparison.places if published is None else ())
 
 
 def moved(place: Place | None, known: Collection[Place]) -> CheckResult:

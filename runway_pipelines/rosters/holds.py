@@ -24,6 +24,7 @@ from runway_pipelines.rosters.manifest import (
 from runway_pipelines.rosters.publication import READERS
 from runway_pipelines.rosters.quality import CheckResult
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
+from runway_pipelines.systems.snowflake.connection import Place
 
 SHA256_SHOWN = 12
 LEAST_SHA256 = 8
@@ -44,9 +45,9 @@ class HoldReason:
 class Hold:
     """A candidate that waits for a decision. Times are ISO 8601 in UTC.
 
-    ``since`` and ``run_id`` are of the run that held it first; ``seen_at``, ``query_started_at`` and
-    ``secret_version_id`` of the newest run to which the warehouse gave the same bytes. ``rejected`` says who decided
-    against it.
+    ``since`` and ``run_id`` are of the run that held it first; ``seen_at``, ``query_started_at``, ``secret_version_id``
+    and ``place`` of the newest run to which the warehouse gave the same bytes. ``rejected`` says who decided against
+    it.
     """
 
     sha256: str
@@ -59,6 +60,7 @@ class Hold:
     query_started_at: str
     secret_version_id: str
     rejected: Signature | None = None
+    place: Place | None = None
 
     @property
     def guards(self) -> tuple[str, ...]:
@@ -74,7 +76,7 @@ class Hold:
         """The hold in words, with its numbers and what to do."""
         why = "; ".join(f"{each.guard}: {each.reason}" for each in self.reasons)
         if self.rejected is not None:
-            return f"the candidate {self.sha256[:SHA256_SHOWN]} was rejected {self.rejected} ({why})"
+            return f"the candidate {self.sha256[:SHA256_SHOWN]} was rejected {self.rejected.said} ({why})"
         return f"held since {self.since[:16].replace('T', ' ')} UTC: {why}. {what_to_do(tenant, self.sha256)}"
 
 

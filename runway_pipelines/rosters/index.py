@@ -12,12 +12,12 @@ from typing import Any, Self
 import orjson
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from runway_pipelines.errors import PublicationRaced
+from runway_pipelines.errors import PublicationRaced, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant, shown, why_unusable
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.freshness import moment_of
 from runway_pipelines.rosters.manifest import index_key
-from runway_pipelines.rosters.publication import READERS, read_manifest
+from runway_pipelines.rosters.publication import READERS, read_published
 from runway_pipelines.rosters.refresh import TenantOutcome
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.snowflake.connection import Place
@@ -170,12 +170,19 @@ class PublishedPlaces:
 
     def _read(self) -> dict[PartnerTenant, Place]:
         index = PartnerIndex.read(self._store, self._partner)
-        published = [(entry.tenant_code, entry.sha256) for entry in index.tenants if entry.sha256 is not None]
-        tenants = [(PartnerTenant(self._partner.partner_id, code), sha256) for code, sha256 in published]
+        published = [entry.tenant_code for entry in index.tenants if entry.has_snapshot]
+        tenants = [PartnerTenant(self._partner.partner_id, code) for code in published]
         chosen = tenants if self._at_most is None else tenants[: self._at_most]
         with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="places") as executor:
-            manifests = executor.map(lambda each: read_manifest(self._store, *each), chosen)
-        return {each[0]: found.place for each, found in zip(chosen, manifests, strict=True) if found and found.place}
+            places = executor.map(self._place_of, chosen)
+        return {tenant: place for tenant, place in zip(chosen, places, strict=True) if place}
+
+    def _place_of(self, tenant: PartnerTenant) -> Place | None:
+        try:
+            published = read_published(self._store, tenant)
+        except StoredObjectDamaged:
+            return None
+        return published.place if published else None
 
 
 def forget_tenant(store: ObjectStore, tenant: PartnerTenant) -> None:

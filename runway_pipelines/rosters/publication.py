@@ -24,6 +24,7 @@ from runway_pipelines.rosters.manifest import (
     stable_key,
 )
 from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore, StoredDocument
+from runway_pipelines.systems.snowflake.connection import Place
 
 READERS = 10  # threads that read small objects: as many as the S3 client has connections
 
@@ -34,6 +35,11 @@ class Published:
 
     pointer: Pointer
     manifest: Manifest | None
+
+    @property
+    def place(self) -> Place | None:
+        """The warehouse that it came from last, where that is known."""
+        return self.pointer.place or (self.manifest.place if self.manifest else None)
 
 
 def read_published(store: ObjectStore, tenant: PartnerTenant) -> Published | None:

@@ -209,7 +209,7 @@ class RosterRoute:
             published = None
         if published is None or published.manifest is None:
             return unguarded
-        comparison = Comparison(published.manifest, is_first=False)
+        comparison = Comparison(published.manifest, is_first=False, place=published.place)
         return lambda counts, place: judge_announced_guards(counts, place, comparison, self._guards)
 
     def _snapshot(self, tenant: PartnerTenant, stored: StoredDocument | None) -> Snapshot | None:

@@ -1,6 +1,7 @@
 """Each guard holds just above its threshold and not at it, says why in numbers, and can be turned off."""
 
-from dataclasses import replace
+from collections import Counter
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -46,16 +47,14 @@ HERE = Place("xy12345", "ANALYTICS", "PROD")
 NOW = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
 SIGNED = Signature("Ann", "new school", NOW.isoformat())
 counts = st.integers(0, 5000)
-UNCHANGED = {"students_added": 0, "students_removed": 0, "students_changed": 0, "previous_sha256": "p"}
+UNCHANGED: dict[str, Any] = {"students_added": 0, "students_removed": 0, "students_changed": 0, "previous_sha256": "p"}
 
 
 def of(place: Place | None = HERE, **changes: Any) -> Manifest:
     """A manifest of a thousand students that came from a place, and that nothing has changed in."""
     return replace(
         manifest(students=1000, students_without_codes=0, students_by_id_system={"Local": 1000}),
-        account=place and place.account,
-        database=place and place.database,
-        schema=place and place.schema,
+        **(asdict(place) if place else {}),
         **UNCHANGED | changes,
     )
 
@@ -214,7 +213,14 @@ def test_a_place_without_a_member_is_none(missing: str) -> None:
 
 
 def test_a_first_roster_has_nothing_to_compare_with() -> None:
-    strange = of(colliding_codes=900, students_by_id_system={}, **dict.fromkeys(UNCHANGED, None))
+    strange = of(
+        colliding_codes=900,
+        students_by_id_system={},
+        students_added=None,
+        students_removed=None,
+        students_changed=None,
+        previous_sha256=None,
+    )
     assert holders(judge_guards(strange, against(None, is_first=True), GUARDS)) == []
 
 
@@ -237,6 +243,20 @@ def test_what_is_published_and_cannot_be_read_holds_as_lost_students() -> None:
     assert "cannot be read" in result_of(STUDENTS_LOST, candidate, unreadable).reason
     # Also where the manifest is there, and the snapshot beside it could not be compared.
     assert holders(judge_guards(candidate, against(of()), GUARDS)) == [STUDENTS_LOST]
+
+
+def test_the_very_bytes_that_are_published_pass_also_where_their_manifest_cannot_be_read() -> None:
+    assert holders(judge_guards(of(), against(None), GUARDS)) == []
+    assert holders(judge_guards(of(students_changed=1), against(None), GUARDS)) == [STUDENTS_LOST]
+
+
+def test_the_place_that_confirmed_what_is_published_counts_more_than_the_manifests() -> None:
+    moved_to = Place("zz", "D", "S")
+    since = Comparison(of(HERE), is_first=False, place=moved_to)
+    assert result_of(WAREHOUSE_MOVED, of(moved_to), since).passed
+    assert not result_of(WAREHOUSE_MOVED, of(HERE), since).passed
+    unreadable = Comparison(None, is_first=False, places=[HERE], place=moved_to)
+    assert result_of(WAREHOUSE_MOVED, of(moved_to), unreadable).passed
 
 
 def test_what_is_published_and_cannot_be_read_is_compared_with_the_partners_other_places() -> None:
@@ -341,7 +361,7 @@ def test_a_failure_that_somebody_decided_on_is_a_warning_that_says_why_and_the_o
 
 
 def announced(students: int, **changes: Any) -> RosterCounts:
-    counted = RosterCounts(students=students, students_by_id_system={"Local": students})
+    counted = RosterCounts(students=students, students_by_id_system=Counter({"Local": students}))
     for name, value in changes.items():
         setattr(counted, name, value)
     return counted

@@ -21,6 +21,7 @@ from runway_pipelines.rosters.manifest import (
     snapshots_prefix,
     stable_key,
 )
+from runway_pipelines.systems.snowflake.connection import Place
 from tests.factories import TENANT, manifest, pointer
 
 HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -55,6 +56,7 @@ OF_TYPE = {
     "str | None": st.none() | texts,
     "int | None": maybe_counts,
     "Signature | None": st.none() | st.builds(Signature, texts, texts, texts),
+    "Place | None": st.none() | st.builds(Place, texts, texts, texts),
 }
 manifests = st.builds(Manifest, **{field.name: OF_TYPE[str(field.type)] for field in fields(Manifest)})
 moments = st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat)
