@@ -33,7 +33,7 @@ from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, S
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.operations.logs import JsonLines
 from runway_pipelines.rosters.manifest import pointer_key
-from runway_pipelines.rosters.refresh import RefreshContext, refresh_tenant
+from runway_pipelines.rosters.refresh import RefreshContext, TenantOutcome, refresh_tenant
 from runway_pipelines.settings import load_settings
 from runway_pipelines.stream import server as server_module
 from runway_pipelines.stream.tokens import TokenRules
@@ -269,6 +269,15 @@ def in_background(work: Any, *arguments: Any) -> Thread:
 
 def publish(partner: TestPartner, code: str) -> bytes:
     """Take and publish the tenant's roster as a run does; returns its bytes."""
+    outcome = refresh(partner, code)
+    assert outcome.status.is_success, outcome.reason
+    published = partner.published(code)
+    assert published is not None
+    return published
+
+
+def refresh(partner: TestPartner, code: str) -> TenantOutcome:
+    """Take the tenant's roster as a run does, and publish it if nothing keeps it back."""
     with build_services(load_settings()).process_config_and_initialize_cm() as services:
         context = RefreshContext(
             store=services.store,
@@ -280,11 +289,7 @@ def publish(partner: TestPartner, code: str) -> bytes:
         )
         sessions = PartnerSessions(partner.partner_id, services.secrets, services.snowflake, size=1, query_tag="test")
         with closing(sessions):
-            outcome = refresh_tenant(context, sessions, partner.tenant(code), (2026,))
-    assert outcome.status.is_success, outcome.reason
-    published = partner.published(code)
-    assert published is not None
-    return published
+            return refresh_tenant(context, sessions, partner.tenant(code), (2026,))
 
 
 def change_pointer(partner: TestPartner, code: str, **members: str) -> None:
