@@ -1,4 +1,4 @@
-"""The main jobs on the embedded stack: every partner's rosters, the library's identity, and a key that rotates."""
+"""The main jobs on the embedded stack: all rosters, one that is held, the library's identity, and a key that rotates."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from runway_pipelines.dagster_events import evaluate_sensor, report_canceled
 from runway_pipelines.definitions import defs
 from runway_pipelines.identity.assets import COUNTS
 from runway_pipelines.identity.automation import library_identity_job
+from runway_pipelines.local.hold_demo import HoldResult, print_hold, run_hold
 from runway_pipelines.local.key_rotation import rotate_key
 from runway_pipelines.local.partners import Partner, synthetic_partners
 from runway_pipelines.operations.tags import PARTNER_TAG, TRIGGER_TAG
+from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import sync_partitions
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.automation import partner_rosters_job
+from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.refresh import TenantStatus
 from runway_pipelines.rosters.services import RosterServices
@@ -93,12 +96,14 @@ def tell_story(services: RosterServices, state_dir: Path, console: Console) -> d
     """Run the whole demo, report it on the console, and return `results_document`."""
     results = list(run_demo(services, console))
     print_results(results, console)
+    hold = run_hold(services, state_dir, refresh_quietly, console)
+    print_hold(hold, console)
     console.print("Resolving the library's identity ...")
     identity = run_identity()
     print_identity(identity, console)
     rotation = run_rotation(services, state_dir, console)
     print_rotation(rotation, console)
-    return results_document(results, identity, rotation)
+    return results_document(results, hold, identity, rotation)
 
 
 def run_demo(services: RosterServices, console: Console) -> Iterator[PartnerResult]:
@@ -119,27 +124,32 @@ def execute_quietly(
     instance: dg.DagsterInstance, partner_id: str, tags: Mapping[str, str]
 ) -> dg.ExecuteInProcessResult:
     """`partner_rosters_job` for a partner."""
-    return _execute(partner_rosters_job.name, instance, tags, partition_key=partner_id)
+    job = defs().resolve_job_def(partner_rosters_job.name)
+    return _execute(job, instance, tags, partition_key=partner_id)
+
+
+def refresh_quietly(tenant: PartnerTenant) -> bool:
+    """Materialize one tenant's roster; returns whether that succeeded."""
+    job = defs().resolve_implicit_global_asset_job_def()
+    with dg.DagsterInstance.get() as instance:
+        selected: dict[str, Any] = {"asset_selection": [CROSS_YEAR_ROSTER], "partition_key": tenant.key}
+        return _execute(job, instance, {TRIGGER_TAG: "demo"}, **selected).success
 
 
 def _execute(
-    job_name: str, instance: dg.DagsterInstance, tags: Mapping[str, str], **options: Any
+    job: dg.JobDefinition, instance: dg.DagsterInstance, tags: Mapping[str, str], **options: Any
 ) -> dg.ExecuteInProcessResult:
     """Run a job in this process. Its log goes to the event log, not to the terminal."""
     run_id = str(uuid.uuid4())
     _under_way.append(run_id)
     try:
-        return (
-            defs()
-            .resolve_job_def(job_name)
-            .execute_in_process(
-                instance=instance,
-                run_id=run_id,
-                run_config={"loggers": QUIET},
-                tags=dict(tags),
-                raise_on_error=False,
-                **options,
-            )
+        return job.execute_in_process(
+            instance=instance,
+            run_id=run_id,
+            run_config={"loggers": QUIET},
+            tags=dict(tags),
+            raise_on_error=False,
+            **options,
         )
     finally:
         _under_way.remove(run_id)
@@ -185,16 +195,18 @@ def expected_trouble(partners: Iterable[Partner] | None = None) -> frozenset[tup
 
 def results_document(
     results: Iterable[PartnerResult],
+    hold: HoldResult | None = None,
     identity: IdentityResult | None = None,
     rotation: RotationResult | None = None,
 ) -> dict[str, Any]:
     """The results in machine-readable form."""
     partners = [asdict(result) for result in results]
     tenants = [tenant for partner in partners for tenant in partner["tenants"]]
-    others = [result for result in (identity, rotation) if result is not None]
+    others = [result for result in (hold, identity, rotation) if result is not None]
     return {
         "is_success": all(tenant["is_expected"] for tenant in tenants) and all(each.is_expected for each in others),
         "partners": partners,
+        "hold": hold and asdict(hold),
         "identity": identity and asdict(identity),
         "rotation": rotation and asdict(rotation),
     }
@@ -252,7 +264,7 @@ def run_identity() -> IdentityResult:
     """`library_identity_job` on the embedded catalogue and LML."""
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
-        run = _execute(library_identity_job.name, instance, {TRIGGER_TAG: "demo"})
+        run = _execute(defs().resolve_job_def(library_identity_job.name), instance, {TRIGGER_TAG: "demo"})
     counts: dict[str, Any] = {}
     for event in run.get_asset_materialization_events():
         found = event.materialization.metadata.get(COUNTS)
