@@ -209,7 +209,8 @@ def test_a_published_manifest_of_an_earlier_version_has_no_place_and_passes() ->
 
 @pytest.mark.parametrize("missing", ["account", "database", "schema"])
 def test_a_place_without_a_member_is_none(missing: str) -> None:
-    assert replace(of(), **{missing: None}).place is None
+    members: dict[str, Any] = {missing: None}
+    assert replace(of(), **members).place is None
 
 
 def test_a_first_roster_has_nothing_to_compare_with() -> None:
