@@ -123,7 +123,7 @@ def _say_mended(mended: Mended) -> None:
         return
     click.echo(f"Mended: {'; '.join(parts)}.")
     if mended.partner_ids:
-        click.echo(f"See it: {REFRESH.format(' and '.join(mended.partner_ids))}.")
+        click.echo(f"See it: {REFRESH.format(', '.join(mended.partner_ids))}.")
 
 
 def _named(target: Target, name: str) -> tuple[Partner, Tenant | None]:
