@@ -196,8 +196,9 @@ def dump_document(document: DataclassInstance) -> Document:
 
 def load_document(cls: type[T], key: str, document: Document) -> T:
     """Read a stored one; raises `StoredObjectDamaged`. Members of a later version are ignored."""
+    reader: TypeAdapter[T] = _reader(cast("Any", cls))
     try:
-        return cast("T", _reader(cls).validate_json(document))
+        return reader.validate_json(document)
     except ValidationError:
         raise _damaged(cls, key, document) from None
 
