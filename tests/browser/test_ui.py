@@ -105,6 +105,21 @@ def test_a_partners_page_says_which_districts_are_not_fresh_and_shows_its_studen
     page.screenshot(path=SCREENSHOTS / "freshness.png")
 
 
+def test_a_district_that_was_held_says_why_and_what_to_do(page: Page) -> None:
+    page.goto("/assets/rosters/cross_year_roster?view=events&partition=borealis%2Fdistrict-12")
+    expect(page.get_by_text(re.compile("held since")).first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "held-district.png")
+    page.goto("/assets/rosters/cross_year_roster?view=checks&checkDetail=students_lost")
+    expect(page.get_by_text("students_lost").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "held-check.png")
+
+
+def test_a_decision_is_made_in_the_launchpad_and_says_what_each_option_is(page: Page) -> None:
+    page.goto("/locations/runway_pipelines/jobs/roster_decision_job/playground")
+    expect(page.get_by_text("decided_by").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "decision-launchpad.png")
+
+
 def test_the_sensors_tick_by_themselves(page: Page) -> None:
     page.goto("/automation")
     for name in ("edu_credentials_rotated_sensor", "partner_tenants_sync_sensor", "run_outcome_event_sensor"):

@@ -211,7 +211,7 @@ class TestBytes:
         server.pull(run)
         server.pull(run, "?source=warehouse")
         said = rf"{partner.tenant('north')}: run {run}, 303 rows from the (\w+) \((.+)\), \d+ bytes, \d+ ms: complete"
-        expected = [("snapshot", "the snapshot is fresh"), ("warehouse", "it was asked for")]
+        expected = [("snapshot", "the snapshot is fresh"), ("warehouse", "it was asked for, around any hold")]
         # It is written when the client has it all.
         wait_until(lambda: re.findall(said, server.log()) == expected)
 
