@@ -1,4 +1,4 @@
-"""The main jobs on the embedded stack: all rosters, one that is held, the library's identity, and a key that rotates."""
+"""The main jobs on the embedded stack: all rosters, one that is held, the library's identity, a key that rotates."""
 
 from __future__ import annotations
 

@@ -21,13 +21,13 @@ class DecisionConfig(dg.Config):
     """A decision about the roster of the run's partition."""
 
     decision: What = Field(
-        description="approve: publish the held candidate. reject: leave it unpublished, and be told of it no more. "
-        "rollback: publish an older snapshot, and pin it. unpin: let the next refresh publish again."
+        description="APPROVE: publish the held candidate. REJECT: leave it unpublished, and be told of it no more. "
+        "ROLLBACK: publish an older snapshot, and pin it. UNPIN: let the next refresh publish again."
     )
     sha256: str | None = Field(
         None,
-        description="approve and reject: at least 8 digits of the candidate that you looked at. rollback: of the "
-        "snapshot to go back to; left out, the one that was published before.",
+        description="APPROVE and REJECT: at least 8 digits of the candidate that you looked at. ROLLBACK: of the "
+        "snapshot to go back to; empty, the one that was published before.",
     )
     decided_by: str = Field(description="Who decides: your name. It is kept on record and shown.")
     reason: str = Field(description="Why, in 1 to 200 characters, without any student's data. It is kept and shown.")
@@ -70,11 +70,20 @@ def _guards_passed(instance: dg.DagsterInstance, outcome: TenantOutcome) -> Iter
         )
 
 
+# What the launchpad shows. As it is it decides nothing: a decision without a name and a reason is refused.
+TO_FILL_IN = {
+    "ops": {
+        decide_on_roster.name: {"config": {"decision": What.APPROVE.name, "sha256": "", "decided_by": "", "reason": ""}}
+    }
+}
+
+
 @dg.job(
     name="roster_decision_job",
     description="A person decides about one tenant's roster: approve or reject a held candidate, roll back to an older "
     "snapshot, or end that. Choose the tenant as the partition, and fill in the config. It asks no warehouse.",
     partitions_def=PARTNER_TENANTS,
+    config=TO_FILL_IN,
     executor_def=dg.in_process_executor,
     owners=OWNERS,
     tags=domain("rosters"),
