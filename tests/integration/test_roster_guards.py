@@ -240,6 +240,7 @@ def check_text(result: dg.ExecuteInProcessResult, partition: str, name: str) -> 
     return str(found)
 
 
+@pytest.mark.slow
 def test_approve_publishes_exactly_the_candidate_and_asks_no_warehouse(guarded: Guarded) -> None:
     partner = guarded.partner
     guarded.has((0, 25))
