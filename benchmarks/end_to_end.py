@@ -49,8 +49,9 @@ from runway_pipelines.local.partners import Partner, Tenant
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.manifest import stable_key
+from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantStatus
 from runway_pipelines.rosters.query import ROSTER_SQL, roster_parameters
-from runway_pipelines.rosters.refresh import Extract, RefreshContext, TenantStatus, extract_roster, refresh_tenant
+from runway_pipelines.rosters.refresh import extract_roster, refresh_tenant
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.snowflake.client import EduSession, Selection
 

@@ -139,7 +139,8 @@ def tenants_alone(servers: dict[str, int]) -> dict[str, Any]:
 
     from runway_pipelines.credentials.sessions import PartnerSessions
     from runway_pipelines.partner_tenants.keys import PartnerTenant
-    from runway_pipelines.rosters.refresh import RefreshContext, refresh_tenants
+    from runway_pipelines.rosters.outcome import RefreshContext
+    from runway_pipelines.rosters.refresh import refresh_tenants
 
     with roster_services() as services:
         policy = services.policy

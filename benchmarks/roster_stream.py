@@ -35,7 +35,8 @@ from runway_pipelines.local.partners import Tenant
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.manifest import stable_key
-from runway_pipelines.rosters.refresh import RefreshContext, refresh_tenant
+from runway_pipelines.rosters.outcome import RefreshContext
+from runway_pipelines.rosters.refresh import refresh_tenant
 from runway_pipelines.settings import load_settings
 from runway_pipelines.stream.tokens import TokenRules
 

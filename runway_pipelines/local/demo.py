@@ -33,7 +33,7 @@ from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.automation import partner_rosters_job
 from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER
 from runway_pipelines.rosters.index import PartnerIndex
-from runway_pipelines.rosters.refresh import TenantStatus
+from runway_pipelines.rosters.outcome import TenantStatus
 from runway_pipelines.rosters.services import RosterServices
 
 ROTATED_PARTNER = "cascade"

@@ -44,8 +44,9 @@ from runway_pipelines.rosters.events import (
 )
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH_SPEC, freshness_evaluation
 from runway_pipelines.rosters.index import PartnerIndex, PublishedPlaces, record_outcomes
+from runway_pipelines.rosters.outcome import RefreshContext, TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import published_keys
-from runway_pipelines.rosters.refresh import RefreshContext, TenantOutcome, TenantStatus, refresh_tenants
+from runway_pipelines.rosters.refresh import refresh_tenants
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.snowflake.connection import Place
 

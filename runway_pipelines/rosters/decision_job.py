@@ -13,7 +13,7 @@ from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.rosters.decisions import Decision, What
 from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PUBLISHED_ROSTER, publication_metadata
 from runway_pipelines.rosters.guards import GUARD_NAMES
-from runway_pipelines.rosters.refresh import TenantOutcome
+from runway_pipelines.rosters.outcome import TenantOutcome
 from runway_pipelines.rosters.services import RosterServices
 
 

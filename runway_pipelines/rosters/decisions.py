@@ -36,6 +36,7 @@ from runway_pipelines.rosters.holds import (
     write_hold,
 )
 from runway_pipelines.rosters.manifest import Manifest, Pointer, Signature, lock_name, pointer_key
+from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import (
     point,
     previous_of,
@@ -45,7 +46,6 @@ from runway_pipelines.rosters.publication import (
     whole_sha256,
 )
 from runway_pipelines.rosters.quality import blocking, judge_announced, not_empty
-from runway_pipelines.rosters.refresh import TenantOutcome, TenantStatus
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 

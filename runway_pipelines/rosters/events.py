@@ -13,9 +13,9 @@ from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.rosters.guards import ALL_RULES, GUARD_NAMES
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
+from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from runway_pipelines.rosters.plots import bar_chart, inline_image
 from runway_pipelines.rosters.quality import QualityRule
-from runway_pipelines.rosters.refresh import TenantOutcome, TenantStatus
 from runway_pipelines.systems.aws.object_store import ObjectStore
 
 CROSS_YEAR_ROSTER = dg.AssetKey(["rosters", "cross_year_roster"])
@@ -33,7 +33,7 @@ def _consequence(rule: QualityRule) -> str:
 
 
 # Dagster's own "blocking" gates the steps of a run, but a partner's tenants are not steps. On every route, our code
-# leaves the stable keys untouched when a blocking rule fails (refresh._publish_extract).
+# leaves the stable keys untouched when a blocking rule fails (gate.publish_extract).
 CHECK_SPECS = [
     dg.AssetCheckSpec(
         rule.name,

@@ -17,8 +17,8 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant, shown, why_unus
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.freshness import moment_of
 from runway_pipelines.rosters.manifest import index_key
+from runway_pipelines.rosters.outcome import TenantOutcome
 from runway_pipelines.rosters.publication import READERS, read_published
-from runway_pipelines.rosters.refresh import TenantOutcome
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.snowflake.connection import Place
 

@@ -12,9 +12,9 @@ from runway_pipelines.partner_tenants.registry import Registry, read_registry
 from runway_pipelines.rosters.decisions import Decision, DecisionContext, decide
 from runway_pipelines.rosters.guards import Guards
 from runway_pipelines.rosters.index import record_outcomes
+from runway_pipelines.rosters.outcome import TenantOutcome
 from runway_pipelines.rosters.quality import Thresholds
 from runway_pipelines.rosters.query import READABLE_SQL
-from runway_pipelines.rosters.refresh import TenantOutcome
 from runway_pipelines.rosters.retention import Retention
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase

@@ -33,7 +33,8 @@ from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES, S
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.operations.logs import JsonLines
 from runway_pipelines.rosters.manifest import pointer_key
-from runway_pipelines.rosters.refresh import RefreshContext, TenantOutcome, refresh_tenant
+from runway_pipelines.rosters.outcome import RefreshContext, TenantOutcome
+from runway_pipelines.rosters.refresh import refresh_tenant
 from runway_pipelines.settings import load_settings
 from runway_pipelines.stream import server as server_module
 from runway_pipelines.stream.tokens import TokenRules

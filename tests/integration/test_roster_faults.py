@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.big_tenant import big_tenant_tables
 from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES
-from runway_pipelines.rosters import extraction, refresh
+from runway_pipelines.rosters import extraction, gate, refresh
 from runway_pipelines.rosters.manifest import pointer_key
 from runway_pipelines.rosters.query import ROSTER_SQL
 from runway_pipelines.systems.snowflake.client import EduSession, Selection
@@ -372,11 +372,11 @@ def test_a_run_waits_for_the_tenants_lock_and_says_when_it_waited_too_long(
 def test_a_lock_that_is_lost_during_the_upload_copies_nothing_and_the_tenant_is_tried_again(
     partner: TestPartner, instance: dg.DagsterInstance, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keep, copy = refresh.keep_snapshot, refresh.publish
+    keep, copy = gate.keep_snapshot, gate.publish
     happened: list[str] = []
 
-    def keep_and_lose_the_lock(*arguments: Any) -> None:
-        keep(*arguments)
+    def keep_and_lose_the_lock(*arguments: Any, **options: Any) -> None:
+        keep(*arguments, **options)
         happened.append("kept")
         if happened == ["kept"]:
             with world.connect() as connection:
@@ -386,8 +386,8 @@ def test_a_lock_that_is_lost_during_the_upload_copies_nothing_and_the_tenant_is_
         happened.append("copied")
         return copy(*arguments)
 
-    monkeypatch.setattr(refresh, "keep_snapshot", keep_and_lose_the_lock)
-    monkeypatch.setattr(refresh, "publish", noted)
+    monkeypatch.setattr(gate, "keep_snapshot", keep_and_lose_the_lock)
+    monkeypatch.setattr(gate, "publish", noted)
     assert run_partner(instance, partner).success
     assert happened == ["kept", "kept", "copied"]
 

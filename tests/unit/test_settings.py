@@ -213,7 +213,7 @@ def test_with_an_empty_environment_it_is_production_with_nothing_to_reach() -> N
         "guards.id_type_lost": 0.25,
         "guards.colliding_codes": 0.1,
         "guards.warehouse_moved": True,
-    "dagster.run_retention_days": 90,
+        "dagster.run_retention_days": 90,
         "lml.url": None,
         "lml.api_key": None,
         "catalogue.service": None,

@@ -24,9 +24,10 @@ from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.guards import GUARD_NAMES, Guards
 from runway_pipelines.rosters.holds import Hold, read_expectations, read_hold
 from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, Pointer
+from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome
 from runway_pipelines.rosters.publication import list_manifests, read_published
 from runway_pipelines.rosters.quality import Thresholds
-from runway_pipelines.rosters.refresh import Extract, RefreshContext, TenantOutcome, refresh_tenant
+from runway_pipelines.rosters.refresh import refresh_tenant
 from runway_pipelines.systems.aws.object_store import FileDigest
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from runway_pipelines.systems.snowflake.connection import Place

@@ -6,7 +6,7 @@ import pytest
 from runway_pipelines.operations.run_report import Problem, RunReport
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.assets import fail_if_any_failed
-from runway_pipelines.rosters.refresh import TenantOutcome, TenantStatus
+from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 
 
 def outcome(code: str, status: TenantStatus, reason: str) -> TenantOutcome:

@@ -16,9 +16,9 @@ from runway_pipelines.rosters.audit import entries
 from runway_pipelines.rosters.decisions import What
 from runway_pipelines.rosters.guards import GUARD_NAMES, WAREHOUSE_MOVED
 from runway_pipelines.rosters.manifest import manifest_key, snapshot_key
+from runway_pipelines.rosters.outcome import TenantStatus
 from runway_pipelines.rosters.publication import read_manifest
 from runway_pipelines.rosters.quality import STUDENTS_LOST
-from runway_pipelines.rosters.refresh import TenantStatus
 from tests.factories import TENANT
 from tests.properties import examples
 from tests.unit.rosters.publication_world import (

@@ -4,7 +4,7 @@ import pytest
 
 from runway_pipelines.rosters.events import changes_table, warehouse_seconds
 from runway_pipelines.rosters.manifest import Manifest
-from runway_pipelines.rosters.refresh import TenantOutcome, TenantStatus
+from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from tests.factories import TENANT, manifest
 
 

@@ -1,0 +1,376 @@
+"""The gate between a roster that was read and its readers: it is published, held, kept beside a pin, or refused.
+
+Every run publishes through `publish_extract`; nothing else does, but a person's decision (`decisions`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import IO, Any
+
+from psycopg import Connection
+
+from runway_pipelines.errors import Permanent, RunwayError, StoredObjectDamaged
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.audit import Entry, on_record
+from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
+from runway_pipelines.rosters.freshness import ahead_of, moment_of
+from runway_pipelines.rosters.guards import (
+    GUARD_NAMES,
+    Comparison,
+    as_warnings,
+    combine,
+    holding,
+    judge_guards,
+)
+from runway_pipelines.rosters.holds import (
+    SHA256_SHOWN,
+    Hold,
+    delete_hold,
+    held_for,
+    read_expectations,
+    read_hold,
+    what_to_do,
+    write_hold,
+)
+from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, snapshot_key, snapshots_prefix
+from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus
+from runway_pipelines.rosters.publication import (
+    Published,
+    keep_snapshot,
+    parse_published,
+    point,
+    previous_of,
+    publish,
+    verified_digest,
+)
+from runway_pipelines.rosters.quality import CheckResult, blocking, judge
+from runway_pipelines.systems.aws.object_store import StoredDocument
+
+
+def publish_extract(
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    school_years: tuple[int, ...],
+    file: IO[bytes],
+    extract: Extract,
+    started: float,
+    lock: Connection[Any],
+) -> TenantOutcome:
+    """Judge a roster that was read, and publish it, hold it, or leave it: the one way by which a run publishes.
+
+    Under the tenant's ``lock``, which is the connection that holds it. ``started`` is of the monotonic clock.
+    """
+    stored = context.store.read(pointer_key(tenant))
+    published = _published(context, tenant, stored)
+    wrong_clock = _wrong_clock(context, tenant, published)
+    if published is not None and not wrong_clock and published.pointer.is_newer_than(extract.query_started_at):
+        pointer = published.pointer
+        return TenantOutcome(
+            tenant,
+            TenantStatus.SUPERSEDED,
+            f"run {pointer.run_id} published the roster of a later query, so this one is discarded",
+            time.monotonic() - started,
+            manifest=published.manifest,
+            verified_at=pointer.verified_at,
+        )
+
+    context.store.abort_pending_uploads(snapshots_prefix(tenant))
+    manifest = _manifest(context, tenant, file, extract, published)
+    results, expected = _judged(context, tenant, manifest, published, is_first=stored is None)
+    if blocks := blocking(results):
+        reason = "; ".join(result.reason for result in blocks)
+        return TenantOutcome(tenant, TenantStatus.HELD, reason, time.monotonic() - started, check_results=results)
+
+    keep_snapshot(
+        context.store, tenant, file, extract.digest, manifest, known=published.manifest if published else None
+    )
+    # The lock ends with its connection. If that broke during a long upload, another run may be copying by now.
+    lock.execute("select 1")
+    hold = read_hold(context.store, tenant)
+    if published is not None and published.pointer.pinned is not None:
+        return _pinned(context, tenant, school_years, manifest, published, results, started)
+    if holding(results):
+        return _held(context, tenant, school_years, manifest, extract, published, results, hold, started)
+
+    with _recorded(context, expected), _released(context, tenant, hold, manifest):
+        keys_written = publish(context.store, tenant, school_years, extract.digest)
+        pointer = Pointer(
+            sha256=manifest.sha256,
+            verified_at=context.now().isoformat(),
+            query_started_at=extract.query_started_at.isoformat(),
+            secret_version_id=extract.secret_version,
+            run_id=context.run_id,
+            previous_sha256=previous_of(published.pointer if published else None, manifest.sha256),
+            place=extract.place,
+        )
+        point(context.store, tenant, pointer, replacing=stored)
+
+    unchanged = published is not None and published.pointer.sha256 == manifest.sha256
+    return TenantOutcome(
+        tenant,
+        TenantStatus.UNCHANGED if unchanged else TenantStatus.NEW,
+        "; ".join(filter(None, [_publication_reason(school_years, keys_written), wrong_clock])),
+        time.monotonic() - started,
+        manifest=manifest,
+        verified_at=pointer.verified_at,
+        check_results=results,
+        school_years=school_years,
+        keys_written=keys_written,
+    )
+
+
+def _judged(
+    context: RefreshContext, tenant: PartnerTenant, manifest: Manifest, published: Published | None, *, is_first: bool
+) -> tuple[tuple[CheckResult, ...], tuple[Entry, ...]]:
+    """Every rule's and every guard's result; what somebody expected is a warning, to be put on record if it passes."""
+    before = published.manifest if published else None
+    place = published.place if published else None
+    comparison = Comparison(before, is_first, () if before else context.places(tenant), place)
+    results = combine(judge(manifest, before, context.thresholds), judge_guards(manifest, comparison, context.guards))
+    if published is not None and published.pointer.pinned is not None:
+        return as_warnings(results, GUARD_NAMES, "nothing is published while the tenant is pinned"), ()
+    return _expected(context, tenant, manifest, results, published) if holding(results) else (results, ())
+
+
+def _expected(
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    manifest: Manifest,
+    results: tuple[CheckResult, ...],
+    published: Published | None,
+) -> tuple[tuple[CheckResult, ...], tuple[Entry, ...]]:
+    try:
+        expectations, _ = read_expectations(context.store, tenant.partner_id)
+    except StoredObjectDamaged as error:
+        context.log.warning(f"{tenant}: nothing is expected: {error}", extra={"tenant": str(tenant)})
+        return results, ()
+    entries = []
+    for result in holding(results):
+        expected = expectations.covering(tenant, result.rule.name, context.now())
+        if expected is None:
+            continue
+        results = as_warnings(results, [result.rule.name], f"expected {expected.signature}")
+        passed = Entry(
+            "expected",
+            tenant.partner_id,
+            tenant.tenant_code,
+            context.run_id,
+            published.pointer.sha256 if published else None,
+            manifest.sha256,
+            expected.signature,
+            {"expectation": expected.id, "guard": result.rule.name, **result.numbers},
+        )
+        entries.append(passed)
+    return results, tuple(entries)
+
+
+@contextmanager
+def _recorded(context: RefreshContext, entries: Iterable[Entry]) -> Iterator[None]:
+    with ExitStack() as records:
+        for entry in entries:
+            records.enter_context(on_record(context.store, entry, context.now))
+        yield
+
+
+def _held(
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    school_years: tuple[int, ...],
+    manifest: Manifest,
+    extract: Extract,
+    published: Published | None,
+    results: tuple[CheckResult, ...],
+    standing: Hold | None,
+    started: float,
+) -> TenantOutcome:
+    """Hold the candidate, which is kept by now; what was published stays, in every school year."""
+    now = context.now().isoformat(timespec="seconds")
+    hold = Hold(
+        sha256=manifest.sha256,
+        since=now,
+        run_id=context.run_id,
+        reasons=held_for(holding(results)),
+        published_sha256=published.pointer.sha256 if published else None,
+        students=manifest.students,
+        seen_at=now,
+        query_started_at=extract.query_started_at.isoformat(),
+        secret_version_id=extract.secret_version,
+        place=extract.place,
+    )
+    if standing is not None and standing.identity == hold.identity:
+        hold = replace(hold, since=standing.since, run_id=standing.run_id, rejected=standing.rejected)
+        write_hold(context.store, tenant, hold)
+    else:
+        entry = _entry(context, tenant, "hold", hold.published_sha256, hold.sha256, {"guards": ", ".join(hold.guards)})
+        with on_record(context.store, entry, context.now):
+            write_hold(context.store, tenant, hold)
+    keys_written = _published_again(context, tenant, school_years, published)
+    command = what_to_do(tenant, hold.sha256)
+    return TenantOutcome(
+        tenant,
+        TenantStatus.HELD,
+        hold.said_of(tenant),
+        time.monotonic() - started,
+        check_results=tuple(
+            replace(result, reason=f"{result.reason}. {command}") if result in holding(results) else result
+            for result in results
+        ),
+        keys_written=keys_written,
+        hold=hold,
+        candidate=manifest,
+    )
+
+
+def _pinned(
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    school_years: tuple[int, ...],
+    manifest: Manifest,
+    published: Published,
+    results: tuple[CheckResult, ...],
+    started: float,
+) -> TenantOutcome:
+    """Publish nothing: a person chose what is published, until a person ends that."""
+    keys_written = _published_again(context, tenant, school_years, published)
+    return TenantOutcome(
+        tenant,
+        TenantStatus.PINNED,
+        f"pinned {published.pointer.pinned}. The warehouse's roster {manifest.sha256[:SHA256_SHOWN]} is kept, and not "
+        f"published. To publish again: runway-pipelines rosters unpin {tenant} --reason '...'",
+        time.monotonic() - started,
+        manifest=published.manifest,
+        verified_at=published.pointer.verified_at,
+        check_results=results,
+        keys_written=keys_written,
+        candidate=manifest,
+        pinned_at=published.pointer.pinned.at if published.pointer.pinned else None,
+    )
+
+
+def _published_again(
+    context: RefreshContext, tenant: PartnerTenant, school_years: tuple[int, ...], published: Published | None
+) -> tuple[str, ...]:
+    """See to it that every school year has what is published: a decision may have been killed between two copies."""
+    if published is None:
+        return ()
+    try:
+        digest = verified_digest(context.store, tenant, published.pointer.sha256)
+    except RunwayError as error:
+        context.log.warning(f"{tenant}: what is published was not copied anew: {error}", extra={"tenant": str(tenant)})
+        return ()
+    return publish(context.store, tenant, school_years, digest)
+
+
+@contextmanager
+def _released(context: RefreshContext, tenant: PartnerTenant, hold: Hold | None, manifest: Manifest) -> Iterator[None]:
+    """Publish a candidate that passes; the hold, if there is one, ends with it."""
+    if hold is None:
+        yield
+        return
+    details = {"held_sha256": hold.sha256, "guards": ", ".join(hold.guards)}
+    with on_record(
+        context.store, _entry(context, tenant, "release", hold.published_sha256, manifest.sha256, details), context.now
+    ):
+        yield
+        delete_hold(context.store, tenant)
+
+
+def _entry(
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    what: str,
+    from_sha256: str | None,
+    to_sha256: str,
+    details: Mapping[str, str],
+) -> Entry:
+    return Entry(what, tenant.partner_id, tenant.tenant_code, context.run_id, from_sha256, to_sha256, details=details)
+
+
+def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDocument | None) -> Published | None:
+    """What is published. A pointer that cannot be read holds the candidate, and a decision writes it anew."""
+    try:
+        return parse_published(context.store, tenant, stored)
+    except StoredObjectDamaged as error:
+        context.log.warning(f"{tenant}: nothing to compare with: {error}", extra={"tenant": str(tenant)})
+        return None
+
+
+def _wrong_clock(context: RefreshContext, tenant: PartnerTenant, published: Published | None) -> str | None:
+    """What to say of a pointer from the future, which supersedes nothing; None for one that is not.
+
+    Otherwise one run with a fast clock would have all later ones discarded until its time has come.
+    """
+    if published is None:
+        return None
+    pointer, now = published.pointer, context.now()
+    ahead = ahead_of(now, moment_of(pointer.query_started_at), moment_of(pointer.verified_at))
+    if ahead is None:
+        return None
+    said = (
+        f"the pointer of run {pointer.run_id} is from the future ({str(ahead).partition('.')[0]} ahead of now) and is "
+        "replaced: the clock of that run was fast, or this one's is slow"
+    )
+    context.log.warning(f"{tenant}: {said}; runway-pipelines doctor compares clocks", extra={"tenant": str(tenant)})
+    return said
+
+
+def _publication_reason(school_years: Sequence[int], keys_written: Sequence[str]) -> str:
+    if not school_years:
+        return "not published: the partner has no enabled school year without send_to_ods, and only those use this file"
+    return f"published to {len(school_years)} school years, {len(keys_written)} of them written"
+
+
+def _manifest(
+    context: RefreshContext, tenant: PartnerTenant, file: IO[bytes], extract: Extract, published: Published | None
+) -> Manifest:
+    counts = extract.counts
+    changes = _changes(context, tenant, file, extract, published)
+    return Manifest(
+        partner_id=tenant.partner_id,
+        tenant_code=tenant.tenant_code,
+        sha256=extract.digest.sha256,
+        bytes=extract.digest.size,
+        **vars(counts)
+        | {
+            "students_by_id_system": dict(sorted(counts.students_by_id_system.items())),
+            "students_by_school_year": {str(year): n for year, n in sorted(counts.students_by_school_year.items())},
+        },
+        query_id=extract.query_id,
+        query_started_at=extract.query_started_at.isoformat(),
+        query_seconds=extract.query_seconds,
+        secret_version_id=extract.secret_version,
+        run_id=context.run_id,
+        created_at=context.now().isoformat(),
+        previous_sha256=published.pointer.sha256 if published else None,
+        students_added=changes.added if changes else None,
+        students_removed=changes.removed if changes else None,
+        students_changed=changes.changed if changes else None,
+        account=extract.place.account,
+        database=extract.place.database,
+        schema=extract.place.schema,
+    )
+
+
+def _changes(
+    context: RefreshContext, tenant: PartnerTenant, file: IO[bytes], extract: Extract, published: Published | None
+) -> RosterChanges | None:
+    """What changed since the published snapshot; None if there is none or it cannot be read."""
+    if published is None:
+        return None
+    if published.pointer.sha256 == extract.digest.sha256:
+        return RosterChanges(0, 0, 0)
+    file.seek(0)
+    try:
+        return compare_rosters(context.store.lines(snapshot_key(tenant, published.pointer.sha256)), _lines(file))
+    except Permanent as error:
+        message = f"{tenant}: not compared with the previous snapshot: {error}"
+        context.log.warning(message, extra={"tenant": str(tenant)})
+        return None
+
+
+def _lines(file: IO[bytes]) -> Iterable[bytes]:
+    return iter(file.readline, b"")

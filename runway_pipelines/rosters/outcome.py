@@ -1,0 +1,104 @@
+"""What a refresh is made with, what it read, and how it ended: the words of `refresh` and `gate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.encoding import RosterCounts
+from runway_pipelines.rosters.guards import (
+    Guards,
+)
+from runway_pipelines.rosters.holds import (
+    Hold,
+)
+from runway_pipelines.rosters.manifest import Manifest
+from runway_pipelines.rosters.quality import CheckResult, Thresholds
+from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore
+from runway_pipelines.systems.postgres.databases import ApplicationDatabase
+from runway_pipelines.systems.snowflake.connection import Place
+
+
+class Log(Protocol):
+    """The part of Dagster's logger that is used."""
+
+    def info(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
+    def warning(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
+    def error(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
+
+
+class TenantStatus(StrEnum):
+    """How a tenant's refresh ended."""
+
+    NEW = "new"
+    UNCHANGED = "unchanged"
+    SUPERSEDED = "superseded"
+    PINNED = "pinned"
+    HELD = "held"
+    FAILED = "failed"
+
+    @property
+    def is_success(self) -> bool:
+        """Whether what is published is right as of this run, or was pinned by a person."""
+        return self not in (TenantStatus.HELD, TenantStatus.FAILED)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the run, or a decision, published the tenant's roster."""
+        return self in (TenantStatus.NEW, TenantStatus.UNCHANGED)
+
+
+@dataclass(frozen=True)
+class TenantOutcome:
+    """What happened to one tenant. ``reason`` tells people why, without student identifiers.
+
+    ``manifest`` is of what is published, and ``verified_at`` when the warehouse confirmed it: in this run, or in the
+    one that superseded it. ``candidate`` was taken and kept, and waits (``hold``) or is not published while the tenant
+    is pinned (since ``pinned_at``).
+    """
+
+    tenant: PartnerTenant
+    status: TenantStatus
+    reason: str
+    seconds: float
+    manifest: Manifest | None = None
+    verified_at: str | None = None
+    check_results: tuple[CheckResult, ...] = ()
+    school_years: tuple[int, ...] = ()
+    keys_written: tuple[str, ...] = ()
+    hold: Hold | None = None
+    candidate: Manifest | None = None
+    pinned_at: str | None = None
+
+
+@dataclass(frozen=True)
+class RefreshContext:
+    """What all refreshes of a run share. ``places`` are the warehouses that the partner's rosters come from."""
+
+    store: ObjectStore
+    database: ApplicationDatabase
+    run_id: str
+    thresholds: Thresholds
+    lock_wait_seconds: int
+    log: Log
+    guards: Guards = field(default_factory=Guards)
+    places: Callable[[PartnerTenant], Collection[Place]] = lambda tenant: ()
+    fillers: bool = True
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class Extract:
+    """A roster as it was read from the warehouse into a private file."""
+
+    digest: FileDigest
+    counts: RosterCounts
+    query_id: str
+    query_started_at: datetime
+    query_seconds: float
+    secret_version: str
+    place: Place
