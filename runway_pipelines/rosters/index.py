@@ -216,7 +216,7 @@ def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
             entry,
             status=outcome.status.value,
             reason=outcome.reason,
-            since=None if outcome.hold is None else outcome.hold.since,
+            since=entry.since if outcome.hold is None else outcome.hold.since,
         )
     # Of a superseded run it is the other run's moment: this run confirmed nothing.
     verified_at = None if outcome.verified_at is None else moment_of(outcome.verified_at)

@@ -14,8 +14,10 @@ from starlette.responses import Response
 
 from runway_pipelines.errors import Held, RunwayError, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.guards import GUARD_NAMES, Comparison, Guards, judge_announced_guards
 from runway_pipelines.rosters.holds import read_hold
+from runway_pipelines.rosters.index import PublishedPlaces
 from runway_pipelines.rosters.manifest import Pointer, pointer_key, snapshot_key
 from runway_pipelines.rosters.publication import parse_published
 from runway_pipelines.stream.limits import BlockingCalls, Places
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 log = logging.getLogger(__name__)
+PLACES_ASKED = 3  # of the partner's other rosters, where a tenant's first one is asked of the warehouse
 HELD, PINNED = "X-Roster-Held", "X-Roster-Pinned"
 # Student identifiers: no cache keeps them. A client may still ask whether what it has is current.
 _NOT_STORED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -202,14 +205,17 @@ class RosterRoute:
         )
 
     def _guarded(self, tenant: PartnerTenant, stored: StoredDocument | None) -> Guarded:
-        """The guards beside what is published. A pointer that cannot be read leaves nothing to compare with."""
+        """The guards beside what is published; where nothing can be read, beside the partner's other rosters."""
         try:
             published = parse_published(self._store, tenant, stored)
         except StoredObjectDamaged:
             published = None
-        if published is None or published.manifest is None:
-            return unguarded
-        comparison = Comparison(published.manifest, is_first=False, place=published.place)
+        if published is not None and published.manifest is not None:
+            comparison = Comparison(published.manifest, is_first=False, place=published.place)
+        else:
+            partner = RosterPartner(tenant.partner_id, tenant.partner_id, (), ())
+            places = PublishedPlaces(self._store, partner, at_most=PLACES_ASKED)(tenant)
+            comparison = Comparison(None, is_first=True, places=places)
         return lambda counts, place: judge_announced_guards(counts, place, comparison, self._guards)
 
     def _snapshot(self, tenant: PartnerTenant, stored: StoredDocument | None) -> Snapshot | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import pytest
 
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.rosters.decisions import Decision, What
+from runway_pipelines.rosters.index import record_outcomes
 from runway_pipelines.rosters.manifest import hold_key, snapshot_key
+from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.settings import load_settings
 from runway_pipelines.wiring import build_services
 from tests.integration.stream_server import StreamServer, add_run, change_pointer, publish, refresh
@@ -19,7 +23,7 @@ STALE = "2020-01-01T00:00:00+00:00"
 def partner(world: World) -> TestPartner:
     warehouse = Warehouse()
     warehouse.students("north", 300)
-    return world.partner(warehouse, ["north"])
+    return world.partner(warehouse, ["north", "south"])
 
 
 @pytest.fixture
@@ -41,9 +45,13 @@ def hold(partner: TestPartner) -> None:
     assert refresh(partner, "north").hold is not None
 
 
-def decide(partner: TestPartner, what: What, sha256: str | None = None) -> None:
+def services_of(partner: TestPartner) -> AbstractContextManager[RosterServices]:
     load_settings.cache_clear()
-    with build_services(load_settings()).process_config_and_initialize_cm() as services:
+    return build_services(load_settings()).process_config_and_initialize_cm()
+
+
+def decide(partner: TestPartner, what: What, sha256: str | None = None) -> None:
+    with services_of(partner) as services:
         services.decide(partner.tenant("north"), Decision(what, "ann", "a test", sha256), "test")
 
 
@@ -135,13 +143,18 @@ def test_without_a_hold_the_warehouses_roster_must_pass_the_guards_by_its_announ
 def test_a_secret_that_opens_another_partners_warehouse_gives_nobody_its_students(
     world: World, server: StreamServer, partner: TestPartner, run: int
 ) -> None:
-    publish(partner, "north")
+    outcome = refresh(partner, "north")
+    with services_of(partner) as services:
+        record_outcomes(services.store, services.registry().partner(partner.partner_id), [outcome], "test")
     good = partner.published("north")
     theirs = Warehouse()
     theirs.students("north", 300, prefix="T")
     other = world.partner(theirs, ["north"])
-    text = world.secrets.get_secret_value(SecretId=other.secret_name)["SecretString"]
-    partner.put_secret(text)
+    partner.put_secret(other.secret_text())
     answer = server.pull(run)
     assert (answer.content, answer.headers["X-Roster-Held"]) == (good, "true")
     assert "warehouse_moved" in server.log()
+    # Nor do they come as the first roster of another tenant, of which nothing is published.
+    theirs.students("south", 50, prefix="U")
+    other.write_tables()
+    assert server.pull(add_run(world, partner, "south")).status_code == 500

@@ -217,6 +217,13 @@ class TestPartner:
             answer = self.world.secrets.create_secret(Name=self.secret_name, SecretString=text)
         return str(answer["VersionId"])
 
+    def secret_text(self) -> str:
+        """The current version's value; nothing where there is none."""
+        try:
+            return str(self.world.secrets.get_secret_value(SecretId=self.secret_name)["SecretString"])
+        except self.world.secrets.exceptions.ResourceNotFoundException:
+            return ""
+
     def delete_secret(self) -> None:
         self.world.secrets.delete_secret(SecretId=self.secret_name, ForceDeleteWithoutRecovery=True)
 
