@@ -240,7 +240,7 @@ class Rosters(Section, env_prefix="RUNWAY_"):
 
 
 def _zero_if_off(value: object) -> object:
-    return 0 if value == "off" else value
+    return 0 if isinstance(value, str) and value.casefold() == "off" else value
 
 
 _Share = Annotated[float, BeforeValidator(_zero_if_off), Field(ge=0, le=1)]
@@ -251,13 +251,21 @@ class Guards(Section, env_prefix="RUNWAY_GUARD_"):
     """What holds a roster until a person decides; `0` or `off` turns a guard off."""
 
     students_lost: _Share = Field(
-        0.05, description="Hold a roster that has lost a larger share of the published students than this, and"
+        0.05,
+        description="Hold a roster that has lost a larger share of the published students, and more than "
+        "`RUNWAY_GUARD_STUDENTS_LOST_LEAST` of them.",
     )
-    students_lost_least: int = Field(20, ge=0, description="more than this number of them.")
+    students_lost_least: int = Field(
+        20, ge=0, description="So many lost students hold no roster, whatever their share."
+    )
     students_added: _Growth = Field(
-        0.5, description="Hold a roster with more new students than this share of the published ones, and"
+        0.5,
+        description="Hold a roster with more new students than this share of the published ones, and more than "
+        "`RUNWAY_GUARD_STUDENTS_ADDED_LEAST` of them.",
     )
-    students_added_least: int = Field(100, ge=0, description="more than this number of them.")
+    students_added_least: int = Field(
+        100, ge=0, description="So many new students hold no roster, whatever their share."
+    )
     students_changed: _Share = Field(
         0.75, description="Hold a roster in which a larger share of the students that stayed have other lines."
     )
@@ -266,8 +274,8 @@ class Guards(Section, env_prefix="RUNWAY_GUARD_"):
     )
     colliding_codes: _Share = Field(
         0.1,
-        description="Hold a roster whose codes shared by two students are a larger share of its students, and twice as "
-        "large as the published one's.",
+        description="Hold a roster whose codes shared by two students are a larger share of its students, and more "
+        "than twice the published one's share.",
     )
     warehouse_moved: bool = Field(
         True, description="Hold a roster that comes from another account, database or schema than the published one."

@@ -17,9 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from runway_pipelines.cli.output import OutputFile
-from runway_pipelines.cli.rosters import COMMAND_LINE, TenantArgument, why_nothing
+from runway_pipelines.cli.rosters import COMMAND_LINE, MOST_NAMES, TenantArgument, why_nothing
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import SHA256_SHOWN, console, minute
+from runway_pipelines.errors import RunwayError
+from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def holds(target: Target, partner: str | None) -> None:
         return
     console.print(_holds_table(found))
     for tenant, hold in found:
-        console.print(f"\n[bold]{tenant}[/]: {hold.said_of(tenant)}", soft_wrap=True, highlight=False)
+        _say(f"\n{tenant}: {hold.said_of(tenant)}")
 
 
 def _holds(services: RosterServices, partner_id: str | None) -> list[tuple[PartnerTenant, Hold]]:
@@ -145,8 +147,12 @@ def _two_snapshots(services: RosterServices, tenant: PartnerTenant, a: str | Non
             else why_nothing(services.registry(), tenant)
         )
     pointer = published.pointer
+    if a is None and hold and hold.sha256 == pointer.sha256:
+        raise click.ClickException(
+            f"The candidate of {tenant} has the bytes that are published; it is held for its warehouse alone."
+        )
     if b is None:
-        b = hold.sha256 if hold else pointer.sha256
+        b = hold.sha256 if hold and hold.sha256 else pointer.sha256
     if a is None:
         a = pointer.sha256 if b != pointer.sha256 else pointer.previous_sha256
     if a is None:
@@ -159,6 +165,7 @@ def _write_ids(file: Path, by_kind: list[tuple[Kind, str]]) -> None:
     with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", newline="", delete=False) as text:
         try:
             csv.writer(text).writerows([("kind", "student_unique_id"), *((kind.value, one) for kind, one in by_kind)])
+            text.flush()
             Path(text.name).replace(file)
         except BaseException:
             Path(text.name).unlink()
@@ -169,36 +176,61 @@ def _write_ids(file: Path, by_kind: list[tuple[Kind, str]]) -> None:
 @click.argument("what", metavar="PARTNER/TENANT")
 @click.argument("sha256", required=False)
 @click.option("--all", "of_all", is_flag=True, help="All held rosters of a PARTNER, after a known event; asks first.")
+@click.option("--guard", "guards", multiple=True, help="With --all: only rosters that no other guard holds.")
 @click.option("--yes", is_flag=True, help="With --all: do not ask.")
 @signed_command
 @click.pass_obj
 def approve(
-    target: Target, what: str, sha256: str | None, of_all: bool, yes: bool, decided_by: str, reason: str
+    target: Target,
+    what: str,
+    sha256: str | None,
+    of_all: bool,
+    guards: tuple[str, ...],
+    yes: bool,
+    decided_by: str,
+    reason: str,
 ) -> None:
     """Publish the held candidate SHA256 (at least 8 digits of it) of PARTNER/TENANT, as it is kept."""
     from runway_pipelines.rosters.decisions import What
 
     if of_all:
-        _approve_all(target, what, yes=yes, decided_by=decided_by, reason=reason)
+        if sha256:
+            raise click.UsageError("--all approves what the table shows: leave out the digits.")
+        _approve_all(target, what, guards, yes=yes, decided_by=decided_by, reason=reason)
         return
+    if guards or yes:
+        raise click.UsageError("--guard and --yes go with --all.")
     _decide(target, PartnerTenant.parse(what), What.APPROVE, sha256, decided_by, reason)
 
 
-def _approve_all(target: Target, partner_id: str, *, yes: bool, decided_by: str, reason: str) -> None:
-    """Approve what the table showed: a candidate that came meanwhile is refused."""
+def _approve_all(
+    target: Target, partner_id: str, guards: tuple[str, ...], *, yes: bool, decided_by: str, reason: str
+) -> None:
+    """Approve what the table showed, but for what was rejected. A candidate that came meanwhile is refused."""
     from runway_pipelines.rosters.decisions import Decision, What
 
+    failed: list[str] = []
     with target.services() as services:
-        found = _holds(services, partner_id)
+        waiting = [each for each in _holds(services, partner_id) if each[1].rejected is None]
+        found = [each for each in waiting if not guards or set(each[1].guards) <= set(guards)]
         if not found:
-            console.print(f"No roster of {partner_id} is held.")
+            console.print(f"No roster of {partner_id} is held{' by these guards alone' if waiting else ''}.")
             return
         console.print(_holds_table(found))
         if not yes:
             click.confirm(f"Publish these {len(found)} rosters?", abort=True)
         for tenant, hold in found:
-            outcome = services.decide(tenant, Decision(What.APPROVE, decided_by, reason, hold.sha256), COMMAND_LINE)
-            console.print(f"{tenant}: {outcome.reason}", soft_wrap=True, highlight=False)
+            try:
+                outcome = services.decide(tenant, Decision(What.APPROVE, decided_by, reason, hold.sha256), COMMAND_LINE)
+            except RunwayError as error:
+                failed.append(tenant.key)
+                _say(f"{tenant}: not published: {error}")
+            else:
+                _say(f"{tenant}: {outcome.reason}")
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} of {len(found)} were not published: {first_few(failed, MOST_NAMES)}."
+        )
 
 
 @click.command()
@@ -243,7 +275,12 @@ def _decide(
 
     with target.services() as services:
         outcome = services.decide(tenant, Decision(what, decided_by, reason, sha256), COMMAND_LINE)
-    console.print(f"{tenant}: {outcome.reason}", soft_wrap=True, highlight=False)
+    _say(f"{tenant}: {outcome.reason}")
+
+
+def _say(text: str) -> None:
+    """Print it as it is: a name or a reason may look like the terminal's markup."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 @click.command()
@@ -284,7 +321,11 @@ def expect(
     table = Table("id", "of", "guards", "until (UTC)", "who, and why", title="Expected", title_justify="left")
     for each in expected.expectations:
         table.add_row(
-            each.id, each.tenant_code or "all tenants", ", ".join(each.guards), minute(each.until), str(each.signature)
+            each.id,
+            each.tenant_code or "all tenants",
+            ", ".join(each.guards),
+            minute(each.until),
+            Text(str(each.signature)),
         )
     console.print(table if expected.expectations else f"Nothing is expected of {partner_id}.")
 
@@ -315,8 +356,10 @@ def audit(target: Target, what: str) -> None:
             each.what if each.id in done else Text(f"{each.what}, not completed", style="bold red"),
             (each.from_sha256 or "")[:LEAST_SHOWN],
             (each.to_sha256 or "")[:LEAST_SHOWN],
-            f"{each.signature.decided_by}: {each.signature.reason}"
-            if each.signature
-            else str(each.details.get("guards", "")),
+            Text(
+                f"{each.signature.decided_by}: {each.signature.reason}"
+                if each.signature
+                else str(each.details.get("guards", ""))
+            ),
         )
     console.print(table if found else f"Nothing is on record of {what}.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.markup import escape
 
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.target import Target
@@ -59,9 +60,11 @@ def show(target: Target, tenant: PartnerTenant) -> None:
         manifests = list_manifests(services.store, tenant)
         hold = read_hold(services.store, tenant)
     if hold is not None:
-        console.print(f"[bold red]Held[/]: {hold.said_of(tenant)}\n", soft_wrap=True, highlight=False)
+        console.print("[bold red]Held[/]:", escape(hold.said_of(tenant)), "\n", soft_wrap=True, highlight=False)
     if published.pointer.pinned is not None:
-        console.print(f"[bold yellow]Pinned[/] {published.pointer.pinned}\n", soft_wrap=True, highlight=False)
+        console.print(
+            "[bold yellow]Pinned[/]", escape(str(published.pointer.pinned)), "\n", soft_wrap=True, highlight=False
+        )
     if published.manifest is not None:
         key = manifest_key(tenant, published.pointer.sha256)
         console.print(f"[bold]Manifest[/] of the current snapshot: {key}", soft_wrap=True)

@@ -55,7 +55,7 @@ def run_hold(services: RosterServices, state_dir: Path, refresh: Refresh, consol
     refresh(tenant)
     hold, during = read_hold(store, tenant), read_published(store, tenant)
     if hold is not None:
-        console.print(f"[bold]{tenant}[/] is {hold.said_of(tenant)}", soft_wrap=True, highlight=False)
+        console.print(f"{tenant} is {hold.said_of(tenant)}", soft_wrap=True, highlight=False, markup=False)
         changes = Counter(
             kind.value
             for kind, _ in differences(

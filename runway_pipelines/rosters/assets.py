@@ -43,7 +43,7 @@ from runway_pipelines.rosters.events import (
     warehouse_seconds,
 )
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH_SPEC, freshness_evaluation
-from runway_pipelines.rosters.index import PartnerIndex, PublishedPlaces, record_outcomes
+from runway_pipelines.rosters.index import PLACES_ASKED, PartnerIndex, PublishedPlaces, record_outcomes
 from runway_pipelines.rosters.outcome import RefreshContext, TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import published_keys
 from runway_pipelines.rosters.refresh import refresh_tenants
@@ -58,7 +58,6 @@ HOW_REFRESHED = (
 )
 # How much of it a failure's text shows; its metadata has every tenant and every reason in full.
 MOST_REASONS = 3
-PLACES_ASKED = 3  # published rosters whose warehouse is compared with the secret's, before anything is refreshed
 MOST_TENANTS = 5
 MOST_CHARACTERS = 300
 
@@ -164,7 +163,7 @@ def partner_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) 
 def _known_places(
     context: dg.AssetExecutionContext, rosters: RosterServices, partner: RosterPartner
 ) -> Collection[Place]:
-    """Where some published rosters came from. Nobody's business fails if that cannot be read: the guard looks again."""
+    """Where some published rosters came from. A failed read is only logged: the guard looks again."""
     try:
         return PublishedPlaces(rosters.store, partner, at_most=PLACES_ASKED)()
     except RunwayError as error:

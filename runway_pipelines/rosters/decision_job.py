@@ -45,14 +45,17 @@ def decide_on_roster(
     except RunwayError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     context.log.info(f"{tenant}: {outcome.status}: {outcome.reason}", extra={"tenant": str(tenant)})
-    said = {"decision": decision.what.value, "decided_by": decision.decided_by, "why": decision.reason}
+    said = {"decision": decision.what.value, "decided_by": decision.decided_by, "reason": decision.reason}
     if decision.what is What.REJECT:
-        yield dg.AssetObservation(PUBLISHED_ROSTER, partition=tenant.key, metadata=said | {"reason": outcome.reason})
+        yield dg.AssetObservation(PUBLISHED_ROSTER, partition=tenant.key, metadata=said | {"result": outcome.reason})
         return
     yield dg.AssetMaterialization(
-        PUBLISHED_ROSTER, partition=tenant.key, metadata={**publication_metadata(outcome, rosters.store), **said}
+        PUBLISHED_ROSTER,
+        partition=tenant.key,
+        metadata={**publication_metadata(outcome, rosters.store), "result": outcome.reason, **said},
     )
-    yield from _guards_passed(context.instance, outcome)
+    if decision.what is not What.UNPIN:
+        yield from _guards_passed(context.instance, outcome)
 
 
 def _guards_passed(instance: dg.DagsterInstance, outcome: TenantOutcome) -> Iterator[dg.AssetCheckEvaluation]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -38,6 +38,7 @@ from runway_pipelines.rosters.holds import (
 from runway_pipelines.rosters.manifest import Manifest, Pointer, Signature, lock_name, pointer_key
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import (
+    copy_again,
     point,
     previous_of,
     publish,
@@ -66,7 +67,7 @@ class Decision:
     """What is decided, by whom and why.
 
     ``sha256`` (or its first digits) names the candidate to approve or reject, or the snapshot to roll back to; without
-    it a roll back goes to the one that was published before.
+    it a rollback goes to the one that was published before.
     """
 
     what: What
@@ -143,6 +144,12 @@ def _approve(case: _Case) -> TenantOutcome:
         # It was said before, and the process died before it said that it was done.
         return _as_it_is(case, pointer, "published already")
     hold = _candidate(case)
+    if pointer is not None and pointer.sha256 not in (hold.published_sha256, hold.sha256):
+        raise _refused(
+            "a candidate that was compared with what is published now",
+            f"one that was held beside {(hold.published_sha256 or 'nothing')[:SHA256_SHOWN]}",
+            f"refresh {case.tenant}, then decide",
+        )
     manifest = _acceptable(case, hold.sha256)
     with case.recorded(to=hold.sha256):
         approved = Pointer(
@@ -180,9 +187,10 @@ def _roll_back(case: _Case) -> TenantOutcome:
             query_started_at=manifest.query_started_at,
             secret_version_id=manifest.secret_version_id,
             run_id=case.context.run_id,
-            previous_sha256=previous_of(case.pointer, sha256),
+            # Never what was rolled back from: a second one would publish it again.
+            previous_sha256=manifest.previous_sha256,
             pinned=case.signature,
-            place=manifest.place,
+            place=manifest.place or (case.pointer.place if case.pointer else None),
         )
         outcome = _publish(case, pinned, manifest)
         delete_hold(case.context.store, case.tenant)
@@ -244,10 +252,12 @@ def _target(case: _Case) -> str:
     pointer, named = case.pointer, case.decision.sha256
     remedy = f"name one with --to; runway-pipelines rosters show {case.tenant} lists them"
     if named is None:
+        if pointer is not None and pointer.pinned is not None:
+            # Said before, by a process that died before its end: this finishes it. Further back leads --to.
+            return pointer.sha256
         if pointer is None or pointer.previous_sha256 is None:
             raise _refused("a snapshot that was published before", "none", remedy)
-        # Where it was said before, and the process died before its end, this finishes it; further back leads --to.
-        return pointer.previous_sha256 if pointer.pinned is None else pointer.sha256
+        return pointer.previous_sha256
     if len(named) < LEAST_SHA256:
         raise _refused(f"at least the first {LEAST_SHA256} digits of a snapshot", f"{len(named)} digits", remedy)
     return whole_sha256(case.context.store, case.tenant, named)
@@ -289,12 +299,15 @@ def _copy_again(case: _Case) -> None:
     """See to it that every school year has what is published: another decision may have died between two copies."""
     if case.pointer is None:
         return
-    try:
-        digest = verified_digest(case.context.store, case.tenant, case.pointer.sha256)
-    except StoredObjectDamaged:
-        return  # there is nothing to copy, and this decision publishes nothing
-    case.lock.execute("select 1")
-    publish(case.context.store, case.tenant, case.school_years, digest)
+    # A damaged snapshot cannot be copied, and this decision publishes nothing.
+    with suppress(StoredObjectDamaged):
+        copy_again(
+            case.context.store,
+            case.tenant,
+            case.school_years,
+            case.pointer.sha256,
+            lambda: case.lock.execute("select 1"),
+        )
 
 
 def _as_it_is(case: _Case, pointer: Pointer, reason: str) -> TenantOutcome:
@@ -326,7 +339,7 @@ def expect(
     unknown = sorted(set(guards) - set(GUARD_NAMES))
     if unknown or not guards:
         raise _refused(f"guards of {', '.join(GUARD_NAMES)}", ", ".join(unknown) or "none", "name those that will fail")
-    if not now < until <= now + MOST_EXPECTED:
+    if not now < until <= now + MOST_EXPECTED + timedelta(days=1):  # the whole of the last day
         raise _refused(
             f"an end between now and {MOST_EXPECTED.days} days from now",
             until.isoformat(),

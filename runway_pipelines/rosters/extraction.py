@@ -52,7 +52,9 @@ def _hold(failed: Iterable[CheckResult]) -> None:
             check=result.rule.name,
             expected=f"a roster that passes {result.rule.name}",
             came=result.reason,
-            remedy="correct the data in the warehouse, and try again",
+            remedy="see what the tenant's next refresh says, and decide"
+            if result.holds
+            else "correct the data in the warehouse, and try again",
         )
 
 

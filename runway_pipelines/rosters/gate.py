@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import IO, Any
 
 from psycopg import Connection
@@ -36,16 +37,24 @@ from runway_pipelines.rosters.holds import (
     what_to_do,
     write_hold,
 )
-from runway_pipelines.rosters.manifest import Manifest, Pointer, pointer_key, snapshot_key, snapshots_prefix
+from runway_pipelines.rosters.manifest import (
+    Manifest,
+    Pointer,
+    pointer_key,
+    snapshot_key,
+    snapshots_prefix,
+    stable_key,
+)
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import (
     Published,
+    copy_again,
     keep_snapshot,
     parse_published,
     point,
     previous_of,
     publish,
-    verified_digest,
+    read_manifest,
 )
 from runway_pipelines.rosters.quality import CheckResult, blocking, judge
 from runway_pipelines.systems.aws.object_store import StoredDocument
@@ -64,8 +73,9 @@ def publish_extract(
 
     Under the tenant's ``lock``, which is the connection that holds it. ``started`` is of the monotonic clock.
     """
-    stored = context.store.read(pointer_key(tenant))
-    published = _published(context, tenant, stored)
+    stored, hold = context.store.read(pointer_key(tenant)), read_hold(context.store, tenant)
+    published = _without_pointer(context, tenant, school_years, hold) if stored is None else None
+    published = published or _published(context, tenant, stored)
     wrong_clock = _wrong_clock(context, tenant, published)
     if published is not None and not wrong_clock and published.pointer.is_newer_than(extract.query_started_at):
         pointer = published.pointer
@@ -80,11 +90,13 @@ def publish_extract(
 
     context.store.abort_pending_uploads(snapshots_prefix(tenant))
     manifest = _manifest(context, tenant, file, extract, published)
-    results, expected = _judged(context, tenant, manifest, published, is_first=stored is None)
+    is_first = stored is None and published is None
+    results, expected = _judged(context, tenant, manifest, published, is_first=is_first)
     if blocks := blocking(results):
         reason = "; ".join(result.reason for result in blocks)
         # A guard waits for a person, and nobody can approve this.
         results = as_warnings(results, GUARD_NAMES, "the roster is refused, whatever is decided")
+        _published_again(context, tenant, school_years, published, lock)
         return TenantOutcome(tenant, TenantStatus.HELD, reason, time.monotonic() - started, check_results=results)
 
     keep_snapshot(
@@ -92,11 +104,13 @@ def publish_extract(
     )
     # The lock ends with its connection. If that broke during a long upload, another run may be copying by now.
     lock.execute("select 1")
-    hold = read_hold(context.store, tenant)
-    if published is not None and published.pointer.pinned is not None:
-        return _pinned(context, tenant, school_years, manifest, published, results, started)
-    if holding(results):
-        return _held(context, tenant, school_years, manifest, extract, published, results, hold, started)
+    if holding(results) or (published is not None and published.pointer.pinned is not None):
+        keys_written = _published_again(context, tenant, school_years, published, lock)
+        if published is not None and published.pointer.pinned is not None:
+            if hold is not None:  # a rollback was killed before it ended it
+                delete_hold(context.store, tenant)
+            return _pinned(tenant, manifest, published, results, keys_written, started)
+        return _held(context, tenant, manifest, extract, published, results, hold, keys_written, started)
 
     with _recorded(context, expected), _released(context, tenant, hold, manifest):
         keys_written = publish(context.store, tenant, school_years, extract.digest)
@@ -181,12 +195,12 @@ def _recorded(context: RefreshContext, entries: Iterable[Entry]) -> Iterator[Non
 def _held(
     context: RefreshContext,
     tenant: PartnerTenant,
-    school_years: tuple[int, ...],
     manifest: Manifest,
     extract: Extract,
     published: Published | None,
     results: tuple[CheckResult, ...],
     standing: Hold | None,
+    keys_written: tuple[str, ...],
     started: float,
 ) -> TenantOutcome:
     """Hold the candidate, which is kept by now; what was published stays, in every school year."""
@@ -203,15 +217,16 @@ def _held(
         secret_version_id=extract.secret_version,
         place=extract.place,
     )
-    if standing is not None and standing.identity == hold.identity:
+    # Bytes that were rejected stay so, whichever guards hold them today.
+    is_same = standing is not None and standing.sha256 == hold.sha256
+    if standing is not None and is_same and (standing.rejected or standing.guards == hold.guards):
         hold = replace(hold, since=standing.since, run_id=standing.run_id, rejected=standing.rejected)
         write_hold(context.store, tenant, hold)
     else:
         entry = _entry(context, tenant, "hold", hold.published_sha256, hold.sha256, {"guards": ", ".join(hold.guards)})
         with on_record(context.store, entry, context.now):
             write_hold(context.store, tenant, hold)
-    keys_written = _published_again(context, tenant, school_years, published)
-    command = what_to_do(tenant, hold.sha256)
+    command = what_to_do(tenant, hold.sha256, is_first=published is None)
     return TenantOutcome(
         tenant,
         TenantStatus.HELD,
@@ -228,16 +243,14 @@ def _held(
 
 
 def _pinned(
-    context: RefreshContext,
     tenant: PartnerTenant,
-    school_years: tuple[int, ...],
     manifest: Manifest,
     published: Published,
     results: tuple[CheckResult, ...],
+    keys_written: tuple[str, ...],
     started: float,
 ) -> TenantOutcome:
     """Publish nothing: a person chose what is published, until a person ends that."""
-    keys_written = _published_again(context, tenant, school_years, published)
     return TenantOutcome(
         tenant,
         TenantStatus.PINNED,
@@ -254,17 +267,21 @@ def _pinned(
 
 
 def _published_again(
-    context: RefreshContext, tenant: PartnerTenant, school_years: tuple[int, ...], published: Published | None
+    context: RefreshContext,
+    tenant: PartnerTenant,
+    school_years: tuple[int, ...],
+    published: Published | None,
+    lock: Connection[Any],
 ) -> tuple[str, ...]:
-    """See to it that every school year has what is published: a decision may have been killed between two copies."""
+    """See to it that every school year has what is published, where this run publishes nothing else."""
     if published is None:
         return ()
+    sha256 = published.pointer.sha256
     try:
-        digest = verified_digest(context.store, tenant, published.pointer.sha256)
+        return copy_again(context.store, tenant, school_years, sha256, lambda: lock.execute("select 1"))
     except RunwayError as error:
         context.log.warning(f"{tenant}: what is published was not copied anew: {error}", extra={"tenant": str(tenant)})
         return ()
-    return publish(context.store, tenant, school_years, digest)
 
 
 @contextmanager
@@ -290,6 +307,21 @@ def _entry(
     details: Mapping[str, str],
 ) -> Entry:
     return Entry(what, tenant.partner_id, tenant.tenant_code, context.run_id, from_sha256, to_sha256, details=details)
+
+
+def _without_pointer(
+    context: RefreshContext, tenant: PartnerTenant, school_years: tuple[int, ...], hold: Hold | None
+) -> Published | None:
+    """What readers have where there is no pointer: a first run was killed before it, or somebody deleted it."""
+    sizes = (context.store.stat(stable_key(tenant, year)) for year in school_years)
+    digests = (found.sha256 for found in sizes if found is not None and found.sha256 is not None)
+    sha256 = next(digests, hold.published_sha256 if hold else None)
+    if sha256 is None:
+        return None
+    manifest = read_manifest(context.store, tenant, sha256)
+    started_at = manifest.query_started_at if manifest else datetime.min.replace(tzinfo=UTC).isoformat()
+    secret_version = manifest.secret_version_id if manifest else ""
+    return Published(Pointer(sha256, started_at, started_at, secret_version, context.run_id), manifest)
 
 
 def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDocument | None) -> Published | None:

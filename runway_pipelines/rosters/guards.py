@@ -224,7 +224,9 @@ def _colliding_codes(candidate: Candidate, comparison: Comparison, guards: Guard
         f"of {candidate.students:,} students, where it was {before:.1%}"
     )
     if now > guards.colliding_codes and now > 2 * before:
-        return _failed(COLLIDING_CODES, f"{said}; more than {guards.colliding_codes:.1%}, and twice as many", numbers)
+        return _failed(
+            COLLIDING_CODES, f"{said}; more than {guards.colliding_codes:.1%}, and more than twice as many", numbers
+        )
     return _passed(COLLIDING_CODES, said, numbers)
 
 
@@ -244,7 +246,10 @@ def moved(place: Place | None, known: Collection[Place]) -> CheckResult:
     if place is None or not known or any(place.is_same(one) for one in known):
         return _passed(WAREHOUSE_MOVED, "the warehouse is the one that it was" if known else "nothing to compare with")
     return _failed(
-        WAREHOUSE_MOVED, f"the roster comes from {place}; what is published came from {known_as(known)}", {"places": 1}
+        WAREHOUSE_MOVED,
+        f"the roster comes from {place}; what is published came from {known_as(known)}. If that is another partner's "
+        "warehouse, do not approve: correct the secret",
+        {"places": 1},
     )
 
 

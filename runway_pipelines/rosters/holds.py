@@ -74,19 +74,24 @@ class Hold:
 
     def said_of(self, tenant: PartnerTenant) -> str:
         """The hold in words, with its numbers and what to do."""
+        if not self.sha256:
+            return f"held, and held.json cannot be read: refresh {tenant}, which writes it anew"
         why = "; ".join(f"{each.guard}: {each.reason}" for each in self.reasons)
         if self.rejected is not None:
             return f"the candidate {self.sha256[:SHA256_SHOWN]} was rejected {self.rejected.said} ({why})"
-        return f"held since {self.since[:16].replace('T', ' ')} UTC: {why}. {what_to_do(tenant, self.sha256)}"
+        return f"held since {self.since[:16].replace('T', ' ')} UTC: {why}. " + what_to_do(
+            tenant, self.sha256, is_first=self.published_sha256 is None
+        )
 
 
 UNREADABLE = Hold("", "", "", (HoldReason("unreadable", "held.json cannot be read"),), None, 0, "", "", "")
 
 
-def what_to_do(tenant: PartnerTenant, sha256: str) -> str:
-    """How to look at a candidate, and to publish it all the same."""
+def what_to_do(tenant: PartnerTenant, sha256: str, *, is_first: bool) -> str:
+    """How to look at a candidate (which is compared with what is published), and to publish it all the same."""
+    look = "" if is_first else f"To see what would change: runway-pipelines rosters diff {tenant}. "
     return (
-        f"To see what would change: runway-pipelines rosters diff {tenant}. To publish it all the same: "
+        f"{look}To publish it all the same: "
         f"runway-pipelines rosters approve {tenant} {sha256[:SHA256_SHOWN]} --reason '...'"
     )
 

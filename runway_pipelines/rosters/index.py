@@ -17,7 +17,7 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant, shown, why_unus
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.freshness import moment_of
 from runway_pipelines.rosters.manifest import index_key
-from runway_pipelines.rosters.outcome import TenantOutcome
+from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import READERS, read_published
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.snowflake.connection import Place
@@ -26,6 +26,7 @@ NEVER = "never refreshed"
 UNUSABLE_CODE = "unusable_code"
 DEPARTED = "not in the registry"
 RETURNED = "back in the registry, not refreshed since"
+PLACES_ASKED = 3  # published rosters whose warehouse is compared, where not all have to be
 STILL_PUBLISHED = "what was published stays until it is deleted with runway-pipelines rosters purge"
 WRITE_ATTEMPTS = 8
 
@@ -210,13 +211,20 @@ def _present(entry: IndexEntry) -> IndexEntry:
     return replace(entry, status=RETURNED, reason="") if entry.has_departed else entry
 
 
+def _since(entry: IndexEntry, outcome: TenantOutcome) -> str | None:
+    """A refresh that failed says nothing about a hold; one that was refused by a check is no hold."""
+    if outcome.hold is not None:
+        return outcome.hold.since
+    return entry.since if outcome.status is TenantStatus.FAILED else None
+
+
 def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
     if not outcome.status.is_success or outcome.manifest is None:
         return replace(
             entry,
             status=outcome.status.value,
             reason=outcome.reason,
-            since=entry.since if outcome.hold is None else outcome.hold.since,
+            since=_since(entry, outcome),
         )
     # Of a superseded run it is the other run's moment: this run confirmed nothing.
     verified_at = None if outcome.verified_at is None else moment_of(outcome.verified_at)

@@ -156,7 +156,7 @@ class Pointer:
 
     ``verified_at`` is when the warehouse last gave these bytes, and ``place`` which warehouse that was: another one may
     have given them first. By ``query_started_at`` a run sees that its query is older. ``previous_sha256`` was published
-    before. A roll back ``pinned`` it: refreshes publish nothing until somebody ends that.
+    before. A rollback ``pinned`` it: refreshes publish nothing until somebody ends that.
     """
 
     sha256: str

@@ -194,7 +194,7 @@ def _delete_snapshot(store: ObjectStore, tenant: PartnerTenant, sha256: str) -> 
     A process that is killed in between leaves a snapshot without a manifest, like a run that is killed while it keeps
     one. All know that state: nobody is shown the snapshot, `keep_snapshot` verifies it before it is used again, and the
     next night's listing finds and deletes it. The other way round a manifest would stay that promises a snapshot which
-    is gone: a roll back would offer it, no night would find it (only snapshots are looked for), and if the same bytes
+    is gone: a rollback would offer it, no night would find it (only snapshots are looked for), and if the same bytes
     came again, the old manifest would pass for theirs.
     """
     store.delete([manifest_key(tenant, sha256), snapshot_key(tenant, sha256)])

@@ -6,7 +6,7 @@ before the process died, and a reader sees the old file or the new one, whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
@@ -159,6 +159,26 @@ def publish(
             store.copy_object(snapshot_key(tenant, digest.sha256), key)
             written.append(key)
     return tuple(written)
+
+
+def copy_again(
+    store: ObjectStore,
+    tenant: PartnerTenant,
+    school_years: Iterable[int],
+    sha256: str,
+    check_lock: Callable[[], object],
+) -> tuple[str, ...]:
+    """Give every school year what is published already: a decision may have been killed between two copies.
+
+    Reads the snapshot only if a year lacks it. Raises `StoredObjectDamaged` for one that is not what was kept.
+    """
+    kept = store.stat(snapshot_key(tenant, sha256))
+    lacking = [year for year in school_years if kept is None or store.stat(stable_key(tenant, year)) != kept]
+    if not lacking:
+        return ()
+    digest = verified_digest(store, tenant, sha256)
+    check_lock()  # which may have been lost while a large snapshot was read
+    return publish(store, tenant, lacking, digest)
 
 
 def point(store: ObjectStore, tenant: PartnerTenant, pointer: Pointer, replacing: StoredDocument | None) -> None:

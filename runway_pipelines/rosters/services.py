@@ -7,6 +7,7 @@ import dagster as dg
 from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.credentials.trial import Trial, try_credentials
+from runway_pipelines.errors import DecisionRefused
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import Registry, read_registry
 from runway_pipelines.rosters.decisions import Decision, DecisionContext, decide
@@ -96,9 +97,16 @@ class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
     def decide(self, tenant: PartnerTenant, decision: Decision, run_id: str) -> TenantOutcome:
         """Make a decision about a tenant's roster take effect, and record it in the partner's index.
 
-        Raises as `decisions.decide`; `Permanent` for a partner that is not in the registry.
+        Raises as `decisions.decide`; `Permanent` for a partner or a tenant that is not in the registry.
         """
-        partner = self.registry().partner(tenant.partner_id)
+        registry = self.registry()
+        partner = registry.partner(tenant.partner_id)
+        if tenant not in partner.tenants:
+            raise DecisionRefused(
+                expected=f"a tenant of {tenant.partner_id} that is in the registry",
+                came=tenant.key,
+                remedy="nothing is published for a tenant that left; rosters purge deletes what still is",
+            )
         outcome = decide(self.decisions(run_id), tenant, partner.published_years, decision)
         record_outcomes(self.store, partner, [outcome], run_id)
         return outcome

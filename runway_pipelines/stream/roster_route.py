@@ -15,11 +15,13 @@ from starlette.responses import Response
 from runway_pipelines.errors import Held, RunwayError, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import RosterPartner
+from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.guards import GUARD_NAMES, Comparison, Guards, judge_announced_guards
-from runway_pipelines.rosters.holds import read_hold
-from runway_pipelines.rosters.index import PublishedPlaces
-from runway_pipelines.rosters.manifest import Pointer, pointer_key, snapshot_key
+from runway_pipelines.rosters.holds import Hold, read_hold
+from runway_pipelines.rosters.index import PLACES_ASKED, PublishedPlaces
+from runway_pipelines.rosters.manifest import Pointer, Signature, pointer_key, snapshot_key
 from runway_pipelines.rosters.publication import parse_published
+from runway_pipelines.rosters.quality import CheckResult
 from runway_pipelines.stream.limits import BlockingCalls, Places
 from runway_pipelines.stream.metrics import Metrics
 from runway_pipelines.stream.negotiation import (
@@ -53,12 +55,12 @@ from runway_pipelines.stream.sources import DamagedSnapshots, Source, choose
 from runway_pipelines.stream.streaming import JSON_LINES, Patience, PullRecord, RosterResponse, first_part, unless_gone
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observation
+from runway_pipelines.systems.snowflake.connection import Place
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 log = logging.getLogger(__name__)
-PLACES_ASKED = 3  # of the partner's other rosters, where a tenant's first one is asked of the warehouse
 HELD, PINNED = "X-Roster-Held", "X-Roster-Pinned"
 # Student identifiers: no cache keeps them. A client may still ask whether what it has is current.
 _NOT_STORED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -179,7 +181,7 @@ class RosterRoute:
             trouble = error
             log.warning("%s: the snapshot cannot be used: %s", tenant, error)
         hold = None if requested is Source.WAREHOUSE else read_hold(self._store, tenant)
-        pinned = found.pointer.pinned if found else None
+        pinned = _pinned(tenant, stored)  # also where its snapshot is damaged
         choice = choose(
             requested,
             found.pointer if found else None,
@@ -200,23 +202,30 @@ class RosterRoute:
             seen,
             "the snapshot cannot be used" if trouble and not choice.snapshot else choice.reason,
             standing,
-            self._guarded(tenant, stored) if requested is Source.AUTO else unguarded,
+            self._guarded(tenant, stored, hold) if requested is Source.AUTO else unguarded,
             found,
         )
 
-    def _guarded(self, tenant: PartnerTenant, stored: StoredDocument | None) -> Guarded:
-        """The guards beside what is published; where nothing can be read, beside the partner's other rosters."""
+    def _guarded(self, tenant: PartnerTenant, stored: StoredDocument | None, hold: Hold | None) -> Guarded:
+        """The guards beside what is published, which is read once the warehouse has answered."""
+
+        def guarded(counts: RosterCounts, place: Place) -> tuple[CheckResult, ...]:
+            return judge_announced_guards(counts, place, self._comparison(tenant, stored, hold), self._guards)
+
+        return guarded
+
+    def _comparison(self, tenant: PartnerTenant, stored: StoredDocument | None, hold: Hold | None) -> Comparison:
         try:
             published = parse_published(self._store, tenant, stored)
         except StoredObjectDamaged:
             published = None
-        if published is not None and published.manifest is not None:
-            comparison = Comparison(published.manifest, is_first=False, place=published.place)
-        else:
-            partner = RosterPartner(tenant.partner_id, tenant.partner_id, (), ())
-            places = PublishedPlaces(self._store, partner, at_most=PLACES_ASKED)(tenant)
-            comparison = Comparison(None, is_first=True, places=places)
-        return lambda counts, place: judge_announced_guards(counts, place, comparison, self._guards)
+        manifest, place = (published.manifest, published.place) if published else (None, None)
+        if manifest is not None or place is not None:
+            return Comparison(manifest, is_first=False, place=place)
+        partner = RosterPartner(tenant.partner_id, tenant.partner_id, (), ())
+        places = PublishedPlaces(self._store, partner, at_most=PLACES_ASKED)(tenant)
+        was_published = stored is not None or (hold is not None and hold.published_sha256 is not None)
+        return Comparison(None, is_first=not was_published, places=places)
 
     def _snapshot(self, tenant: PartnerTenant, stored: StoredDocument | None) -> Snapshot | None:
         """What the pointer names; raises `StoredObjectDamaged` where the two do not fit, as far as can be seen or is
@@ -380,6 +389,13 @@ class RosterRoute:
 
         pull.on_end = lambda: call_soon(loop, release)
         return await first_part(pull, work, self._acquire_seconds)
+
+
+def _pinned(tenant: PartnerTenant, stored: StoredDocument | None) -> Signature | None:
+    try:
+        return None if stored is None else Pointer.from_json(pointer_key(tenant), stored.body).pinned
+    except StoredObjectDamaged:
+        return None
 
 
 def _require_current(request: Request, validator: str | None) -> None:

@@ -43,7 +43,7 @@ def choose(
 
     ``published`` is None if nothing readable is published; ``secret_version`` is the current one, None if unknown or
     gone. An operator who asks for the snapshot gets it at any age. While a hold or a pin is ``standing`` (in words),
-    the warehouse's roster is nobody's but an operator's who asks for it.
+    only an operator who asks for the warehouse's roster gets it.
     """
     if requested is Source.WAREHOUSE:
         return Choice(None, "it was asked for, around any hold")

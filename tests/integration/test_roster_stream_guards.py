@@ -9,7 +9,7 @@ import pytest
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.rosters.decisions import Decision, What
 from runway_pipelines.rosters.index import record_outcomes
-from runway_pipelines.rosters.manifest import hold_key, snapshot_key
+from runway_pipelines.rosters.manifest import hold_key, manifest_key, snapshot_key
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.settings import load_settings
 from runway_pipelines.wiring import build_services
@@ -94,6 +94,34 @@ def test_while_a_tenant_is_pinned_its_old_snapshot_is_served(
     assert (answer.content, answer.headers["X-Roster-Pinned"]) == (old, "true")
     decide(partner, What.UNPIN)
     assert "X-Roster-Pinned" not in server.pull(run).headers
+
+
+def test_a_damaged_snapshot_that_is_pinned_is_no_reason_to_ask_the_warehouse(
+    server: StreamServer, partner: TestPartner, run: int
+) -> None:
+    publish(partner, "north")
+    old = partner.pointer("north")
+    partner.warehouse.student("north", "new", ("Local", "n"))
+    partner.write_tables()
+    publish(partner, "north")
+    decide(partner, What.ROLLBACK)
+    assert old is not None
+    partner.world.s3.delete_object(Bucket=BUCKET, Key=snapshot_key(partner.tenant("north"), old.sha256))
+    assert server.pull(run).status_code == 500
+
+
+def test_without_a_manifest_what_the_warehouse_has_cannot_be_compared(
+    server: StreamServer, partner: TestPartner, run: int
+) -> None:
+    publish(partner, "north")
+    good = partner.published("north")
+    pointer = partner.pointer("north")
+    assert pointer is not None
+    change_pointer(partner, "north", verified_at=STALE)
+    partner.world.s3.delete_object(Bucket=BUCKET, Key=manifest_key(partner.tenant("north"), pointer.sha256))
+    lose(partner, 150)
+    answer = server.pull(run)
+    assert (answer.content, answer.headers["X-Roster-Held"]) == (good, "true")
 
 
 def test_a_damaged_snapshot_under_a_hold_is_no_reason_to_ask_the_warehouse(

@@ -83,6 +83,7 @@ ROSTERS = {
     "doubled": Roster(range(40)),
     "recoded": Roster(range(20), range(20)),
     "others": Roster(range(50, 70)),
+    "nobody": Roster(range(0)),
 }
 BY_SHA256 = {roster.sha256: roster for roster in ROSTERS.values()}
 

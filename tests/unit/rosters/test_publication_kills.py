@@ -15,7 +15,8 @@ from runway_pipelines.errors import DecisionRefused
 from runway_pipelines.rosters.audit import entries
 from runway_pipelines.rosters.decisions import What
 from runway_pipelines.rosters.guards import GUARD_NAMES, WAREHOUSE_MOVED
-from runway_pipelines.rosters.manifest import manifest_key, snapshot_key
+from runway_pipelines.rosters.holds import write_hold
+from runway_pipelines.rosters.manifest import manifest_key, pointer_key, snapshot_key, stable_key
 from runway_pipelines.rosters.outcome import TenantStatus
 from runway_pipelines.rosters.publication import read_manifest
 from runway_pipelines.rosters.quality import STUDENTS_LOST
@@ -25,6 +26,7 @@ from tests.unit.rosters.publication_world import (
     BY_SHA256,
     PLACES,
     ROSTERS,
+    YEARS,
     PublicationWorld,
     Step,
     whole_copies,
@@ -267,3 +269,48 @@ def test_of_two_at_once_one_comes_first_and_the_other_finds_what_it_left(both: t
         join(*threads)
         assert_settled(world)
         assert world.state() in ends
+
+
+def test_a_rollback_never_leads_to_what_was_rolled_back_from() -> None:
+    world = world_after(WHOLE, Step("expect"), HALF, Step("end"), ROLLBACK, UNPIN, WHOLE)
+    world.take(ROLLBACK)
+    assert world.pointer is not None
+    assert world.pointer.sha256 == ROSTERS["whole"].sha256
+
+
+@pytest.mark.parametrize("before", [[WHOLE, HALF], [WHOLE]], ids=["held", "not held"])
+def test_a_pointer_that_somebody_deleted_lets_nothing_pass_the_guards(before: list[Step]) -> None:
+    world = world_after(*before)
+    del world.s3.objects[pointer_key(TENANT)]
+    world.take(HALF)
+    assert list(world.copies.values()) == whole_copies(ROSTERS["whole"].sha256)
+    assert world.hold is not None
+    assert world.hold.guards == (STUDENTS_LOST,)
+    world.take(WHOLE)
+    assert world.pointer is not None
+    assert world.hold is None
+
+
+def test_a_candidate_that_was_held_beside_another_roster_is_not_approved() -> None:
+    world = world_after(WHOLE, HALF)
+    hold = world.hold
+    world.take(MORE)
+    assert hold is not None
+    write_hold(world.store, TENANT, hold)  # as if the run had been killed before it ended the hold
+    with pytest.raises(DecisionRefused, match="refresh"):
+        world.decide(What.APPROVE, hold.sha256)
+    assert list(world.copies.values()) == whole_copies(ROSTERS["one more"].sha256)
+
+
+def test_bytes_that_were_rejected_stay_so_whichever_guard_holds_them() -> None:
+    world = world_after(WHOLE, HALF, REJECT, Step("refresh", "half", place=1))
+    assert world.hold is not None
+    assert world.hold.rejected is not None
+    assert set(world.hold.guards) == {STUDENTS_LOST, WAREHOUSE_MOVED}
+
+
+def test_a_refused_roster_heals_what_a_killed_decision_left_between() -> None:
+    world = world_after(WHOLE, MORE)
+    world.s3.objects[stable_key(TENANT, YEARS[0])] = world.s3.objects[snapshot_key(TENANT, ROSTERS["whole"].sha256)]
+    world.take(Step("refresh", "nobody"))
+    assert list(world.copies.values()) == whole_copies(ROSTERS["one more"].sha256)
