@@ -21,7 +21,7 @@ from runway_pipelines.operations.outcome_sensor import Watched, build_run_outcom
 from runway_pipelines.operations.outcomes import OperatorEvent
 from runway_pipelines.operations.run_cursor import OVERLAP_SECONDS
 from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, Problem, RunReport
-from runway_pipelines.rosters import assets, extraction, refresh
+from runway_pipelines.rosters import assets, extraction, gate
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
 from runway_pipelines.systems.aws import event_bus as events_module
 from tests.integration.event_bus import Bus, make_bus
@@ -509,7 +509,7 @@ def test_no_event_names_a_student_or_shows_a_key(
     if trouble == "the run":
         monkeypatch.setattr(assets, "record_outcomes", fail)
     if trouble == "a tenant":
-        monkeypatch.setattr(refresh, "keep_snapshot", fail)
+        monkeypatch.setattr(gate, "keep_snapshot", fail)
     if trouble == "rows":
         failing = extraction.ROSTER_SQL.replace(
             "max(api_year) as api_year\n", "max(cast(student_unique_id as int)) as api_year\n"

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 
 from runway_pipelines.local.stack import BUCKET
-from runway_pipelines.rosters import extraction, refresh
+from runway_pipelines.rosters import extraction, gate
 from runway_pipelines.rosters.query import ROSTER_SQL
 from tests.integration.world import TestPartner, Warehouse, World, everything_logged, run_partner
 
@@ -51,7 +51,7 @@ def a_defect_of_ours(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: object) -> None:
         raise KeyError(CANARIES[0])
 
-    monkeypatch.setattr(refresh, "keep_snapshot", fail)
+    monkeypatch.setattr(gate, "keep_snapshot", fail)
 
 
 def a_refused_key(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> None:
