@@ -315,7 +315,7 @@ def expect(
         elif guards or until:
             _require(reason, "--reason")
             _require(until, "--until")
-            end = (until or datetime.now()).replace(tzinfo=UTC) + timedelta(days=1)  # noqa: DTZ005 - never now
+            end = _end_of(until, longest=decisions.MOST_EXPECTED) if until else datetime.now(UTC)
             decisions.expect(context, partner_id, of.tenant_code if of else None, guards, end, decided_by, reason or "")
         expected, _ = read_expectations(services.store, partner_id)
     table = Table("id", "of", "guards", "until (UTC)", "who, and why", title="Expected", title_justify="left")
@@ -328,6 +328,12 @@ def expect(
             Text(str(each.signature)),
         )
     console.print(table if expected.expectations else f"Nothing is expected of {partner_id}.")
+
+
+def _end_of(day: datetime, *, longest: timedelta) -> datetime:
+    """The end of a day (UTC); of the last possible one, as much as may be expected of it."""
+    last = datetime.now(UTC) + longest
+    return last if day.date() == last.date() else day.replace(tzinfo=UTC) + timedelta(days=1)
 
 
 def _require(value: object, option: str) -> None:

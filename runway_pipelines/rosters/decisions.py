@@ -339,7 +339,7 @@ def expect(
     unknown = sorted(set(guards) - set(GUARD_NAMES))
     if unknown or not guards:
         raise _refused(f"guards of {', '.join(GUARD_NAMES)}", ", ".join(unknown) or "none", "name those that will fail")
-    if not now < until <= now + MOST_EXPECTED + timedelta(days=1):  # the whole of the last day
+    if not now < until <= now + MOST_EXPECTED:
         raise _refused(
             f"an end between now and {MOST_EXPECTED.days} days from now",
             until.isoformat(),
