@@ -13,7 +13,7 @@ from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.errors import RunwayError, SecretMalformed
 from runway_pipelines.systems.aws.secret_versions import SecretVersion
 from runway_pipelines.systems.snowflake.client import EduSnowflake
-from runway_pipelines.systems.snowflake.connection import EduConnection, Place, known_as
+from runway_pipelines.systems.snowflake.connection import EduConnection, Place, is_elsewhere, known_as
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Trial:
 
     def moved_from(self, known: Collection[Place]) -> str | None:
         """In words, if the secret opens a warehouse that is none of those that are known."""
-        if self.connection is None or not known or any(self.connection.place.is_same(place) for place in known):
+        if self.connection is None or not is_elsewhere(self.connection.place, known):
             return None
         return (
             f"the secret opens {self.connection.place}; what is published came from {known_as(known)}. If the partner "

@@ -43,6 +43,7 @@ from runway_pipelines.rosters.publication import (
     previous_of,
     publish,
     read_manifest,
+    readable_pointer,
     verified_digest,
     whole_sha256,
 )
@@ -131,7 +132,8 @@ def decide(
     started = time.monotonic()
     with context.database.advisory_lock(lock_name(tenant), context.lock_wait_seconds) as lock:
         stored = context.store.read(pointer_key(tenant))
-        pointer, hold = _pointer(tenant, stored), read_hold(context.store, tenant)
+        # A damaged pointer is written anew.
+        pointer, hold = readable_pointer(tenant, stored), read_hold(context.store, tenant)
         outcome = act(_Case(context, tenant, tuple(school_years), decision, signature, stored, pointer, hold, lock))
     return replace(outcome, seconds=time.monotonic() - started)
 
@@ -211,13 +213,6 @@ def _unpin(case: _Case) -> TenantOutcome:
             point(case.context.store, case.tenant, replace(pointer, pinned=None), replacing=case.stored)
             _copy_again(case)
     return _as_it_is(case, pointer, "not pinned: the next refresh publishes, if the guards let it")
-
-
-def _pointer(tenant: PartnerTenant, stored: StoredDocument | None) -> Pointer | None:
-    try:
-        return None if stored is None else Pointer.from_json(pointer_key(tenant), stored.body)
-    except StoredObjectDamaged:
-        return None  # a decision writes it anew
 
 
 def _candidate(case: _Case) -> Hold:

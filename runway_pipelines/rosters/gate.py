@@ -40,6 +40,7 @@ from runway_pipelines.rosters.holds import (
 from runway_pipelines.rosters.manifest import (
     Manifest,
     Pointer,
+    Signature,
     pointer_key,
     snapshot_key,
     snapshots_prefix,
@@ -104,12 +105,13 @@ def publish_extract(
     )
     # The lock ends with its connection. If that broke during a long upload, another run may be copying by now.
     lock.execute("select 1")
-    if holding(results) or (published is not None and published.pointer.pinned is not None):
+    if published is not None and (pinned := published.pointer.pinned) is not None:
         keys_written = _published_again(context, tenant, school_years, published, lock)
-        if published is not None and published.pointer.pinned is not None:
-            if hold is not None:  # a rollback was killed before it ended it
-                delete_hold(context.store, tenant)
-            return _pinned(tenant, manifest, published, results, keys_written, started)
+        if hold is not None:  # a rollback was killed before it ended it
+            delete_hold(context.store, tenant)
+        return _pinned(tenant, manifest, published, pinned, results, keys_written, started)
+    if holding(results):
+        keys_written = _published_again(context, tenant, school_years, published, lock)
         return _held(context, tenant, manifest, extract, published, results, hold, keys_written, started)
 
     with _recorded(context, expected), _released(context, tenant, hold, manifest):
@@ -246,6 +248,7 @@ def _pinned(
     tenant: PartnerTenant,
     manifest: Manifest,
     published: Published,
+    pinned: Signature,
     results: tuple[CheckResult, ...],
     keys_written: tuple[str, ...],
     started: float,
@@ -254,7 +257,7 @@ def _pinned(
     return TenantOutcome(
         tenant,
         TenantStatus.PINNED,
-        f"pinned {published.pointer.pinned}. The warehouse's roster {manifest.sha256[:SHA256_SHOWN]} is kept, and not "
+        f"pinned {pinned}. The warehouse's roster {manifest.sha256[:SHA256_SHOWN]} is kept, and not "
         f"published. To publish again: runway-pipelines rosters unpin {tenant} --reason '...'",
         time.monotonic() - started,
         manifest=published.manifest,
@@ -262,7 +265,7 @@ def _pinned(
         check_results=results,
         keys_written=keys_written,
         candidate=manifest,
-        pinned_at=published.pointer.pinned.at if published.pointer.pinned else None,
+        pinned_at=pinned.at,
     )
 
 

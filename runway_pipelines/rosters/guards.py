@@ -21,7 +21,7 @@ from runway_pipelines.rosters.quality import (
     share_of,
     students_by_type,
 )
-from runway_pipelines.systems.snowflake.connection import Place, known_as
+from runway_pipelines.systems.snowflake.connection import Place, is_elsewhere, known_as
 
 STUDENTS_ADDED = "students_added"
 STUDENTS_CHANGED = "students_changed"
@@ -243,7 +243,7 @@ def _warehouse_moved(candidate: Candidate, comparison: Comparison, guards: Guard
 
 def moved(place: Place | None, known: Collection[Place]) -> CheckResult:
     """Whether a place is none of those that are known; passes where nothing is known."""
-    if place is None or not known or any(place.is_same(one) for one in known):
+    if not is_elsewhere(place, known):
         return _passed(WAREHOUSE_MOVED, "the warehouse is the one that it was" if known else "nothing to compare with")
     return _failed(
         WAREHOUSE_MOVED,

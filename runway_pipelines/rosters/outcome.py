@@ -10,12 +10,8 @@ from typing import Any, Protocol
 
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts
-from runway_pipelines.rosters.guards import (
-    Guards,
-)
-from runway_pipelines.rosters.holds import (
-    Hold,
-)
+from runway_pipelines.rosters.guards import Guards
+from runway_pipelines.rosters.holds import Hold
 from runway_pipelines.rosters.manifest import Manifest
 from runway_pipelines.rosters.quality import CheckResult, Thresholds
 from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore

@@ -42,6 +42,14 @@ class Published:
         return self.pointer.place or (self.manifest.place if self.manifest else None)
 
 
+def readable_pointer(tenant: PartnerTenant, stored: StoredDocument | None) -> Pointer | None:
+    """The pointer; None where there is none, and where it is damaged."""
+    try:
+        return None if stored is None else Pointer.from_json(pointer_key(tenant), stored.body)
+    except StoredObjectDamaged:
+        return None
+
+
 def read_published(store: ObjectStore, tenant: PartnerTenant) -> Published | None:
     """What the tenant's pointer names, or None if nothing was published yet; raises `StoredObjectDamaged`."""
     return parse_published(store, tenant, store.read(pointer_key(tenant)))

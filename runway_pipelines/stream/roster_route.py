@@ -19,8 +19,8 @@ from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.guards import GUARD_NAMES, Comparison, Guards, judge_announced_guards
 from runway_pipelines.rosters.holds import Hold, read_hold
 from runway_pipelines.rosters.index import PLACES_ASKED, PublishedPlaces
-from runway_pipelines.rosters.manifest import Pointer, Signature, pointer_key, snapshot_key
-from runway_pipelines.rosters.publication import parse_published
+from runway_pipelines.rosters.manifest import Pointer, pointer_key, snapshot_key
+from runway_pipelines.rosters.publication import parse_published, readable_pointer
 from runway_pipelines.rosters.quality import CheckResult
 from runway_pipelines.stream.limits import BlockingCalls, Places
 from runway_pipelines.stream.metrics import Metrics
@@ -152,9 +152,7 @@ class RosterRoute:
         except Held as held:
             if served.fallback is None or held.check not in GUARD_NAMES:
                 raise
-            log.warning(
-                "%s: the snapshot is served, because a guard holds the warehouse's roster: %s", run.tenant, held
-            )
+            log.warning("%s: the snapshot is served, because a guard holds the warehouse's roster: %s", tenant, held)
             return await self._from_snapshot(
                 request,
                 served.fallback,
@@ -181,7 +179,8 @@ class RosterRoute:
             trouble = error
             log.warning("%s: the snapshot cannot be used: %s", tenant, error)
         hold = None if requested is Source.WAREHOUSE else read_hold(self._store, tenant)
-        pinned = _pinned(tenant, stored)  # also where its snapshot is damaged
+        pointer = readable_pointer(tenant, stored)
+        pinned = pointer.pinned if pointer else None  # also where its snapshot is damaged
         choice = choose(
             requested,
             found.pointer if found else None,
@@ -389,13 +388,6 @@ class RosterRoute:
 
         pull.on_end = lambda: call_soon(loop, release)
         return await first_part(pull, work, self._acquire_seconds)
-
-
-def _pinned(tenant: PartnerTenant, stored: StoredDocument | None) -> Signature | None:
-    try:
-        return None if stored is None else Pointer.from_json(pointer_key(tenant), stored.body).pinned
-    except StoredObjectDamaged:
-        return None
 
 
 def _require_current(request: Request, validator: str | None) -> None:

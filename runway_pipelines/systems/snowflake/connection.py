@@ -31,6 +31,11 @@ class Place:
         return self.account.casefold(), self.database.casefold(), self.schema.casefold()
 
 
+def is_elsewhere(place: Place | None, known: Collection[Place]) -> bool:
+    """Whether a place is none of those that are known; not where one of the two is unknown."""
+    return place is not None and bool(known) and not any(place.is_same(one) for one in known)
+
+
 def known_as(places: Collection[Place]) -> str:
     """Some of the places, for people."""
     return " and ".join(sorted({str(place) for place in places})[:_MOST_NAMED])
