@@ -15,6 +15,7 @@ from runway_pipelines.settings import load_settings
 from runway_pipelines.wiring import build_services
 from tests.integration.stream_server import StreamServer, add_run, change_pointer, publish, refresh
 from tests.integration.world import TestPartner, Warehouse, World
+from tests.waiting import wait_until
 
 STALE = "2020-01-01T00:00:00+00:00"
 
@@ -66,7 +67,7 @@ def test_under_a_hold_what_is_published_is_served_however_old_and_after_a_rotati
     answer = server.pull(run)
     assert (answer.status_code, answer.content) == (200, good)
     assert (answer.headers["X-Roster-Source"], answer.headers["X-Roster-Held"]) == ("snapshot", "true")
-    assert "held since" in server.log()
+    wait_until(lambda: "held since" in server.log())  # the line is written when the client has it all
 
 
 def test_an_operator_goes_around_a_hold_by_asking_for_the_warehouse(
@@ -77,7 +78,7 @@ def test_an_operator_goes_around_a_hold_by_asking_for_the_warehouse(
     answer = server.pull(run, "?source=warehouse")
     assert answer.content == b"".join(partner.warehouse.reference("north").lines)
     assert answer.headers["X-Roster-Source"] == "warehouse"
-    assert "around any hold" in server.log()
+    wait_until(lambda: "around any hold" in server.log())
 
 
 def test_while_a_tenant_is_pinned_its_old_snapshot_is_served(
