@@ -9,7 +9,7 @@ import struct
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from runway_pipelines.systems.lml.verdicts import Answer, Kind, Provenance, Verdict
@@ -47,12 +47,23 @@ def is_in_band(method: str, confidence: float) -> bool:
         "alias_match": 75 <= percent <= 84,
         "trigram": 70 <= percent <= 100,
         "llm": 60 <= percent <= 79,
-    }[method]
+    }.get(method, False)
+
+
+def moved(old: datetime | None, now: datetime, is_recheck: bool) -> datetime:
+    """A moment that says no more than which day: a second write on one day tells nothing, except a recheck."""
+    if old is None or is_recheck or old.astimezone(UTC).date() != now.astimezone(UTC).date():
+        return now
+    return old
 
 
 @dataclass
 class ReferenceCatalogue:
-    """The tables. ``tracks`` are rows by id, ``artists`` names by id."""
+    """The tables. ``tracks`` are rows by id, ``artists`` names by id.
+
+    ``track_counts`` are those of all answers so far: the tracks that name nobody, and the distinct ones that name
+    somebody, with and without a row.
+    """
 
     has_artist_columns: bool = True
     artists: dict[int, str] = field(default_factory=dict)
@@ -61,12 +72,13 @@ class ReferenceCatalogue:
     sources: dict[tuple[int, str], Row] = field(default_factory=dict)
     history: list[Row] = field(default_factory=list)
     tracks: dict[int, Row] = field(default_factory=dict)
+    track_counts: Counter[str] = field(default_factory=Counter)
 
     @property
     def ids(self) -> tuple[str, ...]:
         return PLAIN_IDS + (ARTIST_IDS if self.has_artist_columns else ())
 
-    def apply(self, answer: Answer, now: datetime) -> Counter[str]:
+    def apply(self, answer: Answer, now: datetime, is_recheck: bool = False) -> Counter[str]:
         """Write the answer down, and return the counts that the contract names and that are not zero."""
         counted: Counter[str] = Counter()
         for skip, libraries in (
@@ -79,16 +91,16 @@ class ReferenceCatalogue:
         for verdict in sorted(answer.verdicts, key=lambda verdict: verdict.library_id):
             counted["scanned"] += 1
             if verdict.kind is Kind.SINGLE_ARTIST:
-                self._single_artist(verdict, now, counted)
-            elif verdict.kind is Kind.UNRESOLVED:
-                self.stamps[verdict.library_id] = now
+                self._single_artist(verdict, now, counted, is_recheck)
+                continue
+            self.stamps[verdict.library_id] = moved(self.stamps.get(verdict.library_id), now, is_recheck)
+            if verdict.kind is Kind.UNRESOLVED:
                 counted["rows_unresolved"] += 1
             else:
-                self.stamps[verdict.library_id] = now
                 self._compilation(verdict, answer.tracks_contract_version, counted)
         return +counted
 
-    def _single_artist(self, verdict: Verdict, now: datetime, counted: Counter[str]) -> None:
+    def _single_artist(self, verdict: Verdict, now: datetime, counted: Counter[str], is_recheck: bool) -> None:
         touched = self._write_sources(verdict, now, counted)
         assert verdict.artist_ids is not None
         said = {
@@ -114,18 +126,20 @@ class ReferenceCatalogue:
             }
             counted["rows_resolved"] += 1
             return
-        if old["method"] == "manual":
-            self.identity[verdict.library_id] = old | {"last_verified_at": now}
+        moment = moved(old["last_verified_at"], now, is_recheck)
+        if old["method"] == "manual" and old["notes"] != NOTES:
+            self.identity[verdict.library_id] = old | {"last_verified_at": moment}
             counted["manual_protected"] += 1
             return
         new = old | {name: value for name, value in said.items() if value is not None}
         new |= {"method": verdict.method, "confidence": float4(verdict.confidence)}
         if new != old:
             self.history.append(old | {"superseded_at": now})
-            new["notes"] = NOTES
+            new |= {"agreement_sources": None, "notes": NOTES}
+            moment = now
         elif not touched:
             counted["rows_unchanged"] += 1
-        self.identity[verdict.library_id] = new | {"last_verified_at": now}
+        self.identity[verdict.library_id] = new | {"last_verified_at": moment}
         counted["rows_resolved"] += 1
 
     def _write_sources(self, verdict: Verdict, now: datetime, counted: Counter[str]) -> bool:
@@ -149,8 +163,9 @@ class ReferenceCatalogue:
             }
             old = self.sources.get(key)
             if old is None or {name: old[name] for name in content} != content:
-                kept = old or {"library_id": key[0], "source": source, "boost_sources": None}
-                self.sources[key] = kept | content | {"last_verified_at": now, "notes": NOTES}
+                key_columns = {"library_id": verdict.library_id, "source": source}
+                of_this_write = {"last_verified_at": now, "boost_sources": None, "notes": NOTES}
+                self.sources[key] = key_columns | content | of_this_write
                 counted["source_rows_written"] += 1
                 touched = True
         return touched
@@ -162,21 +177,22 @@ class ReferenceCatalogue:
             counted["compilation"] += 1
             return
         counted["rows_resolved_compilation"] += 1
+        self.track_counts["unnamed"] += sum(t.resolved_artist_name is None for t in tracks)
+        naming = [t for t in tracks if t.resolved_artist_name is not None]
+        keys = {(row["artist_name"], row["track_title"]) for row in self.tracks.values()
+                if row["library_id"] == verdict.library_id}  # fmt: skip
+        offered = {(t.artist_name, t.track_title) for t in naming}
+        self.track_counts.update(offered=len(offered), unmatched=len(offered - keys))
         for row in self.tracks.values():
-            if row["library_id"] != verdict.library_id:
+            if row["library_id"] != verdict.library_id or row["track_artist_link_method"] == "librarian":
                 continue
-            same = [t for t in tracks if (t.artist_name, t.track_title) == (row["artist_name"], row["track_title"])]
+            same = [t for t in naming if (t.artist_name, t.track_title) == (row["artist_name"], row["track_title"])]
             if not same:
                 continue
             positions = {t.track_position for t in same} - {None, ""}
             if not row["track_position"] and len(positions) == 1 and len(min(positions)) <= 20:
                 row["track_position"] = min(positions)
-            if row["track_artist_link_method"] == "librarian":
-                continue
-            naming = [t for t in same if t.resolved_artist_name is not None]
-            if not naming and row["track_artist_id"] is not None:
-                continue
-            said = (naming or same)[-1]
+            said = same[-1]
             row["track_artist_id"] = self._artist(said.resolved_artist_name)
             row["track_artist_link_confidence"] = float4(said.confidence)
             row["track_artist_link_method"] = "lml_backfill"

@@ -7,7 +7,7 @@ need no database. `writer.py` compares with the existing rows.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from ctypes import c_float
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -58,13 +58,13 @@ class SourceRow(NamedTuple):
 class TrackRow(NamedTuple):
     """An update for the rows of ``compilation_track_artist`` with this artist and title.
 
-    ``resolved_artist_name`` is None if LML names no artist, ``track_position`` unless exactly one is usable.
+    ``track_position`` is None unless exactly one is usable.
     """
 
     library_id: int
     artist_name: str
     track_title: str | None
-    resolved_artist_name: str | None
+    resolved_artist_name: str
     confidence: float | None
     track_position: str | None
 
@@ -114,7 +114,7 @@ def batch_rows(verdicts: Iterable[Verdict], tracks_contract_version: int | None)
             rows.counts.rows_unresolved += 1
         elif is_ready(verdict, tracks_contract_version):
             rows.counts.rows_resolved_compilation += 1
-            rows.tracks += track_rows(verdict.library_id, verdict.tracks or ())
+            rows.tracks += track_rows(verdict.library_id, verdict.tracks or (), rows.counts.others)
         else:
             rows.counts.rows_skipped[Skip.COMPILATION] += 1
     return rows
@@ -169,7 +169,7 @@ def source_rows(library_id: int, provenance: Iterable[Provenance], counted: Coun
 
 
 def is_in_band(method: str, confidence: float) -> bool:
-    """Whether the confidence lies in the method's band, at the column's precision."""
+    """Whether the confidence lies in the method's band, at the column's precision. An unknown method has no band."""
     band = BANDS.get(method)
     return band is not None and as_real(band[0]) <= as_real(confidence) <= as_real(band[1])
 
@@ -180,31 +180,30 @@ def as_real(confidence: float) -> float:
     return c_float(confidence).value
 
 
-def track_rows(library_id: int, tracks: Sequence[Track]) -> list[TrackRow]:
-    """One row for each artist and title, from the last track that resolves to an artist, or else from the last."""
-    offered: dict[tuple[str, str | None], list[Track]] = {}
+def track_rows(library_id: int, tracks: Iterable[Track], counted: Counter[str]) -> list[TrackRow]:
+    """One row for each artist and title, from the last of its tracks. Adds both outcomes to ``counted``.
+
+    A track for which LML names nobody writes nothing; not even its position counts.
+    """
+    rows: dict[tuple[str, str | None], TrackRow] = {}
+    positions: dict[tuple[str, str | None], set[str]] = {}
     for track in tracks:
-        offered.setdefault((track.artist_name, track.track_title), []).append(track)
-    return [_track_row(library_id, same) for same in offered.values()]
+        name = track.resolved_artist_name
+        if name is None or not name.strip():
+            counted["compilation_track_rows_unnamed"] += 1
+            continue
+        key = (track.artist_name, track.track_title)
+        confidence = None if track.confidence is None else as_real(track.confidence)
+        rows[key] = TrackRow(library_id, *key, name, confidence, track_position=None)
+        positions.setdefault(key, set()).update([track.track_position] if track.track_position else [])
+    if rows:
+        counted["compilation_track_rows_offered"] += len(rows)
+    return [row._replace(track_position=_only_position(positions[key])) for key, row in rows.items()]
 
 
-def _track_row(library_id: int, same: Sequence[Track]) -> TrackRow:
-    named = [track for track in same if track.resolved_artist_name is not None]
-    said = (named or same)[-1]
-    return TrackRow(
-        library_id=library_id,
-        artist_name=said.artist_name,
-        track_title=said.track_title,
-        resolved_artist_name=said.resolved_artist_name,
-        confidence=None if said.confidence is None else as_real(said.confidence),
-        track_position=_only_position(same),
-    )
-
-
-def _only_position(same: Sequence[Track]) -> str | None:
+def _only_position(positions: Collection[str]) -> str | None:
     """The position, if there is exactly one and it fits the column."""
-    positions = {track.track_position for track in same if track.track_position}
     if len(positions) != 1:
         return None
-    position = positions.pop()
+    [position] = positions
     return position if len(position) <= LONGEST_POSITION else None

@@ -26,16 +26,18 @@ _HISTORY = (
 )  # fmt: skip
 _SOURCE = {"library_id": "int", "source": "text", "external_id": "text", "method": "text", "confidence": "real"}
 _TRACK = {
-    "library_id": "int", "artist_name": "text", "track_title": "text", "artist_id": "int", "is_named": "bool",
-    "confidence": "real", "track_position": "text",
+    "library_id": "int", "artist_name": "text", "track_title": "text", "artist_id": "int", "confidence": "real",
+    "track_position": "text",
 }  # fmt: skip
+_TRUE = SQL("true")
 
 
 class Statements:
     """The statements for one schema, with or without the columns of the artist-level ids.
 
     Mains, sources and tracks are bound as an array per column, under its name, with the bounds of their library ids as
-    ``first`` and ``last``.
+    ``first`` and ``last``. A moment is bound as ``now``, with the day that it need not move within as ``today`` and
+    ``tomorrow``.
     """
 
     def __init__(self, schema: str, has_artist_columns: bool) -> None:
@@ -64,7 +66,7 @@ class Statements:
         self.lock_tracks = _lock_tracks(track).as_bytes()
         self.compare_tracks = _compare_tracks(track).as_bytes()
         self.update_tracks = _update_tracks(track).as_bytes()
-        self.lock_stamped = _lock(library, "id").as_bytes()
+        self.lock_stamped = _lock(library, "id", _is_another_day("unresolved_attempted_at")).as_bytes()
         self.stamp = _set_moment(library, "unresolved_attempted_at", "id").as_bytes()
         self.all_artists = _bytes("select id, artist_name from {} where artist_name is not null", artists)
 
@@ -103,17 +105,24 @@ def _between(table: str) -> Composed:
     return SQL("{}.library_id between %(first)s and %(last)s").format(SQL(table))  # type: ignore[arg-type]
 
 
+def _is_another_day(column: str) -> Composed:
+    """Whether the moment must move. Each update of a row notifies the catalogue's change feed, which a second stamp on
+    one day is not worth.
+    """
+    return SQL("({column} >= %(today)s and {column} < %(tomorrow)s) is not true").format(column=Identifier(column))
+
+
 def _set_moment(table: Identifier, column: str, key: str) -> Composed:
-    return SQL("update {table} set {column} = %(now)s where {key} = any(%(ids)s::int[])").format(
-        table=table, column=Identifier(column), key=Identifier(key)
+    return SQL("update {table} set {column} = %(now)s where {key} = any(%(ids)s::int[]) and {another_day}").format(
+        table=table, column=Identifier(column), key=Identifier(key), another_day=_is_another_day(column)
     )
 
 
-def _lock(table: Identifier, key: str) -> Composed:
+def _lock(table: Identifier, key: str, condition: Composable = _TRUE) -> Composed:
     """Locks out other writers, but not rows that refer to these."""
-    return SQL("select {key} from {table} where {key} = any(%(ids)s::int[]) order by {key} for no key update").format(
-        key=Identifier(key), table=table
-    )
+    return SQL(
+        "select {key} from {table} where {key} = any(%(ids)s::int[]) and {condition} order by {key} for no key update"
+    ).format(key=Identifier(key), table=table, condition=condition)
 
 
 def _insert_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, str]) -> Composed:
@@ -131,7 +140,10 @@ def _insert_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, st
 
 
 def _compare_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, str]) -> Composed:
-    """(library_id, is_new, is_manual, the names of the columns that would change)."""
+    """(library_id, is_new, is_protected, the names of the columns that would change).
+
+    A ``manual`` row is protected unless we wrote it: LML gives that method too, and must be able to correct itself.
+    """
     changes = [
         SQL("case when u.{name} is not null and u.{name} is distinct from e.{name} then {label} end").format(
             name=Identifier(name), label=sql.Literal(name)
@@ -139,9 +151,16 @@ def _compare_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, s
         for name in ("method", "confidence", *ids)
     ]
     return SQL(
-        "select u.library_id, e.library_id is null, e.method is not distinct from 'manual', concat_ws(', ', {changes})"
+        "select u.library_id, e.library_id is null,"
+        " e.method is not distinct from 'manual' and e.notes is distinct from {notes}, concat_ws(', ', {changes})"
         " from {given} left join {identity} as e on e.library_id = u.library_id and {between}"
-    ).format(changes=SQL(", ").join(changes), given=_given(mains), identity=identity, between=_between("e"))
+    ).format(
+        notes=sql.Literal(NOTES),
+        changes=SQL(", ").join(changes),
+        given=_given(mains),
+        identity=identity,
+        between=_between("e"),
+    )
 
 
 def _keep_history(identity: Identifier, history: Identifier, columns: tuple[str, ...]) -> Composed:
@@ -160,11 +179,11 @@ def _keep_history(identity: Identifier, history: Identifier, columns: tuple[str,
 
 
 def _update_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, str]) -> Composed:
-    """Keeps ids that LML does not mention."""
+    """Keeps ids that LML does not mention, but not ``agreement_sources``, which describe the old content."""
     kept = SQL(", ").join(SQL("{name} = coalesce(u.{name}, t.{name})").format(name=Identifier(name)) for name in ids)
     return SQL(
-        "update {identity} as t set method = u.method, confidence = u.confidence, {kept}, last_verified_at = %(now)s,"
-        " notes = {notes} from {given} where t.library_id = u.library_id and {between}"
+        "update {identity} as t set method = u.method, confidence = u.confidence, {kept}, agreement_sources = null,"
+        " last_verified_at = %(now)s, notes = {notes} from {given} where t.library_id = u.library_id and {between}"
     ).format(identity=identity, kept=kept, notes=sql.Literal(NOTES), given=_given(mains), between=_between("t"))
 
 
@@ -182,7 +201,8 @@ def _write_sources(source: Identifier) -> Composed:
         "insert into {source} ({columns}, last_verified_at, notes) select {given_columns}, %(now)s, {notes} {changed}"
         " order by u.library_id, u.source on conflict (library_id, source) do update set"
         " external_id = excluded.external_id, method = excluded.method, confidence = excluded.confidence,"
-        " last_verified_at = excluded.last_verified_at, notes = excluded.notes returning library_id"
+        " last_verified_at = excluded.last_verified_at, boost_sources = null, notes = excluded.notes"
+        " returning library_id"
     ).format(
         source=source,
         columns=_names(_SOURCE),
@@ -197,13 +217,13 @@ _IS_TRACK = SQL(
     " and {between}"
 ).format(between=_between("t"))
 _IS_LIBRARIANS = SQL("t.track_artist_link_method is not distinct from 'librarian'")
-# If LML names no artist, a linked one stays.
 _LINK_CHANGES = SQL(
-    "(not {librarians} and (u.is_named or t.track_artist_id is null)"
-    " and (t.track_artist_id, t.track_artist_link_confidence, t.track_artist_link_method)"
+    "(not {librarians} and (t.track_artist_id, t.track_artist_link_confidence, t.track_artist_link_method)"
     " is distinct from (u.artist_id, u.confidence, {method}))"
 ).format(librarians=_IS_LIBRARIANS, method=sql.Literal(LINK_METHOD))
-_POSITION_CHANGES = SQL("(coalesce(t.track_position, '') = '' and u.track_position is not null)")
+_POSITION_CHANGES = SQL(
+    "(not {librarians} and coalesce(t.track_position, '') = '' and u.track_position is not null)"
+).format(librarians=_IS_LIBRARIANS)
 
 
 def _lock_tracks(track: Identifier) -> Composed:

@@ -6,16 +6,16 @@ other but never deadlock:
 1. insert missing main rows, waiting for a concurrent insert of the same row;
 2. lock the existing ones, and compare, protect and archive what they hold now;
 3. write the sources that differ;
-4. write the history, then the mains that differ; touch `last_verified_at` of the rest;
+4. write the history, then the mains that differ; touch `last_verified_at` of the rest, once a day;
 5. link the compilations' tracks;
-6. set the stamps.
+6. set the stamps, once a day.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from threading import Event
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from runway_pipelines.systems.lml.verdicts import Answer, Verdict
 _statements = cache(Statements)
 # Takes a quarantined library's id and the reason, which quotes no row.
 OnRefusal = Callable[[int, str], None]
+_Moment = dict[str, datetime]
 
 
 class NotWritten(Exception):
@@ -50,7 +51,7 @@ class _Standing(NamedTuple):
 
     library_id: int
     is_new: bool
-    is_manual: bool
+    is_protected: bool
     changed: str
 
 
@@ -61,6 +62,7 @@ def write(
     schema: str,
     has_artist_columns: bool,
     now: datetime,
+    moves_moments: bool = False,
     is_dry_run: bool = False,
     on_refusal: OnRefusal | None = None,
     stopped: Event | None = None,
@@ -70,13 +72,17 @@ def write(
     If the database refuses the batch, it is halved until the refused library stands alone; that one counts as
     `writer_error`. Any other error of `in_transaction` ends the answer with `NotWritten`, and the rest counts as
     `writer_error`. A dry run makes the same comparisons and only reads, so it does not meet constraints.
+
+    `last_verified_at` of an unchanged main row and `unresolved_attempted_at` stay if they are of today (UTC), unless
+    ``moves_moments``: a recheck finds by them what it has not asked yet.
     """
     sql = _statements(schema, has_artist_columns)
+    moment = _moment(now, moves_moments)
     counts = unanswered(answer)
 
     def attempt(connection: Connection[Any], verdicts: list[Verdict]) -> Counts:
         rows = batch_rows(verdicts, answer.tracks_contract_version)  # made anew, because they carry counts
-        return _plan(connection, sql, rows) if is_dry_run else _write(connection, sql, rows, now)
+        return _plan(connection, sql, rows) if is_dry_run else _write(connection, sql, rows, moment)
 
     def quarantine(verdict: Verdict, reason: str) -> None:
         counts.merge(skipped(1, Skip.WRITER_ERROR))
@@ -105,30 +111,37 @@ def write(
     return counts
 
 
-def _write(connection: Connection[Any], sql: Statements, rows: BatchRows, now: datetime) -> Counts:
+def _moment(now: datetime, moves_moments: bool) -> _Moment:
+    """The binds of a moment; no moment lies within an empty day."""
+    if moves_moments:
+        return {"now": now, "today": now, "tomorrow": now}
+    today = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return {"now": now, "today": today, "tomorrow": today + timedelta(days=1)}
+
+
+def _write(connection: Connection[Any], sql: Statements, rows: BatchRows, moment: _Moment) -> Counts:
     artist_ids = _artist_ids(connection, sql, rows.tracks)  # before locking anything
     if rows.mains:
-        rows.counts.merge(_write_mains_and_sources(connection, sql, rows, now))
+        rows.counts.merge(_write_mains_and_sources(connection, sql, rows, moment))
     if rows.tracks:
         tracks = _track_arrays(sql, rows.tracks, artist_ids)
         _run(connection, sql.lock_tracks, tracks)
         rows.counts.others.update(_count_tracks(_run(connection, sql.compare_tracks, tracks)))
         _run(connection, sql.update_tracks, tracks)
     if rows.stamped:
-        stamped = {"ids": rows.stamped, "now": now}
+        stamped = {"ids": rows.stamped} | moment
         _run(connection, sql.lock_stamped, stamped)
         _run(connection, sql.stamp, stamped)
     return rows.counts
 
 
-def _write_mains_and_sources(connection: Connection[Any], sql: Statements, rows: BatchRows, now: datetime) -> Counts:
-    moment = {"now": now}
+def _write_mains_and_sources(connection: Connection[Any], sql: Statements, rows: BatchRows, moment: _Moment) -> Counts:
     found = _ids(connection, sql.find_mains, {"ids": [row.library_id for row in rows.mains]})
     missing = [row for row in rows.mains if row.library_id not in found]
     inserted: set[int] = set()
     if missing:
         inserted = _ids(connection, sql.insert_mains, _arrays(sql.main_columns, missing) | moment)
-    standings = [_Standing(library_id, is_new=True, is_manual=False, changed="") for library_id in inserted]
+    standings = [_Standing(library_id, is_new=True, is_protected=False, changed="") for library_id in inserted]
     there = [row for row in rows.mains if row.library_id not in inserted]
     if there:
         _run(connection, sql.lock_mains, {"ids": [row.library_id for row in there]})
@@ -136,7 +149,7 @@ def _write_mains_and_sources(connection: Connection[Any], sql: Statements, rows:
     written: list[tuple[Any, ...]] = []
     if rows.sources:
         written = _run(connection, sql.write_sources, _arrays(sql.source_columns, rows.sources) | moment)
-    _write_changed_mains(connection, sql, there, standings, now)
+    _write_changed_mains(connection, sql, there, standings, moment)
     return _count_mains(standings, [library_id for (library_id,) in written])
 
 
@@ -145,7 +158,7 @@ def _write_changed_mains(
     sql: Statements,
     there: Sequence[MainRow],
     standings: Sequence[_Standing],
-    now: datetime,
+    moment: _Moment,
 ) -> None:
     """Write the existing rows: those that differ with their history, of the others `last_verified_at` alone."""
     known = {row.library_id for row in there}
@@ -156,16 +169,18 @@ def _write_changed_mains(
             remedy="try again",
         )
     reasons = {
-        standing.library_id: standing.changed for standing in standings if standing.changed and not standing.is_manual
+        standing.library_id: standing.changed
+        for standing in standings
+        if standing.changed and not standing.is_protected
     }
     if reasons:
-        changed = _arrays(sql.main_columns, [row for row in there if row.library_id in reasons]) | {"now": now}
+        changed = _arrays(sql.main_columns, [row for row in there if row.library_id in reasons]) | moment
         reason = [f"LML changed {reasons[library_id]}" for library_id in changed["library_id"]]
         _run(connection, sql.keep_history, changed | {"reason": reason})
         _run(connection, sql.update_mains, changed)
     unchanged = [library_id for library_id in known if library_id not in reasons]
     if unchanged:
-        _run(connection, sql.touch_mains, {"ids": unchanged, "now": now})
+        _run(connection, sql.touch_mains, {"ids": unchanged} | moment)
 
 
 def _plan(connection: Connection[Any], sql: Statements, rows: BatchRows) -> Counts:
@@ -191,7 +206,7 @@ def _count_mains(standings: Iterable[_Standing], sources_of: Sequence[int]) -> C
     counts = Counts(others=Counter({"source_rows_written": len(sources_of)}))
     with_new_sources = set(sources_of)
     for standing in standings:
-        if standing.is_manual:
+        if standing.is_protected:
             counts.rows_skipped[Skip.MANUAL_PROTECTED] += 1
             continue
         counts.rows_resolved += 1
@@ -219,7 +234,7 @@ def _count_tracks(comparisons: Iterable[tuple[Any, ...]]) -> Counter[str]:
 
 def _artist_ids(connection: Connection[Any], sql: Statements, tracks: Iterable[TrackRow]) -> Mapping[str, int]:
     """The catalogue's artist for each name that exactly one artist has."""
-    names = {track.resolved_artist_name for track in tracks if track.resolved_artist_name is not None}
+    names = {track.resolved_artist_name for track in tracks}
     if not names:
         return {}
     function = _folding_function(connection, sql.schema)
@@ -258,8 +273,7 @@ def _track_arrays(sql: Statements, rows: Sequence[TrackRow], artist_ids: Mapping
             row.library_id,
             row.artist_name,
             row.track_title,
-            artist_ids.get(row.resolved_artist_name) if row.resolved_artist_name is not None else None,
-            row.resolved_artist_name is not None,
+            artist_ids.get(row.resolved_artist_name),
             row.confidence,
             row.track_position,
         )

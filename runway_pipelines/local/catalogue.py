@@ -21,6 +21,7 @@ from runway_pipelines.local.lml_verdicts import compilation_tracks, track_artist
 
 SCHEMA = "wxyc_schema"
 LIBRARIES = 5_000
+CHANGE_FEED = "catalogue_changes"  # the channel that the row triggers notify
 FIRST_OF_LML = 1_000_001  # above the artist ids that grow with the catalogue
 
 _IDENTITY_COLUMNS = (
@@ -56,12 +57,45 @@ create table if not exists library_identity_history (
 );
 create table if not exists compilation_track_artist (
     id serial primary key, library_id int not null references library (id), artist_name varchar(255) not null,
-    track_title text, track_position varchar(20), track_artist_id int references artists (id),
+    track_title varchar(255), track_position varchar(20), track_artist_id int references artists (id),
     track_artist_link_confidence real check (track_artist_link_confidence between 0 and 1),
     track_artist_link_method text, unique (library_id, artist_name, track_title)
 );
+create unique index if not exists compilation_track_artist_untitled
+    on compilation_track_artist (library_id, artist_name) where track_title is null;
 """
-# pg_unicode_fast lowers case like Python's str.lower, whatever the server's locale.
+# A stack of an earlier version may hold what the second unique index refuses.
+_UPGRADE = """
+do $$ begin
+    if exists (
+        select from pg_catalog.pg_attribute where attrelid = to_regclass('compilation_track_artist')
+            and attname = 'track_title' and atttypid = 'text'::regtype
+    ) then
+        delete from compilation_track_artist as t using compilation_track_artist as first
+            where t.library_id = first.library_id and t.artist_name = first.artist_name and t.id > first.id
+                and t.track_title is null and first.track_title is null;
+        alter table compilation_track_artist alter column track_title type varchar(255);
+    end if;
+end $$;
+"""
+# As the real schema tells its change feed of every row; the argument is the name of the row's key.
+_CHANGE_FEED = f"""
+create or replace function notify_change() returns trigger language plpgsql as $$
+declare changed jsonb := to_jsonb(case when tg_op = 'DELETE' then old else new end);
+begin
+    perform pg_notify(
+        '{CHANGE_FEED}', json_build_object('table', tg_table_name, 'op', tg_op, 'id', changed -> tg_argv[0])::text
+    );
+    return null;
+end $$;
+create or replace trigger notify_change after insert or update or delete on library
+    for each row execute function notify_change('id');
+create or replace trigger notify_change after insert or update or delete on library_identity
+    for each row execute function notify_change('library_id');
+create or replace trigger notify_change after insert or update or delete on compilation_track_artist
+    for each row execute function notify_change('id');
+"""
+# pg_unicode_fast lowers case like Python's str.lower, whatever the server's locale; Postgres 14 does not have it yet.
 _FOLDING = r"""
 create or replace function fold_artist_name(name text) returns text language sql immutable strict parallel safe
     return lower(regexp_replace(normalize(name, NFD), '[\u0300-\u036F]', '', 'g') collate pg_catalog.pg_unicode_fast);
@@ -99,20 +133,29 @@ _GENRES = ("Blues", "Jazz", "Reggae", "Rock", "Soundtracks", "Hip-hop")
 
 
 def create_tables(
-    connection: psycopg.Connection[Any], schema: str = SCHEMA, *, folding: bool = True, artist_columns: bool = False
+    connection: psycopg.Connection[Any],
+    schema: str = SCHEMA,
+    *,
+    folding: bool = True,
+    change_feed: bool = True,
+    artist_columns: bool = False,
 ) -> None:
     """Create what is missing: the schema, the tables, and with ``folding`` the folding function and its index.
 
-    ``artist_columns`` applies the optional migration. Runs in one transaction, or within the caller's.
+    ``change_feed`` adds the row triggers, ``artist_columns`` applies the optional migration. Runs in one transaction,
+    or within the caller's.
     """
     with connection.transaction():
         connection.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"catalogue/{schema}"])
         connection.execute(SQL("create schema if not exists {}").format(Identifier(schema)))
         before = connection.execute("select current_setting('search_path')").fetchone()
         connection.execute("select set_config('search_path', quote_ident(%s), true)", [schema])
+        connection.execute(_UPGRADE.encode())
         connection.execute(_TABLES.encode())
         if folding:
             connection.execute(_FOLDING.encode())
+        if change_feed:
+            connection.execute(_CHANGE_FEED.encode())
         connection.execute("select set_config('search_path', %s, true)", before)
     if artist_columns:
         apply(connection, schema)
@@ -216,7 +259,8 @@ def _compilations(draws: Draws, library: Sequence[tuple[Any, ...]]) -> list[tupl
 def _tracks(
     draws: Draws, compilations: Iterable[tuple[int, str, str]], artists: dict[int, str]
 ) -> Iterator[tuple[Any, ...]]:
-    """Six to seventeen tracks each; a librarian has linked some, and half have no position.
+    """Up to seventeen tracks each, of distinct artists or titles; a librarian has linked some, and half have no
+    position.
 
     The first ones are those that the local LML knows, so that it can resolve their artists.
     """
@@ -224,16 +268,22 @@ def _tracks(
         known = compilation_tracks(library_id, artist_name, album_title)
         places = np.arange(20) + library_id * 20
         picks = draws.below("track", places, 1_000_000).tolist()
+        taken = set[tuple[str, str | None]]()
         for at in range(6 + library_id % 12):
             # The limit grows with the library's id, not with the catalogue, so that larger catalogues only add rows.
             artist_id = 1 + picks[at] % min(max(library_id // 4, 8), len(artists))
             linked = picks[at] % 10 == 3
             of_lml = known[at] if at < len(known) else None
+            artist_name = of_lml["artist_name"] if of_lml else artists[artist_id]
+            track_title = of_lml["track_title"] if of_lml else f"{_THINGS[picks[at] // 7 % 16]} {at + 1}"
+            if (artist_name, track_title) in taken:
+                continue
+            taken.add((artist_name, track_title))
             yield (
                 library_id * 20 + at,
                 library_id,
-                of_lml["artist_name"] if of_lml else artists[artist_id],
-                of_lml["track_title"] if of_lml else f"{_THINGS[picks[at] // 7 % 16]} {at + 1}",
+                artist_name,
+                track_title,
                 f"{'AB'[at % 2]}{at // 2 + 1}" if picks[at] % 2 else None,
                 artist_id if linked else None,
                 1.0 if linked else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from runway_pipelines.local.catalogue import create_tables
+from runway_pipelines.local.catalogue import CHANGE_FEED, create_tables
 from runway_pipelines.local.postgres_server import PostgresServer
 from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from runway_pipelines.systems.postgres.databases import CatalogueDatabase
@@ -103,8 +104,38 @@ class TestCatalogue:
 
 
 @contextmanager
+def announced(catalogue: TestCatalogue) -> Iterator[list[tuple[str, str, int]]]:
+    """What the change feed is told meanwhile, as (table, operation, key); filled at the end."""
+    told: list[tuple[str, str, int]] = []
+    with _own_connection(catalogue) as listener:
+        listener.autocommit = True
+        listener.execute(f"listen {CHANGE_FEED}".encode())
+        yield told
+        catalogue.execute(f"notify {CHANGE_FEED}, 'the end'")
+        for notice in listener.notifies():
+            if notice.payload == "the end":
+                break
+            change = json.loads(notice.payload)
+            told.append((change["table"], change["op"], change["id"]))
+
+
+@contextmanager
+def librarian(catalogue: TestCatalogue, statement: str) -> Iterator[psycopg.Connection[Any]]:
+    """Somebody at work on the tables, who has not committed yet."""
+    with _own_connection(catalogue) as connection:
+        connection.execute("select set_config('search_path', quote_ident(%s), false)", [catalogue.schema])
+        connection.execute(statement.encode())
+        yield connection
+
+
+def _own_connection(catalogue: TestCatalogue) -> psycopg.Connection[Any]:
+    info = catalogue.connection.info
+    return psycopg.connect(info.dsn, password=info.password)
+
+
+@contextmanager
 def new_catalogue(
-    server: PostgresServer, *, folding: bool = True, artist_columns: bool = True
+    server: PostgresServer, *, folding: bool = True, artist_columns: bool = True, change_feed: bool = True
 ) -> Iterator[TestCatalogue]:
     """A new schema in the server's database `DATABASE`, dropped at the end."""
     server.create_database(DATABASE)
@@ -113,7 +144,7 @@ def new_catalogue(
         host=server.host, port=server.port, database=DATABASE, username=server.user, password=server.password
     )
     with _connected(server, schema) as connection:
-        create_tables(connection, schema, folding=folding, artist_columns=artist_columns)
+        create_tables(connection, schema, folding=folding, artist_columns=artist_columns, change_feed=change_feed)
     world = TestCatalogue(schema, resource, _connected(server, schema))
     try:
         yield world

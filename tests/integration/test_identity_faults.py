@@ -31,6 +31,7 @@ from tests.integration.identity_world import (
     answer,
     compilation,
     found,
+    librarian,
     new_catalogue,
     single,
     track,
@@ -162,16 +163,6 @@ def test_two_writers_of_the_same_libraries_never_deadlock_or_archive_a_row_twice
     assert catalogue.execute("select distinct track_artist_id from compilation_track_artist") == [(1,)]
 
 
-@contextmanager
-def librarian(catalogue: TestCatalogue, statement: str) -> Iterator[psycopg.Connection[Any]]:
-    """Somebody at work on the tables, who has not committed yet."""
-    info = catalogue.connection.info
-    with psycopg.connect(info.dsn, password=info.password) as connection:
-        connection.execute("select set_config('search_path', quote_ident(%s), false)", [catalogue.schema])
-        connection.execute(statement.encode())
-        yield connection
-
-
 def meet(catalogue: TestCatalogue, statement: str, *verdicts: Verdict, commit: bool = True) -> Counts:
     """Write while a librarian is at work; who decides when the writer stands and waits."""
     with librarian(catalogue, statement) as other, ThreadPoolExecutor(1) as pool:
@@ -192,7 +183,8 @@ def test_a_row_that_becomes_manual_while_the_writer_waits_is_protected(catalogue
     put(catalogue, *(generation(n, 1) for n in (1, 2, 3)))
     counts = meet(
         catalogue,
-        "update library_identity set method = 'manual', wikidata_qid = 'by hand' where library_id = 2",
+        "update library_identity set method = 'manual', wikidata_qid = 'by hand', notes = 'by hand'"
+        " where library_id = 2",
         *(generation(n, 2) for n in (1, 2, 3)),
     )
     assert (counts.rows_resolved, counts.rows_skipped[Skip.MANUAL_PROTECTED]) == (2, 1)
@@ -242,7 +234,11 @@ def test_a_track_linked_by_a_librarian_while_the_writer_waits_is_protected(catal
         "update compilation_track_artist set track_artist_id = 2, track_artist_link_method = 'librarian' where id = 2",
         compilation(1, track("A", "Song 1", "Wren"), track("A", "Song 2", "Wren")),
     )
-    assert counts.others == {"compilation_track_rows_linked": 1, "compilation_track_rows_librarian": 1}
+    assert counts.others == {
+        "compilation_track_rows_offered": 2,
+        "compilation_track_rows_linked": 1,
+        "compilation_track_rows_librarian": 1,
+    }
     links = [
         (row["track_artist_id"], row["track_artist_link_method"]) for row in catalogue.rows("compilation_track_artist")
     ]

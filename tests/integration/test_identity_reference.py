@@ -17,12 +17,14 @@ from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from tests.integration.identity_world import NOW, TestCatalogue, new_catalogue
 from tests.properties import examples
-from tests.reference_identity import ARTIST_IDS, PLAIN_IDS, RELEASE_IDS, ReferenceCatalogue, float4
+from tests.reference_identity import ARTIST_IDS, NOTES, PLAIN_IDS, RELEASE_IDS, ReferenceCatalogue, float4
 
 SINGLES, COMPILATIONS = (1, 2, 3), (4, 5)
 LIBRARIES = SINGLES + COMPILATIONS
 ARTISTS = {1: "Björn Wren", 2: "Zoë Quartz", 3: "ZOE QUARTZ", 4: "Ødger"}
 TITLES = ("Song", None)
+HOURS = (0, 1, 5, 13, 24, 200)  # noon plus 13 is another day
+TRACKS = ("offered", "unmatched", "unnamed")
 UUIDS = ("0f3e8d9c-1111-4222-8333-944445555666", "1a2b3c4d-1111-4222-8333-944445555666")
 TABLES = "library, library_identity, library_identity_source, library_identity_history, compilation_track_artist"
 slow = settings(
@@ -40,7 +42,7 @@ def catalogue(stack: EmbeddedStack, request: pytest.FixtureRequest) -> Iterator[
         yield one
 
 
-methods = st.sampled_from(["manual", "exact_match", "name_variation", "llm", "trigram"])
+methods = st.sampled_from(["manual", "manual", "exact_match", "name_variation", "llm", "trigram", "embedding"])
 confidences = st.sampled_from([0.0, 0.6, 0.7, 0.7 + 1e-9, 0.79, 0.9, 0.99, 1.0])
 maybe = st.none() | st.sampled_from(["a", "b"])
 ids = st.builds(
@@ -57,7 +59,7 @@ provenance = st.lists(
     st.builds(
         Provenance,
         st.sampled_from(["discogs", "spotify"]),
-        st.sampled_from(["trigram"] * 4 + ["llm", "exact_match"]),
+        st.sampled_from(["trigram"] * 4 + ["llm", "exact_match", "embedding"]),
         st.sampled_from([0.7, 0.7 + 1e-9, 0.9, 0.9, None]),
         st.sampled_from(["a", "a", "b", None]),
     ),
@@ -110,12 +112,17 @@ def answers(draw: st.DrawFn) -> Answer:
 
 @st.composite
 def identities(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Main rows that are there before, of which some are by hand and some have a neighbour's ids."""
+    """Main rows that are there before, of which some are by hand, some ours, and some have a neighbour's ids."""
     rows = []
     for library_id in draw(st.sets(st.sampled_from(LIBRARIES))):
         row: dict[str, Any] = {"library_id": library_id, "last_verified_at": NOW - timedelta(days=30)}
-        row |= {"method": draw(methods), "confidence": float4(draw(confidences)), "notes": draw(maybe)}
-        row |= {"agreement_sources": None, **dict.fromkeys(RELEASE_IDS), **dict.fromkeys(PLAIN_IDS + ARTIST_IDS)}
+        row |= {"method": draw(methods), "confidence": float4(draw(confidences))}
+        row |= {
+            "notes": draw(st.sampled_from([None, "by hand", NOTES, NOTES])),
+            "agreement_sources": draw(maybe),
+            **dict.fromkeys(RELEASE_IDS),
+            **dict.fromkeys(PLAIN_IDS + ARTIST_IDS),
+        }
         row |= {"discogs_release_id": draw(st.none() | st.just(7)), "spotify_id": draw(maybe)}
         row |= {"bandcamp_id": draw(maybe), "musicbrainz_artist_id": draw(st.none() | st.sampled_from(UUIDS))}
         rows.append(row)
@@ -123,14 +130,25 @@ def identities(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 @st.composite
+def boosted(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Sources that are there before, which a neighbour has boosted."""
+    return [
+        {"library_id": library_id, "source": source, "external_id": draw(st.sampled_from(["a", "b"]))}
+        | {"method": "trigram", "confidence": float4(0.9), "notes": draw(maybe), "boost_sources": draw(maybe)}
+        | {"last_verified_at": NOW - timedelta(days=30)}
+        for library_id, source in draw(st.sets(st.tuples(st.sampled_from(SINGLES), st.just("discogs"))))
+    ]
+
+
+@st.composite
 def track_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Rows of compilations; titles that are null may come twice."""
+    """Rows of compilations; each has an artist and a title of its own."""
     names = draw(
         st.lists(
             st.tuples(st.sampled_from(COMPILATIONS), st.just("As printed"), st.sampled_from(TITLES)),
             min_size=2,
             max_size=6,
-            unique_by=lambda key: key if key[2] else object(),
+            unique=True,
         )
     )
     return [
@@ -148,7 +166,12 @@ def track_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     ]
 
 
-def prepare(catalogue: TestCatalogue, mains: list[dict[str, Any]], rows: list[dict[str, Any]]) -> ReferenceCatalogue:
+def prepare(
+    catalogue: TestCatalogue,
+    mains: list[dict[str, Any]],
+    sources: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+) -> ReferenceCatalogue:
     """The same content in the real tables and in the reference."""
     has_columns = not catalogue.schema.startswith("catalogue_")
     catalogue.execute(f"truncate {TABLES} restart identity")
@@ -159,6 +182,9 @@ def prepare(catalogue: TestCatalogue, mains: list[dict[str, Any]], rows: list[di
         kept = {name: value for name, value in row.items() if has_columns or name not in ARTIST_IDS}
         catalogue.insert("library_identity", kept)
         reference.identity[row["library_id"]] = kept
+    for row in sources:
+        catalogue.insert("library_identity_source", row)
+        reference.sources[row["library_id"], row["source"]] = row
     for row in rows:
         catalogue.insert("compilation_track_artist", row)
         reference.tracks[row["id"]] = dict(row)
@@ -196,18 +222,34 @@ def comparable(counts: Counts) -> Counter[str]:
 
 @pytest.mark.slow
 @slow
-@given(mains=identities(), rows=track_rows(), batches=st.lists(answers(), min_size=1, max_size=4), repeat=st.booleans())
+@given(
+    mains=identities(),
+    sources=boosted(),
+    rows=track_rows(),
+    batches=st.lists(st.tuples(answers(), st.sampled_from(HOURS), st.booleans()), min_size=1, max_size=4),
+    repeat=st.booleans(),
+)
 def test_any_sequence_of_answers_ends_in_the_tables_of_the_reference(
-    catalogue: TestCatalogue, mains: list[Any], rows: list[Any], batches: list[Answer], repeat: bool
+    catalogue: TestCatalogue,
+    mains: list[Any],
+    sources: list[Any],
+    rows: list[Any],
+    batches: list[tuple[Answer, int, bool]],
+    repeat: bool,
 ) -> None:
-    reference = prepare(catalogue, mains, rows)
+    """Each answer comes some hours after the last, and some of them in a recheck."""
+    reference = prepare(catalogue, mains, sources, rows)
     options: dict[str, Any] = {"schema": catalogue.schema, "has_artist_columns": reference.has_artist_columns}
-    for number, batch in enumerate([*batches, *batches[-1:] * repeat]):
-        now = NOW + timedelta(days=number)
+    now = NOW
+    track_counts: Counter[str] = Counter()
+    for batch, hours, is_recheck in [*batches, *batches[-1:] * repeat]:
+        now += timedelta(hours=hours)
         planned = write(catalogue.database.connection, batch, now=now, is_dry_run=True, **options)
         assert_equal(catalogue, reference)
-        counts = write(catalogue.database.connection, batch, now=now, **options)
-        assert comparable(counts) == reference.apply(batch, now)
+        counts = write(catalogue.database.connection, batch, now=now, moves_moments=is_recheck, **options)
+        assert comparable(counts) == reference.apply(batch, now, is_recheck)
+        track_counts += Counter({name: counts.others[f"compilation_track_rows_{name}"] for name in TRACKS})
+        assert track_counts == +reference.track_counts
         assert counts.scanned == counts.accounted_for
         assert planned.document() == counts.document()
         assert_equal(catalogue, reference)

@@ -1,7 +1,7 @@
 """Writing LML's answers on real tables: every protection of the contract's section 3, and the counts of section 4."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -14,9 +14,11 @@ from runway_pipelines.systems.lml.verdicts import Answer, Verdict
 from tests.integration.identity_world import (
     NOW,
     TestCatalogue,
+    announced,
     answer,
     compilation,
     found,
+    librarian,
     new_catalogue,
     single,
     track,
@@ -29,11 +31,17 @@ UUID = "0f3e8d9c-1111-4222-8333-944445555666"
 
 
 def written(
-    catalogue: TestCatalogue, *verdicts: Verdict, now: Any = NOW, has_artist_columns: bool = True, **others: Any
+    catalogue: TestCatalogue,
+    *verdicts: Verdict,
+    now: Any = NOW,
+    has_artist_columns: bool = True,
+    moves_moments: bool = False,
+    **others: Any,
 ) -> Counts:
     """What `write` counts; before it, `plan` must foresee it and leave everything as it is."""
     one = answer(*verdicts, **others)
     options: dict[str, Any] = {"schema": catalogue.schema, "has_artist_columns": has_artist_columns}
+    options |= {"moves_moments": moves_moments}
     before = catalogue.tables()
     planned = write(catalogue.database.connection, one, now=now, is_dry_run=True, **options)
     assert catalogue.tables() == before
@@ -41,6 +49,12 @@ def written(
     assert counts.scanned == counts.accounted_for
     assert counts.document() == planned.document()
     return counts
+
+
+def track_counts(counts: Counts) -> dict[str, int]:
+    """The counts of tracks, by the ends of their names."""
+    prefix = "compilation_track_rows_"
+    return {name.removeprefix(prefix): n for name, n in counts.others.items() if name.startswith(prefix)}
 
 
 def without_moments(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
@@ -209,7 +223,22 @@ def test_a_change_copies_the_old_row_into_the_history_with_a_reason(
     assert {name: kept[name] for name in old} == old
     assert (kept["superseded_at"], kept["superseded_reason"]) == (NOW, f"LML changed {columns}")
     new = catalogue.main(1)
-    assert (new["notes"], new["agreement_sources"], new["last_verified_at"]) == ("consumer:lml-bulk", "a,b", NOW)
+    assert (new["notes"], new["agreement_sources"], new["last_verified_at"]) == ("consumer:lml-bulk", None, NOW)
+
+
+def test_what_described_the_old_content_goes_with_it_and_stays_where_nothing_changed(catalogue: TestCatalogue) -> None:
+    catalogue.library(1, verified=OLD, agreement_sources="a,b", wikidata_qid="Q1")
+    for source in ("discogs", "spotify"):
+        row = {"library_id": 1, "source": source, "external_id": "x", "method": "exact_match", "confidence": 1.0}
+        catalogue.insert("library_identity_source", row | {"last_verified_at": OLD, "boost_sources": "c"})
+    written(catalogue, single(1, found("discogs", "x"), found("spotify", "y"), wikidata_qid="Q1"))
+    assert catalogue.main(1)["agreement_sources"] == "a,b"
+    boosts = {row["source"]: row["boost_sources"] for row in catalogue.rows("library_identity_source")}
+    assert boosts == {"discogs": "c", "spotify": None}
+    written(catalogue, single(1, found("discogs", "x"), found("spotify", "y"), wikidata_qid="Q2"))
+    assert catalogue.main(1)["agreement_sources"] is None
+    assert [row["agreement_sources"] for row in catalogue.rows("library_identity_history")] == ["a,b"]
+    assert {row["source"]: row["boost_sources"] for row in catalogue.rows("library_identity_source")} == boosts
 
 
 def test_an_id_that_lml_does_not_mention_is_never_nulled(catalogue: TestCatalogue) -> None:
@@ -244,6 +273,117 @@ def test_a_manual_verdict_keeps_its_content_while_its_sources_are_written(catalo
     assert len(catalogue.rows("library_identity_source")) == 2
     assert catalogue.rows("library_identity_history") == []
     assert written(catalogue, single(1, wikidata_qid="Q3"), now=LATER).rows_skipped[Skip.MANUAL_PROTECTED] == 1
+
+
+@pytest.mark.parametrize("notes", [None, "by hand", "consumer:another"])
+def test_a_manual_row_is_protected_whoever_else_wrote_it(catalogue: TestCatalogue, notes: str | None) -> None:
+    catalogue.library(1, verified=OLD, method="manual", wikidata_qid="Q1", notes=notes)
+    assert written(catalogue, single(1, wikidata_qid="Q2")).rows_skipped[Skip.MANUAL_PROTECTED] == 1
+    assert catalogue.main(1)["wikidata_qid"] == "Q1"
+
+
+def test_lml_corrects_its_own_manual_verdict(catalogue: TestCatalogue) -> None:
+    catalogue.library(1)
+    for now, qid in ((NOW, "Q1"), (LATER, "Q2")):
+        said = single(1, found("wikidata", qid, "manual"), method="manual", wikidata_qid=qid)
+        counts = written(catalogue, said, now=now)
+        assert (counts.rows_resolved, counts.rows_skipped[Skip.MANUAL_PROTECTED]) == (1, 0)
+    assert catalogue.main(1)["wikidata_qid"] == "Q2"
+    assert [row["external_id"] for row in catalogue.rows("library_identity_source")] == ["Q2"]
+    assert [row["superseded_reason"] for row in catalogue.rows("library_identity_history")] == [
+        "LML changed wikidata_qid"
+    ]
+
+
+def test_a_method_that_nobody_knows_is_stored(catalogue: TestCatalogue) -> None:
+    catalogue.library(1)
+    counts = written(catalogue, single(1, found("discogs", "1"), method="embedding", confidence=0.42))
+    assert counts.rows_resolved == 1
+    assert (catalogue.main(1)["method"], catalogue.main(1)["confidence"]) == ("embedding", 0.42)
+
+
+class TestChangeFeed:
+    """Every row that is written is announced, so nothing is written for a stamp that says the same day."""
+
+    @staticmethod
+    def batch(catalogue: TestCatalogue) -> list[Verdict]:
+        catalogue.insert("artists", {"id": 1, "artist_name": "Wren"})
+        for library_id in (2, 3):
+            catalogue.library(library_id, letters="Z")
+        catalogue.track(1, 3, "A", "Song")
+        by_hand = catalogue.library(5, verified=OLD, method="manual", notes="by hand")
+        return [
+            single(catalogue.library(1), wikidata_qid="Q1"),
+            compilation(2),
+            compilation(3, track("A", "Song", "Wren", 0.9, "A1")),
+            unresolved(catalogue.library(4)),
+            single(by_hand, wikidata_qid="Q2"),
+        ]
+
+    def test_each_written_row_is_announced_once_and_a_rerun_on_the_same_day_announces_nothing(
+        self, catalogue: TestCatalogue
+    ) -> None:
+        batch = self.batch(catalogue)
+        stamps = [("library", "UPDATE", library_id) for library_id in (2, 3, 4)]
+        with announced(catalogue) as first:
+            written(catalogue, *batch)
+        assert sorted(first) == [
+            ("compilation_track_artist", "UPDATE", 1),
+            *stamps,
+            ("library_identity", "INSERT", 1),
+            ("library_identity", "UPDATE", 5),
+        ]
+        before = catalogue.tables()
+        with announced(catalogue) as again:
+            counts = written(catalogue, *batch, now=NOW.replace(hour=23, minute=59))
+        assert again == [] and catalogue.tables() == before
+        assert counts.rows_resolved + counts.rows_unresolved + counts.rows_resolved_compilation == 4
+
+    @pytest.mark.parametrize(
+        ("now", "moves_moments"),
+        [
+            ((NOW + timedelta(days=1)).replace(hour=0), False),
+            (NOW - timedelta(days=1), False),  # the last run's clock was fast
+            (NOW, True),
+            (NOW + timedelta(hours=1), True),
+        ],
+        ids=["the next day", "the day before", "a recheck at once", "a recheck"],
+    )
+    def test_moments_move_on_another_day_and_in_a_recheck(
+        self, catalogue: TestCatalogue, now: datetime, moves_moments: bool
+    ) -> None:
+        batch = self.batch(catalogue)
+        written(catalogue, *batch)
+        with announced(catalogue) as told:
+            written(catalogue, *batch, now=now, moves_moments=moves_moments)
+        assert sorted(told) == [
+            *(("library", "UPDATE", library_id) for library_id in (2, 3, 4)),
+            *(("library_identity", "UPDATE", library_id) for library_id in (1, 5)),
+        ]
+        assert {row["last_verified_at"] for row in catalogue.rows("library_identity")} == {now}
+        stamps = [row["unresolved_attempted_at"] for row in catalogue.rows("library")]
+        assert stamps == [None, now, now, now, None]
+
+    def test_the_day_is_utcs(self, catalogue: TestCatalogue) -> None:
+        """Both moments are on 20 November there."""
+        catalogue.library(1)
+        new_york = timezone(timedelta(hours=-5))
+        written(catalogue, single(1), now=datetime(2026, 11, 20, 1, tzinfo=UTC))
+        written(catalogue, single(1), now=datetime(2026, 11, 20, 18, 59, tzinfo=new_york))
+        assert catalogue.main(1)["last_verified_at"].hour == 1
+        written(catalogue, single(1), now=datetime(2026, 11, 20, 19, tzinfo=new_york))
+        assert catalogue.main(1)["last_verified_at"] == datetime(2026, 11, 21, tzinfo=UTC)
+
+    def test_a_changed_row_moves_with_its_moment_on_the_same_day(self, catalogue: TestCatalogue) -> None:
+        catalogue.library(1)
+        written(catalogue, single(1, wikidata_qid="Q1"))
+        written(catalogue, single(1, wikidata_qid="Q2"), now=NOW + timedelta(hours=1))
+        assert catalogue.main(1)["last_verified_at"] == NOW + timedelta(hours=1)
+
+    def test_a_stamp_of_today_is_not_waited_for(self, catalogue: TestCatalogue) -> None:
+        catalogue.library(1, stamped=NOW)
+        with librarian(catalogue, "update library set album_title = 'x' where id = 1"):
+            assert written(catalogue, unresolved(1), now=NOW + timedelta(hours=1)).rows_unresolved == 1
 
 
 def test_unwritable_provenance_is_left_out_and_counted(catalogue: TestCatalogue) -> None:
@@ -337,7 +477,6 @@ class TestCompilations:
             ("ŁUCJA UMBRA", 4),
             ("lucja umbra", None),
             ("σοφος", 5),
-            (None, None),
         ],
     )
     def test_a_track_is_linked_to_the_one_artist_of_the_folded_name(
@@ -347,13 +486,31 @@ class TestCompilations:
         counts = written(catalogue, compilation(1, track("As printed", "Song", resolved, 0.75)))
         assert self.link(catalogue, 1) == (artist_id, 0.75, "lml_backfill", None)
         name = "linked" if artist_id else "without_artist"
-        assert counts.others == {f"compilation_track_rows_{name}": 1}
+        assert track_counts(counts) == {"offered": 1, name: 1}
         assert counts.rows_resolved_compilation == 1
+
+    @pytest.mark.parametrize("method", [None, "lml_backfill", "librarian"])
+    def test_a_track_for_which_lml_names_nobody_writes_nothing(
+        self, catalogue: TestCatalogue, method: str | None
+    ) -> None:
+        catalogue.track(1, 1, "A", "Song", track_artist_id=2 if method else None, track_artist_link_method=method)
+        before = catalogue.rows("compilation_track_artist")
+        counts = written(catalogue, compilation(1, track("A", "Song", None, 0.9, "A1")))
+        assert catalogue.rows("compilation_track_artist") == before
+        assert track_counts(counts) == {"unnamed": 1}
+        assert (counts.rows_resolved_compilation, catalogue.rows("library")[0]["unresolved_attempted_at"]) == (1, NOW)
+
+    def test_a_named_track_offers_its_position_beside_a_nameless_one(self, catalogue: TestCatalogue) -> None:
+        catalogue.track(1, 1, "A", "Song")
+        offered = [track("A", "Song", "Björn Wren", 0.9, "A1"), track("A", "Song", None, None, "A2")]
+        counts = written(catalogue, compilation(1, *offered))
+        assert self.link(catalogue, 1) == (1, 0.9, "lml_backfill", "A1")
+        assert track_counts(counts) == {"offered": 1, "unnamed": 1, "linked": 1, "position_filled": 1}
 
     def test_only_the_rows_of_this_library_artist_and_title_are_linked(self, catalogue: TestCatalogue) -> None:
         catalogue.library(2, letters="Z")
         for track_id, (library_id, artist_name, title) in enumerate(
-            [(1, "A", "Song"), (1, "A", "Other"), (1, "B", "Song"), (2, "A", "Song"), (1, "A", None), (1, "A", None)]
+            [(1, "A", "Song"), (1, "A", "Other"), (1, "B", "Song"), (2, "A", "Song"), (1, "A", None), (2, "A", None)]
         ):
             catalogue.track(track_id, library_id, artist_name, title)
         counts = written(
@@ -361,20 +518,25 @@ class TestCompilations:
             compilation(1, track("A", "Song", "Björn Wren"), track("A", None, "ΣΟΦΟΣ"), track("C", "Song", "ΣΟΦΟΣ")),
         )
         linked = [row["track_artist_id"] for row in catalogue.rows("compilation_track_artist")]
-        assert linked == [1, None, None, None, 5, 5]
-        assert counts.others == {"compilation_track_rows_linked": 3, "compilation_track_rows_unmatched": 1}
+        assert linked == [1, None, None, None, 5, None]
+        assert track_counts(counts) == {"offered": 3, "linked": 2, "unmatched": 1}
 
-    def test_a_librarians_link_is_never_touched(self, catalogue: TestCatalogue) -> None:
+    def test_a_title_longer_than_the_column_matches_no_row(self, catalogue: TestCatalogue) -> None:
+        catalogue.track(1, 1, "A", "x" * 255)
+        counts = written(catalogue, compilation(1, track("A", "x" * 256, "ΣΟΦΟΣ"), track("A", "x" * 255, "ΣΟΦΟΣ")))
+        assert track_counts(counts) == {"offered": 2, "unmatched": 1, "linked": 1}
+
+    def test_a_librarians_row_is_never_touched(self, catalogue: TestCatalogue) -> None:
         by_hand = {"track_artist_link_method": "librarian", "track_artist_link_confidence": 0.5}
         catalogue.track(1, 1, "A", "Song", track_artist_id=2, **by_hand)
         catalogue.track(2, 1, "B", "Song", **by_hand)
         offered = [track(name, "Song", "Björn Wren", 0.9, "A1") for name in "AB"]
         counts = written(catalogue, compilation(1, *offered))
-        assert self.link(catalogue, 1) == (2, 0.5, "librarian", "A1")
-        assert self.link(catalogue, 2) == (None, 0.5, "librarian", "A1")
-        assert counts.others == {"compilation_track_rows_librarian": 2, "compilation_track_rows_position_filled": 2}
+        assert self.link(catalogue, 1) == (2, 0.5, "librarian", None)
+        assert self.link(catalogue, 2) == (None, 0.5, "librarian", None)
+        assert track_counts(counts) == {"offered": 2, "librarian": 2}
 
-    def test_a_link_follows_lml_and_stays_if_it_names_no_artist(self, catalogue: TestCatalogue) -> None:
+    def test_a_link_follows_lml_and_stays_if_it_names_nobody(self, catalogue: TestCatalogue) -> None:
         for track_id in (1, 2, 3):
             catalogue.track(
                 track_id, 1, "A", f"Song {track_id}", track_artist_id=2, track_artist_link_method="lml_backfill"
@@ -407,12 +569,12 @@ class TestCompilations:
         self, catalogue: TestCatalogue, there: str | None, offered: str | None, then: str | None
     ) -> None:
         catalogue.track(1, 1, "A", "Song", track_position=there)
-        written(catalogue, compilation(1, track("A", "Song", None, None, offered)))
-        assert self.link(catalogue, 1)[3] == then
+        written(catalogue, compilation(1, track("A", "Song", "Nobody we know", None, offered)))
+        assert self.link(catalogue, 1) == (None, None, "lml_backfill", then)
 
     def test_an_ambiguous_position_is_not_filled(self, catalogue: TestCatalogue) -> None:
         catalogue.track(1, 1, "A", "Song")
-        written(catalogue, compilation(1, *(track("A", "Song", None, None, position) for position in ("A1", "B1"))))
+        written(catalogue, compilation(1, *(track("A", "Song", "ΣΟΦΟΣ", 0.9, place) for place in ("A1", "B1"))))
         assert self.link(catalogue, 1)[3] is None
 
     def test_an_unchanged_track_is_not_rewritten(self, catalogue: TestCatalogue) -> None:
@@ -421,7 +583,7 @@ class TestCompilations:
         written(catalogue, verdict)
         version = catalogue.execute("select ctid::text, xmin::text from compilation_track_artist")
         counts = written(catalogue, verdict, now=LATER)
-        assert counts.others == {"compilation_track_rows_unchanged": 1}
+        assert track_counts(counts) == {"offered": 1, "unchanged": 1}
         assert catalogue.execute("select ctid::text, xmin::text from compilation_track_artist") == version
 
     @pytest.mark.parametrize(

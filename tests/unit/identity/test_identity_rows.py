@@ -1,6 +1,7 @@
 """Rows made from verdicts: the bands, what is left out and counted, which compilations are ready."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,10 @@ from runway_pipelines.identity.rows import (
 from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from tests.reference_identity import is_in_band as reference_is_in_band
 
-SINGLE = Verdict(7, Kind.SINGLE_ARTIST, artist_ids=ArtistIds(), method="llm", confidence=0.6)
+
+def single(**changes: Any) -> Verdict:
+    said = {"kind": Kind.SINGLE_ARTIST, "artist_ids": ArtistIds(), "method": "llm", "confidence": 0.6} | changes
+    return Verdict(7, **said)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +141,35 @@ def test_a_compilation_is_ready_when_the_matcher_has_run(
     ],
 )
 def test_a_position_is_used_if_exactly_one_is_offered(offered: tuple[str | None, ...], taken: str | None) -> None:
-    [row] = track_rows(7, [Track(position, "Anybody", "Song", None, None) for position in offered])
+    [row] = track_rows(7, [Track(position, "Anybody", "Song", "Anybody", None) for position in offered], Counter())
     assert row.track_position == taken
 
 
-def test_among_tracks_with_one_name_and_title_the_last_resolved_one_counts() -> None:
+def test_among_tracks_with_one_name_and_title_the_last_named_one_counts() -> None:
     said = [("First", 0.5), ("Last", 0.75), (None, 0.25)]
-    rows = track_rows(7, [Track(None, "Anybody", None, name, confidence) for name, confidence in said])
+    rows = track_rows(7, [Track(None, "Anybody", None, name, confidence) for name, confidence in said], Counter())
     assert [(row.resolved_artist_name, row.confidence) for row in rows] == [("Last", 0.75)]
-    rows = track_rows(7, [Track(None, "Anybody", None, None, 0.5), Track(None, "Anybody", "Song", "Other", 0.5)])
-    assert [row.track_title for row in rows] == [None, "Song"]
+    named = [Track(None, "Anybody", title, "Other", 0.5) for title in (None, "Song")]
+    assert [row.track_title for row in track_rows(7, named, Counter())] == [None, "Song"]
+
+
+@pytest.mark.parametrize("nobody", [None, "", " "])
+def test_a_track_for_which_lml_names_nobody_offers_nothing_and_is_counted(nobody: str | None) -> None:
+    counted: Counter[str] = Counter()
+    nameless = Track("A2", "Anybody", "Song", nobody, 0.9)
+    [row] = track_rows(7, [Track("A1", "Anybody", "Song", "Somebody", 0.5), nameless], counted)
+    assert (row.resolved_artist_name, row.track_position, row.confidence) == ("Somebody", "A1", 0.5)
+    assert counted == {"compilation_track_rows_offered": 1, "compilation_track_rows_unnamed": 1}
+    alone: Counter[str] = Counter()
+    assert track_rows(7, [nameless, nameless], alone) == []
+    assert dict(alone) == {"compilation_track_rows_unnamed": 2}
+
+
+def test_a_verdicts_method_is_stored_even_if_nobody_knows_it() -> None:
+    verdict = single(method="embedding", provenance=(Provenance("tidal", "embedding", 0.9, "t"),))
+    rows = batch_rows([verdict], None)
+    assert [row.method for row in rows.mains] == ["embedding"]
+    assert rows.sources == [] and rows.counts.others == {"source_rows_out_of_band": 1}
 
 
 @pytest.mark.parametrize(
@@ -165,8 +188,7 @@ def test_among_tracks_with_one_name_and_title_the_last_resolved_one_counts() -> 
 def test_a_single_artist_without_its_rows_required_values_is_not_storable(
     changes: dict[str, object], storable: bool
 ) -> None:
-    values = {name: getattr(SINGLE, name) for name in SINGLE.__slots__} | changes
-    assert is_storable(Verdict(**values)) is storable
+    assert is_storable(single(**changes)) is storable
 
 
 def test_an_unstorable_verdict_is_a_programming_error_here() -> None:
