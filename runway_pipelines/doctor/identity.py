@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def examine_identity(identity: IdentityServices) -> Iterator[Finding]:
-    """Ask LML about one library, and the catalogue what is due."""
+    """Ask LML about one library, and the catalogue for its tables, our rights and what is due."""
     if not identity.lml.base_url:
         yield from (skipped(subject, ALL_CHECKS, "LIBRARY_METADATA_URL is not set") for subject in ("LML", "catalogue"))
         return
@@ -33,6 +33,9 @@ def _see_lml(lml: LmlService) -> Seen:
 
 def _see_catalogue(identity: IdentityServices) -> Seen:
     from runway_pipelines.identity.options import IdentityOptions
+    from runway_pipelines.identity.rights import require_rights
 
+    with identity.catalogue.connection() as connection:
+        require_rights(connection, identity.catalogue_schema)
     due = identity.due(IdentityOptions.model_validate({}), datetime.now(UTC))
     return Seen(CheckStatus.OK, f"{sum(due.values())} libraries due in {identity.catalogue_schema}")

@@ -1,11 +1,12 @@
 """Runs one transaction and handles its failure.
 
-A row that the database refuses raises `Refused`, because it would be refused again. A failed connection is tried again
-with another one from the pool.
+A row that the database refuses raises `Refused`, because it would be refused again. A missing right is nobody's row: it
+ends the run. A failed connection is tried again with another one from the pool.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from threading import Event
@@ -23,7 +24,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from runway_pipelines.errors import RunwayError, Transient
+from runway_pipelines.errors import Permanent, RunwayError, Transient
 
 # A connection from the pool, in autocommit; raises what `CatalogueDatabase.connection` raises.
 Connections = Callable[[], AbstractContextManager[Connection[Any]]]
@@ -43,6 +44,8 @@ _CLASSES = {
     "42", "44", "53", "54", "55", "57", "58", "72", "F0", "HV", "P0", "XX",
 }  # fmt: skip
 _HELD_UP = ("55P03", "57014")  # lock_not_available, query_canceled
+# The one text of the server's that is repeated: it names the object, and no row.
+_DENIED = re.compile(r"permission denied for (?:schema|table|sequence|function) \w+")
 
 
 class Refused(Exception):
@@ -63,7 +66,8 @@ def in_transaction(
     """Commit ``work`` and return its result. A lost connection or a deadlock runs ``work`` again from the start, so it
     must keep nothing of a failed attempt. Setting ``stopped`` ends the retries.
 
-    Raises `Refused`, the last `Transient` after ``ATTEMPTS``, and what `Connections` raise.
+    Raises `Refused`, the last `Transient` after ``ATTEMPTS``, `Permanent` for a missing right, and what `Connections`
+    raise.
     """
     stopped = stopped or Event()
     attempts = Retrying(
@@ -96,11 +100,25 @@ def _once(connections: Connections, work: Callable[[Connection[Any]], Result], r
                     connection.execute("set transaction read only")
                 return work(connection)
         except (psycopg.Error, UnicodeEncodeError) as error:
-            reason = _refusal(error)
-            if reason is None:
+            failure = _failure(error)
+            if failure is None:
                 raise
         # Outside the handler, so that the driver's text, which may quote a row, is not the context.
-        raise Refused(reason)
+        raise failure
+
+
+def _failure(error: Exception) -> Refused | Permanent | None:
+    """What the error means to us; None for what the connection's owner maps."""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        denied = _DENIED.fullmatch(error.diag.message_primary or "")
+        return Permanent(
+            expected="the right to read and write the catalogue's tables",
+            came="a missing right" + (f": {denied.group()}" if denied else ""),
+            remedy="grant it as docs/operations.md says; `runway-pipelines doctor` names every missing right",
+            code=error.sqlstate,
+        )
+    reason = _refusal(error)
+    return None if reason is None else Refused(reason)
 
 
 def _refusal(error: Exception) -> str | None:

@@ -101,7 +101,6 @@ def test_an_error_about_the_rows_is_a_refusal_that_quotes_none(error: Exception)
         psycopg.errors.AdminShutdown(),
         psycopg.errors.QueryCanceled(),
         psycopg.errors.LockNotAvailable(),
-        psycopg.errors.InsufficientPrivilege(),
         psycopg.errors.UndefinedColumn(),
         psycopg.OperationalError("the connection is lost"),
     ],
@@ -114,6 +113,18 @@ def test_an_error_not_about_the_rows_is_not_a_refusal(error: psycopg.Error) -> N
 
     with pytest.raises(type(error)):  # the real connections map it
         in_transaction(connections, work)
+
+
+def test_a_missing_right_is_named_as_one_without_a_rows_text() -> None:
+    opened, connections = failing()
+
+    def work(connection: Any) -> None:
+        raise psycopg.errors.InsufficientPrivilege("a row's text")
+
+    with pytest.raises(Permanent, match="a missing right.*grant it") as failed:
+        in_transaction(connections, work)
+    assert len(opened) == 1 and failed.value.code == "42501"
+    assert "a row's text" not in str(failed.value) and failed.value.__context__ is None
 
 
 def test_a_read_only_transaction_cannot_write() -> None:
