@@ -13,7 +13,7 @@ import dagster as dg
 import orjson
 
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.identity.counts import Counts, dry_run_document, total
+from runway_pipelines.identity.counts import Counts, disbelief, dry_run_document, total
 from runway_pipelines.identity.health import IdentityHealth
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.services import IdentityServices
@@ -27,6 +27,11 @@ GRAPH = "library_identity_graph"
 COUNTS = "counts for machines"
 # Below this, a share is noise: three of five unresolved are a quiet night.
 FEWEST_ANSWERS = 50
+# The most answers that may not be believed. Above it, the run fails.
+MOST_DISBELIEF = 0.05
+# At least so many offered tracks, of which half match no row, are worth a warning.
+FEWEST_TRACKS = 10
+MOST_UNMATCHED_TRACKS = 0.5
 # Judges freshness when stale_days is 0, which asks again about everything.
 DEFAULT_STALE_DAYS = 7
 
@@ -34,12 +39,13 @@ CHECK_SPECS = [
     dg.AssetCheckSpec(name, asset=LIBRARY_IDENTITY, description=description)
     for name, description in {
         "counts_add_up": "Every scanned library has an outcome.",
+        "answers_believed": f"At most {MOST_DISBELIEF:.0%} of LML's answers could not be believed.",
         "unresolved_share": "The share of `unresolved` answers is not unusually large.",
         "verified_in_time": "Most canonical libraries were verified in time.",
         "sources_complete": "Every main row of ours has a source; one without means that none could be written.",
     }.items()
 ]
-_CHECK_OUTS = {spec.get_python_identifier(): dg.Out(dg.Nothing, is_required=False) for spec in CHECK_SPECS}
+_CHECK_OUTS = {spec.get_python_identifier(): spec.name for spec in CHECK_SPECS}
 _TABLES = {
     "library_identity": (LIBRARY_IDENTITY, "One row per library: the composed identity, verified by LML."),
     "library_identity_source": (
@@ -94,15 +100,17 @@ def resolve_identity_shard(context: dg.OpExecutionContext, shard: Shard, identit
     return ShardResult(counts, str(circuit.failure) if circuit.failure else None, circuit.is_writable)
 
 
-@dg.op(out={name: dg.Out(dg.Nothing, is_required=False) for name in _TABLES} | _CHECK_OUTS)
+@dg.op(out={name: dg.Out(dg.Nothing, is_required=False) for name in (*_TABLES, *_CHECK_OUTS)})
 def summarize_identity_run(
     context: dg.OpExecutionContext, config: IdentityOptions, identity: IdentityServices, results: list[ShardResult]
 ) -> Iterator[object]:
-    """Merge and check the counts, and record the tables as materialized, except after a dry run."""
+    """Merge and check the counts, and record the selected tables as materialized, except after a dry run."""
     counts = total(result.counts for result in results)
     failures = sorted({result.failure for result in results if result.failure})
     health: IdentityHealth | None = None
     context.log.info(f"identity run: {orjson.dumps(counts.document()).decode()}")
+    if (warning := unmatched_tracks(counts)) is not None:
+        context.log.warning(warning)
     if config.dry_run:
         document = dry_run_document(counts)
         context.log.info(f"dry run: {orjson.dumps(document).decode()}")
@@ -113,12 +121,19 @@ def summarize_identity_run(
                 health = identity.health(datetime.now(UTC) - timedelta(days=config.stale_days or DEFAULT_STALE_DAYS))
         except RunwayError as error:
             failures.append(str(error))
-        yield from evaluations(counts, health, config)
+    judged = {} if config.dry_run else {each.check_name: each for each in evaluations(counts, health, config)}
+    for out, name in _CHECK_OUTS.items():
+        if out in context.selected_output_names:
+            # An output without an evaluation: the check was not judged, and keeps its last result.
+            yield judged.get(name) or dg.Output(None, out)
+    if counts.not_believed_share > MOST_DISBELIEF:
+        failures.append(_not_believed(counts))
     if failures:
         raise _failure(failures[0], counts)
     if health is not None:
         for name in _TABLES:
-            yield dg.Output(None, name, metadata=table_metadata(name, counts, health))
+            if name in context.selected_output_names:
+                yield dg.Output(None, name, metadata=table_metadata(name, counts, health))
 
 
 @dg.graph_multi_asset(
@@ -137,6 +152,8 @@ def summarize_identity_run(
         for name, (key, description) in _TABLES.items()
     },
     check_specs=CHECK_SPECS,
+    # Whichever table one asks for, the run writes all three, because their rows belong together.
+    can_subset=True,
     config=dg.ConfigMapping(
         config_schema=IdentityOptions.to_fields_dict(),
         config_fn=lambda options: {
@@ -168,7 +185,7 @@ def _failure(reason: str, counts: Counts) -> dg.Failure:
 
 def evaluations(
     counts: Counts, health: IdentityHealth | None, options: IdentityOptions
-) -> Iterator[dg.AssetCheckEvaluation]:
+) -> Iterator[dg.AssetCheckResult]:
     """The run's checks; without ``health`` (an unreadable catalogue), only those of the counts."""
     answered = counts.accounted_for - counts.rows_skipped.total()
     unresolved = counts.rows_unresolved / answered if answered else 0.0
@@ -177,6 +194,11 @@ def evaluations(
             counts.scanned == counts.accounted_for,
             dg.AssetCheckSeverity.ERROR,
             f"{counts.scanned} scanned, {counts.accounted_for} accounted for",
+        ),
+        "answers_believed": (
+            counts.not_believed_share <= MOST_DISBELIEF,
+            dg.AssetCheckSeverity.ERROR,
+            _not_believed(counts),
         ),
         "unresolved_share": (
             unresolved <= options.most_unresolved or answered < FEWEST_ANSWERS,
@@ -196,9 +218,24 @@ def evaluations(
             f"{health.mains_without_sources} main rows lack their sources",
         )
     for name, (passed, severity, reason) in judged.items():
-        yield dg.AssetCheckEvaluation(
+        yield dg.AssetCheckResult(
             asset_key=LIBRARY_IDENTITY, check_name=name, passed=passed, severity=severity, description=reason
         )
+
+
+def _not_believed(counts: Counts) -> str:
+    """How many answers were not believed, and why."""
+    number = counts.others["lml_not_believed"]
+    said = f"{number} of {counts.scanned} answers ({counts.not_believed_share:.1%}) are not believed"
+    return f"{said}: {disbelief(counts)}" if number else said
+
+
+def unmatched_tracks(counts: Counts) -> str | None:
+    """What to say when most of the tracks that LML offers have no row in the catalogue."""
+    offered, unmatched = (counts.others[f"compilation_track_rows_{name}"] for name in ("offered", "unmatched"))
+    if offered < FEWEST_TRACKS or unmatched < offered * MOST_UNMATCHED_TRACKS:
+        return None
+    return f"{unmatched} of {offered} tracks that LML offers ({unmatched / offered:.0%}) match no row of the catalogue"
 
 
 def table_metadata(name: str, counts: Counts, health: IdentityHealth) -> dict[str, dg.MetadataValue]:

@@ -8,6 +8,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from runway_pipelines.operations.wording import first_few
+from runway_pipelines.systems.lml.verdicts import Answer
+
+# How many faults a sentence names.
+_FAULTS_SHOWN = 5
+
 
 class Skip(StrEnum):
     """Why a scanned library's verdict is not written."""
@@ -25,6 +31,7 @@ class Skip(StrEnum):
 OTHERS = (
     "source_rows_written", "source_rows_skipped_null_confidence", "source_rows_skipped_null_external_id",
     "source_rows_out_of_band", "rows_unchanged", "lml_total_calls", "lml_retries", "lml_total_latency_ms",
+    "lml_not_believed", "lml_results_malformed", "lml_unknown_values", "lml_unusable_members",
 )  # fmt: skip
 _LIBRARIES = ("scanned", "rows_resolved", "rows_resolved_compilation", "rows_unresolved")
 
@@ -57,6 +64,11 @@ class Counts:
         return self.rows_resolved + self.rows_resolved_compilation + self.rows_skipped[Skip.MANUAL_PROTECTED] > 0
 
     @property
+    def not_believed_share(self) -> float:
+        """The share of the asked libraries about which LML's answer could not be believed; 0.0 without any."""
+        return self.others["lml_not_believed"] / self.scanned if self.scanned else 0.0
+
+    @property
     def accounted_for(self) -> int:
         """Libraries with an outcome; equals ``scanned`` unless some were lost."""
         answered = self.rows_resolved + self.rows_resolved_compilation + self.rows_unresolved
@@ -82,6 +94,36 @@ class Counts:
 def skipped(libraries: int, skip: Skip) -> Counts:
     """Libraries skipped for one reason."""
     return Counts(scanned=libraries, rows_skipped=Counter({skip: libraries}))
+
+
+def of_the_answer(answer: Answer) -> Counter[str]:
+    """An answer's counts in other units; those of LML's cache may be fractions.
+
+    Faults are counted in all, and by member and rule: ``lml_unusable_members.main.wikidata_qid.too_long``.
+    """
+    counted: Counter[str] = Counter(
+        lml_not_believed=len(answer.missing) + len(answer.untrusted) + len(answer.malformed),
+        lml_results_dropped=answer.results_dropped,
+    )
+    for name, faults in (
+        ("lml_results_malformed", answer.refusals),
+        ("lml_unknown_values", answer.left_out.unknown_values),
+        ("lml_unusable_members", answer.left_out.unusable_members),
+    ):
+        counted[name] += faults.total()
+        counted.update({f"{name}.{fault}": number for fault, number in faults.items()})
+    counted.update({f"lml_cache.{name}": number for name, number in answer.cache_stats.items()})  # type: ignore[misc]
+    return counted
+
+
+def disbelief(counts: Counts) -> str:
+    """Why answers were not believed, most frequent first: ``main.missing 412, no result 3``; empty if all were."""
+    prefix = "lml_results_malformed."
+    reasons = Counter({name.removeprefix(prefix): n for name, n in counts.others.items() if name.startswith(prefix)})
+    reasons["no result"] += counts.rows_skipped[Skip.CARDINALITY_MISMATCH]
+    reasons["another library's result"] += counts.rows_skipped[Skip.UNTRUSTED_LIBRARY_ID]
+    reasons["no array of results"] += counts.others["lml_not_believed"] - reasons.total()
+    return first_few([f"{reason} {number}" for reason, number in (+reasons).most_common()], _FAULTS_SHOWN)
 
 
 def total(counts: Iterable[Counts]) -> Counts:

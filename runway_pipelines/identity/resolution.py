@@ -8,7 +8,6 @@ flight, however large the catalogue.
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -25,11 +24,12 @@ from runway_pipelines.errors import (
     RunwayError,
     Unavailable,
 )
-from runway_pipelines.identity.counts import Counts, Skip, skipped
+from runway_pipelines.identity.counts import Counts, Skip, disbelief, of_the_answer, skipped
+from runway_pipelines.identity.rows import unanswered
 from runway_pipelines.identity.transactions import is_held_up
 from runway_pipelines.identity.writer import NotWritten
 from runway_pipelines.operations.events import Log
-from runway_pipelines.systems.lml.answers import parse_answer
+from runway_pipelines.systems.lml.answers import AnswerUnreadable, parse_answer
 from runway_pipelines.systems.lml.client import LmlPart, LmlService
 from runway_pipelines.systems.lml.verdicts import Answer, Library
 
@@ -208,6 +208,8 @@ class Resolver:
         self.log.warning(f"library {part.libraries[0].library_id} and {len(part.libraries) - 1} more: {error}")
         is_input = isinstance(error, LmlInputRefused)
         batch.counts.merge(skipped(len(part.libraries), Skip.INVALID_INPUT if is_input else Skip.LML_ERROR))
+        if isinstance(error, AnswerUnreadable):
+            batch.counts.others["lml_not_believed"] += len(part.libraries)
         batch.refused_inputs += is_input
         if isinstance(error, LmlRefused):
             self.circuit.stop(error)
@@ -215,8 +217,15 @@ class Resolver:
             batch.failure = error
 
     def _write(self, answer: Answer, libraries: int, batch: _Batch, writing: BoundedSemaphore) -> None:
-        self._warn(answer)
-        batch.counts.others.update(_of_the_answer(answer))
+        unbelieved = Counts(others=of_the_answer(answer))
+        batch.counts.merge(unbelieved)
+        unbelieved.merge(unanswered(answer))
+        if unbelieved.scanned:
+            first = min((*answer.missing, *answer.untrusted, *answer.malformed))
+            self.log.warning(
+                f"LML's answer is not believed for {unbelieved.scanned} of {libraries} libraries, such as {first}:"
+                f" {disbelief(unbelieved)}"
+            )
         try:
             with writing:
                 # Otherwise each thread waiting here would wait for the lost server as long as the first did.
@@ -234,17 +243,11 @@ class Resolver:
             return
         batch.counts.merge(written)
         if libraries >= LEAST_TELLING and not answer.verdicts:
-            batch.failure = _nothing_believed(libraries)
+            batch.failure = _nothing_believed(libraries, disbelief(unbelieved))
         elif not written.is_any_resolved and written.rows_skipped[Skip.WRITER_ERROR] >= LEAST_TELLING:
             batch.failure = _all_refused(written.rows_skipped[Skip.WRITER_ERROR])
         else:
             batch.is_answered = True
-
-    def _warn(self, answer: Answer) -> None:
-        unusable = (("no", answer.missing), ("another's", answer.untrusted), ("a malformed", answer.malformed))
-        for what, ids in unusable:
-            if ids:
-                self.log.warning(f"LML gave {what} result for {len(ids)} libraries, such as {ids[0]}")
 
 
 @contextmanager
@@ -260,20 +263,11 @@ def _fewer_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _of_the_answer(answer: Answer) -> Counter[str]:
-    """An answer's other counts; those of LML's cache may be fractions."""
-    counted: Counter[str] = Counter(
-        lml_results_malformed=len(answer.malformed), lml_results_dropped=answer.results_dropped
-    )
-    counted.update({f"lml_cache.{name}": number for name, number in answer.cache_stats.items()})  # type: ignore[misc]
-    return counted
-
-
-def _nothing_believed(libraries: int) -> RunwayError:
+def _nothing_believed(libraries: int, why: str) -> RunwayError:
     return Unavailable(
         expected="at least one usable verdict",
-        came=f"none for {libraries} libraries",
-        remedy="look at LML's answers: the run's counts say what was wrong with them",
+        came=f"none for {libraries} libraries ({why})",
+        remedy="compare LML's answers with the library identity contract, section 1 (docs/contracts)",
     )
 
 

@@ -28,6 +28,8 @@ from runway_pipelines.local.lml_verdicts import TRACKS_CONTRACT_VERSION, resolve
 from runway_pipelines.local.processes import announce_ready, listen_on_loopback
 
 MOST_INPUTS = 1000
+# The real service's.
+CACHE_STATS = ("memory_hits", "pg_hits", "pg_misses", "api_calls", "pg_time_ms", "api_time_ms")
 
 
 class Rejected(Exception):
@@ -58,7 +60,7 @@ class LmlServer:
             self._check_key(request)
             document = checked_request(request.headers.get("Content-Type", ""), await request.body())
         except Rejected as rejected:
-            return _json(orjson.dumps({"detail": str(rejected)}), rejected.status)
+            return _json(orjson.dumps({"message": str(rejected)}), rejected.status)
         await asyncio.sleep(self._latency_seconds)
         return _json(self._answer(document["inputs"], document.get("include_tracks", False)))
 
@@ -72,7 +74,7 @@ class LmlServer:
         results = [self._prepare(each, include_tracks) for each in inputs]
         misses = len(self._prepared) - before
         envelope: dict[str, Any] = {
-            "cache_stats": {"hits": len(inputs) - misses, "misses": misses, "backend": "memory"},
+            "cache_stats": dict.fromkeys(CACHE_STATS, 0) | {"memory_hits": len(inputs) - misses, "pg_hits": misses},
             "tracks_contract_version": TRACKS_CONTRACT_VERSION if include_tracks else None,
         }
         _check_answer("Response", envelope | {"results": []})

@@ -97,16 +97,13 @@ def foreseen(tables: TestCatalogue, but: Iterable[int] = ()) -> tuple[ReferenceC
     (``but`` these); and the counts of that.
     """
     reference = as_reference(tables)
-    compilations = {row["library_id"] for row in tables.rows("compilation_track_artist")}
     counted: Counter[str] = Counter()
     left_out = set(but)
     for row in tables.rows("library"):
         if row["artist_name"] is None or row["id"] in left_out:
             continue
-        with_tracks = row["id"] in compilations or str(row["code_volume_letters"] or "").startswith("Z")
-        result = resolved(row["id"], row["artist_name"], row["album_title"], include_tracks=with_tracks)
-        version = TRACKS_CONTRACT_VERSION if with_tracks else None
-        counted += reference.apply(Answer((verdict(result),), tracks_contract_version=version), NOW)
+        result = resolved(row["id"], row["artist_name"], row["album_title"], include_tracks=True)
+        counted += reference.apply(Answer((verdict(result),), tracks_contract_version=TRACKS_CONTRACT_VERSION), NOW)
     return reference, counted
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,11 @@ from tests.servers.lml_faults import Rule
 
 # Options of the local LML's server: it takes scripts of faults.
 WITH_FAULTS = ("--wrap", "tests.servers.lml_faults:FaultyLml")
+
+
+def plain(document: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer's members, decoded by another library than the pipeline's."""
+    return {name: json.loads(bytes(member)) for name, member in document.items()}
 
 
 @dataclass(frozen=True)

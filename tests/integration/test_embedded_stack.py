@@ -17,6 +17,7 @@ from runway_pipelines.local.processes import ChildEnded, LocalServerError, Stack
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.verdicts import Library
+from tests.integration.lml_control import plain
 from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -64,7 +65,7 @@ def test_the_environment_reaches_an_lml_that_wants_no_key(stack):
     assert "LML_API_KEY" not in environment
     service = LmlService(base_url=environment["LIBRARY_METADATA_URL"])
     reply = service.resolve([Library(1, None, "Can", "Tago Mago")], include_tracks=False)
-    assert [result["library_id"] for result in reply.document["results"]] == [1]
+    assert [result["library_id"] for result in plain(reply.document)["results"]] == [1]
     service.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dagster as dg
 import pytest
 from click.testing import CliRunner
@@ -17,10 +19,12 @@ from runway_pipelines.wiring import build_identity
 from tests.integration.identity_job_world import (
     COMPILATIONS,
     LIBRARIES,
+    OPTIONS,
     checks,
     counts,
     failure,
     impatient_lml,
+    logged,
     materialized,
     run,
     without_times,
@@ -40,7 +44,7 @@ def test_every_library_is_resolved_counted_and_checked(tables: TestCatalogue, in
     assert result.success
     assert materialized(result) == {"library_identity", "library_identity_source", "compilation_track_artist"}
     assert all(checks(result).values()) and set(checks(result)) == {
-        "counts_add_up", "unresolved_share", "verified_in_time", "sources_complete",
+        "counts_add_up", "answers_believed", "unresolved_share", "verified_in_time", "sources_complete",
     }  # fmt: skip
     said = counts(result)
     assert said["scanned"] == LIBRARIES + COMPILATIONS
@@ -53,6 +57,51 @@ def test_every_library_is_resolved_counted_and_checked(tables: TestCatalogue, in
         "plan_identity_run", "resolve_identity_shard[shard_0]", "resolve_identity_shard[shard_1]",
         "summarize_identity_run",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("table", ["library_identity", "library_identity_source", "compilation_track_artist"])
+def test_one_table_may_be_asked_for_and_all_are_written(
+    table: str, tables: TestCatalogue, instance: dg.DagsterInstance
+) -> None:
+    load_settings.cache_clear()
+    whole = build_definitions(load_settings()).resolve_implicit_global_asset_job_def()
+    job = whole.get_subset(asset_selection={dg.AssetKey(["identity", table])})
+    result = job.execute_in_process(
+        instance=instance, run_config={"ops": {"library_identity_graph": {"config": OPTIONS}}}
+    )
+    assert materialized(result) == {table}
+    assert bool(checks(result)) is (table == "library_identity")
+    assert tables.rows("library_identity") and tables.rows("library_identity_source")
+    assert any(row["track_artist_id"] for row in tables.rows("compilation_track_artist"))
+    said = logged(instance, result)
+    assert "did not yield" not in said and "not selected" not in said
+
+
+@pytest.mark.parametrize("options", [{}, {"dry_run": True}])
+def test_a_runs_log_has_no_word_about_outputs_that_are_missing(
+    options: dict[str, Any], tables: TestCatalogue, instance: dg.DagsterInstance
+) -> None:
+    result = run(instance, **options)
+    assert result.success
+    assert "did not yield" not in logged(instance, result)
+
+
+def test_a_few_answers_that_are_not_believed_leave_the_run_green_and_many_do_not(
+    tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
+) -> None:
+    few, many = (1, 3, 5), (11, 22, 33, 44)  # of 70
+    lml.script(Rule(fault="replace", path=("kind",), value="duo", library_ids=few))
+    result = run(instance)
+    assert result.success and all(checks(result).values())
+    assert "3 of 10 libraries" in logged(instance, result) and "kind.unknown_value" in logged(instance, result)
+    tables.execute("truncate library_identity, library_identity_source")
+    tables.execute("update library set unresolved_attempted_at = null")
+    lml.script(*(Rule(fault="replace", path=("kind",), value="duo", library_ids=(each,)) for each in many))
+    result = run(instance)
+    assert not result.success
+    assert "4 of 70 answers (5.7%) are not believed: kind.unknown_value 4" in failure(result)
+    assert [name for name, passed in checks(result).items() if not passed] == ["answers_believed"]
+    assert len(tables.rows("library_identity")) > LIBRARIES // 2, "what is believed is written"
 
 
 def test_a_rerun_asks_nothing_and_a_forced_one_changes_only_times(
@@ -111,7 +160,9 @@ def test_an_lml_that_answers_nonsense_stops_the_run(
     result = run(instance, calls_in_flight=1, most_failed_batches=2)
     assert not result.success
     assert "at least one usable verdict" in failure(result)
+    assert "kind.unknown_value 10" in failure(result)
     assert counts(result)["lml_results_malformed"] == counts(result)["scanned"] == 20
+    assert not checks(result)["answers_believed"]
     assert tables.rows("library_identity") == []
 
 
@@ -128,12 +179,12 @@ def test_an_lml_that_refuses_every_input_is_not_asked_about_each(
 def test_a_catalogue_that_cannot_be_written_stops_the_run_with_its_counts(
     tables: TestCatalogue, instance: dg.DagsterInstance
 ) -> None:
-    tables.execute("alter table library_identity_source rename to elsewhere")
+    tables.execute("alter table library_identity_source rename column external_id to elsewhere")
     result = run(instance, calls_in_flight=1)
     assert not result.success
     assert "library identity contract, section 5" in failure(result)
     assert counts(result)["rows_skipped"]["writer_error"] == counts(result)["scanned"] == 10
-    assert checks(result) == {"counts_add_up": True, "unresolved_share": True}
+    assert checks(result) == {"counts_add_up": True, "answers_believed": True, "unresolved_share": True}
 
 
 def test_operators_hear_how_far_a_failed_run_got_and_why(
@@ -220,11 +271,13 @@ def test_artist_level_ids_need_their_columns_and_the_command_adds_them(
 
 
 @pytest.mark.slow
-def test_the_recheck_job_asks_about_every_compilation_again(
+def test_the_recheck_job_asks_about_everything_that_carries_a_stamp_again(
     tables: TestCatalogue, lml: LmlControl, instance: dg.DagsterInstance
 ) -> None:
     assert run(instance).success
     assert counts(run(instance))["scanned"] == 0
+    stamped = sum(row["unresolved_attempted_at"] is not None for row in tables.rows("library"))
+    assert stamped > COMPILATIONS
     load_settings.cache_clear()
     recheck = build_definitions(load_settings()).resolve_job_def("library_identity_recheck_job")
     # Options that somebody gives in the launchpad do not make it another job.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
 import weakref
 from collections import Counter
@@ -25,13 +26,14 @@ from runway_pipelines.systems.lml.verdicts import Answer, Library
 from tests.integration.identity_job_world import assert_written, ended, fill, foreseen, verdict
 from tests.integration.identity_world import NOW, TestCatalogue
 from tests.integration.lml_control import LmlControl
-from tests.servers.lml_faults import MALFORMED, UNSTORABLE, Rule, edited
+from tests.servers.lml_faults import COSTLY, MALFORMED, UNSTORABLE, Rule, edited
 from tests.waiting import PATIENCE_SECONDS, wait_until
 
 BATCH = 16
 LIBRARIES = 4 * BATCH
 # One that LML takes for a single artist.
 SINGLE = 2
+FAULTS = MALFORMED | UNSTORABLE
 ENDLESS_SECONDS = 3600  # longer than a test may take
 
 
@@ -105,7 +107,7 @@ def ids(*numbers: int) -> set[int]:
 
 
 def resolve(resolver: Resolver, from_pages: Iterator[Sequence[Library]] | None = None) -> Counts:
-    counts = resolver.resolve(Page(libraries, include_tracks=False) for libraries in from_pages or pages())
+    counts = resolver.resolve(Page(libraries, include_tracks=True) for libraries in from_pages or pages())
     assert counts.scanned == counts.accounted_for
     return counts
 
@@ -118,26 +120,52 @@ def nothing(answer: Answer, *, stopped: Event) -> Counts:
 # what one result costs
 
 
-@pytest.mark.parametrize("wrong", [*MALFORMED, *(name for name in UNSTORABLE if "out of band" not in name)])
-def test_an_unusable_result_costs_its_library_alone(
+@pytest.mark.parametrize("wrong", COSTLY)
+def test_an_unusable_result_costs_its_library_alone_and_says_why(
     wrong: str, tables: TestCatalogue, lml: LmlControl, rig: Rig
 ) -> None:
-    path, value = {**MALFORMED, **UNSTORABLE}[wrong]
+    path, value = FAULTS[wrong]
     lml.script(Rule(fault="replace", library_ids=(SINGLE,), path=path, value=value))
     reference, counted = foreseen(tables, but=[SINGLE])
     counts = resolve(rig.resolver())
     assert ended(counts.document()) == counted + Counter(scanned=1, lml_error=1)
     assert (counts.others["lml_results_malformed"], counts.others["lml_results_dropped"]) == (1, 0)
-    assert rig.said.lines == [f"LML gave a malformed result for 1 libraries, such as {SINGLE}"]
+    [line] = rig.said.lines
+    assert re.fullmatch(
+        rf"LML's answer is not believed for 1 of {BATCH} libraries, such as {SINGLE}: {path[0]}\.[a-z_]+ 1", line
+    )
+    assert_written(tables, reference)
+
+
+@pytest.mark.parametrize("wrong", [name for name in FAULTS if name not in COSTLY and "out of band" not in name])
+def test_what_cannot_be_stored_costs_its_member_alone(
+    wrong: str, tables: TestCatalogue, lml: LmlControl, rig: Rig
+) -> None:
+    path, value = FAULTS[wrong]
+    lml.script(Rule(fault="replace", library_ids=(SINGLE,), path=path, value=value))
+    reference, counted = foreseen(tables, but=[SINGLE])
+    said = resolved(SINGLE, f"Artist {SINGLE}", f"Album {SINGLE}", include_tracks=True)
+    if path == ("method",):
+        said["method"] = value  # any text is a method
+    elif path[0] == "main":
+        said["main"].pop(path[1], None)
+    else:
+        said["provenance"] = said["provenance"][1:] if path[1:] else []
+    counted += reference.apply(Answer((verdict(said),)), NOW)
+    counts = resolve(rig.resolver())
+    assert ended(counts.document()) == counted
+    left_out = counts.others["lml_unknown_values"] + counts.others["lml_unusable_members"]
+    assert (left_out, counts.others["lml_not_believed"]) == (path != ("method",), 0)
+    assert rig.said.lines == []
     assert_written(tables, reference)
 
 
 def test_provenance_out_of_band_costs_its_row_alone(tables: TestCatalogue, lml: LmlControl, rig: Rig) -> None:
-    path, value = UNSTORABLE["source's confidence out of band"]
+    path, value = FAULTS["source's confidence out of band"]
     rule = Rule(fault="replace", library_ids=(SINGLE,), path=path, value=value)
     lml.script(rule)
     reference, counted = foreseen(tables, but=[SINGLE])
-    [said] = edited([resolved(SINGLE, f"Artist {SINGLE}", f"Album {SINGLE}", include_tracks=False)], rule)
+    [said] = edited([resolved(SINGLE, f"Artist {SINGLE}", f"Album {SINGLE}", include_tracks=True)], rule)
     counted += reference.apply(Answer((verdict(said),)), NOW)
     assert counted["source_rows_out_of_band"] > 0
     counts = resolve(rig.resolver())

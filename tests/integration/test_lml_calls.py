@@ -32,7 +32,7 @@ from runway_pipelines.systems.lml.client import LmlPart, LmlService
 from runway_pipelines.systems.lml.limiter import CallLimiter
 from runway_pipelines.systems.lml.verdicts import Library
 from tests.factories import everything_said_by
-from tests.integration.lml_control import WITH_FAULTS, LmlControl
+from tests.integration.lml_control import WITH_FAULTS, LmlControl, plain
 from tests.servers.lml_faults import Rule
 from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
@@ -89,10 +89,11 @@ def test_a_reply_is_lmls_document_and_its_effort(
 ) -> None:
     asked = [*LIBRARIES[:5], Library(1000, None, "Various Artists", "Sounds")]
     reply = make_service(lml.url + ending).resolve(asked, include_tracks=include_tracks)
-    assert reply.document["results"] == [
+    document = plain(reply.document)
+    assert document["results"] == [
         resolved(each.library_id, each.artist_name, each.album_title, include_tracks=include_tracks) for each in asked
     ]
-    assert reply.document["tracks_contract_version"] == (1 if include_tracks else None)
+    assert document["tracks_contract_version"] == (1 if include_tracks else None)
     assert (reply.effort.calls, reply.effort.retries) == (1, 0)
     assert reply.effort.latency_ms > 0
     (call,) = lml.calls
@@ -138,7 +139,7 @@ def test_a_transient_failure_is_retried(name: str, lml: LmlControl, make_service
     lml.script(rule.model_copy(update={"times": 2}))
     service = make_service(timeout_seconds=TIMEOUTS.get(name, PATIENCE_SECONDS))
     reply = service.resolve(LIBRARIES, include_tracks=False)
-    assert len(reply.document["results"]) == 100
+    assert len(plain(reply.document)["results"]) == 100
     assert (reply.effort.calls, reply.effort.retries) == (3, 2)
     assert [call["library_ids"] for call in lml.calls] == [list(range(1, 101))] * 3
 
@@ -337,7 +338,7 @@ def test_one_refused_input_is_found_among_a_hundred(
     assert [number for part in parts for number in ids(part)] == list(range(1, 101))
     given_up = [part for part in parts if isinstance(part.outcome, LmlError)]
     assert [(ids(part), type(part.outcome)) for part in given_up] == [([offending], LmlInputRefused)]
-    results = [result for part in parts if isinstance(part.outcome, dict) for result in part.outcome["results"]]
+    results = [result for part in parts if isinstance(part.outcome, dict) for result in plain(part.outcome)["results"]]
     assert len(results) == 99
     assert len(lml.calls) <= 2 * math.ceil(math.log2(100)) + 1
     assert sum(part.effort.calls for part in parts) == len(lml.calls)
@@ -375,7 +376,7 @@ def test_threads_share_as_many_connections_as_calls_may_be_in_flight(
     lml.script(Rule(fault="slow", seconds=0.05))
     with ThreadPoolExecutor(8) as executor:
         replies = list(executor.map(lambda _: service.resolve(LIBRARIES, include_tracks=False), range(24)))
-    assert all(len(reply.document["results"]) == 100 for reply in replies)
+    assert all(len(plain(reply.document)["results"]) == 100 for reply in replies)
     assert (len(lml.calls), lml.connections) == (24, 3)
 
 
@@ -383,7 +384,7 @@ def test_connections_are_closed_with_the_run_and_can_be_opened_again(lml: LmlCon
     @dg.op
     def asking(context: dg.OpExecutionContext, lml: LmlService) -> int:
         clients.append(lml._opened())
-        return len(lml.resolve(ONE, include_tracks=False).document["results"])
+        return len(plain(lml.resolve(ONE, include_tracks=False).document)["results"])
 
     @dg.job(resource_defs={"lml": LmlService(base_url=lml.url)})
     def asking_job() -> None:

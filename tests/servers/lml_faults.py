@@ -27,7 +27,7 @@ Path = tuple[str | int, ...]
 
 FOREIGN_OFFSET = 900_000_000
 # Values that the contract's schema refuses, by what is wrong: the path in a result, and the value.
-MALFORMED: Mapping[str, tuple[Path, Any]] = {
+MALFORMED: dict[str, tuple[Path, Any]] = {
     "library_id as string": (("library_id",), "7"),
     "library_id as float": (("library_id",), 7.5),
     "library_id as bool": (("library_id",), True),
@@ -54,7 +54,7 @@ MALFORMED: Mapping[str, tuple[Path, Any]] = {
     "external_id as number": (("provenance", 0, "external_id"), 7),
 }
 # Values that the schema accepts and a table refuses.
-UNSTORABLE: Mapping[str, tuple[Path, Any]] = {
+UNSTORABLE: dict[str, tuple[Path, Any]] = {
     "text with a NUL": (("provenance", 0, "external_id"), "a\x00b"),
     "text with a lone surrogate": (("provenance", 0, "external_id"), "a\ud800b"),
     "confidence null": (("confidence",), None),
@@ -71,6 +71,13 @@ UNSTORABLE: Mapping[str, tuple[Path, Any]] = {
         },
     ),
 }
+
+# Those that cost the library its verdict. Of the others, the member or its entry is left out.
+COSTLY = [
+    name
+    for name, (path, _) in (MALFORMED | UNSTORABLE).items()
+    if path in {("library_id",), ("kind",), ("confidence",), ("main",)}
+]
 
 _TRICKLED_PIECES = 20
 
@@ -165,7 +172,7 @@ class FaultyLml:
             # The standard library's decoder accepts NaN and unpaired surrogates, which faults need.
             rules = _RULES.validate_python(json.loads(await request.body()))
         except (ValueError, ValidationError) as error:
-            return JSONResponse({"detail": str(error)}, 400)
+            return JSONResponse({"message": str(error)}, 400)
         self._forget(rules)
         return Response(status_code=204)
 
@@ -214,7 +221,7 @@ class FaultyLml:
         for rule in rules:
             if rule.fault == "status":
                 headers = {} if rule.retry_after is None else {"Retry-After": rule.retry_after}
-                return JSONResponse({"detail": "a scripted fault"}, rule.status, headers)
+                return JSONResponse({"message": "a scripted fault"}, rule.status, headers)
         if any(rule.fault in _EDITS for rule in rules):
             answer = json.loads(body)
             for rule in rules:

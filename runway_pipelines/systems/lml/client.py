@@ -68,7 +68,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class LmlReply:
-    """LML's decoded JSON object, unchecked."""
+    """The members of LML's JSON object, undecoded and unchecked."""
 
     document: Mapping[str, Any]
     effort: Effort

@@ -15,6 +15,7 @@ from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import msgspec
 import orjson
 
 from runway_pipelines.errors import (
@@ -90,19 +91,20 @@ def request_body(libraries: Sequence[Library], *, include_tracks: bool) -> bytes
 
 
 def decoded(body: bytes) -> Mapping[str, Any]:
-    """An answer's JSON object.
+    """The members of an answer's JSON object, undecoded (`msgspec.Raw`), so that each result is decoded once.
 
     Raises `LmlUnavailable` for anything else: with status 200 that is a truncated body without a length, or a proxy's
-    page, and both pass. The standard library decodes what only orjson refuses (NaN, an unpaired surrogate), so that one
-    bad value costs one library instead of the batch. An integer beyond 64 bits becomes a float, which is not an id.
+    page, and both pass. The standard library decodes what only msgspec refuses (NaN, an unpaired surrogate), so that
+    one bad value costs one library instead of the batch; the members are plain values then.
     """
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        try:
-            document = json.loads(body)
-        except (ValueError, RecursionError):
-            raise _undecodable("bytes that are not JSON") from None
+        return msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (ValueError, RecursionError):
+        pass
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _undecodable("bytes that are not JSON") from None
     if not isinstance(document, dict):
         raise _undecodable("JSON that is not an object")
     return document

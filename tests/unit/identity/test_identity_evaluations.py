@@ -5,8 +5,14 @@ from collections import Counter
 import dagster as dg
 import pytest
 
-from runway_pipelines.identity.assets import CHECK_SPECS, FEWEST_ANSWERS, LIBRARY_IDENTITY, evaluations
-from runway_pipelines.identity.counts import Counts, Skip
+from runway_pipelines.identity.assets import (
+    CHECK_SPECS,
+    FEWEST_ANSWERS,
+    LIBRARY_IDENTITY,
+    evaluations,
+    unmatched_tracks,
+)
+from runway_pipelines.identity.counts import Counts, Skip, skipped
 from runway_pipelines.identity.health import IdentityHealth
 from runway_pipelines.identity.options import IdentityOptions
 
@@ -14,9 +20,7 @@ HEALTHY = IdentityHealth(verified_in_time=100, verifiable=100, mains_without_sou
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 
 
-def judged(
-    counts: Counts, health: IdentityHealth | None = HEALTHY, **options: float
-) -> dict[str, dg.AssetCheckEvaluation]:
+def judged(counts: Counts, health: IdentityHealth | None = HEALTHY, **options: float) -> dict[str, dg.AssetCheckResult]:
     made = list(evaluations(counts, health, IdentityOptions(**options)))
     assert {each.asset_key for each in made} == {LIBRARY_IDENTITY}
     return {each.check_name: each for each in made}
@@ -92,4 +96,30 @@ def test_one_main_row_without_its_sources_is_a_warning() -> None:
 
 
 def test_without_the_catalogue_only_the_counts_are_checked() -> None:
-    assert set(judged(Counts(), None)) == {"counts_add_up", "unresolved_share"}
+    assert set(judged(Counts(), None)) == {"counts_add_up", "answers_believed", "unresolved_share"}
+
+
+@pytest.mark.parametrize(("disbelieved", "passes"), [(0, True), (5, True), (6, False), (100, False)])
+def test_more_than_one_answer_in_twenty_that_is_not_believed_is_an_error(disbelieved: int, passes: bool) -> None:
+    counts = complete(rows_resolved=100 - disbelieved)
+    counts.merge(skipped(disbelieved, Skip.LML_ERROR))
+    counts.others.update({"lml_not_believed": disbelieved, "lml_results_malformed.kind.null": disbelieved})
+    check = judged(counts)["answers_believed"]
+    assert (check.passed, check.severity) == (passes, ERROR)
+    if disbelieved:
+        assert f"{disbelieved} of 100 answers" in str(check.description)
+        assert f"kind.null {disbelieved}" in str(check.description)
+
+
+@pytest.mark.parametrize(
+    ("offered", "unmatched", "is_told"), [(10, 5, True), (10, 4, False), (9, 9, False), (0, 0, False)]
+)
+def test_tracks_that_mostly_match_no_row_are_told_from_ten_and_a_half_on(
+    offered: int, unmatched: int, is_told: bool
+) -> None:
+    counts = Counts(
+        others=Counter({"compilation_track_rows_offered": offered, "compilation_track_rows_unmatched": unmatched})
+    )
+    warning = unmatched_tracks(counts)
+    assert (warning is not None) == is_told
+    assert warning is None or "5 of 10 tracks that LML offers (50%)" in warning

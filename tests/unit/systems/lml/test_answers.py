@@ -3,32 +3,34 @@
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runway_pipelines.errors import Permanent
-from runway_pipelines.systems.lml.answers import LONGEST_TEXT, AnswerUnreadable, parse_answer
-from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Library, Provenance, Track, Verdict
+from runway_pipelines.systems.lml.answers import AnswerUnreadable, parse_answer
+from runway_pipelines.systems.lml.protocol import decoded
+from runway_pipelines.systems.lml.verdicts import (
+    LONGEST_TEXT,
+    METHODS,
+    SOURCES,
+    Answer,
+    ArtistIds,
+    Kind,
+    Library,
+    Provenance,
+    Track,
+    Verdict,
+)
 from tests.properties import examples
 
 MBID = "9f86d081-884c-4d65-9a2f-eaa0c55ad015"
 ABSENT = object()
-SOURCES = ["discogs", "musicbrainz", "wikidata", "spotify", "apple_music", "bandcamp"]
-METHODS = [
-    "manual",
-    "cross_source_agreement",
-    "exact_match",
-    "name_variation",
-    "member_group",
-    "alias_match",
-    "trigram",
-    "llm",
-]
 Json = dict[str, Any]
 
 
@@ -96,9 +98,18 @@ def answer(*results: Any, **envelope: Any) -> Json:
     return {"results": list(results), **envelope}
 
 
+def parsed_answer(document: Json, asked: Sequence[Library]) -> Answer:
+    """The answer as it comes over the wire, whose sound results take the fast way, and as plain values, whose results
+    all take the tolerant one: it must be the same.
+    """
+    parsed = parse_answer(decoded(json.dumps(document).encode()), asked)
+    assert parsed == parse_answer(document, asked)
+    return parsed
+
+
 def verdict_on(result: Json) -> Verdict:
     """The verdict that a result for library 7 becomes."""
-    (verdict,) = parse_answer(answer(result), libraries(7)).verdicts
+    (verdict,) = parsed_answer(answer(result), libraries(7)).verdicts
     return verdict
 
 
@@ -135,7 +146,7 @@ def test_a_compilation_has_its_tracks() -> None:
         library_id=7,
         kind=Kind.COMPILATION,
         tracks_attempted=True,
-        tracks=(Track("A1", "Nilüfer Yanya", "Midnight Sun", "Nilufer Yanya", 0.8),),
+        tracks=(Track("A1", "Nilüfer Yanya", "Midnight Sun", "Nilufer Yanya", 0.8, "alias_match"),),
     )
 
 
@@ -159,6 +170,8 @@ ACCEPTED = {
     "an unresolved library with the least it can have": {"kind": "unresolved", "library_id": 7, "provenance": []},
     "what is unresolved with a main in which nothing is": unresolved(main={"wikidata_qid": ""}),
     "a compilation with a method of its own": compilation(method="llm", confidence=0.7, main={}),
+    "an unresolved library with a method of its own": unresolved(method="llm", confidence=0),
+    "a method that nobody knows yet": single_artist(method="embedding"),
     "a source without external_id": single_artist(provenance=[source(external_id=ABSENT)]),
     "a track that LML knows nothing about": compilation(
         tracks=[
@@ -179,7 +192,7 @@ ACCEPTED = {
 
 @pytest.mark.parametrize("result", ACCEPTED.values(), ids=ACCEPTED)
 def test_accepted_is(result: Json) -> None:
-    assert fates(parse_answer(answer(result), libraries(7))) == {"verdicts": [7]}
+    assert fates(parsed_answer(answer(result), libraries(7))) == {"verdicts": [7]}
 
 
 @pytest.mark.parametrize("absent", [ABSENT, None], ids=["absent", "null"])
@@ -201,7 +214,7 @@ def test_a_blank_id_is_none(blank: object) -> None:
 def test_a_tracks_empty_texts_are_none_except_its_title() -> None:
     empty = track(track_position="", resolved_artist_name="", track_title="", artist_name=" ")
     (parsed,) = verdict_on(compilation(tracks=[empty])).tracks or ()
-    assert parsed == Track(None, " ", "", None, 0.8)
+    assert parsed == Track(None, " ", "", None, 0.8, "alias_match")
 
 
 @pytest.mark.parametrize("text", [MBID, MBID.upper(), MBID.replace("-", "")])
@@ -244,65 +257,136 @@ NO_UUID = [
     "٣" * 32,
 ]
 NO_DISCOGS_ID = ["4711", "", 4711.0, True, 0, -1, 2**31, 10**400, float("nan"), [], {}]
-NO_METHOD = ["guess", "", "EXACT_MATCH", 1, True, ["llm"], {}, "\ud800"]
-NO_SOURCE = ["tidal", "", None, 1, ["discogs"], {}, ABSENT]
+NO_METHOD = ["", 1, True, ["llm"], {}, "\ud800"]
+UNKNOWN = ["guess", "EXACT_MATCH", "tidal"]
 NO_ARRAY = ["", "discogs", {}, 1, True]
 NO_OBJECT = [[], "", "Q42", 1, True]
 
-REFUSED = [
-    *(("kind", single_artist(kind=value)) for value in ("artist", "", "SINGLE_ARTIST", None, 1, True, [], {}, ABSENT)),
-    *(("main", single_artist(main=value)) for value in [*NO_OBJECT, None, ABSENT]),
-    *(("method", single_artist(method=value)) for value in [*NO_METHOD, None, ABSENT]),
-    *(("method", compilation(method=value)) for value in NO_METHOD),
-    *(("confidence", single_artist(confidence=value)) for value in [*NO_CONFIDENCE, None, ABSENT]),
-    *(("confidence", compilation(confidence=value)) for value in NO_CONFIDENCE),
-    *(("unresolved with", unresolved(confidence=value)) for value in [*NO_CONFIDENCE, 0, 0.5]),
-    ("unresolved with", unresolved(method="llm")),
-    ("unresolved with", unresolved(main={"wikidata_qid": "Q42"})),
-    ("unresolved with", unresolved(main=[])),
-    ("compilation with", compilation(main={"discogs_artist_id": 194})),
-    *(("discogs", single_artist(main={"discogs_artist_id": value})) for value in NO_DISCOGS_ID),
-    *(("musicbrainz", single_artist(main={"musicbrainz_artist_id": value})) for value in NO_UUID),
-    *(
-        (name, single_artist(main={name: value}))
-        for name in ("wikidata_qid", "spotify_artist_id", "apple_music_artist_id", "bandcamp_id")
-        for value in NO_TEXT
-    ),
-    *(("provenance", single_artist(provenance=value)) for value in [*NO_ARRAY, None, ABSENT]),
-    *(("provenance", unresolved(provenance=value)) for value in [*NO_ARRAY, None, ABSENT]),
-    *(("entry", single_artist(provenance=[source("spotify"), value])) for value in [*NO_OBJECT, None]),
-    *(("source", single_artist(provenance=[source(source=value)])) for value in NO_SOURCE),
-    *(("method of a source", single_artist(provenance=[source(method=value)])) for value in [*NO_METHOD, None, ABSENT]),
-    *(
-        ("confidence of a source", single_artist(provenance=[source(confidence=value)]))
-        for value in [*NO_CONFIDENCE, ABSENT]
-    ),
-    *(("external_id", single_artist(provenance=[source(external_id=value)])) for value in NO_TEXT),
-    *(("tracks_attempted", compilation(tracks_attempted=value)) for value in (0, 1, 1.0, "true", [], {})),
-    *(("tracks", compilation(tracks=value)) for value in NO_ARRAY),
-    *(("track", compilation(tracks=[track(), value])) for value in [*NO_OBJECT, None]),
-    *(("track without", compilation(tracks=[changed(track(), {name: ABSENT})])) for name in track()),
-    *(("track_position", compilation(tracks=[track(track_position=value)])) for value in NO_TEXT),
-    *(("artist_name", compilation(tracks=[track(artist_name=value)])) for value in [*NO_TEXT, "", None]),
-    *(("track_title", compilation(tracks=[track(track_title=value)])) for value in NO_TEXT),
-    *(("resolved_artist_name", compilation(tracks=[track(resolved_artist_name=value)])) for value in NO_TEXT),
-    *(("confidence of a track", compilation(tracks=[track(confidence=value)])) for value in NO_CONFIDENCE),
-    *(("method of a track", compilation(tracks=[track(method=value)])) for value in NO_METHOD),
-    *(("sources of a track", compilation(tracks=[track(sources=value)])) for value in [*NO_ARRAY, None, [None], [{}]]),
-    *(("library_id", single_artist(library_id=value)) for value in ("7", 7.0, True, None, [7], {}, ABSENT)),
-    *(("result", value) for value in (None, [], "", 7, 7.0, True, {})),
+REFUSED: list[tuple[str, Any]] = [
+    *(("kind.unknown_value", single_artist(kind=value)) for value in ("artist", "", "SINGLE_ARTIST")),
+    *(("kind.not_a_text", single_artist(kind=value)) for value in (1, True, [], {})),
+    ("kind.null", single_artist(kind=None)),
+    ("kind.missing", single_artist(kind=ABSENT)),
+    *(("main.not_an_object", single_artist(main=value)) for value in NO_OBJECT),
+    ("main.null", single_artist(main=None)),
+    ("main.missing", single_artist(main=ABSENT)),
+    ("main.ids_of_unresolved", unresolved(main={"wikidata_qid": "Q42"})),
+    ("main.ids_of_compilation", compilation(main={"discogs_artist_id": 194})),
+    *(("method.", single_artist(method=value)) for value in [*NO_METHOD, "x" * (LONGEST_TEXT + 1)]),
+    ("method.null", single_artist(method=None)),
+    ("method.missing", single_artist(method=ABSENT)),
+    *(("confidence.", single_artist(confidence=value)) for value in NO_CONFIDENCE),
+    ("confidence.null", single_artist(confidence=None)),
+    ("confidence.missing", single_artist(confidence=ABSENT)),
+    *(("library_id.", single_artist(library_id=value)) for value in ("7", 7.0, True, None, [7], {}, ABSENT)),
+    *(("result.not_an_object", value) for value in (None, [], "", 7, 7.0, True)),
 ]
 
 
-@pytest.mark.parametrize("result", [result for _, result in REFUSED], ids=[rule for rule, _ in REFUSED])
-def test_a_malformed_result_costs_its_library_and_no_other(result: Any) -> None:
-    parsed = parse_answer(answer(single_artist(6), result, unresolved(8)), libraries(6, 7, 8))
+@pytest.mark.parametrize(("rule", "result"), REFUSED, ids=[rule for rule, _ in REFUSED])
+def test_a_result_that_cannot_be_believed_costs_its_library_and_says_why(rule: str, result: Any) -> None:
+    parsed = parsed_answer(answer(single_artist(6), result, unresolved(8)), libraries(6, 7, 8))
     assert fates(parsed) == {"verdicts": [6, 8], "malformed": [7]}
     assert parsed.results_dropped == 0
+    [(fault, number)] = parsed.refusals.items()
+    assert (fault.startswith(rule), number) == (True, 1), fault
+
+
+GOOD = source("spotify")
+LEFT_OUT: list[tuple[str, Json]] = [
+    *(("main.discogs_artist_id.", single_artist(main={"discogs_artist_id": value})) for value in NO_DISCOGS_ID),
+    *(("main.musicbrainz_artist_id.", single_artist(main={"musicbrainz_artist_id": value})) for value in NO_UUID),
+    ("main.musicbrainz_artist_id.not_a_uuid", single_artist(main={"musicbrainz_artist_id": "abc-def-12345"})),
+    ("main.discogs_artist_id.out_of_range", single_artist(main={"discogs_artist_id": 0})),
+    *(
+        (f"main.{name}.", single_artist(main={name: value}))
+        for name in ("wikidata_qid", "spotify_artist_id", "apple_music_artist_id", "bandcamp_id")
+        for value in NO_TEXT
+    ),
+    *(("main.not_an_object", unresolved(main=value)) for value in NO_OBJECT),
+    *(("provenance.not_an_array", single_artist(provenance=value)) for value in [*NO_ARRAY, None]),
+    *(("provenance.not_an_object", single_artist(provenance=[GOOD, value])) for value in [*NO_OBJECT, None]),
+    *(
+        ("provenance.source.", single_artist(provenance=[GOOD, source(source=value)]))
+        for value in (None, 1, ["discogs"], {}, ABSENT)
+    ),
+    *(
+        ("provenance.method.", single_artist(provenance=[GOOD, source(method=value)]))
+        for value in (1, True, ["llm"], {}, "\ud800", None, ABSENT)
+    ),
+    *(
+        ("provenance.confidence.", single_artist(provenance=[GOOD, source(confidence=value)]))
+        for value in [*NO_CONFIDENCE, ABSENT]
+    ),
+    *(("provenance.external_id.", single_artist(provenance=[GOOD, source(external_id=value)])) for value in NO_TEXT),
+    ("provenance.external_id.too_long", single_artist(provenance=[GOOD, source(external_id="x" * 2_500)])),
+    *(("tracks_attempted.", compilation(tracks_attempted=value)) for value in (0, 1, 1.0, "true", [], {})),
+    *(("tracks.not_an_array", compilation(tracks=value)) for value in NO_ARRAY),
+    *(("tracks.not_an_object", compilation(tracks=[track(), value])) for value in [*NO_OBJECT, None]),
+    *(
+        (f"tracks.{name}.missing", compilation(tracks=[track(**{name: ABSENT})]))
+        for name in ("artist_name", "track_title")
+    ),
+    *(("tracks.track_position.", compilation(tracks=[track(track_position=value)])) for value in NO_TEXT),
+    *(("tracks.artist_name.", compilation(tracks=[track(artist_name=value)])) for value in [*NO_TEXT, "", None]),
+    *(("tracks.track_title.", compilation(tracks=[track(track_title=value)])) for value in NO_TEXT),
+    *(("tracks.resolved_artist_name.", compilation(tracks=[track(resolved_artist_name=value)])) for value in NO_TEXT),
+    *(("tracks.confidence.", compilation(tracks=[track(confidence=value)])) for value in NO_CONFIDENCE),
+    *(("tracks.method.", compilation(tracks=[track(method=value)])) for value in (1, True, ["llm"], {}, "\ud800")),
+]
+NOT_KNOWN = [
+    *(("provenance.source", single_artist(provenance=[GOOD, source(source=value)])) for value in [*UNKNOWN, ""]),
+    *(("provenance.method", single_artist(provenance=[GOOD, source(method=value)])) for value in [*UNKNOWN, ""]),
+    *(("tracks.method", compilation(tracks=[track(method=value)])) for value in UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("rule", "result"), LEFT_OUT, ids=[rule for rule, _ in LEFT_OUT])
+def test_what_cannot_be_stored_is_left_out_and_counted(rule: str, result: Json) -> None:
+    parsed = parsed_answer(answer(single_artist(6), result, unresolved(8)), libraries(6, 7, 8))
+    assert fates(parsed) == {"verdicts": [6, 7, 8]}
+    assert (parsed.refusals, parsed.left_out.unknown_values) == (Counter(), Counter())
+    [(fault, number)] = parsed.left_out.unusable_members.items()
+    assert (fault.startswith(rule), number) == (True, 1), fault
+
+
+@pytest.mark.parametrize(("member", "result"), NOT_KNOWN, ids=[member for member, _ in NOT_KNOWN])
+def test_a_value_that_nobody_knows_yet_is_left_out_and_counted(member: str, result: Json) -> None:
+    parsed = parsed_answer(answer(result), libraries(7))
+    assert fates(parsed) == {"verdicts": [7]}
+    assert parsed.left_out.unknown_values == Counter({member: 1})
+    assert parsed.left_out.unusable_members == Counter()
+
+
+def test_a_bad_member_takes_nothing_else_with_it() -> None:
+    verdict = verdict_on(
+        single_artist(
+            main={"discogs_artist_id": 0, "musicbrainz_artist_id": "abc-def-12345", "bandcamp_id": "björk"},
+            provenance=[source("tidal"), source("discogs"), source("spotify", external_id="x" * 2_500)],
+        )
+    )
+    assert verdict.artist_ids == ArtistIds(bandcamp_id="björk")
+    assert verdict.provenance == (Provenance("discogs", "name_variation", 0.95, "discogs-1"),)
+
+
+def test_a_track_whose_row_is_known_is_kept() -> None:
+    verdict = verdict_on(compilation(tracks=[track(method="embedding", confidence="high"), track(artist_name=None)]))
+    assert verdict.tracks == (Track("A1", "Nilüfer Yanya", "Midnight Sun", "Nilufer Yanya", None),)
+
+
+def test_a_method_that_is_text_is_kept() -> None:
+    assert verdict_on(single_artist(method="embedding")).method == "embedding"
+
+
+def test_what_a_refused_result_left_out_does_not_count() -> None:
+    result = single_artist(confidence=None, main={"discogs_artist_id": 0})
+    parsed = parsed_answer(answer(result), libraries(7))
+    assert parsed.left_out.unusable_members == Counter()
+    assert parsed.refusals == Counter({"confidence.null": 1})
 
 
 def test_true_is_not_library_1() -> None:
-    assert fates(parse_answer(answer(unresolved(True)), libraries(1))) == {"malformed": [1]}
+    assert fates(parsed_answer(answer(unresolved(True)), libraries(1))) == {"malformed": [1]}
 
 
 # Whose result it is
@@ -360,7 +444,7 @@ FATES: dict[str, tuple[list[int], list[Any], dict[str, list[int]], int]] = {
 def test_results_are_matched_with_libraries_by_id_and_place(
     asked: list[int], results: list[Any], expected: dict[str, list[int]], dropped: int
 ) -> None:
-    parsed = parse_answer(answer(*results), libraries(*asked))
+    parsed = parsed_answer(answer(*results), libraries(*asked))
     assert fates(parsed) == expected
     assert parsed.results_dropped == dropped
 
@@ -368,14 +452,14 @@ def test_results_are_matched_with_libraries_by_id_and_place(
 def test_of_two_results_the_one_in_its_librarys_place_wins() -> None:
     mine, another = single_artist(1, confidence=0.9), single_artist(1, confidence=0.8)
     for asked, results in (([1, 2], [mine, another]), ([2, 1], [another, mine])):
-        parsed = parse_answer(answer(*results), libraries(*asked))
+        parsed = parsed_answer(answer(*results), libraries(*asked))
         assert [verdict.confidence for verdict in parsed.verdicts] == [0.9]
         assert parsed.untrusted == (2,)
 
 
 def test_of_two_results_out_of_place_the_first_wins() -> None:
     results = [single_artist(1, confidence=0.9), single_artist(1, confidence=0.8)]
-    parsed = parse_answer(answer(*results), libraries(2, 3, 1))
+    parsed = parsed_answer(answer(*results), libraries(2, 3, 1))
     assert [verdict.confidence for verdict in parsed.verdicts] == [0.9]
     assert (parsed.missing, parsed.untrusted) == ((2,), (3,))
 
@@ -383,13 +467,8 @@ def test_of_two_results_out_of_place_the_first_wins() -> None:
 # The envelope
 
 NO_ANSWER = {
-    "null": (None, "got null."),
-    "an array": ([unresolved()], "got an array."),
-    "a text": ("secret <html>", "got a text."),
-    "a number": (7.5, "got a number."),
-    "a boolean": (True, "got a boolean."),
-    "nothing": ({}, "got an object without results."),
-    "an error": ({"detail": "secret"}, "got an object without results."),
+    "nothing": ({}, "got an object with no results."),
+    "an error": ({"message": "secret"}, "got an object with no results."),
     "null as results": ({"results": None}, "got an object with null as results."),
     "an object as results": ({"results": {"7": "secret"}}, "got an object with an object as results."),
     "a number as results": ({"results": 3}, "got an object with a number as results."),
@@ -397,25 +476,26 @@ NO_ANSWER = {
 
 
 @pytest.mark.parametrize(("document", "came"), NO_ANSWER.values(), ids=NO_ANSWER)
-def test_an_unreadable_answer_is_permanent_and_not_quoted_in_the_error(document: object, came: str) -> None:
-    with pytest.raises(AnswerUnreadable) as raised:
-        parse_answer(document, libraries(7))
-    assert isinstance(raised.value, Permanent)
-    assert (raised.value.status, raised.value.retryable) == (200, False)
-    assert came in str(raised.value)
-    assert "secret" not in str(raised.value)
+def test_an_unreadable_answer_is_permanent_and_not_quoted_in_the_error(document: Json, came: str) -> None:
+    for each in (document, decoded(json.dumps(document).encode())):
+        with pytest.raises(AnswerUnreadable) as raised:
+            parse_answer(each, libraries(7))
+        assert isinstance(raised.value, Permanent)
+        assert (raised.value.status, raised.value.retryable) == (200, False)
+        assert came in str(raised.value)
+        assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("version", [None, 0, 2, 1.0, True, "1", [1], {}, float("nan"), ABSENT])
 def test_any_other_tracks_version_is_ignored(version: object) -> None:
     document = changed(answer(unresolved()), {"tracks_contract_version": version})
-    parsed = parse_answer(document, libraries(7))
+    parsed = parsed_answer(document, libraries(7))
     assert parsed.tracks_contract_version is None
     assert fates(parsed) == {"verdicts": [7]}
 
 
 def test_the_integer_1_is_the_tracks_version() -> None:
-    version = parse_answer(answer(tracks_contract_version=1), []).tracks_contract_version
+    version = parsed_answer(answer(tracks_contract_version=1), []).tracks_contract_version
     assert (version, type(version)) == (1, int)
 
 
@@ -433,13 +513,13 @@ def test_only_numeric_cache_stats_are_kept() -> None:
         "huge": 10**400,
         "\ud800": 1,
     }
-    parsed = parse_answer(answer(unresolved(), cache_stats=stats), libraries(7))
+    parsed = parsed_answer(answer(unresolved(), cache_stats=stats), libraries(7))
     assert parsed.cache_stats == {"hits": 3, "ratio": 0.75, "less": -1}
 
 
 @pytest.mark.parametrize("stats", [None, [], "hits", 3, True, ABSENT])
 def test_odd_cache_stats_are_ignored(stats: object) -> None:
-    parsed = parse_answer(changed(answer(unresolved()), {"cache_stats": stats}), libraries(7))
+    parsed = parsed_answer(changed(answer(unresolved()), {"cache_stats": stats}), libraries(7))
     assert parsed.cache_stats == {}
     assert fates(parsed) == {"verdicts": [7]}
 
@@ -497,10 +577,9 @@ def batches(draw: st.DrawFn) -> list[Verdict]:
 
 def as_result(verdict: Verdict) -> Json:
     """The JSON of a verdict, by another way than the parser's."""
-    result: Json = json.loads(json.dumps(asdict(verdict)))
-    result["main"] = result.pop("artist_ids")
+    result: Json = json.loads(json.dumps(msgspec.to_builtins(verdict)))
     for parsed in result["tracks"] or ():
-        parsed |= {"method": None, "sources": []}
+        parsed |= {"sources": []}
     return result
 
 
@@ -511,8 +590,7 @@ def asked_for(batch: Sequence[Verdict]) -> list[Library]:
 @given(batches(), st.data())
 def test_a_valid_answer_becomes_its_verdicts_in_the_order_asked(batch: list[Verdict], data: st.DataObject) -> None:
     results = data.draw(st.permutations([as_result(verdict) for verdict in batch]))
-    document = json.loads(json.dumps(answer(*results, tracks_contract_version=1)))
-    parsed = parse_answer(document, asked_for(batch))
+    parsed = parsed_answer(answer(*results, tracks_contract_version=1), asked_for(batch))
     assert parsed == Answer(verdicts=tuple(batch), tracks_contract_version=1)
 
 
@@ -532,10 +610,10 @@ nearly_answers = st.builds(
 
 
 @settings(max_examples=examples(400))
-@given(anything | nearly_answers | st.dictionaries(st.just("results"), anything), some_ids)
-def test_any_answer_is_refused_or_gives_every_library_one_outcome(document: Any, asked: list[int]) -> None:
+@given(nearly_answers | st.dictionaries(st.just("results"), anything), some_ids)
+def test_any_answer_is_refused_or_gives_every_library_one_outcome(document: Json, asked: list[int]) -> None:
     try:
-        parsed = parse_answer(document, libraries(*asked))
+        parsed = parsed_answer(document, libraries(*asked))
     except AnswerUnreadable:
         assert not isinstance(document, dict) or not isinstance(document.get("results"), list)
         return
@@ -546,7 +624,7 @@ def test_any_answer_is_refused_or_gives_every_library_one_outcome(document: Any,
     answered = len(parsed.verdicts) + len(parsed.malformed)
     assert parsed.results_dropped == len(document["results"]) - answered >= len(parsed.untrusted)
     for verdict in parsed.verdicts:
-        json.dumps(asdict(verdict), ensure_ascii=False, allow_nan=False).encode()
+        msgspec.json.encode(verdict)
 
 
 @given(batches().filter(bool), anything, st.data())
@@ -557,7 +635,7 @@ def test_any_defect_in_one_result_costs_only_that_result(
     place = data.draw(st.integers(0, len(batch) - 1))
     member = data.draw(st.none() | st.sampled_from(sorted(results[place])))
     results[place] = damage if member is None else results[place] | {member: damage}
-    parsed = parse_answer(answer(*results), asked_for(batch))
+    parsed = parsed_answer(answer(*results), asked_for(batch))
     damaged_id = batch[place].library_id
     others = [verdict for verdict in batch if verdict.library_id != damaged_id]
     assert [verdict for verdict in parsed.verdicts if verdict.library_id != damaged_id] == others
