@@ -46,7 +46,7 @@ _METHODS = (
     "member_group",
     "manual",
 )
-_NO_TRACKS: Mapping[str, Any] = {"tracks_attempted": False, "tracks": []}
+_NO_TRACKS: dict[str, Any] = {"tracks_attempted": False, "tracks": []}
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _FIRST_WORDS = ("Amber", "Björn", "Cobalt", "Désolé", "Electric", "Frozen", "Golden", "Hüsker", "Ivory", "Jóhann")
 _SECOND_WORDS = ("Ensemble", "Freitas", "Garden", "Harvest", "Orchestra", "Paladino", "Quartet", "Señoras", "Tigers")
