@@ -32,7 +32,7 @@ from tests.integration.identity_job_world import (
 )
 from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
-from tests.servers.lml_faults import MALFORMED, UNSTORABLE, Rule
+from tests.servers.lml_faults import COSTLY, MALFORMED, UNSTORABLE, Rule
 from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -108,21 +108,30 @@ mixed_up = st.builds(
     times=times,
 )
 repeated = st.builds(Rule, fault=st.just("repeated_source"), library_ids=single, times=times)
-unbelievable = st.sampled_from(
-    [*MALFORMED.values(), *(value for name, value in UNSTORABLE.items() if name != OUT_OF_BAND)]
-).flatmap(
+unbelievable = st.sampled_from([(MALFORMED | UNSTORABLE)[name] for name in COSTLY]).flatmap(
     lambda wrong: st.builds(
         Rule, fault=st.just("replace"), path=st.just(wrong[0]), value=st.just(wrong[1]), library_ids=single, times=times
     )
 )
-# Another verdict, as good as the first.
-of_two_minds = st.builds(
-    Rule,
-    fault=st.just("replace"),
-    path=st.just(("confidence",)),
-    value=st.sampled_from([0.61, 0.62]),
-    library_ids=single,
-    times=times,
+# Another verdict, as good as the first. What cannot be stored costs its member or its entry, which is not a library's
+# only source. An unknown method is stored as a verdict's.
+OTHER_MINDS: list[tuple[tuple[str | int, ...], Any]] = [
+    (("confidence",), 0.61),
+    (("confidence",), 0.62),
+    (("method",), "embedding"),
+    (("method",), "manual"),
+    (("provenance", 1, "source"), "tidal"),
+    (("provenance", 1, "method"), "embedding"),
+    *(
+        (("provenance", 1, *path[2:]) if path[0] == "provenance" else path, value)
+        for name, (path, value) in (MALFORMED | UNSTORABLE).items()
+        if name not in (*COSTLY, OUT_OF_BAND) and len(path) > 1
+    ),
+]
+of_two_minds = st.sampled_from(OTHER_MINDS).flatmap(
+    lambda other: st.builds(
+        Rule, fault=st.just("replace"), path=st.just(other[0]), value=st.just(other[1]), library_ids=single, times=times
+    )
 )
 out_of_band = st.builds(
     Rule,
@@ -185,15 +194,17 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 def prepare(tables: TestCatalogue) -> None:
     """A small catalogue with something of everybody's in it."""
     fill(tables, LIBRARIES, COMPILATIONS)
-    first, second, third, fourth = SINGLES[:4]
+    first, second, third, fourth, fifth = SINGLES[:5]
     verified_long_ago(tables, first, method="manual", confidence=1.0, spotify_id="by hand", notes="by hand")
     verified_long_ago(tables, second, wikidata_qid="before", discogs_release_id=7)
     verified_long_ago(tables, third, spotify_id="before", apple_music_id="before")
-    tables.insert(
-        "library_identity_source",
-        {"library_id": third, "source": "spotify", "external_id": "before", "method": "llm", "confidence": 0.6,
-         "last_verified_at": datetime(2026, 1, 1, tzinfo=UTC)},
-    )  # fmt: skip
+    verified_long_ago(tables, fifth, method="manual", confidence=1.0, spotify_id="before", notes="consumer:lml-bulk")
+    for library_id in (third, fifth):
+        tables.insert(
+            "library_identity_source",
+            {"library_id": library_id, "source": "spotify", "external_id": "before", "method": "llm",
+             "confidence": 0.6, "last_verified_at": datetime(2026, 1, 1, tzinfo=UTC), "boost_sources": "before"},
+        )  # fmt: skip
     tables.execute("update library set canonical_entity_id = null where id = %s", fourth)
     verified_long_ago(tables, fourth)
     tables.execute(
@@ -284,7 +295,8 @@ def test_any_sequence_of_answers_faults_and_reruns_ends_in_the_same_tables(
         assert run(tables, patient, Round()) is not None
         reruns += 1
         assert reruns == 1, "a run without trouble leaves nothing"
-    is_of_two_minds = any(rule.value in (0.61, 0.62) for one in sequence for rule in one.rules)
+    other_minds = {(path, repr(value)) for path, value in OTHER_MINDS}
+    is_of_two_minds = any((rule.path, repr(rule.value)) in other_minds for one in sequence for rule in one.rules)
     if is_of_two_minds:
         # What it said in between may be what is there, until it is asked again.
         assert run(tables, patient, Round(options={"stale_days": 0})) is not None
