@@ -87,10 +87,10 @@ def job(servers: dict[str, int]) -> dict[str, Any]:
 def asking(servers: dict[str, int], repeats: int) -> dict[str, Any]:
     """The same calls, as many in flight; the answers are decoded and thrown away. The last of several times."""
     with _identity() as identity:
-        batches = [(page, cohort is Cohort.VA) for page, cohort in _batches(identity)]
+        batches = list(_batches(identity))
 
-        def ask(batch: tuple[list[Library], bool]) -> None:
-            identity.lml.resolve(batch[0], include_tracks=batch[1])
+        def ask(batch: list[Library]) -> None:
+            identity.lml.resolve(batch, include_tracks=True)
 
         def work() -> None:
             with ThreadPoolExecutor(_CALLS_IN_FLIGHT) as threads:
@@ -99,7 +99,7 @@ def asking(servers: dict[str, int], repeats: int) -> dict[str, Any]:
 
         for _ in range(repeats - 1):
             work()
-        return _measured(servers, work)[0] | {"libraries": sum(len(page) for page, _ in batches)}
+        return _measured(servers, work)[0] | {"libraries": sum(map(len, batches))}
 
 
 def peer(servers: dict[str, int], shards: int, due: dict[str, int]) -> dict[str, Any]:
@@ -114,8 +114,8 @@ def peer(servers: dict[str, int], shards: int, due: dict[str, int]) -> dict[str,
 
         def work() -> int:
             asked = 0
-            for page, cohort in _batches(identity, (0, shards), due):
-                document = identity.lml.resolve(page, include_tracks=cohort is Cohort.VA).document
+            for page in _batches(identity, (0, shards), due):
+                document = identity.lml.resolve(page, include_tracks=True).document
                 answer = parse_answer(document, page)
                 for verdict in answer.verdicts:
                     write_library(connection, verdict, answer.tracks_contract_version, datetime.now(UTC))
@@ -197,14 +197,12 @@ def _warm_up(identity: IdentityServices, as_of: datetime) -> None:
 
 def _batches(
     identity: IdentityServices, shard: tuple[int, int] = (0, 1), due: Mapping[str, Any] | None = None
-) -> Iterator[tuple[list[Library], Cohort]]:
+) -> Iterator[list[Library]]:
     """What is due of a shard, in pages of the job's sizes."""
     options = IdentityOptions()
     selection = Selection(as_of=datetime.now(UTC), shard=shard, schema=identity.catalogue_schema, **(due or {}))
     sizes = {Cohort.NON_VA: options.batch_size, Cohort.VA: options.compilation_batch_size}
-    for cohort, size in sizes.items():
-        for page in pages(identity.catalogue.connection, selection, cohort, size):
-            yield page, cohort
+    return (page for _, page in pages(identity.catalogue.connection, selection, sizes))
 
 
 def _measured(servers: dict[str, int], work: Callable[[], Any]) -> tuple[dict[str, Any], Any]:

@@ -1,4 +1,4 @@
-"""Resolves the library's identity every night, and asks about all compilations again on demand."""
+"""Resolves the library's identity every night, and asks again on demand about what has a stamp."""
 
 import dagster as dg
 
@@ -26,7 +26,7 @@ library_identity_recheck_job = dg.define_asset_job(
         config_schema={name: field for name, field in IdentityOptions.to_fields_dict().items() if name != "recheck"},
         config_fn=lambda options: {"ops": {GRAPH: {"config": {**options, "recheck": True}}}},
     ),
-    description="Ask again about every compilation with an earlier answer, on demand.",
+    description="Ask again about the libraries with a stamp, the earliest answer first; limit takes a slice of them.",
     tags=RERUN_ALL | domain("identity"),
     owners=OWNERS,
 )

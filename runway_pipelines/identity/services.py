@@ -10,8 +10,9 @@ from pydantic import PrivateAttr
 from runway_pipelines.identity.counts import Counts
 from runway_pipelines.identity.health import IdentityHealth, identity_health
 from runway_pipelines.identity.migration import require_columns
-from runway_pipelines.identity.options import IdentityOptions
+from runway_pipelines.identity.options import IdentityOptions, require_in_range
 from runway_pipelines.identity.resolution import Circuit, Page, Resolver, Write
+from runway_pipelines.identity.rights import require_rights
 from runway_pipelines.identity.selection import Cohort, Selection, count, pages
 from runway_pipelines.identity.writer import write
 from runway_pipelines.operations.events import Log
@@ -33,16 +34,20 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
     _circuit: Circuit | None = PrivateAttr(default=None)
 
     def require_ready(self, options: IdentityOptions) -> None:
-        """Check that LML can be called and that the options' columns exist; call this before reading anything."""
+        """Check the options' ranges, that LML can be called, and that the tables, rights and columns are there.
+
+        Call this before anything is read, and before the options are used.
+        """
+        require_in_range(options)
         self.lml.require_configured()
-        if options.artist_level_ids:
-            with self.catalogue.connection() as connection:
+        with self.catalogue.connection() as connection:
+            require_rights(connection, self.catalogue_schema)
+            if options.artist_level_ids:
                 require_columns(connection, self.catalogue_schema)
 
     def due(self, options: IdentityOptions, as_of: datetime) -> dict[Cohort, int]:
         """How many libraries of each cohort a run asks about."""
-        selection = self._selection(options, as_of)
-        return {cohort: count(self.catalogue.connection, selection, cohort) for cohort in Cohort}
+        return count(self.catalogue.connection, self._selection(options, as_of))
 
     def resolve_shard(
         self, options: IdentityOptions, as_of: datetime, shard: int, circuit: Circuit, log: Log
@@ -59,10 +64,9 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
             writers=options.writers,
         )
         sizes = {Cohort.NON_VA: options.batch_size, Cohort.VA: options.compilation_batch_size}
+        # Tracks of others are asked for too: a compilation may hide among them.
         return resolver.resolve(
-            Page(libraries, include_tracks=cohort is Cohort.VA)
-            for cohort, size in sizes.items()
-            for libraries in pages(self.catalogue.connection, selection, cohort, size)
+            Page(libraries, include_tracks=True) for _, libraries in pages(self.catalogue.connection, selection, sizes)
         )
 
     def run_circuit(self, options: IdentityOptions) -> Circuit:
@@ -86,6 +90,7 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
                 schema=self.catalogue_schema,
                 has_artist_columns=options.artist_level_ids,
                 now=datetime.now(UTC),
+                moves_moments=options.recheck,
                 is_dry_run=options.dry_run,
                 on_refusal=on_refusal,
                 stopped=stopped,
@@ -100,6 +105,7 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
             stale_days=options.stale_days,
             include_null_canonical=options.include_null_canonical,
             unresolved_retry_days=options.unresolved_retry_days,
+            not_ready_retry_days=options.not_ready_retry_days,
             recheck=options.recheck,
             limit=options.limit,
             schema=self.catalogue_schema,
