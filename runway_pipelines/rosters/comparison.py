@@ -66,7 +66,10 @@ def differences(previous: Iterable[bytes], current: Iterable[bytes]) -> Iterator
             kind = Kind.REMOVED
         else:
             kind = _kind_of(old, new)
-        yield kind, student.decode()
+        try:
+            yield kind, student.decode()
+        except UnicodeDecodeError:
+            raise _not_a_roster("an id that is not UTF-8") from None
 
 
 def _differing(
@@ -100,7 +103,10 @@ def _kind_of(old: list[bytes], new: list[bytes]) -> Kind:
 
 
 def _member(lines: list[bytes], name: str) -> set[bytes]:
-    return {orjson.dumps(orjson.loads(line)[name]) for line in _codes(lines)}
+    try:
+        return {orjson.dumps(orjson.loads(line)[name]) for line in _codes(lines)}
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise _not_a_roster("a damaged line") from None
 
 
 def _students(lines: Iterable[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:

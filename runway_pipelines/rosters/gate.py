@@ -78,15 +78,14 @@ def publish_extract(
     published = _without_pointer(context, tenant, school_years, hold) if stored is None else None
     published = published or _published(context, tenant, stored)
     wrong_clock = _wrong_clock(context, tenant, published)
-    if published is not None and not wrong_clock and published.pointer.is_newer_than(extract.query_started_at):
-        pointer = published.pointer
+    if (later := _later(context, published, hold, extract, is_pointer_wrong=bool(wrong_clock))) is not None:
         return TenantOutcome(
             tenant,
             TenantStatus.SUPERSEDED,
-            f"run {pointer.run_id} published the roster of a later query, so this one is discarded",
+            f"{later} the roster of a later query, so this one is discarded",
             time.monotonic() - started,
-            manifest=published.manifest,
-            verified_at=pointer.verified_at,
+            manifest=published.manifest if published else None,
+            verified_at=published.pointer.verified_at if published else None,
         )
 
     context.store.abort_pending_uploads(snapshots_prefix(tenant))
@@ -139,6 +138,26 @@ def publish_extract(
         school_years=school_years,
         keys_written=keys_written,
     )
+
+
+def _later(
+    context: RefreshContext,
+    published: Published | None,
+    hold: Hold | None,
+    extract: Extract,
+    *,
+    is_pointer_wrong: bool,
+) -> str | None:
+    """Which run did what with a later query's roster; None if none did.
+
+    Of two runs side by side, the older query must not release what the newer one held.
+    """
+    if published is not None and not is_pointer_wrong and published.pointer.is_newer_than(extract.query_started_at):
+        return f"run {published.pointer.run_id} published"
+    held_of = moment_of(hold.query_started_at) if hold else None
+    if hold is None or held_of is None or ahead_of(context.now(), held_of) is not None:
+        return None
+    return f"run {hold.run_id} held" if held_of > extract.query_started_at else None
 
 
 def _judged(

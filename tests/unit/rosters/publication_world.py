@@ -179,8 +179,10 @@ class PublicationWorld:
         finally:
             self.s3.dies_before = None
 
-    def refresh(self, roster: Roster, place: Place = PLACES[0]) -> TenantOutcome:
-        """A refresh to which the warehouse gives this roster."""
+    def refresh(
+        self, roster: Roster, place: Place = PLACES[0], query_started_at: datetime | None = None
+    ) -> TenantOutcome:
+        """A refresh to which the warehouse gives this roster, by a query of now or of then."""
         context = RefreshContext(
             self.store, self.database, "run", Thresholds(), 1, Silent(), guards=GUARDS, now=lambda: self.clock
         )
@@ -191,7 +193,7 @@ class PublicationWorld:
             counts = RosterCounts(
                 lines=students, records=students, students=students, students_by_id_system=Counter(Local=students)
             )
-            return Extract(roster.digest, counts, "q", self.clock, 0.1, "v1", place)
+            return Extract(roster.digest, counts, "q", query_started_at or self.clock, 0.1, "v1", place)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(refresh, "extract_roster", extract)

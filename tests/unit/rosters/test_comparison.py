@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runway_pipelines.errors import RowsUnreadable
-from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
+from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters, differences
 from tests.factories import everything_said_by, roster_lines
 
 CANARY = "c4n4ry"
@@ -157,4 +157,19 @@ def test_an_id_with_a_damaged_escape_is_refused_and_not_quoted(escape: bytes) ->
     line = WHOLE_LINE.replace(CANARY.encode(), CANARY.encode() + escape)
     with pytest.raises(RowsUnreadable, match="a damaged escape") as refused:
         compare_rosters([line], [])
+    assert CANARY not in everything_said_by(refused.value)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        WHOLE_LINE.replace(b'"educationOrganizationReference"', b'"somethingElse"'),
+        WHOLE_LINE.replace(b"}\n", b"\n"),
+    ],
+    ids=["a member of another name", "a line that was cut"],
+)
+def test_a_damaged_line_of_a_student_who_differs_is_refused_and_not_quoted(damaged: bytes) -> None:
+    (other,) = roster_lines([(CANARY, 9, [("Local", "another")])])
+    with pytest.raises(RowsUnreadable, match="a damaged line") as refused:
+        list(differences([damaged], [other]))
     assert CANARY not in everything_said_by(refused.value)

@@ -5,6 +5,7 @@ The bucket is in memory (`tests/memory_store.py`); test_roster_guards.py kills a
 
 from __future__ import annotations
 
+from datetime import timedelta
 from threading import Barrier, Thread
 
 import pytest
@@ -300,6 +301,28 @@ def test_a_candidate_that_was_held_beside_another_roster_is_not_approved() -> No
     with pytest.raises(DecisionRefused, match="refresh"):
         world.decide(What.APPROVE, hold.sha256)
     assert list(world.copies.values()) == whole_copies(ROSTERS["one more"].sha256)
+
+
+def test_an_older_query_neither_releases_nor_replaces_what_a_later_one_held() -> None:
+    world = world_after(WHOLE)
+    began = world.clock
+    world.take(HALF)
+    held, content = world.hold, world.state()
+    assert held is not None
+    for roster in ("one more", "whole", "others"):
+        outcome = world.refresh(ROSTERS[roster], query_started_at=began)
+        assert outcome.status is TenantStatus.SUPERSEDED
+        assert "held the roster of a later query" in outcome.reason
+        assert (world.hold, world.state()) == (held, content)
+    assert world.refresh(ROSTERS["one more"]).status is TenantStatus.NEW, "the same moment's query is no older one"
+
+
+def test_a_hold_of_a_fast_clock_supersedes_nothing() -> None:
+    world = world_after(WHOLE)
+    world.refresh(ROSTERS["half"], query_started_at=world.clock + timedelta(days=2))
+    assert world.hold is not None
+    assert world.take(MORE).status is TenantStatus.NEW  # type: ignore[union-attr]
+    assert world.hold is None
 
 
 def test_bytes_that_were_rejected_stay_so_whichever_guard_holds_them() -> None:
