@@ -1,0 +1,281 @@
+"""Reads a file of candidates: pure (student_resolution.md, sections 1 and 3).
+
+Belongs here: what a line may say, and what each line becomes. A line that cannot be used costs that line, never the
+file. Reasons name members and rules, never values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import msgspec
+
+from runway_pipelines.errors import Permanent
+from runway_pipelines.students.dates import BirthDates, DateOrder, read_birth_dates
+from runway_pipelines.students.names import given_names, is_missing, surname
+
+MOST_LINES = 500_000
+LONGEST_LINE = 4096
+MOST_IDS = 20  # no file has as many columns of them
+
+_CANDIDATE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_LIST_ENTRY = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)"|([^,'"]*))\s*(?:,|$)""")
+_LARGEST_COUNT = 1_000_000
+_GRADE_NUMBER = re.compile(r"0*(\d{1,2})(?:ST|ND|RD|TH)?(?: GRADE)?|GRADE 0*(\d{1,2})")
+_GRADE_WORDS = {
+    word: grade
+    for grade, words in {
+        -1: "PK PREK PRE-K PREKINDERGARTEN PRE-KINDERGARTEN PRESCHOOL PRESCHOOL/PREKINDERGARTEN EARLYEDUCATION "
+        "INFANT/TODDLER P3 P4 PS EE",
+        0: "K KG KF KINDERGARTEN KDG TK TRANSITIONALKINDERGARTEN",
+        1: "FIRST", 2: "SECOND", 3: "THIRD", 4: "FOURTH", 5: "FIFTH", 6: "SIXTH", 7: "SEVENTH", 8: "EIGHTH",
+        9: "NINTH FRESHMAN", 10: "TENTH SOPHOMORE", 11: "ELEVENTH JUNIOR", 12: "TWELFTH SENIOR",
+        13: "POSTSECONDARY GRADE13",
+    }.items()
+    for word in words.split()
+}  # fmt: skip
+
+
+class TooManyCandidates(Permanent):
+    """A file has more lines than one resolution takes."""
+
+
+class Candidate(msgspec.Struct, frozen=True, repr_omit_defaults=True):
+    """One student of a file, as it can be compared. ``line`` is its place in the file, from 0."""
+
+    line: int
+    candidate_id: str
+    record_count: int
+    first_name: str | None
+    middle_names: tuple[str, ...]
+    last_name: str | None
+    surname_tokens: tuple[str, ...]
+    suffix: str | None
+    birth_date: date | None
+    school_id: str | None
+    student_ids: tuple[tuple[int, str], ...]  # each with its place in the list: a column of the file
+    sex: str | None
+    grade: int | None
+
+    def __repr__(self) -> str:
+        return f"Candidate(line={self.line})"  # never a name in a log
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """A line that is no candidate, and why; ``candidate_id`` where it could be read."""
+
+    line: int
+    candidate_id: str | None
+    reason: str
+
+
+@dataclass(frozen=True, repr=False)
+class Candidates:
+    """A whole file: every line is in one of the two."""
+
+    valid: tuple[Candidate, ...]
+    invalid: tuple[Invalid, ...]
+    date_order: DateOrder
+    default_dates: int
+    unreadable_dates: int
+
+
+class _Line(msgspec.Struct):
+    candidate_id: Any = None
+    obs_first_name: Any = None
+    obs_middle_name: Any = None
+    obs_last_name: Any = None
+    obs_birth_date: Any = None
+    obs_school_id: Any = None
+    obs_student_ids: Any = None
+    obs_sex: Any = None
+    obs_grade: Any = None
+    record_count: Any = None
+
+
+class _Unusable(Exception):
+    """A line breaks a rule; the text names the member and the rule."""
+
+
+_DECODER = msgspec.json.Decoder(_Line)
+
+
+def read_candidates(lines: Iterable[bytes], today: date) -> Candidates:
+    """Read a file's lines, with or without their ends. Blank lines are none. Raises `TooManyCandidates`."""
+    read: list[tuple[int, _Line]] = []
+    invalid: list[Invalid] = []
+    for number, line in enumerate(_counted(lines)):
+        entry = _Line()
+        try:
+            entry = _decoded(line)
+            _check(entry)
+            read.append((number, entry))
+        except _Unusable as unusable:
+            invalid.append(Invalid(number, _readable_id(entry), str(unusable)))
+    unique, repeated = _without_repeated(read)
+    dates = read_birth_dates([_text(entry.obs_birth_date) for _, entry in unique], today)
+    return Candidates(
+        tuple(_candidate(number, entry, day) for (number, entry), day in zip(unique, dates.dates, strict=True)),
+        tuple(sorted((*invalid, *repeated), key=lambda each: each.line)),
+        *_notes(dates),
+    )
+
+
+def student_ids(value: object) -> tuple[tuple[int, str], ...]:
+    """The IDs of an array, a text, a number or the text of a list, each with its place; an ID that comes again once."""
+    entries: Sequence[object] = value if isinstance(value, list) else _entries_of(value)
+    found: dict[str, int] = {}
+    for place, entry in enumerate(entries[:MOST_IDS]):
+        text = _text(entry)
+        if text is not None:
+            # As the consumers do: a spreadsheet made a number of it.
+            found.setdefault(text.removesuffix(".0"), place)
+    return tuple((place, student_id) for student_id, place in found.items())
+
+
+def grade_number(value: str | None) -> int | None:
+    """A grade, of Ed-Fi's descriptor or a short form, as a number: -1 before kindergarten, 0 kindergarten, 13 after 12."""
+    if value is None or is_missing(value):
+        return None
+    plain = value.rsplit("#", 1)[-1].strip().upper().removesuffix(".0")
+    if found := _GRADE_NUMBER.fullmatch(plain):
+        number = int(found[1] or found[2])
+        return number if number <= 13 else None
+    word = plain.removesuffix("GRADE").replace(" ", "")
+    return _GRADE_WORDS.get(word, _GRADE_WORDS.get(plain.replace(" ", "")))
+
+
+def sex_letter(value: str | None) -> str | None:
+    """M or F; anything else is no evidence."""
+    if value is None:
+        return None
+    plain = value.rsplit("#", 1)[-1].strip().upper()
+    return plain[0] if plain in {"M", "F", "MALE", "FEMALE"} else None
+
+
+def _counted(lines: Iterable[bytes]) -> Iterator[bytes]:
+    count = 0
+    for line in lines:
+        stripped = line.strip()
+        if not stripped:
+            continue
+        count += 1
+        if count > MOST_LINES:
+            raise TooManyCandidates(
+                expected=f"at most {MOST_LINES:,} candidates in a file",
+                came="more lines",
+                remedy="resolve the file in parts",
+            )
+        yield stripped
+
+
+def _decoded(line: bytes) -> _Line:
+    if len(line) > LONGEST_LINE:
+        raise _Unusable("line.too_long")
+    try:
+        return _DECODER.decode(line)
+    except msgspec.ValidationError:
+        raise _Unusable("line.not_an_object") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _Unusable("line.not_json") from None
+
+
+def _check(entry: _Line) -> None:
+    if entry.candidate_id is None:
+        raise _Unusable("candidate_id.missing")
+    if _readable_id(entry) is None:
+        raise _Unusable("candidate_id.not_usable")
+    for name in ("first_name", "middle_name", "last_name", "birth_date", "school_id", "sex", "grade"):
+        value = getattr(entry, f"obs_{name}")
+        # A bool is an int to Python.
+        if value is not None and (type(value) not in {str, int, float}):
+            raise _Unusable(f"obs_{name}.not_a_text")
+    _check_ids(entry.obs_student_ids)
+    _record_count(entry.record_count)
+
+
+def _check_ids(value: object) -> None:
+    if isinstance(value, list):
+        if not all(entry is None or type(entry) in {str, int, float} for entry in value):
+            raise _Unusable("obs_student_ids.not_texts")
+    elif value is not None and type(value) not in {str, int, float}:
+        raise _Unusable("obs_student_ids.not_an_array")
+
+
+def _record_count(value: object) -> int:
+    text = _text(value) if type(value) in {str, int, float} or value is None else "unusable"
+    if text is None:
+        return 1
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:10]) <= _LARGEST_COUNT:
+        raise _Unusable("record_count.not_a_count")
+    return int(text[:10])
+
+
+def _readable_id(entry: _Line) -> str | None:
+    value = entry.candidate_id
+    return value if isinstance(value, str) and _CANDIDATE_ID.fullmatch(value) else None
+
+
+def _without_repeated(read: list[tuple[int, _Line]]) -> tuple[list[tuple[int, _Line]], list[Invalid]]:
+    """Each id once. One that comes again with other observables is none of them: nobody knows whose rows it marks."""
+    by_id: dict[str, list[tuple[int, _Line]]] = defaultdict(list)
+    for number, entry in read:
+        by_id[entry.candidate_id].append((number, entry))
+    kept: list[tuple[int, _Line]] = []
+    repeated: list[Invalid] = []
+    for candidate_id, entries in by_id.items():
+        is_one = all(entry == entries[0][1] for _, entry in entries)
+        kept += entries[:1] if is_one else []
+        reason = "candidate_id.repeated" if is_one else "candidate_id.of_two_students"
+        repeated += [Invalid(number, candidate_id, reason) for number, _ in entries[is_one:]]
+    return kept, repeated
+
+
+def _candidate(line: int, entry: _Line, birth_date: date | None) -> Candidate:
+    given = given_names(_text(entry.obs_first_name), _text(entry.obs_middle_name))
+    last = surname(_text(entry.obs_last_name))
+    school_id = _text(entry.obs_school_id)
+    return Candidate(
+        line=line,
+        candidate_id=entry.candidate_id,
+        record_count=_record_count(entry.record_count),
+        first_name=given.first,
+        middle_names=given.middle,
+        last_name=last.joined,
+        surname_tokens=last.tokens,
+        suffix=last.suffix or given.suffix,
+        birth_date=birth_date,
+        school_id=school_id.removesuffix(".0") if school_id else None,
+        student_ids=student_ids(entry.obs_student_ids),
+        sex=sex_letter(_text(entry.obs_sex)),
+        grade=grade_number(_text(entry.obs_grade)),
+    )
+
+
+def _text(value: object) -> str | None:
+    """A member's text, without blanks around; None if it is one of the ways to write nothing."""
+    if value is None:
+        return None
+    text = (str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)).strip()
+    return None if is_missing(text) else _LONE_SURROGATE.sub("", text)
+
+
+def _entries_of(value: object) -> list[object]:
+    """The entries of a list that was written as text, or the one entry that a text or a number is."""
+    if not isinstance(value, str):
+        return [value]
+    text = value.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return [text]
+    return [next((group for group in found.groups() if group), None) for found in _LIST_ENTRY.finditer(text[1:-1])]
+
+
+def _notes(dates: BirthDates) -> tuple[DateOrder, int, int]:
+    return dates.order, dates.defaults, dates.unreadable

@@ -1,0 +1,224 @@
+"""A tenant's students as they are compared, made from the warehouse's tables: pure (student_resolution.md, section 4).
+
+A student is a ``k_student_xyear``. Each way in which its name and birth date were ever written is a variant. The tables
+hold names and birth dates, so nothing here is ever printed, and no error quotes a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from runway_pipelines.errors import RowsUnreadable
+from runway_pipelines.students.dates import DEFAULT_DATES, FEWEST_OF_ONE_DATE, MOST_OF_ONE_DATE
+from runway_pipelines.students.memory_database import USUAL_MEANS, Means, memory_database
+from runway_pipelines.students.names import MISSING, given_names, suffix_of, surname
+from runway_pipelines.students.observables import grade_number, sex_letter
+
+UNIQUE_ID = "studentUniqueId"  # the type of the IDs that are Ed-Fi's own
+
+STUDENTS_COLUMNS = (
+    "k_student_xyear", "api_year", "student_unique_id", "first_name", "middle_name", "last_name", "maiden_name",
+    "generation_code_suffix", "birth_date", "birth_sex", "is_multiple_birth",
+)  # fmt: skip
+SCHOOLS_COLUMNS = ("k_student_xyear", "api_year", "school_id", "entry_grade_level")
+CODES_COLUMNS = ("k_student_xyear", "id_type", "id_code")
+
+# Keys are numbered in their order, so that no number depends on the order of the rows.
+_STUDENTS = """
+create table student as
+    select trim(k_student_xyear::varchar) as key, api_year::int as api_year,
+        trim(student_unique_id::varchar) as unique_id, trim(first_name) as first_name, trim(middle_name) as middle_name,
+        trim(last_name) as last_name, nullif(trim(maiden_name), '') as maiden_name, generation_code_suffix as suffix,
+        birth_date::date as birth_date, birth_sex as sex, coalesce(is_multiple_birth::bool, false) as is_multiple_birth
+    from students_rows
+    where trim(k_student_xyear::varchar) <> '' and trim(student_unique_id::varchar) <> '';
+create table person as
+    select (row_number() over (order by key) - 1)::int as person, key from (select distinct key from student);
+"""
+_DEFAULT_DATES = """
+create table default_date as
+    select birth_date from (select birth_date, count(*) as times from student where birth_date is not null group by all)
+    where birth_date in (select unnest($usual))
+        or (times >= $fewest and times > $share * (select count(birth_date) from student));
+"""
+_VARIANTS = """
+create table variant as
+    with named as (
+        select key, first_name, middle_name, last_name, suffix, birth_date, sex from student
+        union
+        select key, first_name, middle_name, maiden_name, suffix, birth_date, sex from student where maiden_name <> ''
+    )
+    select distinct person, given.first as first_name,
+        nullif(list_sort(list_distinct(list_concat(coalesce(given.initials, []), coalesce(middle.initials, [])))), [])
+            as initials,
+        surnames.joined as last_name, surnames.tokens as surname_tokens,
+        coalesce(suffixes.value, surnames.suffix, given.suffix) as suffix,
+        case when birth_date not in (from default_date) then birth_date::varchar end as birth_date,
+        sexes.value as sex
+    from named
+    join person using (key)
+    left join given_names as given on given.raw = first_name
+    left join middle_names as middle on middle.raw = middle_name
+    left join surnames on surnames.raw = last_name
+    left join suffixes on suffixes.raw = named.suffix
+    left join sexes on sexes.raw = sex;
+"""
+_CODES = """
+create table code as
+    select person, $unique_id as id_type, unique_id as student_id from student join person using (key)
+    union
+    select person, trim(id_type::varchar), regexp_replace(trim(id_code::varchar), '[.]0$', '')
+    from codes_rows join person on key = trim(k_student_xyear::varchar)
+    where upper(trim(id_code::varchar)) not in (select unnest($missing));
+"""
+# A student's own ID is the one of the latest year. A key with several IDs, and several first names or birth dates, is
+# perhaps two children: it is `divided`, and nobody is resolved to it without a person's look.
+_PEOPLE = """
+create table people as
+    with attended as (
+        select person, list_sort(list(distinct trim(school_id::varchar)) filter (trim(school_id::varchar) <> ''))
+            as school_ids, arg_max(value, api_year::int * 100 + value) as grade
+        from schools_rows join person on key = trim(k_student_xyear::varchar)
+        left join grades on raw = entry_grade_level::varchar group by person
+    ), known as (
+        select person, min(unique_id) filter (api_year = latest) as student_unique_id,
+            count(distinct unique_id) > 1 as has_several_ids, bool_or(is_multiple_birth) as is_multiple_birth
+        from student join person using (key)
+        join (select key, max(api_year) as latest from student group by key) using (key) group by person
+    ), written as (
+        select person, count(distinct first_name) > 1 or count(distinct birth_date) > 1 as differs
+        from variant group by person
+    )
+    select person, student_unique_id, school_ids, grade, is_multiple_birth, has_several_ids and differs as is_divided
+    from known join written using (person) left join attended using (person);
+"""
+
+
+@dataclass(frozen=True, repr=False)
+class Persons:
+    """A tenant's students: a row each in ``people``, one for each way of writing in ``variants``, IDs in ``codes``."""
+
+    people: pa.Table  # person, student_unique_id, school_ids, grade, is_multiple_birth, is_divided
+    variants: pa.Table  # person, first_name, initials, last_name, surname_tokens, suffix, birth_date, sex
+    codes: pa.Table  # person, id_type, student_id
+
+    @property
+    def count(self) -> int:
+        """How many students there are."""
+        return int(self.people.num_rows)
+
+    @property
+    def nbytes(self) -> int:
+        """What they need in memory."""
+        return int(self.people.nbytes + self.variants.nbytes + self.codes.nbytes)
+
+
+def prepare_persons(students: pa.Table, schools: pa.Table, codes: pa.Table, means: Means = USUAL_MEANS) -> Persons:
+    """The students of the warehouse's rows, of all years. Raises `RowsUnreadable`, which names a missing column."""
+    _require(students, STUDENTS_COLUMNS, "students")
+    _require(schools, SCHOOLS_COLUMNS, "school associations")
+    _require(codes, CODES_COLUMNS, "codes")
+    with memory_database(means) as database:
+        for name, rows in {"students_rows": students, "schools_rows": schools, "codes_rows": codes}.items():
+            database.register(name, rows)
+        try:
+            _make_tables(database)
+        except duckdb.ConversionException:  # its text quotes the value
+            raise RowsUnreadable(
+                expected="dates in birth_date, numbers in api_year and truth values in is_multiple_birth",
+                came="something else",
+                remedy="bring the warehouse's staging models up to date",
+            ) from None
+        return Persons(*(_table(database, name) for name in ("people", "variant", "code")))
+
+
+def _require(table: pa.Table, columns: Sequence[str], name: str) -> None:
+    missing = [column for column in columns if column not in table.column_names]
+    if missing:
+        raise RowsUnreadable(
+            expected=f"{name} with the columns {', '.join(columns)}",
+            came=f"none called {', '.join(missing)}",
+            remedy="bring the warehouse's staging models up to date",
+        )
+
+
+def _make_tables(database: duckdb.DuckDBPyConnection) -> None:
+    database.execute(_STUDENTS)
+    database.execute(
+        _DEFAULT_DATES, {"usual": sorted(DEFAULT_DATES), "fewest": FEWEST_OF_ONE_DATE, "share": MOST_OF_ONE_DATE}
+    )
+    for name, query, read, schema in _READ_ONCE:
+        values = [value for (value,) in database.execute(query).fetchall()]
+        rows = [(value, *read(value)) for value in values]
+        columns = zip(*rows, strict=True) if rows else ((),) * len(schema)
+        database.register(
+            name,
+            pa.table(
+                [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+            ),
+        )
+    database.execute(_VARIANTS)
+    database.execute(_CODES, {"unique_id": UNIQUE_ID, "missing": sorted(MISSING)})
+    database.execute(_PEOPLE)
+
+
+def _table(database: duckdb.DuckDBPyConnection, name: str) -> pa.Table:
+    return database.table(name).order(", ".join(database.table(name).columns)).to_arrow_table()
+
+
+# What Python reads, once for each distinct value: names repeat, and reading one takes 10 microseconds.
+
+
+def _given(text: str) -> tuple[str | None, list[str], str | None]:
+    name = given_names(text)
+    return name.first, [word[0] for word in name.middle], name.suffix
+
+
+def _middle(text: str) -> tuple[list[str]]:
+    name = given_names(text)
+    return ([word[0] for word in (name.first, *name.middle) if word],)
+
+
+def _surname(text: str) -> tuple[str | None, list[str] | None, str | None]:
+    name = surname(text)
+    return name.joined, list(name.tokens) or None, name.suffix
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema([("raw", pa.string()), *columns.items()])
+
+
+_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
+_READ_ONCE: tuple[tuple[str, str, Callable[[str], tuple[Any, ...]], pa.Schema], ...] = (
+    (
+        "given_names", "select distinct first_name from student where first_name is not null",
+        _given, _schema(first=_TEXT, initials=_TEXTS, suffix=_TEXT),
+    ),
+    (
+        "middle_names", "select distinct middle_name from student where middle_name is not null",
+        _middle, _schema(initials=_TEXTS),
+    ),
+    (
+        "surnames",
+        "select last_name from student where last_name is not null "
+        "union select maiden_name from student where maiden_name is not null",
+        _surname, _schema(joined=_TEXT, tokens=_TEXTS, suffix=_TEXT),
+    ),
+    (
+        "suffixes", "select distinct suffix from student where suffix is not null",
+        lambda text: (suffix_of(text),), _schema(value=_TEXT),
+    ),
+    (
+        "sexes", "select distinct sex from student where sex is not null",
+        lambda text: (sex_letter(text),), _schema(value=_TEXT),
+    ),
+    (
+        "grades", "select distinct entry_grade_level::varchar from schools_rows where entry_grade_level is not null",
+        lambda text: (grade_number(text),), _schema(value=pa.int32()),
+    ),
+)  # fmt: skip

@@ -1,0 +1,190 @@
+"""Resolves a file's candidates to a tenant's students: pure (student_resolution.md, sections 2 and 5).
+
+`resolve` is what everybody calls. Its answer has the file's own ids and the students' ids, levels and numbers: never a
+name or a birth date.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from runway_pipelines.students.agreement import shown
+from runway_pipelines.students.deciding import USUAL_POLICY, Decision, Policy, Verdict, decide_file, is_foreign
+from runway_pipelines.students.memory_database import USUAL_MEANS, Means
+from runway_pipelines.students.model import Model
+from runway_pipelines.students.observables import Candidates, Invalid
+from runway_pipelines.students.persons import Persons
+from runway_pipelines.students.scoring import Evidence, Pair, Scores, score
+
+
+class Match(msgspec.Struct, frozen=True):
+    """A student whom a review names, with what agrees."""
+
+    student_unique_id: str
+    weight: float
+    agreement: dict[str, str]
+
+
+class Resolution(msgspec.Struct, frozen=True):
+    """The answer to one line of the file."""
+
+    candidate_id: str | None
+    decision: Decision
+    reason: str
+    student_unique_id: str | None
+    weight: float
+    ids_agree: bool
+    candidates: tuple[Match, ...]
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Of candidates, and of the records that they stand for."""
+
+    candidates: int
+    records: int
+
+
+class IdAlone(msgspec.Struct, frozen=True):
+    """What matching by ID alone would have done with the file."""
+
+    matched: Counts
+    to_another_student: Counts
+    contradicted: Counts
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """The whole file in numbers; no identifier is in it."""
+
+    candidates: int
+    records: int
+    decisions: dict[str, Counts]
+    reasons: dict[str, Counts]
+    id_alone: IdAlone
+    is_foreign: bool
+    date_order: str
+    default_dates: int
+    unreadable_dates: int
+    students: int
+    model_version: str
+
+
+@dataclass(frozen=True, repr=False)
+class Resolved:
+    """The answers in the order of the file's lines, and the summary."""
+
+    resolutions: tuple[Resolution, ...]
+    summary: Summary
+
+
+def resolve(
+    candidates: Candidates, persons: Persons, model: Model, policy: Policy = USUAL_POLICY, means: Means = USUAL_MEANS
+) -> Resolved:
+    """Whose row each candidate is. Raises `TooLargeToResolve`."""
+    scores = score(candidates.valid, persons, model, means)
+    verdicts = decide_file(candidates.valid, scores.evidence, policy)
+    answers = {each.line: _answer(each.candidate_id, verdicts[each.line]) for each in candidates.valid}
+    answers |= {each.line: _refusal(each) for each in candidates.invalid}
+    resolutions = tuple(answers[line] for line in sorted(answers))
+    return Resolved(resolutions, _summary(candidates, persons, model, scores, verdicts, resolutions, policy))
+
+
+def encoded(resolved: Resolved, facts: Mapping[str, Any]) -> Iterator[bytes]:
+    """The answer's lines. ``facts`` are what the core does not know: the moment of the query, and the seconds."""
+    encoder = msgspec.json.Encoder()
+    for resolution in resolved.resolutions:
+        yield encoder.encode(resolution) + b"\n"
+    yield encoder.encode({"summary": msgspec.to_builtins(resolved.summary) | dict(facts)}) + b"\n"
+
+
+def _answer(candidate_id: str, verdict: Verdict) -> Resolution:
+    best = verdict.evidence.best
+    named = (best, verdict.evidence.second) if verdict.decision is Decision.REVIEW else ()
+    return Resolution(
+        candidate_id,
+        verdict.decision,
+        verdict.reason,
+        verdict.student.student_unique_id if verdict.student else None,
+        _rounded(best.weight) if best else 0.0,
+        best.ids_agree if best else False,
+        tuple(_match(pair) for pair in named if pair is not None),
+    )
+
+
+def _refusal(line: Invalid) -> Resolution:
+    return Resolution(line.candidate_id, Decision.INVALID, line.reason, None, 0.0, False, ())
+
+
+def _match(pair: Pair) -> Match:
+    return Match(pair.student_unique_id, _rounded(pair.weight), shown(pair.levels))
+
+
+def _rounded(weight: float) -> float:
+    return round(weight, 3)
+
+
+def _summary(
+    candidates: Candidates,
+    persons: Persons,
+    model: Model,
+    scores: Scores,
+    verdicts: Mapping[int, Verdict],
+    resolutions: tuple[Resolution, ...],
+    policy: Policy,
+) -> Summary:
+    records = {each.line: each.record_count for each in candidates.valid}
+    lines = sorted([*records, *(each.line for each in candidates.invalid)])
+    decisions, reasons = _Counter(), _Counter()
+    for line, resolution in zip(lines, resolutions, strict=True):
+        decisions.add(resolution.decision.value, records.get(line, 1))
+        reasons.add(f"{resolution.decision}:{resolution.reason}", records.get(line, 1))
+    return Summary(
+        candidates=len(lines),
+        records=sum(records.get(line, 1) for line in lines),
+        decisions=decisions.counts(),
+        reasons=reasons.counts(),
+        id_alone=_id_alone(scores, verdicts, records),
+        is_foreign=is_foreign(scores.evidence, policy),
+        date_order=candidates.date_order.value,
+        default_dates=candidates.default_dates,
+        unreadable_dates=candidates.unreadable_dates,
+        students=persons.count,
+        model_version=model.version,
+    )
+
+
+def _id_alone(scores: Scores, verdicts: Mapping[int, Verdict], records: Mapping[int, int]) -> IdAlone:
+    """A match is wrong if it is another student than the accepted one, or one whom two observables contradict."""
+    counter = _Counter()
+    for line, found in scores.id_alone.items():
+        counter.add("matched", records[line])
+        student = verdicts[line].student
+        if student is not None and found != {student.person}:
+            counter.add("to_another_student", records[line])
+        elif student is None and _contradicted(verdicts[line].evidence):
+            counter.add("contradicted", records[line])
+    return IdAlone(counter.of("matched"), counter.of("to_another_student"), counter.of("contradicted"))
+
+
+def _contradicted(evidence: Evidence) -> bool:
+    return evidence.owners_contradicted
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self._candidates: Counter[str] = Counter()
+        self._records: Counter[str] = Counter()
+
+    def add(self, name: str, records: int) -> None:
+        self._candidates[name] += 1
+        self._records[name] += records
+
+    def of(self, name: str) -> Counts:
+        return Counts(self._candidates[name], self._records[name])
+
+    def counts(self) -> dict[str, Counts]:
+        return {name: self.of(name) for name in sorted(self._candidates)}

@@ -1,0 +1,288 @@
+"""Weighs a file's candidates against a tenant's students, in DuckDB: pure (student_resolution.md, section 5).
+
+What belongs here: what is known of each candidate before anybody decides. `deciding` judges it. Whatever the order of
+the rows, the evidence is the same: every sum has one order, and equals are told apart by the student's ID.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from runway_pipelines.students.agreement import CONTRADICTS
+from runway_pipelines.students.memory_database import USUAL_MEANS, Means, memory_database
+from runway_pipelines.students.model import Model
+from runway_pipelines.students.names import nicknames
+from runway_pipelines.students.observables import Candidate
+from runway_pipelines.students.persons import Persons
+from runway_pipelines.students.scoring_sql import scoring_sql
+
+# Candidates are weighed in parts, so that memory does not grow with the file.
+PART = 20_000
+# Below even odds nobody is a candidate.
+LEAST_WEIGHT = 0.0
+# So many students of an average name are added to the roster's names: in a school of 30, every name is one in 30.
+_AVERAGE_NAMES = 500
+
+_CANDIDATE = pa.schema(
+    [
+        ("line", pa.int32()),
+        ("first_name", pa.string()),
+        ("initial", pa.string()),
+        ("nicknames", pa.list_(pa.string())),
+        ("initials", pa.list_(pa.string())),
+        ("last_name", pa.string()),
+        ("last_name_plain", pa.string()),
+        ("surname_tokens", pa.list_(pa.string())),
+        ("suffix", pa.string()),
+        ("birth_date", pa.string()),
+        ("school_id", pa.string()),
+        ("student_ids", pa.list_(pa.string())),
+        ("sex", pa.string()),
+        ("grade", pa.int32()),
+    ]
+)
+_ID = pa.schema([("line", pa.int32()), ("place", pa.int32()), ("student_id", pa.string())])
+
+_STUDENTS = """
+create table code as select * from codes_arrow;
+create table first_name_count as
+    select first_name, count(distinct person) as students from variants_arrow where first_name is not null group by all;
+create table last_name_count as
+    select last_name, count(distinct person) as students from variants_arrow where last_name is not null group by all;
+create table student as
+    select row_number() over ()::int as variant, person, student_unique_id, first_name, first_name[1] as initial,
+        initials, last_name, replace(last_name, ' ', '') as last_name_plain, surname_tokens, suffix, birth_date, sex,
+        school_ids, grade, student_ids,
+        (f.students + $average * $first_name_u) / ($count + $average) as first_name_frequency,
+        (n.students + $average * $last_name_u) / ($count + $average) as last_name_frequency
+    from variants_arrow join people_arrow using (person)
+    left join (select person, list(student_id) as student_ids from code group by person) using (person)
+    left join first_name_count as f using (first_name)
+    left join last_name_count as n using (last_name);
+"""
+_BEST = """
+create or replace temp table best as
+    select *, row_number() over (partition by line order by weight desc, student_unique_id)::int as rank
+    from scored join (select person, student_unique_id from people_arrow) using (person) qualify rank <= 2;
+"""
+_RANKED = "select line, person, student_unique_id, weight, ids_agree, {columns} from best order by line, rank"
+# Students with a birth date and a surname of the chosen one's: how like the candidate's first name theirs are, and how
+# like it the chosen one's is. An unknown first name is like every other.
+_RIVALS = """
+with chosen as (
+    select line, person, candidate.first_name as called, nicknames from best join candidate using (line) where rank = 1
+), named as (
+    select person, birth_date, unnest(surname_tokens) as token from student where birth_date is not null
+), rival as (
+    select distinct own.person, other.person as rival
+    from (from named where person in (select person from chosen)) as own
+    join named as other on own.birth_date = other.birth_date and own.token = other.token and own.person <> other.person
+), rivals as (
+    select line, max(case
+        when called is null or first_name is null or length(least(called, first_name)) <= 1 then 1.0
+        when list_contains(nicknames, first_name) then 1.0
+        else jaro_winkler_similarity(called, first_name) end) as likeness
+    from chosen join rival using (person) join student on student.person = rival group by line
+), own as (
+    select line, max(coalesce(jaro_winkler_similarity(called, first_name), 0.0)) as likeness
+    from chosen join student using (person) group by line
+)
+select line, rivals.likeness, own.likeness from rivals join own using (line)
+"""
+_CHOSEN = """
+select line, is_multiple_birth, is_divided,
+    coalesce(bool_or(suffix_l <> suffix_r) and not bool_or(suffix_l = suffix_r), false) as suffix_differs,
+    coalesce(any_value(first_name_count.students), 0)::int as namesakes
+from (
+    select line, best.person, candidate.first_name, candidate.suffix as suffix_l, student.suffix as suffix_r
+    from best join candidate using (line) join student on student.person = best.person where rank = 1
+) join people_arrow using (person) left join first_name_count using (first_name)
+group by line, is_multiple_birth, is_divided
+"""
+_OWNERS = """
+select line, list_sort(list(distinct person)) from candidate_id join code using (student_id) group by line
+"""
+# Lines of which every student who has one of their IDs has two other observables.
+_CONTRADICTED = """
+select line from scored where ids_agree group by line
+having bool_and(
+    list_contains($first_name, first_name)::int + list_contains($last_name, last_name)::int
+    + list_contains($birth_date, birth_date)::int >= 2)
+"""
+# As the consumers match: one column of the file with one type of the roster, those that find most rows.
+_ID_ALONE = """
+with hit as (
+    select line, place, id_type, person from candidate_id join code using (student_id)
+), best as (
+    select place, id_type from hit group by all order by count(distinct line) desc, place, id_type limit 1
+)
+select line, list_sort(list(distinct person)) from hit join best using (place, id_type) group by line
+"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A candidate beside a student: the weight, and the name of each comparison's level."""
+
+    person: int
+    student_unique_id: str
+    weight: float
+    levels: Mapping[str, str]
+    ids_agree: bool
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Others with the chosen one's birth date and surname: how like the candidate's first name theirs are, and its own."""
+
+    likeness: float
+    own_likeness: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one candidate. ``owners`` are the students who have one of its IDs, by their numbers."""
+
+    best: Pair | None = None
+    second: Pair | None = None
+    rivals: Rivals | None = None
+    owners: frozenset[int] = frozenset()
+    owners_contradicted: bool = False  # every one of them, by names and birth date
+    is_multiple_birth: bool = False
+    is_divided: bool = False
+    suffix_differs: bool = False
+    namesakes: int = 0  # how many students have the candidate's first name
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The evidence by line, and the students that ID matching alone would find, by line."""
+
+    evidence: Mapping[int, Evidence]
+    id_alone: Mapping[int, frozenset[int]]
+
+
+def score(candidates: Sequence[Candidate], persons: Persons, model: Model, means: Means = USUAL_MEANS) -> Scores:
+    """The evidence of every candidate. Raises `TooLargeToResolve`."""
+    evidence: dict[int, Evidence] = {}
+    with memory_database(means) as database:
+        _load_students(database, persons, model)
+        _load_ids(database, candidates)
+        owners = {line: frozenset(found) for line, found in database.execute(_OWNERS).fetchall()}
+        id_alone = {line: frozenset(found) for line, found in database.execute(_ID_ALONE).fetchall()}
+        statement = scoring_sql(model)
+        bits = prior_bits(model, persons)
+        for start in range(0, len(candidates), PART):
+            _load_candidates(database, candidates[start : start + PART])
+            database.execute(statement, {"prior": bits, "least": LEAST_WEIGHT})
+            database.execute(_BEST)
+            evidence.update(_evidence(database, model, owners))
+    return Scores({each.line: evidence.get(each.line, Evidence()) for each in candidates}, id_alone)
+
+
+def prior_bits(model: Model, persons: Persons) -> float:
+    """The prior's odds in bits: among more students than the model was trained on, a random pair is one more rarely."""
+    prior = min(model.prior, 1 / max(persons.count, 2))
+    return math.log2(prior / (1 - prior))
+
+
+def _load_students(database: duckdb.DuckDBPyConnection, persons: Persons, model: Model) -> None:
+    database.register("people_arrow", persons.people)
+    database.register("variants_arrow", persons.variants)
+    database.register("codes_arrow", persons.codes)
+    usual = {
+        f"{level.frequency}_u": level.u
+        for comparison in model.comparisons
+        for level in comparison.levels
+        if level.frequency is not None
+    }
+    for statement in _STUDENTS.split(";")[:-1]:
+        own = {name: value for name, value in usual.items() if f"${name}" in statement}
+        shared = {"average": _AVERAGE_NAMES, "count": persons.count} if own else {}
+        database.execute(statement, own | shared)
+
+
+def _load_ids(database: duckdb.DuckDBPyConnection, candidates: Sequence[Candidate]) -> None:
+    rows = [(each.line, place, student_id) for each in candidates for place, student_id in each.student_ids]
+    columns = zip(*rows, strict=True) if rows else ((), (), ())
+    table = pa.table([pa.array(column, kind.type) for column, kind in zip(columns, _ID, strict=True)], schema=_ID)
+    database.register("candidate_id_arrow", table)
+    database.execute("create table candidate_id as from candidate_id_arrow")
+
+
+def _load_candidates(database: duckdb.DuckDBPyConnection, candidates: Sequence[Candidate]) -> None:
+    related = nicknames()
+    rows = [
+        (
+            each.line,
+            each.first_name,
+            each.first_name[0] if each.first_name else None,
+            related.get(each.first_name, ()) if each.first_name else (),
+            [word[0] for word in each.middle_names] or None,
+            each.last_name,
+            each.last_name.replace(" ", "") if each.last_name else None,
+            each.surname_tokens or None,
+            each.suffix,
+            each.birth_date.isoformat() if each.birth_date else None,
+            each.school_id,
+            [student_id for _, student_id in each.student_ids] or None,
+            each.sex,
+            each.grade,
+        )
+        for each in candidates
+    ]
+    columns = zip(*rows, strict=True)
+    table = pa.table(
+        [pa.array(column, kind.type) for column, kind in zip(columns, _CANDIDATE, strict=True)], schema=_CANDIDATE
+    )
+    database.register("candidate_arrow", table)
+    database.execute("create or replace temp table candidate as from candidate_arrow")
+
+
+def _evidence(
+    database: duckdb.DuckDBPyConnection, model: Model, owners: Mapping[int, frozenset[int]]
+) -> Iterator[tuple[int, Evidence]]:
+    names = [comparison.name for comparison in model.comparisons]
+    level_names = [[level.name for level in comparison.levels] for comparison in model.comparisons]
+    columns = ", ".join(names)
+    pairs: dict[int, list[Pair]] = defaultdict(list)
+    best = _RANKED.format(columns=columns)
+    for line, person, student_unique_id, weight, ids_agree, *levels in database.execute(best).fetchall():
+        read = {name: of[level] for name, of, level in zip(names, level_names, levels, strict=True)}
+        pairs[line].append(Pair(person, student_unique_id, weight, read, ids_agree))
+    rivals = {line: Rivals(likeness, own) for line, likeness, own in database.execute(_RIVALS).fetchall()}
+    chosen = {line: facts for line, *facts in database.execute(_CHOSEN).fetchall()}
+    contradicted = _contradicted(database, model)
+    for line, found in pairs.items():
+        is_multiple_birth, is_divided, suffix_differs, namesakes = chosen[line]
+        yield (
+            line,
+            Evidence(
+                best=found[0],
+                second=found[1] if len(found) > 1 else None,
+                rivals=rivals.get(line),
+                owners=owners.get(line, frozenset()),
+                owners_contradicted=line in contradicted,
+                is_multiple_birth=is_multiple_birth,
+                is_divided=is_divided,
+                suffix_differs=suffix_differs,
+                namesakes=namesakes,
+            ),
+        )
+
+
+def _contradicted(database: duckdb.DuckDBPyConnection, model: Model) -> frozenset[int]:
+    numbers = {
+        comparison.name: [
+            number for number, level in enumerate(comparison.levels) if level.name in CONTRADICTS[comparison.name]
+        ]
+        for comparison in model.comparisons
+        if comparison.name in CONTRADICTS
+    }
+    return frozenset(line for (line,) in database.execute(_CONTRADICTED, numbers).fetchall())
