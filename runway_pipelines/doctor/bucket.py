@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runway_pipelines.doctor.clock import Now, seen_clock, utc_now
 from runway_pipelines.doctor.findings import CheckStatus, Finding, Seen, examined, skipped
 from runway_pipelines.errors import Permanent, PublicationRaced, RunwayError
-from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, SNAPSHOTS_PREFIX
+from runway_pipelines.rosters.manifest import AUDIT_PREFIX, ROSTERS_PREFIX, SNAPSHOTS_PREFIX
 
 if TYPE_CHECKING:
     from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
@@ -20,7 +20,7 @@ PROBE_FOLDER = ".doctor"
 
 
 def examine_bucket(store: ObjectStore, now: Now = utc_now) -> list[Finding]:
-    """Examine the bucket with two small objects, which are removed in any case."""
+    """Examine the bucket with two small objects, which are removed in any case, and one that stays on record."""
     probe = _Probe(store)
     others = {
         "conditional write": probe.write_conditionally,
@@ -28,6 +28,7 @@ def examine_bucket(store: ObjectStore, now: Now = utc_now) -> list[Finding]:
         "copy": probe.copy,
         "list": probe.list_keys,
         "pending uploads": probe.list_pending_uploads,
+        "record": probe.put_on_record,
         "delete": probe.remove,
         "clock": lambda: seen_clock("S3's", store.server_time, now),
     }
@@ -89,6 +90,14 @@ class _Probe:
         """List pending uploads, as a run does to clean up after a killed one; the probe has none to abort."""
         self._store.abort_pending_uploads(self._source)
         return Seen(CheckStatus.OK, "listed")
+
+    def put_on_record(self) -> Seen:
+        """Write where decisions are recorded. Nothing may delete there, so every probe writes the same object."""
+        key = f"{AUDIT_PREFIX}/{PROBE_FOLDER}/probe.json"
+        with suppress(PublicationRaced):  # an earlier probe wrote it
+            self._store.write(key, self._body, replacing=None)
+        self._read(key)
+        return Seen(CheckStatus.OK, f"{AUDIT_PREFIX}/, where one small object stays")
 
     def remove(self) -> Seen:
         """Remove both objects; calling it again does nothing."""

@@ -184,8 +184,9 @@ def test_a_missing_bucket_names_its_variable(partner: TestPartner, monkeypatch: 
         (lambda method, path: method == "GET" and "list-type=2" in path, ["list"]),
         (lambda method, path: method == "PUT" and "/__rosters/" in path, ["copy"]),
         (lambda method, path: "?uploads" in path, ["pending uploads"]),
+        (lambda method, path: method == "PUT" and "/__roster_audit/" in path, ["record"]),
     ],
-    ids=["PutObject", "ListObjects", "CopyObject", "ListMultipartUploads"],
+    ids=["PutObject", "ListObjects", "CopyObject", "ListMultipartUploads", "PutObject of the record"],
 )
 def test_an_s3_refusal_has_its_fix_and_leaves_nothing_behind(
     partner: TestPartner,
