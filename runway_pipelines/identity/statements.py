@@ -16,6 +16,8 @@ from psycopg.sql import SQL, Composable, Composed, Identifier
 NOTES = "consumer:lml-bulk"
 LINK_METHOD = "lml_backfill"
 
+# The names of columns' types in a binary COPY.
+_COPY_TYPES = {"int": "int4", "real": "float4"}
 # The main row's columns that LML fills, in the order of `rows.MainRow`.
 IDS = {"wikidata_qid": "text", "spotify_id": "text", "apple_music_id": "text"}
 ARTIST_IDS = {"discogs_artist_id": "int", "musicbrainz_artist_id": "uuid", "bandcamp_id": "text"}
@@ -54,6 +56,8 @@ class Statements:
         self.main_columns = tuple(mains)
         self.source_columns = tuple(_SOURCE)
         self.track_columns = tuple(_TRACK)
+        self.copy_mains, self.main_types = _copy(identity, mains)
+        self.copy_sources, self.source_types = _copy(source, _SOURCE)
         self.find_mains = _bytes("select library_id from {} where library_id = any(%(ids)s::int[])", identity)
         self.insert_mains = _insert_mains(identity, mains, ids).as_bytes()
         self.lock_mains = _lock(identity, "library_id").as_bytes()
@@ -72,10 +76,15 @@ class Statements:
 
 
 def artists_named(schema: str, function: Identifier) -> bytes:
-    """Selects each name's artist, if exactly one folds to it; the index on ``artists`` uses the same function."""
+    """Selects each name's artist, if exactly one folds to it; the index on ``artists`` uses the same function.
+
+    Each name is folded and looked up by itself. As a join, Postgres folds the catalogue's artists for each batch:
+    19 ms with 5,000 of them, instead of 3 with any number.
+    """
     return _bytes(
-        "select u.name, min(a.id) from unnest(%(names)s::text[]) as u(name)"
-        " join {artists} as a on {fold}(a.artist_name) = {fold}(u.name) group by u.name having count(*) = 1",
+        "with folded as materialized (select u.name, {fold}(u.name) as fold from unnest(%(names)s::text[]) as u(name))"
+        " select f.name, a.id from folded as f cross join lateral (select min(a.id) as id from {artists} as a"
+        " where {fold}(a.artist_name) = f.fold having count(*) = 1) as a",
         artists=Identifier(schema, "artists"),
         fold=function,
     )
@@ -123,6 +132,13 @@ def _lock(table: Identifier, key: str, condition: Composable = _TRUE) -> Compose
     return SQL(
         "select {key} from {table} where {key} = any(%(ids)s::int[]) and {condition} order by {key} for no key update"
     ).format(key=Identifier(key), table=table, condition=condition)
+
+
+def _copy(table: Identifier, columns: dict[str, str]) -> tuple[bytes, tuple[str, ...]]:
+    """A binary COPY of the columns, the moment and the notes; and the types of all."""
+    types = tuple(_COPY_TYPES.get(kind, kind) for kind in columns.values())
+    statement = _bytes("copy {} ({}, last_verified_at, notes) from stdin (format binary)", table, _names(columns))
+    return statement, (*types, "timestamptz", "text")
 
 
 def _insert_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, str]) -> Composed:

@@ -3,7 +3,7 @@
 Every writer takes a transaction's steps in this order, and each step in key order, so that writers may wait for each
 other but never deadlock:
 
-1. insert missing main rows, waiting for a concurrent insert of the same row;
+1. insert missing main rows and their sources, waiting for a concurrent insert of the same row;
 2. lock the existing ones, and compare, protect and archive what they hold now;
 3. write the sources that differ;
 4. write the history, then the mains that differ; touch `last_verified_at` of the rest, once a day;
@@ -14,22 +14,24 @@ other but never deadlock:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from threading import Event
 from typing import Any, NamedTuple
+from uuid import UUID
 
+import psycopg
 from psycopg import Connection
 from psycopg.sql import Identifier
 
 from runway_pipelines.errors import RunwayError, Unavailable
 from runway_pipelines.identity.counts import Counts, Skip, skipped
 from runway_pipelines.identity.folding import fold_artist_name
-from runway_pipelines.identity.rows import BatchRows, MainRow, TrackRow, batch_rows, is_storable, unanswered
-from runway_pipelines.identity.statements import Statements, artists_named
+from runway_pipelines.identity.rows import BatchRows, MainRow, SourceRow, TrackRow, batch_rows, is_storable, unanswered
+from runway_pipelines.identity.statements import NOTES, Statements, artists_named
 from runway_pipelines.identity.transactions import Connections, Refused, in_transaction
-from runway_pipelines.systems.lml.verdicts import Answer, Verdict
+from runway_pipelines.systems.lml.verdicts import LARGEST_INTEGER, Answer, Verdict
 
 _statements = cache(Statements)
 # Takes a quarantined library's id and the reason, which quotes no row.
@@ -139,18 +141,70 @@ def _write_mains_and_sources(connection: Connection[Any], sql: Statements, rows:
     found = _ids(connection, sql.find_mains, {"ids": [row.library_id for row in rows.mains]})
     missing = [row for row in rows.mains if row.library_id not in found]
     inserted: set[int] = set()
-    if missing:
+    new_sources = [row for row in rows.sources if row.library_id not in found]
+    sources = [row for row in rows.sources if row.library_id in found]
+    if missing and _copy_new(connection, sql, missing, new_sources, moment):
+        inserted = {row.library_id for row in missing}
+    elif missing:
         inserted = _ids(connection, sql.insert_mains, _arrays(sql.main_columns, missing) | moment)
+        sources, new_sources = rows.sources, []
     standings = [_Standing(library_id, is_new=True, is_protected=False, changed="") for library_id in inserted]
     there = [row for row in rows.mains if row.library_id not in inserted]
     if there:
         _run(connection, sql.lock_mains, {"ids": [row.library_id for row in there]})
         standings += _compare_mains(connection, sql, there)
-    written: list[tuple[Any, ...]] = []
-    if rows.sources:
-        written = _run(connection, sql.write_sources, _arrays(sql.source_columns, rows.sources) | moment)
+    written = [row.library_id for row in new_sources]
+    if sources:
+        written += [i for (i,) in _run(connection, sql.write_sources, _arrays(sql.source_columns, sources) | moment)]
     _write_changed_mains(connection, sql, there, standings, moment)
-    return _count_mains(standings, [library_id for (library_id,) in written])
+    return _count_mains(standings, written)
+
+
+def _copy_new(
+    connection: Connection[Any],
+    sql: Statements,
+    mains: Sequence[MainRow],
+    sources: Sequence[SourceRow],
+    moment: _Moment,
+) -> bool:
+    """Insert rows of which none is there, which takes two thirds of the time of comparing and inserting them (30 ms
+    for 500 libraries with 1,400 sources; nearly half of the rest is foreign keys).
+
+    Returns False, and writes nothing, if one is there after all, or for a value that only the database can refuse.
+    """
+    try:
+        with connection.transaction():
+            _copy(connection, sql.copy_mains, sql.main_types, _exact(mains, len(sql.main_columns)), moment)
+            _copy(connection, sql.copy_sources, sql.source_types, sorted(sources), moment)
+    except (psycopg.errors.UniqueViolation, ValueError):
+        return False
+    return True
+
+
+def _exact(mains: Iterable[MainRow], columns: int) -> Iterator[tuple[Any, ...]]:
+    """The rows as a binary COPY needs them; raises `ValueError` for what is no id, and the driver would cut to size."""
+    for row in sorted(mains):
+        if columns == len(row):
+            artist_id, mbid = row.discogs_artist_id, row.musicbrainz_artist_id
+            if artist_id is not None and abs(artist_id) > LARGEST_INTEGER:
+                raise ValueError("no int4")
+            yield row._replace(musicbrainz_artist_id=None if mbid is None else UUID(mbid))  # type: ignore[arg-type]
+        else:
+            yield row[:columns]
+
+
+def _copy(
+    connection: Connection[Any],
+    statement: bytes,
+    types: Sequence[str],
+    rows: Iterable[tuple[Any, ...]],
+    moment: _Moment,
+) -> None:
+    ending = (moment["now"], NOTES)
+    with connection.cursor().copy(statement) as copy:
+        copy.set_types(types)
+        for row in rows:
+            copy.write_row((*row, *ending))
 
 
 def _write_changed_mains(

@@ -5,9 +5,11 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from psycopg.sql import Identifier
 
 from runway_pipelines.errors import Permanent
 from runway_pipelines.identity.counts import Counts, Skip, skipped
+from runway_pipelines.identity.statements import artists_named
 from runway_pipelines.identity.writer import NotWritten, write
 from runway_pipelines.local.stack import EmbeddedStack
 from runway_pipelines.systems.lml.verdicts import Answer, Verdict
@@ -118,6 +120,23 @@ def test_a_library_without_writable_provenance_still_gets_its_main_row(catalogue
     counts = written(catalogue, single(1, found("discogs", None, confidence=None), wikidata_qid="Q1"))
     assert counts.rows_resolved == 1 and counts.others["source_rows_skipped_null_confidence"] == 1
     assert catalogue.main(1)["wikidata_qid"] == "Q1" and catalogue.rows("library_identity_source") == []
+
+
+def test_sources_that_are_there_before_their_main_row_are_compared_like_any_other(catalogue: TestCatalogue) -> None:
+    for library_id in (1, 2):
+        catalogue.library(library_id)
+    for source, external_id in (("discogs", "d1"), ("spotify", "earlier")):
+        row = {"library_id": 1, "source": source, "external_id": external_id, "method": "exact_match"}
+        row |= {"confidence": 1.0, "last_verified_at": OLD, "boost_sources": "x"}
+        catalogue.insert("library_identity_source", row)
+    counts = written(catalogue, single(1), single(2))
+    assert (counts.rows_resolved, counts.others["source_rows_written"]) == (2, 3)
+    assert [(row["external_id"], row["boost_sources"]) for row in catalogue.rows("library_identity_source")] == [
+        ("d1", "x"),
+        ("s1", None),
+        ("d2", None),
+        ("s2", None),
+    ]
 
 
 def test_an_unresolved_library_gets_nothing_but_the_stamp(catalogue: TestCatalogue) -> None:
@@ -622,17 +641,23 @@ class TestCompilations:
             finally:
                 catalogue.execute("drop function public.fold_artist_name(text)")
 
-    def test_artists_are_found_by_the_index(self, catalogue: TestCatalogue) -> None:
+    @pytest.mark.parametrize("is_analyzed", [True, False])
+    def test_artists_are_found_by_the_index_however_many_names_are_asked_for(
+        self, catalogue: TestCatalogue, is_analyzed: bool
+    ) -> None:
+        catalogue.execute("analyze artists")
         catalogue.execute(
             "insert into artists (id, artist_name) select n, 'Artist ' || n from generate_series(10, 9000) n"
         )
-        catalogue.execute("analyze artists")
-        plan_lines = catalogue.execute(
-            "explain select min(a.id) from unnest(%s::text[]) u(name)"
-            " join artists a on fold_artist_name(a.artist_name) = fold_artist_name(u.name) group by u.name",
-            ["Artist 10", "Artist 11"],
-        )
-        assert any("artists_folded_name" in line for (line,) in plan_lines)
+        if is_analyzed:
+            catalogue.execute("analyze artists")
+        statement = artists_named(catalogue.schema, Identifier(catalogue.schema, "fold_artist_name"))
+        names = [f"ARTIST {n}" for n in range(10, 810)]
+        found = catalogue.connection.execute(statement, {"names": names}).fetchall()
+        assert sorted(found) == sorted((name, n) for n, name in enumerate(names, start=10))
+        plan = [line for (line,) in catalogue.connection.execute(b"explain " + statement, {"names": names})]
+        assert any("Index Scan using artists_folded_name" in line for line in plan), plan
+        assert not any("Seq Scan" in line for line in plan), plan
 
 
 class TestQuarantine:
