@@ -78,22 +78,25 @@ do $$ begin
     end if;
 end $$;
 """
-# As the real schema tells its change feed of every row; the argument is the name of the row's key.
+# As the real schema tells its change feed of every row.
 _CHANGE_FEED = f"""
 create or replace function notify_change() returns trigger language plpgsql as $$
-declare changed jsonb := to_jsonb(case when tg_op = 'DELETE' then old else new end);
+declare
+    changed record := case when tg_op = 'DELETE' then old else new end;
+    key int;
 begin
+    if tg_table_name = 'library_identity' then key := changed.library_id; else key := changed.id; end if;
     perform pg_notify(
-        '{CHANGE_FEED}', json_build_object('table', tg_table_name, 'op', tg_op, 'id', changed -> tg_argv[0])::text
+        '{CHANGE_FEED}', json_build_object('table', tg_table_name, 'op', tg_op, 'id', key)::text
     );
     return null;
 end $$;
 create or replace trigger notify_change after insert or update or delete on library
-    for each row execute function notify_change('id');
+    for each row execute function notify_change();
 create or replace trigger notify_change after insert or update or delete on library_identity
-    for each row execute function notify_change('library_id');
+    for each row execute function notify_change();
 create or replace trigger notify_change after insert or update or delete on compilation_track_artist
-    for each row execute function notify_change('id');
+    for each row execute function notify_change();
 """
 # pg_unicode_fast lowers case like Python's str.lower, whatever the server's locale; Postgres 14 does not have it yet.
 _FOLDING = r"""
@@ -167,6 +170,7 @@ def seed_catalogue(
     *,
     libraries: int = LIBRARIES,
     folding: bool = True,
+    change_feed: bool = True,
     artist_columns: bool = False,
 ) -> int:
     """Create the tables, add the synthetic content, and return the number of added rows (0 the second time).
@@ -175,7 +179,7 @@ def seed_catalogue(
     """
     added = 0
     with connection.transaction():
-        create_tables(connection, schema, folding=folding, artist_columns=artist_columns)
+        create_tables(connection, schema, folding=folding, change_feed=change_feed, artist_columns=artist_columns)
         for table, rows in catalogue_rows(libraries).items():
             added += _add(connection, schema, table, _COLUMNS[table], rows)
     if added:
