@@ -104,7 +104,10 @@ def resolve_identity_shard(context: dg.OpExecutionContext, shard: Shard, identit
 def summarize_identity_run(
     context: dg.OpExecutionContext, config: IdentityOptions, identity: IdentityServices, results: list[ShardResult]
 ) -> Iterator[object]:
-    """Merge and check the counts, and record the selected tables as materialized, except after a dry run."""
+    """Merge and check the counts, and record the selected tables as materialized.
+
+    A dry run, and one to which nothing was due, only observe: what the tables show stays what the last real run did.
+    """
     counts = total(result.counts for result in results)
     failures = sorted({result.failure for result in results if result.failure})
     health: IdentityHealth | None = None
@@ -130,7 +133,11 @@ def summarize_identity_run(
         failures.append(_not_believed(counts))
     if failures:
         raise _failure(failures[0], counts)
-    if health is not None:
+    if health is not None and not counts.scanned and not config.dry_run:
+        # A materialization would show zeros in place of what the last run did.
+        metadata = _freshness(health) | {COUNTS: dg.MetadataValue.json(counts.document())}
+        yield dg.AssetObservation(LIBRARY_IDENTITY, metadata=metadata, description="nothing was due")
+    elif health is not None:
         for name in _TABLES:
             if name in context.selected_output_names:
                 yield dg.Output(None, name, metadata=table_metadata(name, counts, health))
@@ -238,6 +245,10 @@ def unmatched_tracks(counts: Counts) -> str | None:
     return f"{unmatched} of {offered} tracks that LML offers ({unmatched / offered:.0%}) match no row of the catalogue"
 
 
+def _freshness(health: IdentityHealth) -> dict[str, dg.MetadataValue]:
+    return {"share of canonical libraries verified in time": dg.MetadataValue.float(round(health.fresh_share, 4))}
+
+
 def table_metadata(name: str, counts: Counts, health: IdentityHealth) -> dict[str, dg.MetadataValue]:
     """The run's metadata for one of the tables.
 
@@ -248,7 +259,7 @@ def table_metadata(name: str, counts: Counts, health: IdentityHealth) -> dict[st
         columns = dg.TableSchema([dg.TableColumn("what"), dg.TableColumn("libraries", "int")])
         return {
             "libraries": dg.MetadataValue.table(outcomes, columns),
-            "share of canonical libraries verified in time": dg.MetadataValue.float(round(health.fresh_share, 4)),
+            **_freshness(health),
             COUNTS: dg.MetadataValue.json(counts.document()),
         }
     prefix = "source_rows_" if name == "library_identity_source" else "compilation_track_rows_"
