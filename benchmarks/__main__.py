@@ -28,6 +28,7 @@ from benchmarks import (
     roster_stream_load,
     rotation,
     scale,
+    students,
 )
 from benchmarks.measure import Report
 from runway_pipelines.local.processes import exit_on_termination
@@ -43,9 +44,11 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Report]]] = {
     "identity": identity.run,
     "postgres_pool": postgres_pool.run,
     "scale": scale.run,
+    "students": students.run,
+    "students_scale": students.run_scale,
 }
 # These take 15 minutes or more, so they run only when named.
-SLOW = {"roster_stream_load", "scale"}
+SLOW = {"roster_stream_load", "scale", "students_scale"}
 
 
 _WIDTH = 150  # of a file or a pipe

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
+
 from runway_pipelines.students.agreement import (
+    BIRTH_DATE,
     FIRST_NAME,
     MIDDLE_NAME,
     OBSERVED,
@@ -65,8 +68,7 @@ class Policy:
 USUAL_POLICY = Policy()
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What was decided, why, and on what evidence."""
 
     decision: Decision
@@ -79,8 +81,7 @@ class Verdict:
         return self.evidence.best if self.decision is Decision.ACCEPT else None
 
 
-@dataclass(frozen=True)
-class _Case:
+class _Case(msgspec.Struct, frozen=True, gc=False):
     """A candidate's evidence with the best pair at hand."""
 
     best: Pair
@@ -135,7 +136,7 @@ def is_foreign(evidence: Mapping[int, Evidence], policy: Policy = USUAL_POLICY) 
 def _foreign(verdict: Verdict) -> Verdict:
     if verdict.decision is Decision.NONE:
         return verdict
-    return replace(verdict, decision=Decision.REVIEW, reason=FOREIGN_FILE)
+    return msgspec.structs.replace(verdict, decision=Decision.REVIEW, reason=FOREIGN_FILE)
 
 
 def _without_claimed_twice(candidates: Sequence[Candidate], verdicts: Mapping[int, Verdict]) -> dict[int, Verdict]:
@@ -152,7 +153,9 @@ def _without_claimed_twice(candidates: Sequence[Candidate], verdicts: Mapping[in
         for candidate in claimants
     }
     return {
-        line: replace(verdict, decision=Decision.REVIEW, reason=CLAIMED_TWICE) if line in twice else verdict
+        line: msgspec.structs.replace(verdict, decision=Decision.REVIEW, reason=CLAIMED_TWICE)
+        if line in twice
+        else verdict
         for line, verdict in verdicts.items()
     }
 
@@ -183,7 +186,7 @@ def _other_middle_name_or_suffix(case: _Case) -> _Ruling:
 
 def _another_name_and_no_misspelling(case: _Case) -> _Ruling:
     """MARIA and MARIO differ by a letter, as JADEN and his brother JAYDEN do, who may not be in the roster yet."""
-    is_alike = case.level(FIRST_NAME) in {"near", "alike"}
+    is_alike = case.level(FIRST_NAME) in {"near", "alike", "prefix"}
     is_a_name = case.evidence.namesakes >= case.policy.fewest_namesakes
     is_other_sex = case.level(SEX) == "differs"
     if is_alike and (is_a_name or is_other_sex or case.evidence.is_multiple_birth):
@@ -211,12 +214,24 @@ def _two_candidates(case: _Case) -> _Ruling:
 
 
 def _id_confirmed(case: _Case) -> _Ruling:
-    is_confirmed = case.best.ids_agree and case.agreeing >= 2 and case.best.weight >= case.policy.floor
+    # A brother with a name like it and his brother's ID has another birth date.
+    is_nobodys_brother = case.level(FIRST_NAME) in {"exact", "nickname", "missing"} or agrees(
+        case.best.levels, BIRTH_DATE
+    )
+    is_confirmed = (
+        case.best.ids_agree and case.agreeing >= 2 and is_nobodys_brother and case.best.weight >= case.policy.floor
+    )
     return (Decision.ACCEPT, ID_CONFIRMED) if is_confirmed else None
 
 
 def _observables(case: _Case) -> _Ruling:
-    """Without an ID: all three agree, two of them exactly, and something else supports it, or all three are exact."""
+    """Without an ID: all three agree, two of them exactly, and something else supports it, or all three are exact.
+
+    Twins enroll together: their IDs differ by a digit, and one called ANA may have a sister ANA MARIA.
+    """
+    could_be_a_twin = case.evidence.is_half_named or (
+        case.evidence.is_multiple_birth and case.level(STUDENT_ID) in {"mistyped", "differs"}
+    )
     is_supported = (
         case.level(SCHOOL) == "exact"
         or case.level(MIDDLE_NAME) == "exact"
@@ -225,6 +240,7 @@ def _observables(case: _Case) -> _Ruling:
     )
     is_accepted = (
         not case.best.ids_agree
+        and not could_be_a_twin
         and case.agreeing == 3
         and case.exact >= 2
         and is_supported

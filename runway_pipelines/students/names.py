@@ -9,7 +9,7 @@ import csv
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -37,6 +37,7 @@ class GivenNames(NamedTuple):
     first: str | None
     middle: tuple[str, ...]
     suffix: str | None
+    is_compound: bool = False  # the first name itself has further words, not only initials
 
 
 class Surname(NamedTuple):
@@ -57,7 +58,8 @@ def given_names(first_name: str | None, middle_name: str | None = None) -> Given
     words, suffix = _without_suffix(_words(first_name))
     further, other_suffix = _without_suffix(_words(middle_name))
     middle = [*words[1:], *(word for word in further if word not in words[1:])]
-    return GivenNames(words[0] if words else None, tuple(middle), suffix or other_suffix)
+    is_compound = any(len(word) > 1 for word in words[1:])
+    return GivenNames(words[0] if words else None, tuple(middle), suffix or other_suffix, is_compound)
 
 
 def surname(last_name: str | None) -> Surname:
@@ -88,14 +90,17 @@ def suffix_of(text: str | None) -> str | None:
 def _words(text: str | None) -> list[str]:
     if text is None or is_missing(text):
         return []
-    decomposed = unicodedata.normalize("NFKD", _JOINING.sub("", text))
-    plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
-    letters = _NO_LETTERS.sub(" ", plain.upper().translate(_LETTERS))
-    return [word[:LONGEST_TOKEN] for word in letters.split()[:MOST_TOKENS]]
+    text = _JOINING.sub("", text)
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text)
+        text = "".join(letter for letter in decomposed if not unicodedata.combining(letter)).upper().translate(_LETTERS)
+    words = _NO_LETTERS.sub(" ", text.upper()).split()
+    return [word[:LONGEST_TOKEN] for word in words[:MOST_TOKENS]]
 
 
-def _without_suffix(words: Iterable[str]) -> tuple[list[str], str | None]:
-    words = list(words)
+def _without_suffix(words: list[str]) -> tuple[list[str], str | None]:
+    if SUFFIXES.isdisjoint(words):
+        return words, None
     kept = [word for word in words if word not in SUFFIXES]
     if not kept:  # somebody is called so
         return words, None

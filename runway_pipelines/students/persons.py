@@ -30,15 +30,18 @@ CODES_COLUMNS = ("k_student_xyear", "id_type", "id_code")
 
 # Keys are numbered in their order, so that no number depends on the order of the rows.
 _STUDENTS = """
+create table person as
+    select (row_number() over (order by key) - 1)::int as person, key from (
+        select distinct trim(k_student_xyear::varchar) as key from students_rows
+        where trim(k_student_xyear::varchar) <> '' and trim(student_unique_id::varchar) <> ''
+    );
 create table student as
-    select trim(k_student_xyear::varchar) as key, api_year::int as api_year,
+    select person, api_year::int as api_year,
         trim(student_unique_id::varchar) as unique_id, trim(first_name) as first_name, trim(middle_name) as middle_name,
         trim(last_name) as last_name, nullif(trim(maiden_name), '') as maiden_name, generation_code_suffix as suffix,
         birth_date::date as birth_date, birth_sex as sex, coalesce(is_multiple_birth::bool, false) as is_multiple_birth
-    from students_rows
-    where trim(k_student_xyear::varchar) <> '' and trim(student_unique_id::varchar) <> '';
-create table person as
-    select (row_number() over (order by key) - 1)::int as person, key from (select distinct key from student);
+    from students_rows join person on key = trim(k_student_xyear::varchar)
+    where trim(student_unique_id::varchar) <> '';
 """
 _DEFAULT_DATES = """
 create table default_date as
@@ -49,11 +52,12 @@ create table default_date as
 _VARIANTS = """
 create table variant as
     with named as (
-        select key, first_name, middle_name, last_name, suffix, birth_date, sex from student
+        select person, first_name, middle_name, last_name, suffix, birth_date, sex from student
         union
-        select key, first_name, middle_name, maiden_name, suffix, birth_date, sex from student where maiden_name <> ''
+        select person, first_name, middle_name, maiden_name, suffix, birth_date, sex from student
+        where maiden_name <> ''
     )
-    select distinct person, given.first as first_name,
+    select distinct person, given.first as first_name, coalesce(given.is_compound, false) as is_compound,
         nullif(list_sort(list_distinct(list_concat(coalesce(given.initials, []), coalesce(middle.initials, [])))), [])
             as initials,
         surnames.joined as last_name, surnames.tokens as surname_tokens,
@@ -61,7 +65,6 @@ create table variant as
         case when birth_date not in (from default_date) then birth_date::varchar end as birth_date,
         sexes.value as sex
     from named
-    join person using (key)
     left join given_names as given on given.raw = first_name
     left join middle_names as middle on middle.raw = middle_name
     left join surnames on surnames.raw = last_name
@@ -70,7 +73,7 @@ create table variant as
 """
 _CODES = """
 create table code as
-    select person, $unique_id as id_type, unique_id as student_id from student join person using (key)
+    select person, $unique_id as id_type, unique_id as student_id from student
     union
     select person, trim(id_type::varchar), regexp_replace(trim(id_code::varchar), '[.]0$', '')
     from codes_rows join person on key = trim(k_student_xyear::varchar)
@@ -88,8 +91,8 @@ create table people as
     ), known as (
         select person, min(unique_id) filter (api_year = latest) as student_unique_id,
             count(distinct unique_id) > 1 as has_several_ids, bool_or(is_multiple_birth) as is_multiple_birth
-        from student join person using (key)
-        join (select key, max(api_year) as latest from student group by key) using (key) group by person
+        from student join (select person, max(api_year) as latest from student group by person) using (person)
+        group by person
     ), written as (
         select person, count(distinct first_name) > 1 or count(distinct birth_date) > 1 as differs
         from variant group by person
@@ -104,7 +107,7 @@ class Persons:
     """A tenant's students: a row each in ``people``, one for each way of writing in ``variants``, IDs in ``codes``."""
 
     people: pa.Table  # person, student_unique_id, school_ids, grade, is_multiple_birth, is_divided
-    variants: pa.Table  # person, first_name, initials, last_name, surname_tokens, suffix, birth_date, sex
+    variants: pa.Table  # person, first_name, is_compound, initials, last_name, surname_tokens, suffix, birth_date, sex
     codes: pa.Table  # person, id_type, student_id
 
     @property
@@ -174,9 +177,9 @@ def _table(database: duckdb.DuckDBPyConnection, name: str) -> pa.Table:
 # What Python reads, once for each distinct value: names repeat, and reading one takes 10 microseconds.
 
 
-def _given(text: str) -> tuple[str | None, list[str], str | None]:
+def _given(text: str) -> tuple[str | None, list[str], str | None, bool]:
     name = given_names(text)
-    return name.first, [word[0] for word in name.middle], name.suffix
+    return name.first, [word[0] for word in name.middle], name.suffix, name.is_compound
 
 
 def _middle(text: str) -> tuple[list[str]]:
@@ -197,7 +200,7 @@ _TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
 _READ_ONCE: tuple[tuple[str, str, Callable[[str], tuple[Any, ...]], pa.Schema], ...] = (
     (
         "given_names", "select distinct first_name from student where first_name is not null",
-        _given, _schema(first=_TEXT, initials=_TEXTS, suffix=_TEXT),
+        _given, _schema(first=_TEXT, initials=_TEXTS, suffix=_TEXT, is_compound=pa.bool_()),
     ),
     (
         "middle_names", "select distinct middle_name from student where middle_name is not null",

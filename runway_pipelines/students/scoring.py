@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
+import msgspec
 import pyarrow as pa
 
 from runway_pipelines.students.agreement import CONTRADICTS
@@ -33,6 +34,7 @@ _CANDIDATE = pa.schema(
     [
         ("line", pa.int32()),
         ("first_name", pa.string()),
+        ("is_compound", pa.bool_()),
         ("initial", pa.string()),
         ("nicknames", pa.list_(pa.string())),
         ("initials", pa.list_(pa.string())),
@@ -56,8 +58,8 @@ create table first_name_count as
 create table last_name_count as
     select last_name, count(distinct person) as students from variants_arrow where last_name is not null group by all;
 create table student as
-    select row_number() over ()::int as variant, person, student_unique_id, first_name, first_name[1] as initial,
-        initials, last_name, replace(last_name, ' ', '') as last_name_plain, surname_tokens, suffix, birth_date, sex,
+    select row_number() over ()::int as variant, person, student_unique_id, first_name, is_compound,
+        first_name[1] as initial, initials, last_name, replace(last_name, ' ', '') as last_name_plain, surname_tokens, suffix, birth_date, sex,
         school_ids, grade, student_ids,
         (f.students + $average * $first_name_u) / ($count + $average) as first_name_frequency,
         (n.students + $average * $last_name_u) / ($count + $average) as last_name_frequency
@@ -98,9 +100,11 @@ select line, rivals.likeness, own.likeness from rivals join own using (line)
 _CHOSEN = """
 select line, is_multiple_birth, is_divided,
     coalesce(bool_or(suffix_l <> suffix_r) and not bool_or(suffix_l = suffix_r), false) as suffix_differs,
-    coalesce(any_value(first_name_count.students), 0)::int as namesakes
+    coalesce(any_value(first_name_count.students), 0)::int as namesakes,
+    not bool_or(compound_l = compound_r) as is_half_named
 from (
-    select line, best.person, candidate.first_name, candidate.suffix as suffix_l, student.suffix as suffix_r
+    select line, best.person, candidate.first_name, candidate.suffix as suffix_l, student.suffix as suffix_r,
+        candidate.is_compound as compound_l, student.is_compound as compound_r
     from best join candidate using (line) join student on student.person = best.person where rank = 1
 ) join people_arrow using (person) left join first_name_count using (first_name)
 group by line, is_multiple_birth, is_divided
@@ -126,8 +130,7 @@ select line, list_sort(list(distinct person)) from hit join best using (place, i
 """
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True, gc=False):
     """A candidate beside a student: the weight, and the name of each comparison's level."""
 
     person: int
@@ -137,16 +140,14 @@ class Pair:
     ids_agree: bool
 
 
-@dataclass(frozen=True)
-class Rivals:
-    """Others with the chosen one's birth date and surname: how like the candidate's first name theirs are, and its own."""
+class Rivals(msgspec.Struct, frozen=True, gc=False):
+    """Others with the chosen one's birth date and surname, by how like the candidate's first name theirs is."""
 
     likeness: float
     own_likeness: float
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True, gc=False):
     """What is known of one candidate. ``owners`` are the students who have one of its IDs, by their numbers."""
 
     best: Pair | None = None
@@ -158,6 +159,7 @@ class Evidence:
     is_divided: bool = False
     suffix_differs: bool = False
     namesakes: int = 0  # how many students have the candidate's first name
+    is_half_named: bool = False  # one is called ANA and the other ANA MARIA
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,7 @@ def _load_candidates(database: duckdb.DuckDBPyConnection, candidates: Sequence[C
         (
             each.line,
             each.first_name,
+            each.is_compound,
             each.first_name[0] if each.first_name else None,
             related.get(each.first_name, ()) if each.first_name else (),
             [word[0] for word in each.middle_names] or None,
@@ -251,16 +254,19 @@ def _evidence(
     names = [comparison.name for comparison in model.comparisons]
     level_names = [[level.name for level in comparison.levels] for comparison in model.comparisons]
     columns = ", ".join(names)
+    known: dict[tuple[int, ...], Mapping[str, str]] = {}  # pairs share a few hundred combinations of levels
     pairs: dict[int, list[Pair]] = defaultdict(list)
     best = _RANKED.format(columns=columns)
     for line, person, student_unique_id, weight, ids_agree, *levels in database.execute(best).fetchall():
-        read = {name: of[level] for name, of, level in zip(names, level_names, levels, strict=True)}
-        pairs[line].append(Pair(person, student_unique_id, weight, read, ids_agree))
+        key = tuple(levels)
+        if key not in known:
+            known[key] = {name: of[level] for name, of, level in zip(names, level_names, levels, strict=True)}
+        pairs[line].append(Pair(person, student_unique_id, weight, known[key], ids_agree))
     rivals = {line: Rivals(likeness, own) for line, likeness, own in database.execute(_RIVALS).fetchall()}
     chosen = {line: facts for line, *facts in database.execute(_CHOSEN).fetchall()}
     contradicted = _contradicted(database, model)
     for line, found in pairs.items():
-        is_multiple_birth, is_divided, suffix_differs, namesakes = chosen[line]
+        is_multiple_birth, is_divided, suffix_differs, namesakes, is_half_named = chosen[line]
         yield (
             line,
             Evidence(
@@ -273,6 +279,7 @@ def _evidence(
                 is_divided=is_divided,
                 suffix_differs=suffix_differs,
                 namesakes=namesakes,
+                is_half_named=is_half_named,
             ),
         )
 
