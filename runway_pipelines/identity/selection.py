@@ -10,7 +10,7 @@ a page, 163 of the 194 s that 650,000 libraries took.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -34,6 +34,10 @@ class Cohort(StrEnum):
 
     VA = "va"
     NON_VA = "non_va"
+
+
+Row = tuple[Any, ...]
+_Found = dict[Cohort, list[Library]]
 
 
 @dataclass(frozen=True)
@@ -90,11 +94,11 @@ _IS_RECHECKED = sql.SQL(
 
 # The last row of the window is always selected, because the next window begins after it.
 _NEXT_WINDOW = sql.SQL(
-    "with libraries as materialized (select id, legacy_release_id, artist_name, album_title, canonical_entity_id,"
-    " code_volume_letters, unresolved_attempted_at from {library} as l where id > %(after)s and {is_mine}"
-    " order by id limit %(window)s),"
+    "with libraries as materialized (select {columns}, l.canonical_entity_id, l.code_volume_letters,"
+    " l.unresolved_attempted_at from {library} as l where l.id > %(after)s and {is_mine}"
+    " order by l.id limit %(window)s),"
     " last as materialized (select max(id) as id from libraries)"
-    " select {is_due}, {is_compilation}, {columns} from {judged}"
+    " select {columns}, {is_compilation}, {is_due} from {judged}"
     " where {is_due} or l.id = (select id from last) order by l.id"
 )
 _AFTER = sql.SQL("library_id > %(after)s and library_id <= (select id from last)")
@@ -103,37 +107,32 @@ _NEXT_STAMPED = sql.SQL(
     " where {is_rechecked} and {is_mine} and ({answered}, l.id) > (%(answered_after)s, %(after)s)"
     " order by {answered}, l.id limit %(pass)s"
 )
-_THESE = sql.SQL("select {is_compilation}, {columns} from {judged} where l.id = any(%(ids)s) and {is_rechecked}")
+_THESE = sql.SQL("select {columns}, {is_compilation} from {judged} where l.id = any(%(ids)s) and {is_rechecked}")
 _COUNT = sql.SQL("select {is_compilation}, count(*) from {judged} where {is_mine} and {is_selected} group by 1")
 
 
 def pages(
     connections: Connections, selection: Selection, sizes: Mapping[Cohort, int], *, window: int = WINDOW
 ) -> Iterator[tuple[Cohort, list[Library]]]:
-    """The due libraries in one pass over the table: a page of a cohort as soon as it has ``sizes`` libraries.
+    """The due libraries in one pass over the table, a page of a cohort as soon as ``sizes`` of it are read.
 
     By id; with ``recheck`` by the moment of LML's last answer, the earliest first. Each read is short and holds no
     connection afterwards. Raises what `in_transaction` raises.
     """
-    waiting: dict[Cohort, list[Library]] = {cohort: [] for cohort in Cohort}
+    waiting: _Found = {cohort: [] for cohort in Cohort}
     left: dict[Cohort, int | None] = dict.fromkeys(Cohort, selection.limit)
-    due = _stamped(connections, selection, window) if selection.recheck else _due(connections, selection, window)
-    for cohort, library in due:
-        rest = left[cohort]
-        if rest == 0:
-            continue
-        page = waiting[cohort]
-        page.append(library)
-        is_last = len(page) == rest
-        if is_last or len(page) == sizes[cohort]:
-            yield cohort, page
-            waiting[cohort] = []
-            left[cohort] = None if rest is None else rest - len(page)
-        if is_last and not any(left.values()):
+    reads = _stamped(connections, selection, window) if selection.recheck else _due(connections, selection, window)
+    for found in reads:
+        for cohort, libraries in found.items():
+            page, size, rest = waiting[cohort], sizes[cohort], left[cohort]
+            page += libraries[:rest]
+            left[cohort] = rest and max(rest - len(libraries), 0)
+            while len(page) >= size or (page and left[cohort] == 0):
+                yield cohort, page[:size]
+                del page[:size]
+        if all(rest == 0 for rest in left.values()):
             return
-    for cohort, page in waiting.items():
-        if page:
-            yield cohort, page
+    yield from ((cohort, page) for cohort, page in waiting.items() if page)
 
 
 def count(connections: Connections, selection: Selection) -> dict[Cohort, int]:
@@ -147,11 +146,11 @@ def count(connections: Connections, selection: Selection) -> dict[Cohort, int]:
     )
     counted = dict.fromkeys(Cohort, 0)
     for is_compilation, number in _read(connections, _WHOLE, query, _parameters(selection)):
-        counted[_cohort(is_compilation)] = int(number)
+        counted[Cohort.VA if is_compilation else Cohort.NON_VA] = int(number)
     return counted if selection.limit is None else {each: min(n, selection.limit) for each, n in counted.items()}
 
 
-def _due(connections: Connections, selection: Selection, window: int) -> Iterator[tuple[Cohort, Library]]:
+def _due(connections: Connections, selection: Selection, window: int) -> Iterator[_Found]:
     """The due libraries by id, judged a window of ids at a time."""
     query = _NEXT_WINDOW.format(
         library=_table(selection, "library"),
@@ -163,13 +162,12 @@ def _due(connections: Connections, selection: Selection, window: int) -> Iterato
     )
     bound = _parameters(selection) | {"window": window}
     while rows := _read(connections, _WINDOWED, query, bound):
-        for is_due, is_compilation, *library in rows:
-            if is_due:
-                yield _cohort(is_compilation), Library(*library)
-        bound["after"] = rows[-1][2]
+        last_id, *_, is_due = rows[-1]
+        yield _by_cohort(rows if is_due else rows[:-1])
+        bound["after"] = last_id
 
 
-def _stamped(connections: Connections, selection: Selection, window: int) -> Iterator[tuple[Cohort, Library]]:
+def _stamped(connections: Connections, selection: Selection, window: int) -> Iterator[_Found]:
     """The stamped libraries, the earliest answer first.
 
     No index has that order, so each pass reads the whole table; it brings the ids of many windows.
@@ -182,11 +180,8 @@ def _stamped(connections: Connections, selection: Selection, window: int) -> Ite
     )
     for ids in _stamped_ids(connections, selection, window):
         rows = _read(connections, _WINDOWED, query, _parameters(selection) | {"ids": ids})
-        found = {library_id: (is_compilation, library_id, *rest) for is_compilation, library_id, *rest in rows}
-        for library_id in ids:
-            if library_id in found:
-                is_compilation, *library = found[library_id]
-                yield _cohort(is_compilation), Library(*library)
+        places = {library_id: place for place, library_id in enumerate(ids)}
+        yield _by_cohort(sorted(rows, key=lambda row: places[row[0]]))
 
 
 def _stamped_ids(connections: Connections, selection: Selection, window: int) -> Iterator[list[int]]:
@@ -224,8 +219,12 @@ def _table(selection: Selection, name: str) -> sql.Identifier:
     return sql.Identifier(selection.schema, name)
 
 
-def _cohort(is_compilation: bool) -> Cohort:
-    return Cohort.VA if is_compilation else Cohort.NON_VA
+def _by_cohort(rows: Sequence[Row]) -> _Found:
+    """Rows that begin with `_LIBRARY` and `_IS_COMPILATION`."""
+    return {
+        Cohort.VA: [Library(*row[:4]) for row in rows if row[4]],
+        Cohort.NON_VA: [Library(*row[:4]) for row in rows if not row[4]],
+    }
 
 
 def _parameters(selection: Selection) -> dict[str, Any]:
@@ -244,8 +243,8 @@ def _parameters(selection: Selection) -> dict[str, Any]:
 
 def _read(
     connections: Connections, plan: Mapping[str, str], query: sql.Composed, bound: Mapping[str, Any]
-) -> list[Any]:
-    def work(connection: Connection[Any]) -> list[Any]:
+) -> list[Row]:
+    def work(connection: Connection[Any]) -> list[Row]:
         connection.execute(_SET, {"names": list(plan), "values": list(plan.values())})
         # Never prepared: a generic plan ignores where the cursor stands.
         return connection.execute(query, bound, prepare=False).fetchall()
