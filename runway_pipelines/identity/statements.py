@@ -31,7 +31,7 @@ _TRACK = {
     "library_id": "int", "artist_name": "text", "track_title": "text", "artist_id": "int", "confidence": "real",
     "track_position": "text",
 }  # fmt: skip
-_TRUE = SQL("true")
+_ANY_ID = SQL("any(%(ids)b::int[])")
 
 
 class Statements:
@@ -58,10 +58,10 @@ class Statements:
         self.track_columns = tuple(_TRACK)
         self.copy_mains, self.main_types = _copy(identity, mains)
         self.copy_sources, self.source_types = _copy(source, _SOURCE)
-        self.find_mains = _bytes("select library_id from {} where library_id = any(%(ids)s::int[])", identity)
+        self.find_mains = _bytes("select library_id from {} where library_id = {}", identity, _ANY_ID)
         self.insert_mains = _insert_mains(identity, mains, ids).as_bytes()
-        self.lock_mains = _lock(identity, "library_id").as_bytes()
-        self.compare_mains = _compare_mains(identity, mains, ids).as_bytes()
+        self.compare_mains = _compare_mains(identity, mains, ids, "left join").as_bytes()
+        self.lock_and_compare_mains = _lock_and_compare_mains(identity, mains, ids).as_bytes()
         self.keep_history = _keep_history(identity, history, kept).as_bytes()
         self.update_mains = _update_mains(identity, mains, ids).as_bytes()
         self.touch_mains = _set_moment(identity, "last_verified_at", "library_id").as_bytes()
@@ -70,7 +70,7 @@ class Statements:
         self.lock_tracks = _lock_tracks(track).as_bytes()
         self.compare_tracks = _compare_tracks(track).as_bytes()
         self.update_tracks = _update_tracks(track).as_bytes()
-        self.lock_stamped = _lock(library, "id", _is_another_day("unresolved_attempted_at")).as_bytes()
+        self.lock_stamped = _lock_stamped(library).as_bytes()
         self.stamp = _set_moment(library, "unresolved_attempted_at", "id").as_bytes()
         self.all_artists = _bytes("select id, artist_name from {} where artist_name is not null", artists)
 
@@ -122,16 +122,20 @@ def _is_another_day(column: str) -> Composed:
 
 
 def _set_moment(table: Identifier, column: str, key: str) -> Composed:
-    return SQL("update {table} set {column} = %(now)s where {key} = any(%(ids)s::int[]) and {another_day}").format(
-        table=table, column=Identifier(column), key=Identifier(key), another_day=_is_another_day(column)
+    return SQL("update {table} set {column} = %(now)s where {key} = {any_id} and {another_day}").format(
+        table=table,
+        column=Identifier(column),
+        key=Identifier(key),
+        any_id=_ANY_ID,
+        another_day=_is_another_day(column),
     )
 
 
-def _lock(table: Identifier, key: str, condition: Composable = _TRUE) -> Composed:
+def _lock_stamped(library: Identifier) -> Composed:
     """Locks out other writers, but not rows that refer to these."""
-    return SQL(
-        "select {key} from {table} where {key} = any(%(ids)s::int[]) and {condition} order by {key} for no key update"
-    ).format(key=Identifier(key), table=table, condition=condition)
+    return SQL("select id from {library} where id = {any_id} and {another_day} order by id for no key update").format(
+        library=library, any_id=_ANY_ID, another_day=_is_another_day("unresolved_attempted_at")
+    )
 
 
 def _copy(table: Identifier, columns: dict[str, str]) -> tuple[bytes, tuple[str, ...]]:
@@ -155,7 +159,7 @@ def _insert_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, st
     )
 
 
-def _compare_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, str]) -> Composed:
+def _compare_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, str], join: LiteralString) -> Composed:
     """(library_id, is_new, is_protected, the names of the columns that would change).
 
     A ``manual`` row is protected unless we wrote it: LML gives that method too, and must be able to correct itself.
@@ -169,14 +173,20 @@ def _compare_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, s
     return SQL(
         "select u.library_id, e.library_id is null,"
         " e.method is not distinct from 'manual' and e.notes is distinct from {notes}, concat_ws(', ', {changes})"
-        " from {given} left join {identity} as e on e.library_id = u.library_id and {between}"
+        " from {given} {join} {identity} as e on e.library_id = u.library_id and {between}"
     ).format(
+        join=SQL(join),
         notes=sql.Literal(NOTES),
         changes=SQL(", ").join(changes),
         given=_given(mains),
         identity=identity,
         between=_between("e"),
     )
+
+
+def _lock_and_compare_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, str]) -> Composed:
+    """Of a row that it had to wait for, Postgres compares what is there then; a row that is gone is left out."""
+    return _compare_mains(identity, mains, ids, "join") + SQL(" order by e.library_id for no key update of e")
 
 
 def _keep_history(identity: Identifier, history: Identifier, columns: tuple[str, ...]) -> Composed:

@@ -148,16 +148,16 @@ def _write_mains_and_sources(connection: Connection[Any], sql: Statements, rows:
     elif missing:
         inserted = _ids(connection, sql.insert_mains, _arrays(sql.main_columns, missing) | moment)
         sources, new_sources = rows.sources, []
-    standings = [_Standing(library_id, is_new=True, is_protected=False, changed="") for library_id in inserted]
+    new = [_Standing(library_id, is_new=True, is_protected=False, changed="") for library_id in inserted]
+    standings: list[_Standing] = []
     there = [row for row in rows.mains if row.library_id not in inserted]
     if there:
-        _run(connection, sql.lock_mains, {"ids": [row.library_id for row in there]})
-        standings += _compare_mains(connection, sql, there)
+        standings += _compare_mains(connection, sql.lock_and_compare_mains, sql, there)
     written = [row.library_id for row in new_sources]
     if sources:
         written += [i for (i,) in _run(connection, sql.write_sources, _arrays(sql.source_columns, sources) | moment)]
     _write_changed_mains(connection, sql, there, standings, moment)
-    return _count_mains(standings, written)
+    return _count_mains(new + standings, written)
 
 
 def _copy_new(
@@ -215,8 +215,7 @@ def _write_changed_mains(
     moment: _Moment,
 ) -> None:
     """Write the existing rows: those that differ with their history, of the others `last_verified_at` alone."""
-    known = {row.library_id for row in there}
-    if any(standing.is_new for standing in standings if standing.library_id in known):
+    if len(standings) < len(there):
         raise Unavailable(
             expected="existing main rows while they are being locked",
             came="one that was deleted meanwhile",
@@ -232,7 +231,7 @@ def _write_changed_mains(
         reason = [f"LML changed {reasons[library_id]}" for library_id in changed["library_id"]]
         _run(connection, sql.keep_history, changed | {"reason": reason})
         _run(connection, sql.update_mains, changed)
-    unchanged = [library_id for library_id in known if library_id not in reasons]
+    unchanged = [row.library_id for row in there if row.library_id not in reasons]
     if unchanged:
         _run(connection, sql.touch_mains, {"ids": unchanged} | moment)
 
@@ -243,7 +242,7 @@ def _plan(connection: Connection[Any], sql: Statements, rows: BatchRows) -> Coun
         changed: list[tuple[Any, ...]] = []
         if rows.sources:
             changed = _run(connection, sql.changed_sources, _arrays(sql.source_columns, rows.sources))
-        standings = _compare_mains(connection, sql, rows.mains)
+        standings = _compare_mains(connection, sql.compare_mains, sql, rows.mains)
         rows.counts.merge(_count_mains(standings, [library_id for (library_id,) in changed]))
     if rows.tracks:
         tracks = _track_arrays(sql, rows.tracks, _artist_ids(connection, sql, rows.tracks))
@@ -251,8 +250,10 @@ def _plan(connection: Connection[Any], sql: Statements, rows: BatchRows) -> Coun
     return rows.counts
 
 
-def _compare_mains(connection: Connection[Any], sql: Statements, rows: Sequence[MainRow]) -> list[_Standing]:
-    return [_Standing(*row) for row in _run(connection, sql.compare_mains, _arrays(sql.main_columns, rows))]
+def _compare_mains(
+    connection: Connection[Any], statement: bytes, sql: Statements, rows: Sequence[MainRow]
+) -> list[_Standing]:
+    return [_Standing(*row) for row in _run(connection, statement, _arrays(sql.main_columns, rows))]
 
 
 def _count_mains(standings: Iterable[_Standing], sources_of: Sequence[int]) -> Counts:
