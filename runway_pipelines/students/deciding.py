@@ -7,7 +7,7 @@ so no weight overrules them. A wrong accept costs a child, a review costs a pers
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -149,7 +149,8 @@ def _without_claimed_twice(candidates: Sequence[Candidate], verdicts: Mapping[in
     twice = {
         candidate.line
         for claimants in claims.values()
-        if len({(claimant.first_name, claimant.birth_date) for claimant in claimants}) > 1
+        if _are_several(claimant.first_name for claimant in claimants)
+        or _are_several(claimant.birth_date for claimant in claimants)
         for candidate in claimants
     }
     return {
@@ -158,6 +159,10 @@ def _without_claimed_twice(candidates: Sequence[Candidate], verdicts: Mapping[in
         else verdict
         for line, verdict in verdicts.items()
     }
+
+
+def _are_several(values: Iterable[object]) -> bool:
+    return len({value for value in values if value is not None}) > 1
 
 
 # The rules, in their order.
@@ -189,7 +194,8 @@ def _another_name_and_no_misspelling(case: _Case) -> _Ruling:
     is_alike = case.level(FIRST_NAME) in {"near", "alike", "prefix"}
     is_a_name = case.evidence.namesakes >= case.policy.fewest_namesakes
     is_other_sex = case.level(SEX) == "differs"
-    if is_alike and (is_a_name or is_other_sex or case.evidence.is_multiple_birth):
+    is_half_a_twin = case.evidence.is_multiple_birth and case.evidence.is_half_named
+    if is_half_a_twin or (is_alike and (is_a_name or is_other_sex or case.evidence.is_multiple_birth)):
         return Decision.REVIEW, FIRST_NAME_CONTRADICTS
     return None
 

@@ -66,6 +66,9 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     def __repr__(self) -> str:
         return f"Candidate(line={self.line})"  # never a name in a log
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("line", self.line)]
+
 
 @dataclass(frozen=True)
 class Invalid:

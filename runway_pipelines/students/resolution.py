@@ -19,7 +19,7 @@ from runway_pipelines.students.memory_database import USUAL_MEANS, Means
 from runway_pipelines.students.model import Model
 from runway_pipelines.students.observables import Candidates, Invalid
 from runway_pipelines.students.persons import Persons
-from runway_pipelines.students.scoring import Evidence, Pair, Scores, score
+from runway_pipelines.students.scoring import Pair, Scores, score
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -93,12 +93,21 @@ def resolve(
     return Resolved(resolutions, _summary(candidates, persons, model, scores, verdicts, resolutions, policy))
 
 
-def encoded(resolved: Resolved, facts: Mapping[str, Any]) -> Iterator[bytes]:
-    """The answer's lines. ``facts`` are what the core does not know: the moment of the query, and the seconds."""
+def encode_answer(resolved: Resolved, facts: Mapping[str, Any]) -> Iterator[bytes]:
+    """The answer's lines, the summary last. ``facts`` are the shell's: the moment of the query, and the seconds."""
     encoder = msgspec.json.Encoder()
     for resolution in resolved.resolutions:
         yield encoder.encode(resolution) + b"\n"
     yield encoder.encode({"summary": msgspec.to_builtins(resolved.summary) | dict(facts)}) + b"\n"
+
+
+def accepted_students(resolved: Resolved) -> dict[str, str]:
+    """The student's ID of each accepted candidate, as `applying` takes it."""
+    return {
+        resolution.candidate_id: resolution.student_unique_id
+        for resolution in resolved.resolutions
+        if resolution.candidate_id is not None and resolution.student_unique_id is not None
+    }
 
 
 def _answer(candidate_id: str, verdict: Verdict) -> Resolution:
@@ -165,13 +174,9 @@ def _id_alone(scores: Scores, verdicts: Mapping[int, Verdict], records: Mapping[
         student = verdicts[line].student
         if student is not None and found != {student.person}:
             counter.add("to_another_student", records[line])
-        elif student is None and _contradicted(verdicts[line].evidence):
+        elif student is None and verdicts[line].evidence.owners_contradicted:
             counter.add("contradicted", records[line])
     return IdAlone(counter.of("matched"), counter.of("to_another_student"), counter.of("contradicted"))
-
-
-def _contradicted(evidence: Evidence) -> bool:
-    return evidence.owners_contradicted
 
 
 class _Counter:

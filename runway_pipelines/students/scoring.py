@@ -59,7 +59,8 @@ create table last_name_count as
     select last_name, count(distinct person) as students from variants_arrow where last_name is not null group by all;
 create table student as
     select row_number() over ()::int as variant, person, student_unique_id, first_name, is_compound,
-        first_name[1] as initial, initials, last_name, replace(last_name, ' ', '') as last_name_plain, surname_tokens, suffix, birth_date, sex,
+        first_name[1] as initial, initials, last_name, replace(last_name, ' ', '') as last_name_plain,
+        surname_tokens, suffix, birth_date, sex,
         school_ids, grade, student_ids,
         (f.students + $average * $first_name_u) / ($count + $average) as first_name_frequency,
         (n.students + $average * $last_name_u) / ($count + $average) as last_name_frequency

@@ -46,10 +46,12 @@ with pair as (
     select plausible.*
         replace (case when mistyped.line is null then plausible.student_id else {mistyped} end as student_id)
     from plausible left join mistyped using (line, person)
+), weighty as (
+    select line, person, observables_weight + case student_id {id_weights} end as weight,
+        {names}, student_id in ({id_levels}) as ids_agree
+    from identified
 )
-select line, person, observables_weight + case student_id {id_weights} end as weight,
-    {names}, student_id in ({id_levels}) as ids_agree
-from identified
+select * from weighty where ids_agree or weight >= $least
 qualify row_number() over (partition by line, person order by weight desc, {names}) = 1
 """
 _BLOCK = """
