@@ -222,8 +222,8 @@ def _table(selection: Selection, name: str) -> sql.Identifier:
 def _by_cohort(rows: Sequence[Row]) -> _Found:
     """Rows that begin with `_LIBRARY` and `_IS_COMPILATION`."""
     return {
-        Cohort.VA: [Library(*row[:4]) for row in rows if row[4]],
         Cohort.NON_VA: [Library(*row[:4]) for row in rows if not row[4]],
+        Cohort.VA: [Library(*row[:4]) for row in rows if row[4]],
     }
 
 

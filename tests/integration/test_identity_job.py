@@ -206,7 +206,7 @@ def test_operators_hear_how_far_a_failed_run_got_and_why(
     assert record is not None
     outcome = RunLog(instance, CAN_CONNECT, TENANTS_FRESH).outcome_of(record)
     assert outcome.partner_id is None
-    assert outcome.counts["scanned"] == len(asked_about(lml)) == 25 and outcome.counts["lml_error"] == 10
+    assert outcome.counts["scanned"] == len(asked_about(lml)) == 30 and outcome.counts["lml_error"] == 10
     assert list(outcome.reasons) == ["identity/library_identity"]
     assert "LML_API_KEY" in outcome.reasons["identity/library_identity"]
 

@@ -194,7 +194,7 @@ def test_a_dry_run_that_lml_refuses_says_how_far_it_got_and_fails(
     result = run(instance, dry_run=True, calls_in_flight=1)
     assert not result.success and tables.tables() == before
     said = observed(result)
-    assert (said["scanned"], said["would_skip"]["lml_error"], said["lml_total_calls"]) == (25, 10, 3)
+    assert (said["scanned"], said["would_skip"]["lml_error"], said["lml_total_calls"]) == (30, 10, 3)
 
 
 # the schedule
