@@ -63,12 +63,12 @@ class _Bench:
         self.again.append(Row(FIRST, fsync=is_on, runs=[self._ours()]))
         self.first = self.first or world.tables()
         world.settle(vacuum=True)
-        self.again.append(Row(UNCHANGED, fsync=is_on, runs=[self._ours(_AGAIN)]))
+        self.again.append(Row(UNCHANGED, fsync=is_on, runs=[self._ours(_AGAIN, days_later=1)]))
         self._compare(UNCHANGED, world.tables())
         changed = world.change(CHANGED_PERCENT)
         world.settle(vacuum=True)
         name = f"ours: {CHANGED_PERCENT}% changed"
-        self.again.append(Row(name, fsync=is_on, runs=[self._ours(_AGAIN)]))
+        self.again.append(Row(name, fsync=is_on, runs=[self._ours(_AGAIN, days_later=2)]))
         tables = world.tables()
         written = len(tables["library_identity_history"]) - len(self.first["library_identity_history"])
         if written != changed:
@@ -126,8 +126,12 @@ class _Bench:
         self.world.latency(latency)
         self.rows.append(Row(PEER, latency, is_on, 1 / SHARDS_OF_PEER, [self._peer()]))
 
-    def _ours(self, options: dict[str, int] | None = None, shards: int | None = None) -> dict[str, Any]:
-        return in_own_process(ours, servers=self.world.servers, options=options or {}, shards=shards)
+    def _ours(
+        self, options: dict[str, int] | None = None, shards: int | None = None, days_later: int = 0
+    ) -> dict[str, Any]:
+        return in_own_process(
+            ours, servers=self.world.servers, options=options or {}, shards=shards, days_later=days_later
+        )
 
     def _peer(self, due: dict[str, int] | None = None) -> dict[str, Any]:
         return in_own_process(peer, servers=self.world.servers, shards=SHARDS_OF_PEER, due=due or {})

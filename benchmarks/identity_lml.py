@@ -9,6 +9,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+
 from runway_pipelines.local.lml_server import LmlServer, serve
 
 
@@ -18,11 +22,20 @@ def original_of(library_id: int, originals: int) -> int:
 
 
 class PreparedLml(LmlServer):
-    """Gives copies the answers of their originals."""
+    """Gives copies the answers of their originals. PUT /_latency says how many seconds an answer takes from now on."""
 
     def __init__(self, originals: int) -> None:
         super().__init__()
         self._originals = originals
+
+    def app(self) -> Starlette:
+        app = super().app()
+        app.add_route("/_latency", self._set_latency, methods=["PUT"])
+        return app
+
+    async def _set_latency(self, request: Request) -> Response:
+        self._latency_seconds = float(await request.json())
+        return Response(status_code=204)
 
     def _prepare(self, each: dict[str, Any], include_tracks: bool) -> bytes:
         original = original_of(each["library_id"], self._originals)

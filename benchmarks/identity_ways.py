@@ -11,19 +11,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import psycopg
 
 from benchmarks.identity_peer import write_library
 from benchmarks.measure import peak_memory, reset_peak_memory, server_cpu
+from runway_pipelines.identity import services
 from runway_pipelines.identity.counts import Counts, total
 from runway_pipelines.identity.options import MOST_CALLS_IN_FLIGHT, IdentityOptions
 from runway_pipelines.identity.resolution import Circuit
 from runway_pipelines.identity.selection import Cohort, Selection, pages
 from runway_pipelines.identity.services import IdentityServices
+from runway_pipelines.identity.writer import write
 from runway_pipelines.systems.lml.answers import parse_answer
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.verdicts import Library
@@ -41,12 +44,20 @@ _LOG = logging.getLogger("benchmarks")
 _CALLS_IN_FLIGHT = IdentityOptions().calls_in_flight
 
 
-def ours(servers: dict[str, int], options: dict[str, Any], shards: int | None) -> dict[str, Any]:
-    """The shards, or the first so many, one after the other, as the job's steps have it."""
-    with _identity() as identity:
+def ours(servers: dict[str, int], options: dict[str, Any], shards: int | None, days_later: int) -> dict[str, Any]:
+    """The shards, or the first so many, one after the other, as the job's steps have it, so many days from now.
+
+    Asked again on the same day, an unchanged library is not written at all.
+    """
+    later = timedelta(days=days_later)
+
+    def write_later(*arguments: Any, now: datetime, **others: Any) -> Counts:
+        return write(*arguments, now=now + later, **others)
+
+    with _identity() as identity, patch.object(services, "write", write_later):
         told = IdentityOptions(**options)
         identity.require_ready(told)
-        as_of = datetime.now(UTC)
+        as_of = datetime.now(UTC) + later
         _warm_up(identity, as_of)
 
         circuit = identity.run_circuit(told)
@@ -175,7 +186,7 @@ def commits(number: int) -> dict[str, Any]:
 @contextmanager
 def _identity() -> Iterator[IdentityServices]:
     """The pipeline's own services; without its definitions, whose imports would be most of the memory."""
-    services = IdentityServices(
+    unopened = IdentityServices(
         lml=LmlService(base_url=os.environ["LIBRARY_METADATA_URL"], max_in_flight=MOST_CALLS_IN_FLIGHT),
         catalogue=CatalogueDatabase(
             host=os.environ["RUNWAY_CATALOGUE_DB_HOST"],
@@ -185,7 +196,7 @@ def _identity() -> Iterator[IdentityServices]:
             password=os.environ["RUNWAY_CATALOGUE_DB_PASSWORD"],
         ),
     )
-    with services.process_config_and_initialize_cm() as identity:
+    with unopened.process_config_and_initialize_cm() as identity:
         yield identity
 
 
