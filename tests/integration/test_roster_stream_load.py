@@ -175,7 +175,9 @@ def test_a_slow_client_does_not_make_memory_grow(process: StreamProcess, big: Bi
             client.recv(1)
         before = server.settled_memory()
         time.sleep(5)
-        assert server.memory() - before < 5 * MEGABYTE
+        # On a busy machine, parts were still on their way after the memory seemed to stand still (14 MB were seen). Ten
+        # rosters that were read whole would be 130 MB.
+        assert server.memory() - before < 40 * MEGABYTE
         assert server.metric(IN_FLIGHT) == 10
         assert server.get("/healthz").status_code == 200
     finally:
@@ -190,15 +192,15 @@ def test_memory_does_not_grow_with_the_number_of_pulls(process: StreamProcess, b
         """After one of three or so, an allocator still has the last answer's 48 MB; the next round has them again."""
         memory = []
         for _ in range(3):
-            for query in ("", "?source=warehouse") * 3:
+            for query in ("", "?source=warehouse", "?source=warehouse"):
                 assert process.pull(big.run, query).status_code == 200
             memory.append(process.memory())
         return min(memory)
 
     least_of_three_rounds()
     before = least_of_three_rounds()
-    # On a busy machine the allocator may have one answer more in hand than before (43 MB were seen); nine pulls of the
-    # warehouse that each kept no more than the roster's own bytes would be 120 MB.
+    # On a busy machine the allocator may have one answer more in hand than before (43 MB were seen); six pulls of the
+    # warehouse that each kept no more than the roster's own bytes would be 80 MB.
     assert least_of_three_rounds() - before < 60 * MEGABYTE
 
 
