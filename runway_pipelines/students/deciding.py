@@ -15,7 +15,9 @@ import msgspec
 
 from runway_pipelines.students.agreement import (
     BIRTH_DATE,
+    CONTRADICTS,
     FIRST_NAME,
+    LAST_NAME,
     MIDDLE_NAME,
     OBSERVED,
     SCHOOL,
@@ -99,6 +101,9 @@ class _Case(msgspec.Struct, frozen=True, gc=False):
     def exact(self) -> int:
         return sum(self.level(name) == "exact" for name in OBSERVED)
 
+
+_WHOLE_FIRST_NAMES = frozenset({"exact", "nickname", "swapped"})
+_WHOLE_SURNAMES = frozenset({"exact", "swapped"})
 
 _Ruling = tuple[Decision, str] | None
 _Rule = Callable[[_Case], _Ruling]
@@ -194,10 +199,13 @@ def _another_name_and_no_misspelling(case: _Case) -> _Ruling:
     is_alike = case.level(FIRST_NAME) in {"near", "alike", "prefix"}
     is_a_name = case.evidence.namesakes >= case.policy.fewest_namesakes
     is_other_sex = case.level(SEX) == "differs"
-    is_half_a_twin = case.evidence.is_multiple_birth and case.evidence.is_half_named
-    if is_half_a_twin or (is_alike and (is_a_name or is_other_sex or case.evidence.is_multiple_birth)):
-        return Decision.REVIEW, FIRST_NAME_CONTRADICTS
-    return None
+    return (Decision.REVIEW, FIRST_NAME_CONTRADICTS) if is_alike and (is_a_name or is_other_sex) else None
+
+
+def _half_a_twin(case: _Case) -> _Ruling:
+    """Of one who is marked as a twin the first name must be whole: the other one may not be in the roster yet."""
+    is_whole = case.level(FIRST_NAME) in _WHOLE_FIRST_NAMES and not case.evidence.is_half_named
+    return (Decision.REVIEW, FIRST_NAME_CONTRADICTS) if case.evidence.is_multiple_birth and not is_whole else None
 
 
 def _twin_like_competitor(case: _Case) -> _Ruling:
@@ -216,25 +224,32 @@ def _twin_like_competitor(case: _Case) -> _Ruling:
 def _two_candidates(case: _Case) -> _Ruling:
     second = case.evidence.second
     is_close = second is not None and case.best.weight - second.weight < case.policy.margin
-    return (Decision.REVIEW, TWO_CANDIDATES) if is_close or case.evidence.is_divided else None
+    # Two children of a school have one name, and lists are sorted by name: the ID may be the next line's.
+    is_one_of_two = case.evidence.has_namesake and not agrees(case.best.levels, BIRTH_DATE)
+    return (Decision.REVIEW, TWO_CANDIDATES) if is_close or is_one_of_two or case.evidence.is_divided else None
+
+
+def _other_birth_date(case: _Case) -> _Ruling:
+    """With another birth date, both names must be whole, and not common: a cousin's or a brother's is like it."""
+    if case.level(BIRTH_DATE) not in CONTRADICTS[BIRTH_DATE]:
+        return None
+    are_whole = case.level(FIRST_NAME) in _WHOLE_FIRST_NAMES and case.level(LAST_NAME) in _WHOLE_SURNAMES
+    is_rare = case.best.weight >= case.policy.floor_without_id
+    return None if are_whole and is_rare else (Decision.REVIEW, WEAK_EVIDENCE)
 
 
 def _id_confirmed(case: _Case) -> _Ruling:
-    # A brother with a name like it and his brother's ID has another birth date.
-    is_nobodys_brother = case.level(FIRST_NAME) in {"exact", "nickname", "missing"} or agrees(
-        case.best.levels, BIRTH_DATE
-    )
-    is_confirmed = (
-        case.best.ids_agree and case.agreeing >= 2 and is_nobodys_brother and case.best.weight >= case.policy.floor
-    )
+    is_confirmed = case.best.ids_agree and case.agreeing >= 2 and case.best.weight >= case.policy.floor
     return (Decision.ACCEPT, ID_CONFIRMED) if is_confirmed else None
 
 
 def _observables(case: _Case) -> _Ruling:
     """Without an ID: all three agree, two of them exactly, and something else supports it, or all three are exact.
 
-    Twins enroll together: their IDs differ by a digit, and one called ANA may have a sister ANA MARIA.
+    Twins enroll together: their IDs differ by a digit, and one called ANA or KERRY may have a sister ANA MARIA or KERRI
+    who is not in the roster yet. So without an ID the first name must be the roster's, letter for letter.
     """
+    is_whole = case.level(FIRST_NAME) in {"exact", "swapped"}
     could_be_a_twin = case.evidence.is_half_named or (
         case.evidence.is_multiple_birth and case.level(STUDENT_ID) in {"mistyped", "differs"}
     )
@@ -246,6 +261,7 @@ def _observables(case: _Case) -> _Ruling:
     )
     is_accepted = (
         not case.best.ids_agree
+        and is_whole
         and not could_be_a_twin
         and case.agreeing == 3
         and case.exact >= 2
@@ -261,7 +277,9 @@ GUARDS: tuple[_Rule, ...] = (
     _first_name_contradicts,
     _other_middle_name_or_suffix,
     _another_name_and_no_misspelling,
+    _half_a_twin,
     _twin_like_competitor,
     _two_candidates,
+    _other_birth_date,
 )
 RULES: tuple[_Rule, ...] = (*GUARDS, _id_confirmed, _observables)

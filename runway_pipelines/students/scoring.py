@@ -110,6 +110,14 @@ from (
 ) join people_arrow using (person) left join first_name_count using (first_name)
 group by line, is_multiple_birth, is_divided
 """
+# Lines of which another student has the candidate's whole name, at the candidate's school or one of the chosen one's.
+_NAMESAKES = """
+select distinct line
+from best join candidate using (line) join people_arrow as chosen using (person)
+join student as other on other.first_name = candidate.first_name and other.last_name = candidate.last_name
+where rank = 1 and other.person <> best.person
+    and list_has_any(other.school_ids, list_append(coalesce(chosen.school_ids, []), candidate.school_id))
+"""
 _OWNERS = """
 select line, list_sort(list(distinct person)) from candidate_id join code using (student_id) group by line
 """
@@ -160,6 +168,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     is_divided: bool = False
     suffix_differs: bool = False
     namesakes: int = 0  # how many students have the candidate's first name
+    has_namesake: bool = False  # another student of the school has the candidate's whole name
     is_half_named: bool = False  # one is called ANA and the other ANA MARIA
 
 
@@ -266,6 +275,7 @@ def _evidence(
     rivals = {line: Rivals(likeness, own) for line, likeness, own in database.execute(_RIVALS).fetchall()}
     chosen = {line: facts for line, *facts in database.execute(_CHOSEN).fetchall()}
     contradicted = _contradicted(database, model)
+    namesakes_at_school = {line for (line,) in database.execute(_NAMESAKES).fetchall()}
     for line, found in pairs.items():
         is_multiple_birth, is_divided, suffix_differs, namesakes, is_half_named = chosen[line]
         yield (
@@ -280,6 +290,7 @@ def _evidence(
                 is_divided=is_divided,
                 suffix_differs=suffix_differs,
                 namesakes=namesakes,
+                has_namesake=line in namesakes_at_school,
                 is_half_named=is_half_named,
             ),
         )
