@@ -21,9 +21,9 @@ from psycopg import Connection, sql
 from runway_pipelines.identity.transactions import Connections, in_transaction
 from runway_pipelines.systems.lml.verdicts import Library
 
-# Libraries judged by one read: 131 reads for 650,000, however few of them are due, and about 3 MB when all are.
+# Libraries judged by one read: 131 reads for 650,000, however few of them are due, and 5 MB when all are.
 WINDOW = 5_000
-# Ids that one pass over the stamped libraries brings, about 5 MB; each pass reads the whole table.
+# Ids that one pass over the stamped libraries brings; each pass reads the whole table.
 PASS = 50_000
 _BEFORE_ALL = -(2**31)
 _BEFORE_EVER = datetime.min.replace(tzinfo=UTC)
