@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Event, Lock
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from runway_pipelines.errors import (
     ConfigurationError,
@@ -91,13 +91,6 @@ class Circuit:
             )
 
 
-class Page(NamedTuple):
-    """The libraries of one call, with or without their tracks."""
-
-    libraries: Sequence[Library]
-    include_tracks: bool
-
-
 @dataclass
 class _Batch:
     """A batch's progress; ``failure`` is its latest."""
@@ -130,8 +123,8 @@ class Resolver:
     calls_in_flight: int
     writers: int
 
-    def resolve(self, pages: Iterator[Page]) -> Counts:
-        """Resolve the pages, one call each, until the circuit opens; returns the counts in any case."""
+    def resolve(self, pages: Iterator[Sequence[Library]]) -> Counts:
+        """Resolve the pages of libraries, one call each, until the circuit opens; returns the counts in any case."""
         counts = Counts()
         writing = BoundedSemaphore(self.writers)
         under_way: set[Future[Counts]] = set()
@@ -149,7 +142,7 @@ class Resolver:
                 raise
         return counts
 
-    def _while_closed(self, pages: Iterator[Page]) -> Iterator[Page]:
+    def _while_closed(self, pages: Iterator[Sequence[Library]]) -> Iterator[Sequence[Library]]:
         """The pages until the circuit opens; an unreadable catalogue opens it too."""
         try:
             while not self.circuit.is_open and (page := next(pages, None)) is not None:
@@ -166,11 +159,12 @@ class Resolver:
                 self.log.info(f"{counts.scanned} libraries so far, {counts.rows_resolved} resolved")
         return left
 
-    def _batch(self, page: Page, writing: BoundedSemaphore) -> Counts:
+    def _batch(self, libraries: Sequence[Library], writing: BoundedSemaphore) -> Counts:
         if self.circuit.is_open:
             return Counts()
-        batch, libraries = _Batch(), page.libraries
-        parts = self.lml.resolve_halving(libraries, include_tracks=page.include_tracks, stopped=self.circuit.opened)
+        batch = _Batch()
+        # Tracks are asked for whatever the library seems to be: a compilation may hide among the others.
+        parts = self.lml.resolve_halving(libraries, include_tracks=True, stopped=self.circuit.opened)
         try:
             for part in parts:
                 self._take(part, batch, writing)

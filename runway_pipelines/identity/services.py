@@ -11,7 +11,7 @@ from runway_pipelines.identity.counts import Counts
 from runway_pipelines.identity.health import IdentityHealth, identity_health
 from runway_pipelines.identity.migration import require_columns
 from runway_pipelines.identity.options import IdentityOptions, require_in_range
-from runway_pipelines.identity.resolution import Circuit, Page, Resolver, Write
+from runway_pipelines.identity.resolution import Circuit, Resolver, Write
 from runway_pipelines.identity.rights import require_rights
 from runway_pipelines.identity.selection import Cohort, Selection, count, pages
 from runway_pipelines.identity.writer import write
@@ -64,10 +64,7 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
             writers=options.writers,
         )
         sizes = {Cohort.NON_VA: options.batch_size, Cohort.VA: options.compilation_batch_size}
-        # Tracks of others are asked for too: a compilation may hide among them.
-        return resolver.resolve(
-            Page(libraries, include_tracks=True) for _, libraries in pages(self.catalogue.connection, selection, sizes)
-        )
+        return resolver.resolve(libraries for _, libraries in pages(self.catalogue.connection, selection, sizes))
 
     def run_circuit(self, options: IdentityOptions) -> Circuit:
         """The one circuit of the run, which its shards pass on; made for the first of them."""

@@ -279,7 +279,7 @@ def before_statements(monkeypatch: pytest.MonkeyPatch, tell: Callable[[str, psyc
     @contextmanager
     def telling(database: CatalogueDatabase) -> Iterator[psycopg.Connection[Any]]:
         with usual(database) as connection:
-            execute = connection.execute
+            execute, factory = connection.execute, connection.cursor_factory
 
             def told(statement: Any, *arguments: Any, **options: Any) -> Any:
                 if not isinstance(statement, str):  # ours are bytes or composed
@@ -287,10 +287,17 @@ def before_statements(monkeypatch: pytest.MonkeyPatch, tell: Callable[[str, psyc
                     tell(text, connection)
                 return execute(statement, *arguments, **options)
 
+            class Telling(psycopg.Cursor[Any]):
+                def copy(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+                    tell(statement.decode(), connection)
+                    return super().copy(statement, *arguments, **options)
+
             connection.execute = told  # type: ignore[method-assign]
+            connection.cursor_factory = Telling
             try:
                 yield connection
             finally:
                 del connection.execute  # type: ignore[method-assign]
+                connection.cursor_factory = factory
 
     monkeypatch.setattr(CatalogueDatabase, "connection", telling)

@@ -18,7 +18,7 @@ import pytest
 from runway_pipelines.errors import ConfigurationError, LmlRefused, Unavailable
 from runway_pipelines.identity import resolution
 from runway_pipelines.identity.counts import Counts, Skip
-from runway_pipelines.identity.resolution import Circuit, Page, Resolver, Write
+from runway_pipelines.identity.resolution import Circuit, Resolver, Write
 from runway_pipelines.identity.writer import write
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.systems.lml.client import LmlService
@@ -107,7 +107,7 @@ def ids(*numbers: int) -> set[int]:
 
 
 def resolve(resolver: Resolver, from_pages: Iterator[Sequence[Library]] | None = None) -> Counts:
-    counts = resolver.resolve(Page(libraries, include_tracks=True) for libraries in from_pages or pages())
+    counts = resolver.resolve(from_pages or pages())
     assert counts.scanned == counts.accounted_for
     return counts
 

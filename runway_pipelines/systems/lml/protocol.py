@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import orjson
 
 from runway_pipelines.errors import (
     ConfigurationError,
@@ -87,7 +86,7 @@ def request_body(libraries: Sequence[Library], *, include_tracks: bool) -> bytes
             came=str(len(libraries)),
             remedy=f"set a batch size from 1 to {MOST_INPUTS}",
         )
-    return orjson.dumps({"inputs": libraries, "include_tracks": include_tracks})
+    return msgspec.json.encode({"inputs": libraries, "include_tracks": include_tracks})
 
 
 def decoded(body: bytes) -> Mapping[str, Any]:

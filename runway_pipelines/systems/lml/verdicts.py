@@ -52,17 +52,16 @@ class Kind(StrEnum):
     UNRESOLVED = "unresolved"
 
 
-@dataclass(frozen=True, slots=True)
-class Library:
-    """A catalogue row as LML sees it."""
+# None of the structs can be part of a cycle, so the garbage collector need not track them.
+
+
+class Library(msgspec.Struct, frozen=True, gc=False):
+    """A catalogue row as LML sees it, and the request's JSON for it."""
 
     library_id: int
     legacy_release_id: int | None
     artist_name: str
     album_title: str
-
-
-# None of the structs can be part of a cycle, so the garbage collector need not track them.
 
 
 class ArtistIds(msgspec.Struct, frozen=True, gc=False):
