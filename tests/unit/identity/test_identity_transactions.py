@@ -121,7 +121,7 @@ def test_a_missing_right_is_named_as_one_without_a_rows_text() -> None:
     def work(connection: Any) -> None:
         raise psycopg.errors.InsufficientPrivilege("a row's text")
 
-    with pytest.raises(Permanent, match="a missing right.*grant it") as failed:
+    with pytest.raises(Permanent, match=r"a missing right.*grant it") as failed:
         in_transaction(connections, work)
     assert len(opened) == 1 and failed.value.code == "42501"
     assert "a row's text" not in str(failed.value) and failed.value.__context__ is None
