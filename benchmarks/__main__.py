@@ -29,6 +29,7 @@ from benchmarks import (
     rotation,
     scale,
     students,
+    students_splink,
 )
 from benchmarks.measure import Report
 from runway_pipelines.local.processes import exit_on_termination
@@ -64,7 +65,18 @@ def main() -> int:
         help=f"one or more of {', '.join(BENCHMARKS)}; by default all except {', '.join(sorted(SLOW))}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    parser.add_argument(
+        "--train",
+        type=Path,
+        nargs="?",
+        const=students_splink.SHIPPED,
+        metavar="FILE",
+        help="instead, train the model of student resolution on a synthetic district, and write it there",
+    )
     options = parser.parse_args()
+    if options.train:
+        print(students_splink.train(options.train))
+        return 0
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"unknown benchmark {', '.join(sorted(unknown))}: choose from {', '.join(BENCHMARKS)}")
     # Loopback servers and their clients must not be sent through a proxy.

@@ -29,6 +29,7 @@ SEEDS = range(101, 111)
 NOISES = (1, 2)
 DISTRICT, ROWS = 50_000, 10_000
 SIZES = ((20_000, 100_000),)
+SPLINK_DISTRICT, SPLINK_ROWS, MOST_APART = 20_000, 4_000, 1e-6
 LARGE_SIZES = ((20_000, 1_000_000),)
 _COLUMNS = ("", "rows", "accepted", "to the wrong child", "recall", "with right reviews", "foreign")
 
@@ -38,7 +39,8 @@ Tables = tuple[pa.Table, pa.Table, pa.Table]
 def run() -> Iterator[Report]:
     """The tables: right and wrong, and seconds and megabytes."""
     yield _right_and_wrong()
-    yield _costs("students", SIZES)
+    yield _costs("students_costs", SIZES)
+    yield _beside_splink()
 
 
 def run_scale() -> Iterator[Report]:
@@ -200,6 +202,38 @@ def judge_febrl() -> dict[str, Any]:
     return {
         "counts": count(file, resolve(read_candidates(file.lines, TODAY), prepare_persons(*tables), shipped_model()))
     }
+
+
+def _beside_splink() -> Report:
+    report = Report(
+        "students_splink",
+        f"students: weights beside those of Splink's linker with the same model, {SPLINK_ROWS:,} candidates of "
+        f"{SPLINK_DISTRICT:,} students",
+        ("", "pairs", "furthest apart, bits", "seconds", "Splink, seconds"),
+    )
+    result = in_own_process(measure_splink)
+    report.rows.append(
+        (
+            "weights of the same pairs",
+            f"{result['pairs']:,}",
+            f"{result['furthest']:.1e}",
+            f"{result['seconds']:.2f}",
+            f"{result['splink_seconds']:.2f}",
+        )
+    )
+    report.numbers.update(result)
+    if not result["pairs"] or result["furthest"] > MOST_APART:
+        report.wrong.append(f"weights differ from Splink's by {result['furthest']} bits")
+    return report
+
+
+def measure_splink() -> dict[str, Any]:
+    """Both ones' weights of one district; Splink looks at fewer pairs, those of four plain rules."""
+    from benchmarks.students_splink import weights_beside_splinks
+
+    district = make_district(1, SPLINK_DISTRICT)
+    file = make_file(district, 1, SPLINK_ROWS, 2, everything=True)
+    return weights_beside_splinks(read_candidates(file.lines, TODAY).valid, prepare_persons(*make_tables(district, 1)))
 
 
 _FEBRL = ("dataset4a.csv", "dataset4b.csv")

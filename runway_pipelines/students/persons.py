@@ -90,14 +90,15 @@ create table people as
         left join grades on raw = entry_grade_level::varchar group by person
     ), known as (
         select person, min(unique_id) filter (api_year = latest) as student_unique_id,
-            count(distinct unique_id) > 1 as has_several_ids, bool_or(is_multiple_birth) as is_multiple_birth
+            min(unique_id) <> max(unique_id) as has_several_ids, bool_or(is_multiple_birth) as is_multiple_birth
         from student join (select person, max(api_year) as latest from student group by person) using (person)
         group by person
     ), written as (
-        select person, count(distinct first_name) > 1 or count(distinct birth_date) > 1 as differs
+        select person, min(first_name) <> max(first_name) or min(birth_date) <> max(birth_date) as differs
         from variant group by person
     )
-    select person, student_unique_id, school_ids, grade, is_multiple_birth, has_several_ids and differs as is_divided
+    select person, student_unique_id, school_ids, grade, is_multiple_birth,
+        has_several_ids and coalesce(differs, false) as is_divided
     from known join written using (person) left join attended using (person);
 """
 
