@@ -113,8 +113,12 @@ def _events_of(
 ) -> Iterator[OperatorEvent]:
     outcome = run_log.outcome_of(run)
     if outcome.job_name != watched.freshness_job:
-        previous = run_log.previous_outcome(run)
-        yield from events_of(outcome, previous, dagster_url, identity_jobs=watched.identity_jobs)
+        earlier = run_log.previous_outcomes(run)
+        previous = next(earlier, None)
+        judged = previous
+        if previous is not None and not previous.has_judged:
+            judged = next((each for each in earlier if each.has_judged), previous)
+        yield from events_of(outcome, previous, dagster_url, identity_jobs=watched.identity_jobs, judged=judged)
     elif outcome.is_success:
         before = run_log.previous_run(run)
         for tell, found_by in ((freshness_event, run_log.stale_rosters), (unusable_code_event, run_log.unusable_codes)):

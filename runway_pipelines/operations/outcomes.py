@@ -54,22 +54,33 @@ class RunOutcome:
     holds: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def has_judged(self) -> bool:
+        """Whether it says how rosters are; a run that was refused as a whole, or that Dagster dropped, does not."""
+        return self.credentials_failure is None and (bool(self.counts) or not self.has_failed)
+
+    @property
     def has_failed(self) -> bool:
         """Whether it failed for more than rosters that wait for a person."""
         return not self.is_success and not (self.reasons and self.reasons.keys() <= self.holds.keys())
 
 
 def events_of(
-    outcome: RunOutcome, previous: RunOutcome | None, dagster_url: str | None, *, identity_jobs: frozenset[str]
+    outcome: RunOutcome,
+    previous: RunOutcome | None,
+    dagster_url: str | None,
+    *,
+    identity_jobs: frozenset[str],
+    judged: RunOutcome | None = None,
 ) -> list[OperatorEvent]:
     """The events for an outcome; ``previous`` is the one before it of the same job and partner, if any.
 
-    Of rosters that a guard holds operators hear once for each candidate and its guards, and when they are held no more.
+    Of rosters that a guard holds operators hear once for each candidate and its guards, and when they are held no more:
+    since ``judged``, the last outcome that says how rosters are. By default that is the previous one.
     """
-    known = previous.holds if previous else {}
+    told_before = judged or previous
+    known = told_before.holds if told_before else {}
     new = {tenant for tenant, hold in outcome.holds.items() if known.get(tenant) != hold}
-    # A run that was refused as a whole, or that Dagster dropped, judged no roster.
-    gone = set() if outcome.has_failed and not outcome.counts else known.keys() - outcome.reasons.keys()
+    gone = known.keys() - outcome.reasons.keys() if outcome.has_judged else set()
     told = {
         ROSTER_HELD: replace(outcome, reasons={tenant: outcome.reasons[tenant] for tenant in sorted(new)}),
         ROSTER_RELEASED: replace(outcome, reasons=dict.fromkeys(sorted(gone), "no longer held")),

@@ -55,16 +55,15 @@ class RunLog:
             credentials_failure=None if is_success else self._credentials_failure(run.run_id),
         )
 
-    def previous_outcome(self, record: dg.RunRecord) -> RunOutcome | None:
-        """The newest outcome of the same job and partner from before this run ended."""
+    def previous_outcomes(self, record: dg.RunRecord) -> Iterator[RunOutcome]:
+        """The same job and partner's outcomes from before this run ended, the newest first; `LOOK_BACK` at most."""
         run = record.dagster_run
         if PARTITION_TAG not in run.tags:
-            return None
+            return
         of_partner = dg.RunsFilter(job_name=run.job_name, statuses=ENDED, tags={PARTITION_TAG: run.tags[PARTITION_TAG]})
         for earlier in self.instance.get_run_records(of_partner, limit=LOOK_BACK, cursor=run.run_id):  # newest first
             if end_of(earlier) <= end_of(record):
-                return self.outcome_of(earlier)
-        return None
+                yield self.outcome_of(earlier)
 
     def stale_rosters(self, run_id: str) -> dict[str, dict[str, str]]:
         """The stale tenants' keys and what is known of each, by partner, for every partner that the run judged.

@@ -84,6 +84,24 @@ def test_operators_hear_of_a_hold_once_and_of_its_end(
     assert {each.detail_type: list(each.detail["reasons"]) for each in found} == expected
 
 
+@pytest.mark.parametrize("between", [CRASH, no_login()], ids=["a crash", "refused credentials"])
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (guarded(), {ROSTER_REFRESH_RECOVERED: []}),
+        (guarded("ffff students_lost"), {ROSTER_HELD: ["acme/north"], ROSTER_REFRESH_RECOVERED: []}),
+        (SUCCESS, {ROSTER_RELEASED: ["acme/north"], ROSTER_REFRESH_RECOVERED: []}),
+    ],
+    ids=["still held", "another candidate", "released"],
+)
+def test_a_night_that_judged_nothing_makes_no_news_of_a_hold(
+    between: RunOutcome, outcome: RunOutcome, expected: dict[str, list[str]]
+) -> None:
+    assert not between.has_judged
+    found = events_of(outcome, between, None, identity_jobs=frozenset([IDENTITY]), judged=guarded())
+    assert {each.detail_type: list(each.detail["reasons"]) for each in found} == expected
+
+
 @pytest.mark.parametrize(
     ("previous", "outcome", "expected"),
     [
