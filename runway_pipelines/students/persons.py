@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from runway_pipelines.errors import RowsUnreadable
 from runway_pipelines.students.dates import DEFAULT_DATES, FEWEST_OF_ONE_DATE, MOST_OF_ONE_DATE
@@ -28,20 +29,13 @@ STUDENTS_COLUMNS = (
 SCHOOLS_COLUMNS = ("k_student_xyear", "api_year", "school_id", "entry_grade_level")
 CODES_COLUMNS = ("k_student_xyear", "id_type", "id_code")
 
-# Keys are numbered in their order, so that no number depends on the order of the rows.
 _STUDENTS = """
-create table person as
-    select (row_number() over (order by key) - 1)::int as person, key from (
-        select distinct trim(k_student_xyear::varchar) as key from students_rows
-        where trim(k_student_xyear::varchar) <> '' and trim(student_unique_id::varchar) <> ''
-    );
 create table student as
-    select person, api_year::int as api_year,
-        trim(student_unique_id::varchar) as unique_id, trim(first_name) as first_name, trim(middle_name) as middle_name,
-        trim(last_name) as last_name, nullif(trim(maiden_name), '') as maiden_name, generation_code_suffix as suffix,
-        birth_date::date as birth_date, birth_sex as sex, coalesce(is_multiple_birth::bool, false) as is_multiple_birth
-    from students_rows join person on key = trim(k_student_xyear::varchar)
-    where trim(student_unique_id::varchar) <> '';
+    select person, api_year::int as api_year, trim(student_unique_id::varchar) as unique_id,
+        trim(first_name) as first_name, trim(middle_name) as middle_name, trim(last_name) as last_name,
+        nullif(trim(maiden_name), '') as maiden_name, generation_code_suffix as suffix, birth_date::date as birth_date,
+        birth_sex as sex, coalesce(is_multiple_birth::bool, false) as is_multiple_birth
+    from students_rows where person is not null and trim(student_unique_id::varchar) <> '';
 """
 _DEFAULT_DATES = """
 create table default_date as
@@ -73,11 +67,14 @@ create table variant as
 """
 _CODES = """
 create table code as
+    with written as (
+        select person, trim(id_type::varchar) as id_type, trim(id_code::varchar) as id_code
+        from codes_rows where person is not null
+    )
     select person, $unique_id as id_type, unique_id as student_id from student
     union
-    select person, trim(id_type::varchar), regexp_replace(trim(id_code::varchar), '[.]0$', '')
-    from codes_rows join person on key = trim(k_student_xyear::varchar)
-    where upper(trim(id_code::varchar)) not in (select unnest($missing));
+    select person, id_type, case when ends_with(id_code, '.0') then id_code[:-3] else id_code end
+    from written where upper(id_code) not in (select unnest($missing));
 """
 # A student's own ID is the one of the latest year. A key with several IDs, and several first names or birth dates, is
 # perhaps two children: it is `divided`, and nobody is resolved to it without a person's look.
@@ -86,8 +83,7 @@ create table people as
     with attended as (
         select person, list_sort(list(distinct trim(school_id::varchar)) filter (trim(school_id::varchar) <> ''))
             as school_ids, arg_max(value, api_year::int * 100 + value) as grade
-        from schools_rows join person on key = trim(k_student_xyear::varchar)
-        left join grades on raw = entry_grade_level::varchar group by person
+        from schools_rows left join grades on raw = entry_grade_level::varchar where person is not null group by person
     ), known as (
         select person, min(unique_id) filter (api_year = latest) as student_unique_id,
             min(unique_id) <> max(unique_id) as has_several_ids, bool_or(is_multiple_birth) as is_multiple_birth
@@ -128,8 +124,9 @@ def prepare_persons(students: pa.Table, schools: pa.Table, codes: pa.Table, mean
     _require(schools, SCHOOLS_COLUMNS, "school associations")
     _require(codes, CODES_COLUMNS, "codes")
     with memory_database(means) as database:
+        known = _known_keys(students)
         for name, rows in {"students_rows": students, "schools_rows": schools, "codes_rows": codes}.items():
-            database.register(name, rows)
+            database.register(name, _numbered(rows, known))
         try:
             _make_tables(database)
         except duckdb.ConversionException:  # its text quotes the value
@@ -149,6 +146,22 @@ def _require(table: pa.Table, columns: Sequence[str], name: str) -> None:
             came=f"none called {', '.join(missing)}",
             remedy="bring the warehouse's staging models up to date",
         )
+
+
+def _known_keys(students: pa.Table) -> pa.Array:
+    """The students' keys in their order, so that no number depends on the order of the rows."""
+    keys = pc.unique(_keys(students).drop_null())
+    return keys.take(pc.sort_indices(keys))
+
+
+def _numbered(rows: pa.Table, known: pa.Array) -> pa.Table:
+    """The rows with the number of their student, null for nobody: DuckDB joins numbers faster than texts."""
+    return rows.append_column("person", pc.index_in(_keys(rows), value_set=known))
+
+
+def _keys(rows: pa.Table) -> pa.ChunkedArray:
+    keys = pc.utf8_trim_whitespace(rows["k_student_xyear"].cast(pa.string()))
+    return pc.if_else(pc.equal(keys, ""), pa.scalar(None, pa.string()), keys)
 
 
 def _make_tables(database: duckdb.DuckDBPyConnection) -> None:

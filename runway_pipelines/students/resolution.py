@@ -7,7 +7,7 @@ name or a birth date.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,13 +147,14 @@ def _summary(
 ) -> Summary:
     records = {each.line: each.record_count for each in candidates.valid}
     lines = sorted([*records, *(each.line for each in candidates.invalid)])
-    decisions, reasons = _Counter(), _Counter()
-    for line, resolution in zip(lines, resolutions, strict=True):
-        decisions.add(resolution.decision.value, records.get(line, 1))
-        reasons.add(f"{resolution.decision}:{resolution.reason}", records.get(line, 1))
+    counted = [
+        (each.decision.value, each.reason, records.get(line, 1)) for line, each in zip(lines, resolutions, strict=True)
+    ]
+    decisions = _Counter((decision, count) for decision, _, count in counted)
+    reasons = _Counter((f"{decision}:{reason}", count) for decision, reason, count in counted)
     return Summary(
         candidates=len(lines),
-        records=sum(records.get(line, 1) for line in lines),
+        records=sum(count for _, _, count in counted),
         decisions=decisions.counts(),
         reasons=reasons.counts(),
         id_alone=_id_alone(scores, verdicts, records),
@@ -168,28 +169,27 @@ def _summary(
 
 def _id_alone(scores: Scores, verdicts: Mapping[int, Verdict], records: Mapping[int, int]) -> IdAlone:
     """A match is wrong if it is another student than the accepted one, or one whom two observables contradict."""
-    counter = _Counter()
+    contradicted: list[int] = []
+    to_another: list[int] = []
     for line, found in scores.id_alone.items():
-        counter.add("matched", records[line])
         student = verdicts[line].student
-        if student is not None and found != {student.person}:
-            counter.add("to_another_student", records[line])
-        elif student is None and verdicts[line].evidence.owners_contradicted:
-            counter.add("contradicted", records[line])
-    return IdAlone(counter.of("matched"), counter.of("to_another_student"), counter.of("contradicted"))
+        if student is None:
+            contradicted += [records[line]] if verdicts[line].evidence.owners_contradicted else []
+        elif found != {student.person}:
+            to_another.append(records[line])
+    matched = [records[line] for line in scores.id_alone]
+    return IdAlone(*(Counts(len(each), sum(each)) for each in (matched, to_another, contradicted)))
 
 
 class _Counter:
-    def __init__(self) -> None:
-        self._candidates: Counter[str] = Counter()
-        self._records: Counter[str] = Counter()
+    """Candidates and records by name."""
 
-    def add(self, name: str, records: int) -> None:
-        self._candidates[name] += 1
-        self._records[name] += records
-
-    def of(self, name: str) -> Counts:
-        return Counts(self._candidates[name], self._records[name])
+    def __init__(self, counted: Iterable[tuple[str, int]]) -> None:
+        self._counts = Counter(counted)
 
     def counts(self) -> dict[str, Counts]:
-        return {name: self.of(name) for name in sorted(self._candidates)}
+        counts: dict[str, Counts] = {}
+        for (name, records), candidates in sorted(self._counts.items()):
+            before = counts.get(name, Counts(0, 0))
+            counts[name] = Counts(before.candidates + candidates, before.records + candidates * records)
+        return counts
