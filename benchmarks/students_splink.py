@@ -176,7 +176,7 @@ def _database(candidates: tuple[Candidate, ...], persons: Persons, model: Model)
     database = duckdb.connect(":memory:", config={"threads": Means().threads})
     try:
         scoring._load_students(database, persons, model)
-        scoring._load_candidates(database, candidates)
+        scoring._load_candidates(database, scoring._candidate_table(candidates))
         database.execute(_MISTYPED)
         shared = ", ".join(_SHARED)
         database.execute(

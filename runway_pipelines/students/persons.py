@@ -7,8 +7,9 @@ hold names and birth dates, so nothing here is ever printed, and no error quotes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
@@ -76,15 +77,17 @@ create table code as
     select person, id_type, case when ends_with(id_code, '.0') then id_code[:-3] else id_code end
     from written where upper(id_code) not in (select unnest($missing));
 """
+_ATTENDED = """
+create table attended as
+    select person, list_sort(list(distinct trim(school_id::varchar)) filter (trim(school_id::varchar) <> ''))
+        as school_ids, arg_max(value, api_year::int * 100 + value) as grade
+    from schools_rows left join grades on raw = entry_grade_level::varchar where person is not null group by person;
+"""
 # A student's own ID is the one of the latest year. A key with several IDs, and several first names or birth dates, is
 # perhaps two children: it is `divided`, and nobody is resolved to it without a person's look.
 _PEOPLE = """
 create table people as
-    with attended as (
-        select person, list_sort(list(distinct trim(school_id::varchar)) filter (trim(school_id::varchar) <> ''))
-            as school_ids, arg_max(value, api_year::int * 100 + value) as grade
-        from schools_rows left join grades on raw = entry_grade_level::varchar where person is not null group by person
-    ), known as (
+    with known as (
         select person, min(unique_id) filter (api_year = latest) as student_unique_id,
             min(unique_id) <> max(unique_id) as has_several_ids, bool_or(is_multiple_birth) as is_multiple_birth
         from student join (select person, max(api_year) as latest from student group by person) using (person)
@@ -118,6 +121,15 @@ class Persons:
         return int(self.people.nbytes + self.variants.nbytes + self.codes.nbytes)
 
 
+class _Values(NamedTuple):
+    """Distinct values, what Python makes of each, and the table's columns after ``raw``, the value itself."""
+
+    name: str
+    query: str
+    read: Callable[[str], tuple[Any, ...]]
+    schema: pa.Schema
+
+
 def prepare_persons(students: pa.Table, schools: pa.Table, codes: pa.Table, means: Means = USUAL_MEANS) -> Persons:
     """The students of the warehouse's rows, of all years. Raises `RowsUnreadable`, which names a missing column."""
     _require(students, STUDENTS_COLUMNS, "students")
@@ -125,10 +137,8 @@ def prepare_persons(students: pa.Table, schools: pa.Table, codes: pa.Table, mean
     _require(codes, CODES_COLUMNS, "codes")
     with memory_database(means) as database:
         known = _known_keys(students)
-        for name, rows in {"students_rows": students, "schools_rows": schools, "codes_rows": codes}.items():
-            database.register(name, _numbered(rows, known))
         try:
-            _make_tables(database)
+            _make_tables(database, *(_numbered(rows, known) for rows in (students, schools, codes)))
         except duckdb.ConversionException:  # its text quotes the value
             raise RowsUnreadable(
                 expected="dates in birth_date, numbers in api_year and truth values in is_multiple_birth",
@@ -164,31 +174,44 @@ def _keys(rows: pa.Table) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(keys, ""), pa.scalar(None, pa.string()), keys)
 
 
-def _make_tables(database: duckdb.DuckDBPyConnection) -> None:
+def _make_tables(database: duckdb.DuckDBPyConnection, students: pa.Table, schools: pa.Table, codes: pa.Table) -> None:
+    """DuckDB works beside Python: what needs no name is made while the names are read, a third of the time."""
+    database.register("students_rows", students)
     database.execute(_STUDENTS)
-    database.execute(
-        _DEFAULT_DATES, {"usual": sorted(DEFAULT_DATES), "fewest": FEWEST_OF_ONE_DATE, "share": MOST_OF_ONE_DATE}
-    )
-    for name, query, read, schema in _READ_ONCE:
-        values = [value for (value,) in database.execute(query).fetchall()]
-        rows = [(value, *read(value)) for value in values]
-        columns = zip(*rows, strict=True) if rows else ((),) * len(schema)
-        database.register(
-            name,
-            pa.table(
-                [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
-            ),
+    with ThreadPoolExecutor(1) as beside:
+        others = beside.submit(_make_nameless_tables, database.cursor(), schools, codes)
+        database.execute(
+            _DEFAULT_DATES, {"usual": sorted(DEFAULT_DATES), "fewest": FEWEST_OF_ONE_DATE, "share": MOST_OF_ONE_DATE}
         )
-    database.execute(_VARIANTS)
-    database.execute(_CODES, {"unique_id": UNIQUE_ID, "missing": sorted(MISSING)})
+        for values in _NAMES:
+            _read_once(database, values)
+        database.execute(_VARIANTS)
+        others.result()
     database.execute(_PEOPLE)
+
+
+def _make_nameless_tables(database: duckdb.DuckDBPyConnection, schools: pa.Table, codes: pa.Table) -> None:
+    database.register("schools_rows", schools)
+    database.register("codes_rows", codes)
+    _read_once(database, _GRADES)
+    database.execute(_ATTENDED)
+    database.execute(_CODES, {"unique_id": UNIQUE_ID, "missing": sorted(MISSING)})
+
+
+def _read_once(database: duckdb.DuckDBPyConnection, values: _Values) -> None:
+    """Let Python read each distinct value once: names repeat, and reading one takes 10 microseconds."""
+    found = [value for (value,) in database.execute(values.query).fetchall()]
+    rows = [(value, *values.read(value)) for value in found]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(values.schema)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, values.schema, strict=True)]
+    database.register(values.name, pa.table(arrays, schema=values.schema))
 
 
 def _table(database: duckdb.DuckDBPyConnection, name: str) -> pa.Table:
     return database.table(name).order(", ".join(database.table(name).columns)).to_arrow_table()
 
 
-# What Python reads, once for each distinct value: names repeat, and reading one takes 10 microseconds.
+# What Python reads.
 
 
 def _given(text: str) -> tuple[str | None, list[str], str | None, bool]:
@@ -211,31 +234,42 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 
 _TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
-_READ_ONCE: tuple[tuple[str, str, Callable[[str], tuple[Any, ...]], pa.Schema], ...] = (
-    (
-        "given_names", "select distinct first_name from student where first_name is not null",
-        _given, _schema(first=_TEXT, initials=_TEXTS, suffix=_TEXT, is_compound=pa.bool_()),
+_NAMES = (
+    _Values(
+        "given_names",
+        "select distinct first_name from student where first_name is not null",
+        _given,
+        _schema(first=_TEXT, initials=_TEXTS, suffix=_TEXT, is_compound=pa.bool_()),
     ),
-    (
-        "middle_names", "select distinct middle_name from student where middle_name is not null",
-        _middle, _schema(initials=_TEXTS),
+    _Values(
+        "middle_names",
+        "select distinct middle_name from student where middle_name is not null",
+        _middle,
+        _schema(initials=_TEXTS),
     ),
-    (
+    _Values(
         "surnames",
         "select last_name from student where last_name is not null "
         "union select maiden_name from student where maiden_name is not null",
-        _surname, _schema(joined=_TEXT, tokens=_TEXTS, suffix=_TEXT),
+        _surname,
+        _schema(joined=_TEXT, tokens=_TEXTS, suffix=_TEXT),
     ),
-    (
-        "suffixes", "select distinct suffix from student where suffix is not null",
-        lambda text: (suffix_of(text),), _schema(value=_TEXT),
+    _Values(
+        "suffixes",
+        "select distinct suffix from student where suffix is not null",
+        lambda text: (suffix_of(text),),
+        _schema(value=_TEXT),
     ),
-    (
-        "sexes", "select distinct sex from student where sex is not null",
-        lambda text: (sex_letter(text),), _schema(value=_TEXT),
+    _Values(
+        "sexes",
+        "select distinct sex from student where sex is not null",
+        lambda text: (sex_letter(text),),
+        _schema(value=_TEXT),
     ),
-    (
-        "grades", "select distinct entry_grade_level::varchar from schools_rows where entry_grade_level is not null",
-        lambda text: (grade_number(text),), _schema(value=pa.int32()),
-    ),
-)  # fmt: skip
+)
+_GRADES = _Values(
+    "grades",
+    "select distinct entry_grade_level::varchar from schools_rows where entry_grade_level is not null",
+    lambda text: (grade_number(text),),
+    _schema(value=pa.int32()),
+)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import duckdb
@@ -184,14 +185,18 @@ def score(candidates: Sequence[Candidate], persons: Persons, model: Model, means
     """The evidence of every candidate. Raises `TooLargeToResolve`."""
     evidence: dict[int, Evidence] = {}
     with memory_database(means) as database:
-        _load_students(database, persons, model)
-        _load_ids(database, candidates)
+        database.register("people_arrow", persons.people)
+        with ThreadPoolExecutor(1) as beside:  # DuckDB works while Python does
+            students = beside.submit(_load_students, database.cursor(), persons, model)
+            table = _candidate_table(candidates[:PART])
+            _load_ids(database, candidates)
+            students.result()
         owners = {line: frozenset(found) for line, found in database.execute(_OWNERS).fetchall()}
         id_alone = {line: frozenset(found) for line, found in database.execute(_ID_ALONE).fetchall()}
         statement = scoring_sql(model)
         bits = prior_bits(model, persons)
         for start in range(0, len(candidates), PART):
-            _load_candidates(database, candidates[start : start + PART])
+            _load_candidates(database, table if start == 0 else _candidate_table(candidates[start : start + PART]))
             database.execute(statement, {"prior": bits, "least": LEAST_WEIGHT})
             database.execute(_BEST)
             evidence.update(_evidence(database, model, owners))
@@ -228,7 +233,7 @@ def _load_ids(database: duckdb.DuckDBPyConnection, candidates: Sequence[Candidat
     database.execute("create table candidate_id as from candidate_id_arrow")
 
 
-def _load_candidates(database: duckdb.DuckDBPyConnection, candidates: Sequence[Candidate]) -> None:
+def _candidate_table(candidates: Sequence[Candidate]) -> pa.Table:
     related = nicknames()
     rows = [
         (
@@ -250,10 +255,13 @@ def _load_candidates(database: duckdb.DuckDBPyConnection, candidates: Sequence[C
         )
         for each in candidates
     ]
-    columns = zip(*rows, strict=True)
-    table = pa.table(
+    columns = zip(*rows, strict=True) if rows else ((),) * len(_CANDIDATE)
+    return pa.table(
         [pa.array(column, kind.type) for column, kind in zip(columns, _CANDIDATE, strict=True)], schema=_CANDIDATE
     )
+
+
+def _load_candidates(database: duckdb.DuckDBPyConnection, table: pa.Table) -> None:
     database.register("candidate_arrow", table)
     database.execute("create or replace temp table candidate as from candidate_arrow")
 
