@@ -1,6 +1,6 @@
 """What the model's levels mean to a decision, and what they are called in an answer: pure.
 
-The rules that use them are in `deciding` (student_resolution.md, section 5).
+The rules that use them are in `deciding` (student resolution contract, section 5).
 """
 
 from __future__ import annotations

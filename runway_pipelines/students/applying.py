@@ -1,4 +1,4 @@
-"""Writes the students' ids into a bundle's output: pure (student_resolution.md, section 2).
+"""Writes the students' ids into a bundle's output: pure (student resolution contract, section 2).
 
 A line is changed where it names a candidate, and nowhere else: what surrounds the name stays byte for byte.
 """

@@ -1,4 +1,4 @@
-"""Makes candidates of a CSV file that no bundle prepared: pure (student_resolution.md, section 1).
+"""Makes candidates of a CSV file that no bundle prepared: pure (student resolution contract, section 1).
 
 Columns are named by whoever has the file. Only plain names are guessed, and a guess that could be two is an error.
 """

@@ -1,7 +1,7 @@
 """Reads birth dates in the notations that files have, decided for the whole file: pure.
 
 A date that can be read in two ways is read as the rest of the file says. What is no birth date is missing, never wrong
-(student_resolution.md, section 3).
+(student resolution contract, section 3).
 """
 
 from __future__ import annotations

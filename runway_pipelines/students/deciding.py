@@ -1,4 +1,4 @@
-"""Decides whose row a candidate is: pure (student_resolution.md, section 5). One function a rule.
+"""Decides whose row a candidate is: pure (student resolution contract, section 5). One function a rule.
 
 The rules are asked in their order, and the first that speaks decides. Those that guard come before those that accept,
 so no weight overrules them. A wrong accept costs a child, a review costs a person a minute: in doubt, review.

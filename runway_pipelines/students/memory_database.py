@@ -1,4 +1,4 @@
-"""A DuckDB that lives in memory alone: pure (student_resolution.md, section 4).
+"""A DuckDB that lives in memory alone: pure (student resolution contract, section 4).
 
 Nothing spills: names and birth dates never reach a disk. It reads no file, opens no connection and loads no extension.
 """

@@ -1,4 +1,4 @@
-"""Reads names so that spellings of one name compare equal: pure (student_resolution.md, section 3).
+"""Reads names so that spellings of one name compare equal: pure (student resolution contract, section 3).
 
 What belongs here: letters, tokens, suffixes and nicknames. How alike two names are, `scoring` says.
 """

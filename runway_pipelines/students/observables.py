@@ -1,4 +1,4 @@
-"""Reads a file of candidates: pure (student_resolution.md, sections 1 and 3).
+"""Reads a file of candidates: pure (student resolution contract, sections 1 and 3).
 
 Belongs here: what a line may say, and what each line becomes. A line that cannot be used costs that line, never the
 file. Reasons name members and rules, never values.

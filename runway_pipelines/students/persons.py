@@ -1,4 +1,4 @@
-"""A tenant's students as they are compared, made from the warehouse's tables: pure (student_resolution.md, section 4).
+"""A tenant's students as they are compared, from the warehouse's tables: pure (student resolution contract, section 4).
 
 A student is a ``k_student_xyear``. Each way in which its name and birth date were ever written is a variant. The tables
 hold names and birth dates, so nothing here is ever printed, and no error quotes a value.

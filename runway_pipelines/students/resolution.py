@@ -1,4 +1,4 @@
-"""Resolves a file's candidates to a tenant's students: pure (student_resolution.md, sections 2 and 5).
+"""Resolves a file's candidates to a tenant's students: pure (student resolution contract, sections 2 and 5).
 
 `resolve` is what everybody calls. Its answer has the file's own ids and the students' ids, levels and numbers: never a
 name or a birth date.

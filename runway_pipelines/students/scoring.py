@@ -1,4 +1,4 @@
-"""Weighs a file's candidates against a tenant's students, in DuckDB: pure (student_resolution.md, section 5).
+"""Weighs a file's candidates against a tenant's students, in DuckDB: pure (student resolution contract, section 5).
 
 What belongs here: what is known of each candidate before anybody decides. `deciding` judges it. Whatever the order of
 the rows, the evidence is the same: every sum has one order, and equals are told apart by the student's ID.

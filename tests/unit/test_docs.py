@@ -19,9 +19,11 @@ CONTRACT_PAGES = {
     "cross-year roster": "rosters.md",
     "credentials": "credentials.md",
     "library identity": "library_identity.md",
+    "student resolution": "student_resolution.md",
 }
 CITATION = re.compile(
-    r"(?:(rosters|cross-year roster|credentials|library identity) )?contract(?:'s)?,? \(?(library identity, )?"
+    r"(?:(rosters|cross-year roster|credentials|library identity|student resolution) )?"
+    r"contract(?:'s)?,? \(?(library identity, )?"
     r"sections? (\d(?:(?:, | and )\d)*)"
 )
 FEWEST_CITATIONS = 25
@@ -61,6 +63,8 @@ def citations(path: Path) -> list[tuple[str, str]]:
 
 def own_contract(path: Path) -> str:
     place = named(path)
+    if "students/" in place:
+        return "student resolution"
     return "library identity" if "identity" in place or "lml" in place else "rosters"
 
 
