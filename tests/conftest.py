@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis' profiles (`-m "not slow"` tries 20 examples each), and libraries that cost less."""
+"""What all tests share: hypothesis' profiles (50 examples each, 20 with `-m "not slow"`), and libraries that cost less."""
 
 import functools
 import os
@@ -14,7 +14,7 @@ from runway_pipelines.local.clean import remove_state
 
 # A slow machine fails no property: there is no deadline, and generating may take its time.
 _patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("full", _patient)
+settings.register_profile("full", _patient, max_examples=50)
 settings.register_profile("fast", _patient, max_examples=20)
 
 # One set of AWS's service models for all sessions: each of a run's clients takes 0.02 CPU-seconds instead of 0.1.
