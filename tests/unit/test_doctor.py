@@ -134,10 +134,15 @@ def test_services_that_cannot_be_built_fail_the_settings_and_skip_the_rest(error
     assert CANARY not in str([settings, *others])
 
 
-def test_a_good_bucket_passes_and_stays_empty(store: ObjectStore) -> None:
-    findings = examine_bucket(store)
-    assert [finding for finding in findings if finding.status is not CheckStatus.OK] == []
-    assert list(store.list_keys("")) == []
+# What stays of every examination: nothing of ours may delete where decisions are recorded.
+ON_RECORD = ["__roster_audit/.doctor/probe.json"]
+
+
+def test_a_good_bucket_passes_and_keeps_one_object_however_often(store: ObjectStore) -> None:
+    for _ in range(2):
+        findings = examine_bucket(store)
+        assert [finding for finding in findings if finding.status is not CheckStatus.OK] == []
+        assert list(store.list_keys("")) == ON_RECORD
 
 
 def test_a_missing_bucket_is_reported_once_with_its_fix(new_store: Callable[..., ObjectStore]) -> None:
@@ -164,10 +169,12 @@ def test_a_server_that_ignores_conditions_is_detected(store: ObjectStore, interc
     assert checks["conditional write"].status is CheckStatus.FAILED
     assert "Amazon S3" in checks["conditional write"].fix
     assert checks["delete"].status is CheckStatus.OK
-    assert list(store.list_keys("")) == []
+    assert list(store.list_keys("")) == ON_RECORD
 
 
-def test_a_broken_check_hides_nothing_and_leaves_nothing(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_check_hides_nothing_and_is_cleaned_up_after(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def copy_object(self: ObjectStore, source: str, target: str) -> None:
         raise KeyError(CANARY)
 
@@ -176,7 +183,7 @@ def test_a_broken_check_hides_nothing_and_leaves_nothing(store: ObjectStore, mon
     assert [f.check for f in findings if f.status is CheckStatus.FAILED] == ["copy"]
     assert "KeyError" in by_check(findings)["copy"].detail
     assert CANARY not in str(findings)
-    assert list(store.list_keys("")) == []
+    assert list(store.list_keys("")) == ON_RECORD
 
 
 def test_an_interrupted_examination_leaves_nothing(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
