@@ -1,4 +1,4 @@
-"""What all tests share: hypothesis' profiles (50 examples each, 20 with `-m "not slow"`), and libraries that cost less."""
+"""What all tests share: hypothesis' profiles (50 examples, 20 with `-m "not slow"`), and libraries that cost less."""
 
 import functools
 import os
