@@ -238,7 +238,7 @@ def _not_believed(counts: Counts) -> str:
 
 
 def unmatched_tracks(counts: Counts) -> str | None:
-    """What to say when most of the tracks that LML offers have no row in the catalogue."""
+    """The warning for tracks of which most have no row in the catalogue; None if there is nothing to warn of."""
     offered, unmatched = (counts.others[f"compilation_track_rows_{name}"] for name in ("offered", "unmatched"))
     if offered < FEWEST_TRACKS or unmatched < offered * MOST_UNMATCHED_TRACKS:
         return None

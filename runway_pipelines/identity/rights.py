@@ -1,4 +1,4 @@
-"""What the pipeline's user must be granted in the catalogue, and whether it is.
+"""Lists the rights that the pipeline's user needs in the catalogue, and checks that it has them.
 
 The tables belong to the catalogue's application, whose owner grants. Each right here is one that a statement of ours
 needs; docs/operations.md lists them for that owner.

@@ -185,7 +185,7 @@ def _compare_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, s
 
 
 def _lock_and_compare_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, str]) -> Composed:
-    """Of a row that it had to wait for, Postgres compares what is there then; a row that is gone is left out."""
+    """Postgres compares a row that it had to wait for as it is after the wait, and leaves out one that is gone."""
     return _compare_mains(identity, mains, ids, "join") + SQL(" order by e.library_id for no key update of e")
 
 

@@ -108,7 +108,7 @@ def _once(connections: Connections, work: Callable[[Connection[Any]], Result], r
 
 
 def _failure(error: Exception) -> Refused | Permanent | None:
-    """What the error means to us; None for what the connection's owner maps."""
+    """The failure to raise in place of the error; None for an error that the connection's owner maps."""
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         denied = _DENIED.fullmatch(error.diag.message_primary or "")
         return Permanent(

@@ -74,8 +74,8 @@ def events_of(
 ) -> list[OperatorEvent]:
     """The events for an outcome; ``previous`` is the one before it of the same job and partner, if any.
 
-    Of rosters that a guard holds operators hear once for each candidate and its guards, and when they are held no more:
-    since ``judged``, the last outcome that says how rosters are. By default that is the previous one.
+    Operators hear of a held roster once for each candidate and its guards, and once when the hold has ended. What is
+    new is told by ``judged``, the last outcome that says how rosters are: by default the previous one.
     """
     told_before = judged or previous
     known = told_before.holds if told_before else {}

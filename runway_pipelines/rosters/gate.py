@@ -150,7 +150,7 @@ def _later(
 ) -> str | None:
     """Which run did what with a later query's roster; None if none did.
 
-    Of two runs side by side, the older query must not release what the newer one held.
+    When two runs overlap, the older query must not release what the newer one held.
     """
     if published is not None and not is_pointer_wrong and published.pointer.is_newer_than(extract.query_started_at):
         return f"run {published.pointer.run_id} published"

@@ -1,4 +1,4 @@
-"""What the model's levels mean to a decision, and what they are called in an answer: pure.
+"""Maps the model's levels to what a decision asks of them, and to the words of an answer: pure.
 
 The rules that use them are in `deciding` (student resolution contract, section 5).
 """
@@ -30,11 +30,6 @@ _WORDS = {"alike": "near", "initial": "prefix", "one": "exact"}
 def agrees(levels: Mapping[str, str], comparison: str) -> bool:
     """Whether a name or the birth date agrees at least nearly."""
     return levels[comparison] in NEARLY[comparison]
-
-
-def contradictions(levels: Mapping[str, str]) -> int:
-    """How many of first name, last name and birth date are known on both sides and do not agree."""
-    return sum(levels[name] in CONTRADICTS[name] for name in OBSERVED)
 
 
 def shown(levels: Mapping[str, str]) -> dict[str, str]:

@@ -84,7 +84,7 @@ def nicknames() -> Mapping[str, tuple[str, ...]]:
 
 def suffix_of(text: str | None) -> str | None:
     """A generation's suffix where a field holds one, such as the roster's code."""
-    return next((word for word in _words(text) if word in SUFFIXES), None)
+    return _first_suffix(_words(text))
 
 
 def _words(text: str | None) -> list[str]:
@@ -104,4 +104,8 @@ def _without_suffix(words: list[str]) -> tuple[list[str], str | None]:
     kept = [word for word in words if word not in SUFFIXES]
     if not kept:  # somebody is called so
         return words, None
-    return kept, next((word for word in words if word in SUFFIXES), None)
+    return kept, _first_suffix(words)
+
+
+def _first_suffix(words: list[str]) -> str | None:
+    return next((word for word in words if word in SUFFIXES), None)

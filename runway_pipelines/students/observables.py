@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from runway_pipelines.errors import Permanent
-from runway_pipelines.students.dates import BirthDates, DateOrder, read_birth_dates
+from runway_pipelines.students.dates import DateOrder, read_birth_dates
 from runway_pipelines.students.names import GivenNames, Surname, given_names, is_missing, surname
 
 MOST_LINES = 500_000
@@ -136,9 +136,13 @@ def read_candidates(lines: Iterable[bytes], today: date) -> Candidates:
     dates = read_birth_dates([_text(entry.obs_birth_date) for _, entry in unique], today)
     names = _Names()
     return Candidates(
-        tuple(_candidate(number, entry, day, names) for (number, entry), day in zip(unique, dates.dates, strict=True)),
-        tuple(sorted((*invalid, *repeated), key=lambda each: each.line)),
-        *_notes(dates),
+        valid=tuple(
+            _candidate(number, entry, day, names) for (number, entry), day in zip(unique, dates.dates, strict=True)
+        ),
+        invalid=tuple(sorted((*invalid, *repeated), key=lambda each: each.line)),
+        date_order=dates.order,
+        default_dates=dates.defaults,
+        unreadable_dates=dates.unreadable,
     )
 
 
@@ -308,7 +312,3 @@ def _entries_of(value: object) -> list[object]:
     if not (text.startswith("[") and text.endswith("]")):
         return [text]
     return [one or other or bare for one, other, bare in _LIST_ENTRY.findall(text[1:-1])]
-
-
-def _notes(dates: BirthDates) -> tuple[DateOrder, int, int]:
-    return dates.order, dates.defaults, dates.unreadable

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 
+from runway_pipelines.students.agreement import STUDENT_ID
 from runway_pipelines.students.model import Blocking, Comparison, Level, Model
 
-STUDENT_ID, MISTYPED = "student_id", "mistyped"
+MISTYPED = "mistyped"
 # An ID of fewer digits has too many neighbours: a wrong digit in it says nothing.
 _SHORTEST_MISTYPED = 5
 
@@ -72,7 +73,7 @@ def scoring_sql(model: Model) -> str:
         levels=",\n        ".join(_level(comparison) for comparison in model.comparisons),
         weights=" + ".join(["$prior", *(_weight(comparison) for comparison in observables)]),
         id_levels=f"{number['exact']}, {number['one']}",
-        hopes=_id_weights(ids, {"differs": max(_bits(level) for level in ids.levels if level.name in {MISTYPED})}),
+        hopes=_id_weights(ids, {"differs": _bits(ids.levels[number[MISTYPED]])}),
         id_weights=_id_weights(ids, {}),
         differs=number["differs"],
         mistyped=number[MISTYPED],

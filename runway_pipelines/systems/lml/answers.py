@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from runway_pipelines.errors import LmlError, Permanent
-from runway_pipelines.systems.lml.tolerance import ResultRefused, tolerant_verdict
+from runway_pipelines.systems.lml.tolerance import LONE_SURROGATE, ResultRefused, is_blank, tolerant_verdict
 from runway_pipelines.systems.lml.verdicts import (
     TRACKS_CONTRACT_VERSION,
     Answer,
@@ -34,7 +34,6 @@ LONGEST_STATISTIC_NAME = 50
 LARGEST_STATISTIC = 2**53
 
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a text", bool: "a boolean", type(None): "null"}
 _RESULTS = msgspec.json.Decoder(list[msgspec.Raw])
 _VERDICT = msgspec.json.Decoder(Verdict)
@@ -170,24 +169,20 @@ def _is_sound(verdict: Verdict, result: msgspec.Raw) -> bool:
         ids is None
         or verdict.method is None
         or verdict.confidence is None
-        or _is_blank(ids.wikidata_qid)
-        or _is_blank(ids.spotify_artist_id)
-        or _is_blank(ids.apple_music_artist_id)
-        or _is_blank(ids.bandcamp_id)
+        or is_blank(ids.wikidata_qid)
+        or is_blank(ids.spotify_artist_id)
+        or is_blank(ids.apple_music_artist_id)
+        or is_blank(ids.bandcamp_id)
         or not (ids.musicbrainz_artist_id is None or _UUID.fullmatch(ids.musicbrainz_artist_id))
     ):
         return False
     for entry in verdict.provenance:
-        if _is_blank(entry.external_id):
+        if is_blank(entry.external_id):
             return False
     for track in verdict.tracks or ():
-        if _is_blank(track.track_position) or _is_blank(track.resolved_artist_name):
+        if is_blank(track.track_position) or is_blank(track.resolved_artist_name):
             return False
     return True
-
-
-def _is_blank(text: str | None) -> bool:
-    return text is not None and (not text or text.isspace())
 
 
 def _believed_places(echoed: Sequence[int | None], asked: Sequence[Library]) -> dict[int, int]:
@@ -223,7 +218,7 @@ def _statistics(cache_stats: object) -> dict[str, float]:
 
 
 def _is_name(name: object) -> bool:
-    return isinstance(name, str) and len(name) <= LONGEST_STATISTIC_NAME and not _LONE_SURROGATE.search(name)
+    return isinstance(name, str) and len(name) <= LONGEST_STATISTIC_NAME and not LONE_SURROGATE.search(name)
 
 
 def _is_statistic(number: object) -> bool:

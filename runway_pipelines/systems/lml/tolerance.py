@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -28,9 +29,14 @@ from runway_pipelines.systems.lml.verdicts import (
 
 T = TypeVar("T")
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _UUID = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}", re.IGNORECASE)
 _ABSENT = object()
+
+
+def is_blank(text: str | None) -> bool:
+    """Whether an id is there and says nothing, which means the same as null."""
+    return text is not None and (not text or text.isspace())
 
 
 class ResultRefused(Exception):
@@ -39,6 +45,10 @@ class ResultRefused(Exception):
     def __init__(self, fault: str) -> None:
         super().__init__(fault)
         self.fault = fault
+
+
+class _EntryLeftOut(Exception):
+    """An entry of an array that cannot be without a member, which is counted already."""
 
 
 class _Unusable(Exception):
@@ -81,13 +91,10 @@ def tolerant_verdict(library_id: int, result: object) -> tuple[Verdict, LeftOut]
 
 
 def _artist_ids(result: Mapping[str, Any], is_single: bool, left_out: LeftOut) -> ArtistIds:
-    main = result.get("main", _ABSENT)
-    if not isinstance(main, dict):
-        if is_single:
-            raise ResultRefused(f"main.{_rule_of_no(dict, main)}")
-        if main is not None and main is not _ABSENT:
-            left_out.unusable_members["main.not_an_object"] += 1
-        return ArtistIds()
+    if is_single:
+        main = _required(result, "main", _object)
+    else:
+        main = _optional(result, "main", "main", _object, left_out) or {}
 
     def read(name: str, reader: Callable[[object], T | None]) -> T | None:
         return _optional(main, name, f"main.{name}", reader, left_out)
@@ -116,10 +123,8 @@ def _entries(
         if not isinstance(entry, dict):
             left_out.unusable_members[f"{member}.not_an_object"] += 1
             continue
-        try:
+        with suppress(_EntryLeftOut):
             kept.append(read(entry, left_out))
-        except ResultRefused:
-            continue
     return tuple(kept)
 
 
@@ -129,9 +134,7 @@ def _provenance(entry: Mapping[str, Any], left_out: LeftOut) -> Provenance:
         source=_needed(entry, "source", "provenance.source", _known(SOURCES), left_out),
         method=_needed(entry, "method", "provenance.method", _known(METHODS), left_out),
         confidence=_needed(entry, "confidence", "provenance.confidence", _nullable(_confidence), left_out),
-        external_id=_needed(
-            {"external_id": None, **entry}, "external_id", "provenance.external_id", _nullable(_id), left_out
-        ),
+        external_id=_needed(entry, "external_id", "provenance.external_id", _nullable(_id), left_out, absent=None),
     )
 
 
@@ -170,14 +173,22 @@ def _optional(
         return None
 
 
-def _needed(entry: Mapping[str, Any], name: str, member: str, read: Callable[[object], T], left_out: LeftOut) -> T:
-    """A member that its entry cannot be without: counts it, and raises `ResultRefused` for the entry."""
-    value = entry.get(name, _ABSENT)
+def _needed(
+    entry: Mapping[str, Any],
+    name: str,
+    member: str,
+    read: Callable[[object], T],
+    left_out: LeftOut,
+    *,
+    absent: object = _ABSENT,
+) -> T:
+    """A member that its entry cannot be without: counts it, and raises `_EntryLeftOut`."""
+    value = entry.get(name, absent)
     try:
         return read(value)
     except _Unusable as unusable:
         _count(member, value, unusable, left_out)
-        raise ResultRefused(member) from None
+        raise _EntryLeftOut from None
 
 
 def _count(member: str, value: object, unusable: _Unusable, left_out: LeftOut) -> None:
@@ -191,11 +202,13 @@ def _rule(value: object, unusable: _Unusable) -> str:
     return "missing" if value is _ABSENT else "null" if value is None else unusable.rule
 
 
-def _rule_of_no(kind: type, value: object) -> str:
-    return "missing" if value is _ABSENT else "null" if value is None else "not_an_object"
-
-
 # Readers take any JSON value, and raise `_Unusable`.
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Unusable("not_an_object")
+    return value
 
 
 def _kind(value: object) -> Kind:
@@ -211,7 +224,7 @@ def _text(value: object) -> str:
         raise _Unusable("not_a_text")
     if len(value) > LONGEST_TEXT:
         raise _Unusable("too_long")
-    if "\0" in value or _LONE_SURROGATE.search(value):
+    if "\0" in value or LONE_SURROGATE.search(value):
         raise _Unusable("not_storable")
     return value
 
@@ -224,9 +237,9 @@ def _name(value: object) -> str:
 
 
 def _id(value: object) -> str | None:
-    """None for a blank id, which means the same as null."""
+    """None for a blank id."""
     text = _text(value)
-    return text if text and not text.isspace() else None
+    return None if is_blank(text) else text
 
 
 def _uuid(value: object) -> str | None:

@@ -10,36 +10,13 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from benchmarks.students_world import CODES, SCHOOLS, STUDENTS
 from runway_pipelines.students.model import shipped_model
 from runway_pipelines.students.observables import Candidates, read_candidates
 from runway_pipelines.students.persons import Persons, prepare_persons
 from runway_pipelines.students.resolution import Resolution, Resolved, resolve
 
 TODAY = date(2026, 9, 1)
-STUDENTS = pa.schema(
-    [
-        ("k_student_xyear", pa.string()),
-        ("api_year", pa.int32()),
-        ("student_unique_id", pa.string()),
-        ("first_name", pa.string()),
-        ("middle_name", pa.string()),
-        ("last_name", pa.string()),
-        ("maiden_name", pa.string()),
-        ("generation_code_suffix", pa.string()),
-        ("birth_date", pa.date32()),
-        ("birth_sex", pa.string()),
-        ("is_multiple_birth", pa.bool_()),
-    ]
-)
-SCHOOLS = pa.schema(
-    [
-        ("k_student_xyear", pa.string()),
-        ("api_year", pa.int32()),
-        ("school_id", pa.string()),
-        ("entry_grade_level", pa.string()),
-    ]
-)
-CODES = pa.schema([("k_student_xyear", pa.string()), ("id_type", pa.string()), ("id_code", pa.string())])
 
 
 def student(
