@@ -333,10 +333,18 @@ def end_on_interrupt(message: str) -> Iterator[None]:
         is_ending = True
         _handle(dict.fromkeys(_ENDING, signal.SIG_IGN))
         _say_in_handler(message)
-        raise KeyboardInterrupt
+        raise _Interrupted
 
-    with contextlib.suppress(KeyboardInterrupt), _handling({signal.SIGINT: leave}):
+    with contextlib.suppress(_Interrupted, KeyboardInterrupt), _handling({signal.SIGINT: leave}):
         yield
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, by a name of our own.
+
+    After a KeyboardInterrupt inside ``exec`` of a text, which a dataclass's definition is, CPython 3.11 ends the
+    process by SIGINT, though the exception was caught.
+    """
 
 
 @contextlib.contextmanager

@@ -40,17 +40,17 @@ def catalogue(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         region="us-west-2",
         secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
     ) as rds:
+        schema = Settings().catalogue.schema_name
         with psycopg.connect(server.dsn(CATALOGUE), autocommit=True) as connection:
-            connection.execute(f"drop schema if exists {Settings().catalogue.schema_name} cascade")
-            create_tables(connection, Settings().catalogue.schema_name)
-            connection.execute(f"alter schema {Settings().catalogue.schema_name} owner to {OWNER}")
-            tables = connection.execute(
-                "select tablename from pg_tables where schemaname = %s", [Settings().catalogue.schema_name]
-            ).fetchall()
-            for (table,) in tables:
-                connection.execute(f'alter table {Settings().catalogue.schema_name}."{table}" owner to {OWNER}')
-            connection.execute(f"grant usage on schema {Settings().catalogue.schema_name} to {APP}")
-            connection.execute(f"grant select on all tables in schema {Settings().catalogue.schema_name} to {APP}")
+            connection.execute(f"drop schema if exists {schema} cascade")
+            create_tables(connection, schema)
+            connection.execute(f"alter schema {schema} owner to {OWNER}")
+            tables = connection.execute("select tablename from pg_tables where schemaname = %s", [schema])
+            for (table,) in tables.fetchall():
+                connection.execute(f'alter table {schema}."{table}" owner to {OWNER}')
+            connection.execute(f"grant usage on schema {schema} to {APP}")
+            connection.execute(f"grant select, insert, update on all tables in schema {schema} to {APP}")
+            connection.execute(f"grant usage on all sequences in schema {schema} to {APP}")
         ssm = boto3.client("ssm")
         for part, value in (("endpoint", "localhost"), ("port", str(rds.front.port))):
             ssm.put_parameter(Name=f"/prod/postgres-rds/{part}", Value=value, Type="String", Overwrite=True)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,16 @@ def test_ctrl_c_ends_the_block_with_a_word_and_further_signals_do_not_cut_what_s
             stopped.append("in order")
     assert stopped == ["in order"]
     assert capfd.readouterr().out == "Stopping ...\n"
+
+
+def test_ctrl_c_while_a_dataclass_is_being_defined_is_no_failure_either() -> None:
+    interrupted = """
+from runway_pipelines.local.processes import end_on_interrupt
+with end_on_interrupt("Stopping ..."):
+    exec("import signal; signal.raise_signal(signal.SIGINT)")
+"""
+    ended = subprocess.run([sys.executable, "-c", interrupted], stdout=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "Stopping ...\n")
 
 
 def test_termination_is_an_exit_with_its_number_and_ctrl_c_does_not_cut_what_stops_then() -> None:
