@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from runway_pipelines.errors import ConfigurationError
 
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+_PARTNERS = r"^([A-Za-z0-9_@-]{1,64}(,[A-Za-z0-9_@-]{1,64})*)?$"
 
 
 class Section(BaseSettings):
@@ -359,12 +360,33 @@ class Stream(Section, env_prefix="RUNWAY_STREAM_"):
     grace_seconds: int = Field(30, ge=0, description="Seconds that pulls may take to finish when the stream stops.")
 
 
+class Resolution(Section, env_prefix="RUNWAY_RESOLUTION_"):
+    """Student resolution: whose row is it."""
+
+    partners: str = Field(
+        "",
+        validation_alias="RUNWAY_STUDENT_RESOLUTION",
+        pattern=_PARTNERS,
+        description="Partners whose students are resolved, separated by commas. It reads more of their warehouses than "
+        "rosters do (names, birth dates, schools), so each partner decides.",
+    )
+    persons_minutes: int = Field(
+        15,
+        ge=0,
+        le=1440,
+        description="Minutes for which a server keeps a tenant's students in memory; `0`: it does not.",
+    )
+    keep_days: int = Field(
+        30, ge=1, le=3650, description="Days after which a resolved file and its answers are deleted from the bucket."
+    )
+
+
 class Ecs(Section, env_prefix="RUNWAY_LARGE_"):
     """Which runs get a larger task on ECS."""
 
     partners: str = Field(
         "",
-        pattern=r"^([A-Za-z0-9_@-]{1,64}(,[A-Za-z0-9_@-]{1,64})*)?$",
+        pattern=_PARTNERS,
         description="Partners whose requested runs get a large task on ECS, separated by commas.",
     )
     run_cpu: Literal["1024", "2048", "4096", "8192", "16384"] = Field(
@@ -442,6 +464,7 @@ class Settings(BaseModel):
     catalogue: Catalogue = Field(default_factory=Catalogue)
     identity: Identity = Field(default_factory=Identity)
     stream: Stream = Field(default_factory=Stream)
+    resolution: Resolution = Field(default_factory=Resolution)
     redis: Redis = Field(default_factory=Redis)
     mongo: Mongo = Field(default_factory=Mongo)
     dagster: Dagster = Field(default_factory=Dagster)

@@ -15,6 +15,7 @@ from runway_pipelines.operations.events import OperatorEvents
 from runway_pipelines.partner_tenants.runs import LargeRuns
 from runway_pipelines.rosters.services import GuardPolicy, RosterPolicy, RosterServices
 from runway_pipelines.settings import Database, Section, Settings
+from runway_pipelines.students.services import ResolutionPolicy, StudentServices
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.limiter import CallLimiter
@@ -100,6 +101,18 @@ def build_services(settings: Settings) -> RosterServices:
     )
 
 
+def build_student_services(settings: Settings) -> StudentServices:
+    """What students are resolved with."""
+    return StudentServices(
+        rosters=build_services(settings),
+        policy=ResolutionPolicy(
+            partners=sorted(_named(settings.resolution.partners)),
+            persons_minutes=settings.resolution.persons_minutes,
+            keep_days=settings.resolution.keep_days,
+        ),
+    )
+
+
 def build_redis(settings: Settings) -> RedisResource | None:
     """The Redis that concurrent runs share, where there is one."""
     if not settings.redis.service:
@@ -165,7 +178,12 @@ def build_pacing(settings: Settings) -> Pacing:
 def build_large_runs(settings: Settings) -> LargeRuns:
     """The partners whose runs get a larger task on ECS."""
     return LargeRuns(
-        partners=frozenset(filter(None, settings.ecs.partners.split(","))),
+        partners=_named(settings.ecs.partners),
         cpu=int(settings.ecs.run_cpu),
         memory=settings.ecs.run_memory,
     )
+
+
+def _named(partners: str) -> frozenset[str]:
+    """The partners of a setting that has commas between them."""
+    return frozenset(filter(None, partners.split(",")))
