@@ -144,7 +144,7 @@ def _check_not_masked(students: pa.Table) -> None:
             )
 
 
-def _explained(session: EduSession, source: Source, error: QueryFailed, query_tag: str) -> QueryFailed | RowsUnreadable:
+def _explained(session: EduSession, source: Source, error: QueryFailed, query_tag: str) -> RunwayError:
     """The error with the table's or the column's name, which the driver's text has beside values."""
     if error.code in _NOT_THERE:
         return StudentsNotReadable(
