@@ -2,7 +2,8 @@
 
 Belongs here: what the warehouses hold, and what is wrong with it, as pure functions of names (no I/O, no clock, no
 generator state). Who exists is in `partners.py`; writing it all to servers and files is `seed.py`. Source of the
-tables, their columns and types: the cross-year roster contract, section 1.
+tables, their columns and types: the cross-year roster contract, section 1, and for the students and their schools the
+student resolution contract, section 4.
 
 Every student identifier is invented. Numeric ones start with 990 (after a leading zero, where there is one), a range
 that is kept for them here; the odd ones carry the same number.
@@ -22,8 +23,8 @@ from runway_pipelines.local.draws import Draws, Flags, Ints, deal
 from runway_pipelines.local.partners import Partner, Tenant, synthetic_partners
 
 __all__ = [
-    "ASSOCIATIONS", "IDENTIFICATION_CODES", "ID_SYSTEMS", "SCHEMAS", "SCHOOL_YEARS", "STUDENTS",
-    "Partner", "Tenant", "associations", "identification_codes", "students", "synthetic_partners",
+    "ASSOCIATIONS", "IDENTIFICATION_CODES", "ID_SYSTEMS", "SCHEMAS", "SCHOOLS", "SCHOOL_YEARS", "STUDENTS",
+    "Partner", "Tenant", "associations", "identification_codes", "schools", "students", "synthetic_partners",
 ]  # fmt: skip
 
 SEED = "runway-synthetic-1"
@@ -35,6 +36,7 @@ _KEYS = [("tenant_code", _TEXT), ("api_year", _INT), ("k_student", _TEXT), ("k_s
 ASSOCIATIONS = "stg_ef3__student_education_organization_associations"
 IDENTIFICATION_CODES = "stg_ef3__stu_ed_org__identification_codes"
 STUDENTS = "stg_ef3__students"
+SCHOOLS = "stg_ef3__student_school_associations"
 SCHEMAS: Mapping[str, pa.Schema] = {
     ASSOCIATIONS: pa.schema([*_KEYS, ("student_unique_id", _TEXT), ("ed_org_id", _INT), ("ed_org_type", _TEXT)]),
     IDENTIFICATION_CODES: pa.schema(
@@ -45,8 +47,10 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             *_KEYS,
             *((name, _TEXT) for name in ("student_unique_id", "first_name", "middle_name", "last_name")),
             *(("generation_code_suffix", _TEXT), ("birth_date", pa.date32()), ("birth_sex", _TEXT)),
+            *(("maiden_name", _TEXT), ("is_multiple_birth", pa.bool_())),
         ]
     ),
+    SCHOOLS: pa.schema([*_KEYS, ("school_id", _INT), ("entry_grade_level", _TEXT)]),
 }
 
 # (prefix, suffix) around a number: 0 is plain, the others are what quoting, JSON escaping, trimming, normalising and
@@ -88,6 +92,12 @@ _LAST = pa.array(
 _SUFFIX = pa.array(["Jr", "II", "III"])
 _SEX = pa.array(["Female", "Male", None])
 _OLDEST_BIRTH = (date(2005, 9, 1) - date(1970, 1, 1)).days
+_GRADES = pa.array(
+    [
+        "Kindergarten", "First grade", "Second grade", "Third grade", "Fourth grade", "Fifth grade", "Sixth grade",
+        "Seventh grade", "Eighth grade", "Ninth grade", "Tenth grade", "Eleventh grade", "Twelfth grade",
+    ]
+)  # fmt: skip
 
 
 class _Rows(NamedTuple):
@@ -123,6 +133,7 @@ class _Tenancy:
     last_year: Ints  # one for each person
     primary: _Rows  # one for each person and year
     secondary: _Rows  # the second ed-org of those who have one
+    school: Ints  # of each primary row, whose ed-org may be the LEA
 
 
 def _styled(texts: pa.StringArray, styles: Ints) -> pa.StringArray:
@@ -190,7 +201,7 @@ def _tenancy(partner_id: str, code: str, students: int) -> _Tenancy:
     unique_ids = _unique_ids(draws, students, troubles)
     nobody = pa.array([None, ""] * nameless, _TEXT)[:nameless]
     everybody = pa.concat_arrays([unique_ids, unique_ids.take(pa.array(twin)), nobody])
-    return _Tenancy(code, draws, students, everybody, troubles, last, primary, second.at(pattern % 2 == 1))
+    return _Tenancy(code, draws, students, everybody, troubles, last, primary, second.at(pattern % 2 == 1), school)
 
 
 def _table(name: str, tenancy: _Tenancy, person: Ints, year: Ints, columns: Mapping[str, pa.Array]) -> pa.Table:
@@ -334,7 +345,8 @@ def students(partner: Partner, tenant: Tenant) -> pa.Table:
         drawn = tenancy.draws.below(field, person, len(values))
         return values.take(pa.array(drawn, mask=~tenancy.draws.chance(f"has {field}", person, rate)))
 
-    born = _OLDEST_BIRTH + tenancy.draws.below("birth date", person, 15 * 365)
+    born = _born(tenancy, person)
+    is_twin = _are_twins(tenancy)[person]
     columns = {
         "student_unique_id": tenancy.unique_ids.take(pa.array(person)),
         "first_name": one_of("first name", _FIRST),
@@ -343,5 +355,33 @@ def students(partner: Partner, tenant: Tenant) -> pa.Table:
         "generation_code_suffix": one_of("suffix", _SUFFIX, 0.03),
         "birth_date": pc.cast(pa.array(born.astype(np.int32)), pa.date32()),
         "birth_sex": one_of("birth sex", _SEX),
+        "maiden_name": one_of("maiden name", _LAST, 0.02),
+        "is_multiple_birth": pa.array(is_twin, mask=~tenancy.draws.chance("has is_multiple_birth", person, 0.7)),
     }
     return _table(STUDENTS, tenancy, person, year, columns)
+
+
+def schools(partner: Partner, tenant: Tenant) -> pa.Table:
+    """The tenant's rows of stg_ef3__student_school_associations, in no order; some come twice."""
+    tenancy = _tenancy(partner.partner_id, tenant.code, tenant.students)
+    rows = _stack(tenancy.primary._replace(ed_org=tenancy.school), tenancy.secondary)
+    age = rows.year - 1 - 1970 + 243 / 365 - _born(tenancy, rows.person) / 365.25  # on the first of September
+    columns = {
+        "school_id": pa.array(rows.ed_org),
+        "entry_grade_level": _GRADES.take(pa.array(np.clip(age.astype(np.int64) - 5, 0, len(_GRADES) - 1))),
+    }
+    return _table(SCHOOLS, tenancy, rows.person, rows.year, columns)
+
+
+def _born(tenancy: _Tenancy, person: Ints) -> Ints:
+    """Days from 1970 to each one's birth."""
+    return _OLDEST_BIRTH + tenancy.draws.below("birth date", person, 15 * 365)
+
+
+def _are_twins(tenancy: _Tenancy) -> Flags:
+    """For each person, whether another one has its last name and birth date."""
+    people = np.arange(len(tenancy.unique_ids))
+    family = tenancy.draws.below("last name", people, len(_LAST)) * 100_000 + _born(tenancy, people)
+    _, whose, times = np.unique(family, return_inverse=True, return_counts=True)
+    flags: Flags = times[whose] > 1
+    return flags

@@ -56,6 +56,7 @@ def seeded_rows(partner: Partner, tenant: Tenant) -> Tables:
         dataset.ASSOCIATIONS: dataset.associations(partner, tenant),
         dataset.IDENTIFICATION_CODES: dataset.identification_codes(partner, tenant),
         dataset.STUDENTS: dataset.students(partner, tenant),
+        dataset.SCHOOLS: dataset.schools(partner, tenant),
     }
 
 

@@ -214,6 +214,7 @@ def write_warehouse(directory: Path, *, partners: Sequence[Partner] | None = Non
             (dataset.ASSOCIATIONS, dataset.associations),
             (dataset.IDENTIFICATION_CODES, dataset.identification_codes),
             (dataset.STUDENTS, dataset.students),
+            (dataset.SCHOOLS, dataset.schools),
         ):
             tables = (generate(partner, tenant) for tenant in partner.tenants)
             write_parquet(folder / f"{table}.parquet", dataset.SCHEMAS[table], tables)

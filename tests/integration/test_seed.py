@@ -85,7 +85,7 @@ def test_only_a_secret_that_differs_or_is_pending_deletion_is_written(secrets: A
 def test_the_warehouse_has_one_file_for_each_table_of_a_partner_and_is_written_once(tmp_path: Path) -> None:
     assert seed.write_warehouse(tmp_path, partners=FEW) is True
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    tables = (dataset.ASSOCIATIONS, dataset.IDENTIFICATION_CODES, dataset.STUDENTS)
+    tables = (dataset.ASSOCIATIONS, dataset.IDENTIFICATION_CODES, dataset.STUDENTS, dataset.SCHOOLS)
     folders = ("SYNTH-ONE/EDU/STAGE", "SYNTH-TWO/EDU/STAGE")
     expected = {f"{folder}/{table}.parquet" for folder in folders for table in tables} | {"data_set_version"}
     assert {str(path.relative_to(tmp_path)) for path in files} == expected

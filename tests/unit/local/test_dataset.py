@@ -54,8 +54,13 @@ def latest_years(found: list[Row]) -> dict[str, int]:
 def test_the_same_rows_on_every_machine() -> None:
     """Written down, so that a change of the generator, of numpy or of pyarrow that changes rows is seen."""
     partner, tenant = named("acme", "juniper")
-    tables = [generate(partner, tenant) for generate in (associations, identification_codes, dataset.students)]
-    assert [digest(table) for table in tables] == ["efdce5eda64441d9", "8be9b86867ad1d04", "948c1bf0bf3b5626"]
+    generators = (associations, identification_codes, dataset.students, dataset.schools)
+    assert [digest(generate(partner, tenant)) for generate in generators] == [
+        "efdce5eda64441d9",
+        "8be9b86867ad1d04",
+        "b9cbe0d0a6103b82",
+        "24bf06c777cc1a22",
+    ]
 
 
 def test_rows_do_not_depend_on_what_was_generated_before() -> None:
@@ -71,6 +76,7 @@ def test_columns_types_and_number_of_students(partner: Partner, tenant: Tenant) 
         (dataset.ASSOCIATIONS, associations),
         (dataset.IDENTIFICATION_CODES, identification_codes),
         (dataset.STUDENTS, dataset.students),
+        (dataset.SCHOOLS, dataset.schools),
     ):
         table = generate(partner, tenant)
         table.validate(full=True)
@@ -80,6 +86,22 @@ def test_columns_types_and_number_of_students(partner: Partner, tenant: Tenant) 
     unique_ids = set(associations(partner, tenant)["student_unique_id"].to_pylist()) - {None, ""}
     assert len(unique_ids) == tenant.students
     assert all("990" in unique_id for unique_id in unique_ids)
+
+
+def test_a_file_of_this_district_is_hard_enough() -> None:
+    """Children share names, brothers a surname and a birth date; a grade fits the age."""
+    partner, tenant = named("acme", "ashford")
+    students, schools = dataset.students(partner, tenant).to_pylist(), dataset.schools(partner, tenant).to_pylist()
+    known = {row["k_student_xyear"]: row for row in students}
+    assert set(known) == {row["k_student_xyear"] for row in schools}
+    names = Counter((row["first_name"], row["last_name"]) for row in known.values())
+    assert min(names.values()) > 1
+    twins = Counter((row["last_name"], row["birth_date"]) for row in known.values())
+    marked = [row for row in known.values() if row["is_multiple_birth"]]
+    assert marked and all(twins[row["last_name"], row["birth_date"]] > 1 for row in marked)
+    ninth = [row for row in schools if row["entry_grade_level"] == "Ninth grade"]
+    ages = {row["api_year"] - 1 - known[row["k_student_xyear"]]["birth_date"].year for row in ninth}
+    assert ages == {14, 15}
 
 
 def test_columns_are_those_of_the_contract() -> None:
