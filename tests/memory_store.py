@@ -96,7 +96,13 @@ class _Pages:
     def paginate(self, Bucket: str, Prefix: str, StartAfter: str = "") -> Iterator[dict[str, Any]]:
         found = sorted(key for key in self._objects if key.startswith(Prefix) and key > StartAfter)
         now = datetime.now(UTC)
-        yield {"Contents": [{"Key": k, "Size": len(self._objects[k][0]), "LastModified": now} for k in found]}
+        bodies = {key: self._objects[key][0] for key in found}
+        yield {
+            "Contents": [
+                {"Key": key, "Size": len(body), "LastModified": now, "ETag": _etag(body)}
+                for key, body in bodies.items()
+            ]
+        }
 
 
 def memory_store(s3: MemoryS3) -> ObjectStore:

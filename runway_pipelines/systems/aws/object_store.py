@@ -20,6 +20,7 @@ from runway_pipelines.errors import (
     ConfigurationError,
     PublicationRaced,
     StoredObjectDamaged,
+    Transient,
 )
 from runway_pipelines.systems.aws.errors import aws_errors
 
@@ -32,6 +33,10 @@ JSON_LINES = "application/x-ndjson"
 _NO_SUCH_KEY = ("NoSuchKey", "404")
 # S3's answers to a conditional write that lost; NoSuchKey means that the object to be replaced is gone.
 _RACED = ("PreconditionFailed", "ConditionalRequestConflict", "412", *_NO_SUCH_KEY)
+
+
+class VersionGone(Transient):
+    """An object was replaced or deleted since it was listed."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class ListedObject:
     key: str
     size: int
     last_modified: datetime
+    etag: str
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,19 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
     def chunks(self, key: str, first: int, last: int) -> Iterator[bytes]:
         """The bytes from ``first`` to ``last`` (both of them in it), as they come."""
         return self._chunks(key, Range=f"bytes={first}-{last}")
+
+    def version(self, key: str, etag: str) -> Iterator[bytes]:
+        """The bytes of one version of an object, as they come. Raises `VersionGone` where it is another one by now."""
+        with aws_errors(f"read {self.uri(key)}", absent=_RACED):
+            answer = self.client.get_object(Bucket=self.bucket_name, Key=key, IfMatch=etag)
+            with closing(answer["Body"]) as body:
+                yield from body.iter_chunks(CHUNK_BYTES)
+            return
+        raise VersionGone(
+            expected=f"{self.uri(key)} as it was listed",
+            came="another version of it, or none",
+            remedy="run again: somebody replaced it meanwhile",
+        )
 
     def holds(self, key: str, digest: FileDigest) -> bool:
         """Whether the object carries this sha256, as `upload` and `copy_object` leave it, and is of the same bytes as
@@ -225,7 +244,7 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
             )
             for page in pages:
                 for entry in page.get("Contents", ()):
-                    yield ListedObject(entry["Key"], int(entry["Size"]), entry["LastModified"])
+                    yield ListedObject(entry["Key"], int(entry["Size"]), entry["LastModified"], entry["ETag"])
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; one that is not there is no error."""
