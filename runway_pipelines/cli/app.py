@@ -16,6 +16,7 @@ from runway_pipelines.cli.local import demo, dev
 from runway_pipelines.cli.partitions import partitions
 from runway_pipelines.cli.rosters import rosters
 from runway_pipelines.cli.serve import serve
+from runway_pipelines.cli.students import students
 from runway_pipelines.cli.target import Target
 from runway_pipelines.errors import RunwayError
 
@@ -55,6 +56,7 @@ class Commands(click.Group):
         credentials,
         identity,
         rosters,
+        students,
         break_,
         mend,
     ],

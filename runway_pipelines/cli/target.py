@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from runway_pipelines.rosters.services import RosterServices
+    from runway_pipelines.students.services import StudentServices
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Target:
     @contextmanager
     def services(self) -> Iterator[RosterServices]:
         """The services, ready to use."""
-        if self.is_local:
-            with self.stack() as services:
-                yield services
-        else:
-            with _services() as services:
-                yield services
+        with self._systems(), _services() as services:
+            yield services
+
+    @contextmanager
+    def students(self) -> Iterator[StudentServices]:
+        """The same for student resolution."""
+        with self._systems(), _student_services() as services:
+            yield services
 
     @contextmanager
     def stack(self, *, must_own: bool = False) -> Iterator[RosterServices]:
@@ -37,6 +40,19 @@ class Target:
 
         A stack that is already running is joined or, with ``must_own``, waited for.
         """
+        with self._local(must_own=must_own), _services() as services:
+            yield services
+
+    @contextmanager
+    def _systems(self) -> Iterator[None]:
+        if self.is_local:
+            with self._local():
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def _local(self, *, must_own: bool = False) -> Iterator[None]:
         with local_parts():
             from runway_pipelines.local.processes import LocalServerError, exit_on_termination
             from runway_pipelines.local.session import local_session
@@ -45,9 +61,8 @@ class Target:
                 exit_on_termination(),
                 # To stderr, because a machine may read stdout.
                 local_session(self.state, must_own=must_own, say=lambda text: click.echo(text, err=True)),
-                _services() as services,
             ):
-                yield services
+                yield
         except LocalServerError as error:
             raise click.ClickException(str(error)) from None
 
@@ -69,4 +84,13 @@ def _services() -> Iterator[RosterServices]:
     from runway_pipelines.wiring import build_services
 
     with build_services(load_settings()).process_config_and_initialize_cm() as services:
+        yield services
+
+
+@contextmanager
+def _student_services() -> Iterator[StudentServices]:
+    from runway_pipelines.settings import load_settings
+    from runway_pipelines.wiring import build_student_services
+
+    with build_student_services(load_settings()).process_config_and_initialize_cm() as services:
         yield services

@@ -111,14 +111,24 @@ _Rule = Callable[[_Case], _Ruling]
 
 def decide(evidence: Evidence, policy: Policy = USUAL_POLICY) -> Verdict:
     """The verdict on one candidate, whatever the rest of its file says."""
+    _, decision, reason = _first_ruling(evidence, policy)
+    return Verdict(decision, reason, evidence)
+
+
+def deciding_rule(evidence: Evidence, policy: Policy = USUAL_POLICY) -> str:
+    """The name of the rule that speaks on one candidate, such as ``half_a_twin``: several rules share a reason."""
+    return _first_ruling(evidence, policy)[0]
+
+
+def _first_ruling(evidence: Evidence, policy: Policy) -> tuple[str, Decision, str]:
     if evidence.best is None:
-        return Verdict(Decision.NONE, NO_CANDIDATE, evidence)
+        return NO_CANDIDATE, Decision.NONE, NO_CANDIDATE
     case = _Case(evidence.best, evidence, policy)
     for rule in RULES:
         ruling = rule(case)
         if ruling is not None:
-            return Verdict(*ruling, evidence)
-    return Verdict(Decision.REVIEW, WEAK_EVIDENCE, evidence)
+            return rule.__name__.removeprefix("_"), *ruling
+    return WEAK_EVIDENCE, Decision.REVIEW, WEAK_EVIDENCE
 
 
 def decide_file(

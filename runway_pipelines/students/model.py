@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from importlib.resources import files
 
@@ -20,6 +21,11 @@ class Level(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     m: float = 1.0
     u: float = 1.0
     frequency: str | None = None  # the column whose frequency among the students replaces u
+
+    @property
+    def bits(self) -> float:
+        """What the level weighs, where no frequency replaces u."""
+        return 0.0 if self.missing else math.log2(self.m / self.u)
 
 
 class Comparison(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

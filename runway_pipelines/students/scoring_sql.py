@@ -73,7 +73,7 @@ def scoring_sql(model: Model) -> str:
         levels=",\n        ".join(_level(comparison) for comparison in model.comparisons),
         weights=" + ".join(["$prior", *(_weight(comparison) for comparison in observables)]),
         id_levels=f"{number['exact']}, {number['one']}",
-        hopes=_id_weights(ids, {"differs": _bits(ids.levels[number[MISTYPED]])}),
+        hopes=_id_weights(ids, {"differs": ids.levels[number[MISTYPED]].bits}),
         id_weights=_id_weights(ids, {}),
         differs=number["differs"],
         mistyped=number[MISTYPED],
@@ -110,17 +110,13 @@ def _weight(comparison: Comparison) -> str:
 
 def _bits_sql(level: Level) -> str:
     if level.frequency is None:
-        return repr(_bits(level))
+        return repr(level.bits)
     return f"{math.log2(level.m)!r} - log2({level.frequency}_frequency)"
-
-
-def _bits(level: Level) -> float:
-    return 0.0 if level.missing else math.log2(level.m / level.u)
 
 
 def _id_weights(ids: Comparison, instead: dict[str, float]) -> str:
     return " ".join(
-        f"when {place} then {instead.get(level.name, _bits(level))!r}" for place, level in enumerate(ids.levels)
+        f"when {place} then {instead.get(level.name, level.bits)!r}" for place, level in enumerate(ids.levels)
     )
 
 

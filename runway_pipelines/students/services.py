@@ -10,15 +10,22 @@ import dagster as dg
 
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.errors import Permanent
+from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.services import RosterServices
 
 if TYPE_CHECKING:
     from runway_pipelines.students.warehouse import TenantPersons
 
+_MOST_NAMES = 10
+
 
 class ResolutionOff(Permanent):
     """The partner's students are not resolved: the partner decides, and the setting says so."""
+
+
+class NoSuchTenant(Permanent):
+    """The registry has no such tenant, or its partner's cross-year matching is off."""
 
 
 class ResolutionPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -57,6 +64,16 @@ class StudentServices(dg.ConfigurableResource):  # type: ignore[type-arg]
                 came="a partner for whom it is off",
                 remedy=f"once the partner agreed to it, add {partner_id} to RUNWAY_STUDENT_RESOLUTION "
                 "(docs/student-resolution.md)",
+            )
+
+    def require_tenant(self, tenant: PartnerTenant) -> None:
+        """Raise `NoSuchTenant` for one that is not in the registry, or `Permanent` for a partner that is not."""
+        partner = self.rosters.registry().partner(tenant.partner_id)
+        if tenant not in partner.tenants:
+            raise NoSuchTenant(
+                expected=f"a tenant of {tenant.partner_id} that is in the registry",
+                came=tenant.key,
+                remedy=f"name one of its own: {first_few(partner.tenant_codes, _MOST_NAMES)}",
             )
 
     def fetch_persons(self, tenant: PartnerTenant, *, run_id: str) -> "TenantPersons":

@@ -1,0 +1,251 @@
+"""``students``: whose row is it, for files on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+from rich.table import Table
+
+from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.rosters import COMMAND_LINE, TenantArgument
+from runway_pipelines.cli.target import Target
+from runway_pipelines.cli.terminal import console, minute
+from runway_pipelines.partner_tenants.keys import PartnerTenant
+
+if TYPE_CHECKING:
+    from runway_pipelines.students.explaining import ExplainedStudent, Explanation
+    from runway_pipelines.students.observables import Candidates
+    from runway_pipelines.students.services import StudentServices
+    from runway_pipelines.students.warehouse import TenantPersons
+
+COLUMNS = ("first_name", "middle_name", "last_name", "birth_date", "school_id", "sex", "grade")
+_STYLES = {"accept": "green", "review": "yellow", "none": "dim", "invalid": "bold red"}
+# \b: click leaves the paragraph's lines as they are.
+_RESOLVE_EXAMPLE = """\b
+Example:
+  runway-pipelines students resolve results.csv \\
+    --tenant acme/ashford --birth-date Born --to answers
+"""
+_APPLY_EXAMPLE = """\b
+Example:
+  runway-pipelines students apply results.jsonl \\
+    --resolutions answers/resolutions.jsonl \\
+    --to matched.jsonl --unresolved unmatched.jsonl
+"""
+_EXPLAIN_EXAMPLE = """\b
+Example:
+  runway-pipelines students explain results.csv row-17 --tenant acme/ashford
+"""
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+
+
+def reads_candidates(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The file of candidates, whose tenant it is, and the columns of a CSV file."""
+    named = [
+        click.option(f"--{name.replace('_', '-')}", name, metavar="COLUMN", help=f"CSV: the {name.replace('_', ' ')}.")
+        for name in COLUMNS
+    ]
+    ids = click.option("--student-id", "student_ids", metavar="COLUMN", multiple=True, help="CSV: an ID; may repeat.")
+    of = click.option("--tenant", type=TenantArgument(), required=True, help="Whose students they are.")
+    for option in (ids, *reversed(named), of):
+        command = option(command)
+    return command
+
+
+@click.group()
+def students() -> None:
+    """Whose row is it: a file's rows against a tenant's students."""
+
+
+@students.command(epilog=_RESOLVE_EXAMPLE)
+@click.argument("file", type=_FILE)
+@reads_candidates
+@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write the answers here.")
+@click.option("--json", "is_json", is_flag=True, help="Print the report as JSON, and nothing else.")
+@click.pass_obj
+def resolve(
+    target: Target,
+    file: Path,
+    tenant: PartnerTenant,
+    folder: Path | None,
+    is_json: bool,
+    **named: Any,
+) -> None:
+    """Find whose row each candidate of FILE is.
+
+    FILE has a candidate in each line, as JSON (also in .gz), or it is a CSV file: its columns are guessed by plain
+    names (First Name, DOB, ...) or named by options. With --to the answers are in resolutions.jsonl, those for a person
+    in review.jsonl, and the counts in report.json, readable for you alone.
+    """
+    from runway_pipelines.students.local_files import report, write_answers
+    from runway_pipelines.students.model import shipped_model
+    from runway_pipelines.students.resolution import resolve as resolve_candidates
+
+    started = time.monotonic()
+    candidates = _read(file, named)
+    found = _persons(target, tenant, f"{len(candidates.valid):,} candidates", hushed=is_json)
+    resolved = resolve_candidates(candidates, found.persons, shipped_model())
+    facts = {
+        "asked_at": found.asked_at.isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    if folder is not None:
+        write_answers(folder, resolved, facts)
+    document = report(resolved, facts)
+    if is_json:
+        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+        return
+    _print_report(tenant, document)
+    if folder is not None:
+        _print(f"The answers are in {folder}, readable for you alone.")
+
+
+@students.command(epilog=_APPLY_EXAMPLE)
+@click.argument("file", type=_FILE)
+@click.option("--resolutions", type=_FILE, required=True, help="The resolutions.jsonl of the file's candidates.")
+@click.option("--to", "resolved", type=OutputFile(), required=True, help="Where lines go that have their student.")
+@click.option("--unresolved", type=OutputFile(), required=True, help="Where the others go, unchanged.")
+@click.option("--json", "is_json", is_flag=True, help="Print the counts as JSON, and nothing else.")
+def apply(file: Path, resolutions: Path, resolved: Path, unresolved: Path, is_json: bool) -> None:
+    """Write the students' IDs into FILE, a bundle's output.
+
+    Each "CANDIDATE_..." of an accepted candidate becomes the student's ID. Everything else stays byte for byte.
+    """
+    from runway_pipelines.students.local_files import apply_file, read_accepted
+
+    if len({path.resolve() for path in (file, resolutions, resolved, unresolved)}) < 4:
+        raise click.ClickException("Expected four different files; got one of them twice. To do: name another one.")
+    accepted = read_accepted(resolutions)
+    counts = apply_file(file, accepted, resolved, unresolved)
+    if is_json:
+        click.echo(orjson.dumps(counts._asdict()).decode())
+        return
+    _print(f"{counts.resolved:,} lines have their students, in {resolved}.")
+    _print(f"{counts.unresolved:,} lines name somebody who was not accepted, in {unresolved}.")
+
+
+@students.command(epilog=_EXPLAIN_EXAMPLE)
+@click.argument("file", type=_FILE)
+@click.argument("candidate_id")
+@reads_candidates
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@click.pass_obj
+def explain(target: Target, file: Path, candidate_id: str, tenant: PartnerTenant, is_json: bool, **named: Any) -> None:
+    """Say why CANDIDATE_ID of FILE is what it is: the rule, the levels and what each weighs, in bits.
+
+    It names students by their IDs alone. The whole FILE is read, because a verdict may depend on it.
+    """
+    import msgspec
+
+    from runway_pipelines.students.explaining import explain as explain_candidate
+    from runway_pipelines.students.model import shipped_model
+
+    candidates = _read(file, named)
+    found = _persons(target, tenant, f"{len(candidates.valid):,} candidates", hushed=is_json)
+    explanation = explain_candidate(candidates, candidate_id, found.persons, shipped_model())
+    if is_json:
+        click.echo(orjson.dumps(msgspec.to_builtins(explanation), option=orjson.OPT_INDENT_2).decode())
+        return
+    _print_explanation(explanation)
+
+
+def _read(file: Path, named: Mapping[str, Any]) -> Candidates:
+    """The file's candidates; what its columns were taken for is printed."""
+    from runway_pipelines.students.local_files import columns_of, is_csv, read_file
+
+    chosen = {name: (value,) if isinstance(value, str) else value for name, value in named.items() if value}
+    if is_csv(file, chosen):
+        chosen = columns_of(file, chosen)
+        taken = ", ".join(f"{name.replace('_', ' ')} = {' + '.join(columns)}" for name, columns in chosen.items())
+        click.echo(f"Columns: {taken}.", err=True)
+    candidates = read_file(file, chosen, datetime.now(UTC).date())
+    if candidates.invalid and not candidates.valid:
+        click.echo(
+            f"No line of {file.name} is a candidate. A CSV file ends in .csv, or has its columns named.", err=True
+        )
+    return candidates
+
+
+def _persons(target: Target, tenant: PartnerTenant, what: str, *, hushed: bool) -> TenantPersons:
+    """The tenant's students, with a word before what takes its time."""
+    with target.students() as services:
+        _require(services, tenant)
+        say = (lambda text: None) if hushed else (lambda text: click.echo(text, err=True))
+        say(f"{what}. Asking the warehouse for the students of {tenant} ...")
+        found = services.fetch_persons(tenant, run_id=COMMAND_LINE)
+        say(f"{found.persons.count:,} students. Resolving ...")
+    return found
+
+
+def _require(services: StudentServices, tenant: PartnerTenant) -> None:
+    services.require_on(tenant.partner_id)
+    services.require_tenant(tenant)
+
+
+def _print_report(tenant: PartnerTenant, document: Mapping[str, Any]) -> None:
+    table = Table(title=f"Whose rows they are: {tenant}", title_justify="left")
+    for name in ("decision", "reason", "candidates", "records"):
+        table.add_column(name, justify="right" if name in ("candidates", "records") else "left", overflow="fold")
+    for name, counts in document["reasons"].items():
+        decision, _, reason = name.partition(":")
+        style = _STYLES[decision]
+        table.add_row(f"[{style}]{decision}[/]", reason, f"{counts['candidates']:,}", f"{counts['records']:,}")
+    console.print(table)
+    _print(
+        f"{document['candidates']:,} candidates of {document['records']:,} records, {document['students']:,} students "
+        f"as of {minute(document['asked_at'])} UTC, {document['seconds']:.1f} s."
+    )
+    _print(by_id_alone(document["id_alone"]))
+    if document["is_foreign"]:
+        console.print("[bold red]Nearly all IDs are somebody else's here[/]: is it another district's file?")
+    if document["date_order"] == "month_first_assumed":
+        _print("No birth date says whether the month or the day comes first: the month was assumed.")
+
+
+def by_id_alone(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """What matching by ID alone would have done, in a sentence."""
+    matched, other, contradicted = (
+        counts[name]["records"] for name in ("matched", "to_another_student", "contradicted")
+    )
+    return (
+        f"By ID alone: {matched:,} records matched, {other:,} of them to another student than here, and "
+        f"{contradicted:,} to one whom the names or the birth date contradict."
+    )
+
+
+def _print_explanation(explanation: Explanation) -> None:
+    style = _STYLES[explanation.decision]
+    _print(f"{explanation.candidate_id}: [{style}]{explanation.decision}[/], {explanation.reason}", markup=True)
+    _print(f"Rule {explanation.rule}: {explanation.says}")
+    if not explanation.students:
+        return
+    table = Table(title="In bits: 1 is twice as likely", title_justify="left")
+    table.add_column("")
+    for student in explanation.students:
+        table.add_column(student.student_unique_id, overflow="fold")
+        table.add_column("", justify="right")
+    for row in _rows(explanation.students):
+        table.add_row(*row)
+    console.print(table)
+    _print(f"Students here with one of its IDs: {explanation.owners_of_ids}; with its first name: "
+           f"{explanation.called_so:,}.")  # fmt: skip
+
+
+def _rows(found: tuple[ExplainedStudent, ...]) -> list[list[str]]:
+    rows = [["any two", *(cell for one in found for cell in ("", f"{one.prior:+.1f}"))]]
+    for levels in zip(*(one.levels for one in found), strict=True):
+        cells = [cell for level in levels for cell in (level.level, "" if level.bits is None else f"{level.bits:+.1f}")]
+        rows.append([levels[0].comparison.replace("_", " "), *cells])
+    rows.append(["both names", *(cell for one in found for cell in ("", f"{one.names:+.1f}" if one.names else ""))])
+    rows.append(["weight", *(cell for one in found for cell in ("", f"{one.weight:+.1f}"))])
+    return rows
+
+
+def _print(text: str, *, markup: bool = False) -> None:
+    console.print(text, markup=markup, soft_wrap=True, highlight=False)
