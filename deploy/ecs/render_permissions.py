@@ -91,9 +91,9 @@ def sections() -> dict[str, list[tuple[str | None, Statements]]]:
     dev, mirror, prod = (_added_in(env, _APP_DB) for env in (Env.DEV, Env.MIRROR, Env.PROD))
     users = _only(prod, "rds-db:connect")
     return {
-        # It sees that a secret changed, never its value.
+        # It sees that a secret changed and that a file came, and reads neither.
         "CodeServerRole": [
-            (None, _only(pipeline, "secretsmanager:DescribeSecret", "secretsmanager:ListSecrets")),
+            (None, _only(pipeline, "secretsmanager:DescribeSecret", "secretsmanager:ListSecrets", "s3:ListBucket")),
             ("HasEventBus", bus),
         ],
         "RunRole": [

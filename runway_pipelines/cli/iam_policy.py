@@ -12,12 +12,15 @@ from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.partner_tenants.keys import checked_part
 from runway_pipelines.rosters import manifest
 from runway_pipelines.settings import Database, Settings
+from runway_pipelines.students.files import RESOLUTIONS_PREFIX
 from runway_pipelines.systems.aws.iam_policy import Scope, policy_document
 from runway_pipelines.systems.mongo import names as mongo
 from runway_pipelines.systems.postgres import names as postgres
 from runway_pipelines.systems.redis import names as redis
 from runway_pipelines.systems.vocabulary import Env, Role
 from runway_pipelines.wiring import mongo_place
+
+_ONLY_RUNS_USE = (manifest.ROSTERS_PREFIX, RESOLUTIONS_PREFIX)
 
 
 class Process(StrEnum):
@@ -74,7 +77,7 @@ def policy(settings: Settings, options: PolicyOptions) -> dict[str, Any]:
             db_users=[*options.more_db_users, *(user for one in stores for user in one.db_users)],
             db_resource_ids=options.db_resource_ids,
             bucket=settings.aws.bucket,
-            bucket_prefixes=[manifest.SNAPSHOTS_PREFIX, *([] if is_stream else [manifest.ROSTERS_PREFIX])],
+            bucket_prefixes=[manifest.SNAPSHOTS_PREFIX, *([] if is_stream else _ONLY_RUNS_USE)],
             record_prefixes=[] if is_stream else [manifest.AUDIT_PREFIX],
             only_reads=is_stream,
             event_bus=None if is_stream else settings.aws.event_bus,

@@ -1,9 +1,9 @@
 """Deletes what is of no more use, once a day: the job and its schedule, and the op that deletes old runs.
 
-Dagster's storage would grow for ever, and so would the bucket; the op that prunes snapshots is the rosters' own. Runs
-kept at any age: a run that holds the newest materialization of a partition, which the asset's page shows; the newest
-run requested for each version of a partner's secret, by which the rotation sensor knows that it acted on the version;
-and runs that have not ended.
+Dagster's storage would grow for ever, and so would the bucket; the ops that prune it are the rosters' and the students'
+own. Runs kept at any age: a run that holds the newest materialization of a partition, which the asset's page shows; the
+newest run requested for each version of a partner's secret, by which the rotation sensor knows that it acted on the
+version; and runs that have not ended.
 """
 
 import time
@@ -20,10 +20,10 @@ MOST_SECONDS = 1800.0
 _VERSIONS = 500  # in one statement
 
 
-def build_retention_job(retention_days: int, prune_snapshots: dg.OpDefinition) -> dg.JobDefinition:
+def build_retention_job(retention_days: int, *prune: dg.OpDefinition) -> dg.JobDefinition:
     """Deletes runs that ended more than ``retention_days`` ago, with their events and check evaluations.
 
-    ``prune_snapshots`` runs beside it: where one of the two fails, the other is done all the same.
+    The ops ``prune`` run beside it: where one fails, the others are done all the same.
     """
 
     @dg.op
@@ -50,14 +50,15 @@ def build_retention_job(retention_days: int, prune_snapshots: dg.OpDefinition) -
         name="run_retention_job",
         description=f"Deletes runs that ended more than {retention_days} days ago (RUNWAY_RUN_RETENTION_DAYS) and "
         "their events. A partition's newest materialization and the last run for a secret's version stay. Also "
-        "prunes the snapshots of rosters.",
+        "prunes the snapshots of rosters, and deletes files of candidates after their time.",
         executor_def=dg.in_process_executor,
         owners=OWNERS,
         tags=domain("operations"),
     )
     def run_retention_job() -> None:
         delete_old_runs()
-        prune_snapshots()
+        for each in prune:
+            each()
 
     return run_retention_job
 

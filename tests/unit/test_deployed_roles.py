@@ -11,6 +11,7 @@ from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.manifest import AUDIT_PREFIX, index_key, stable_key
 from runway_pipelines.settings import Settings
+from runway_pipelines.students.files import RESOLUTIONS_PREFIX
 from runway_pipelines.systems.postgres import names as postgres
 from runway_pipelines.systems.redis import names as redis
 from runway_pipelines.systems.vocabulary import Env, Role
@@ -65,7 +66,12 @@ def test_without_a_stream_there_is_no_role_for_one() -> None:
 
 def test_runs_may_write_where_rosters_and_snapshots_are_and_nobody_else_may() -> None:
     tenant = PartnerTenant("acme", "north")
-    written = {stable_key(tenant, 2026).split("/")[0], index_key("acme").split("/")[0], AUDIT_PREFIX}
+    written = {
+        stable_key(tenant, 2026).split("/")[0],
+        index_key("acme").split("/")[0],
+        AUDIT_PREFIX,
+        RESOLUTIONS_PREFIX,
+    }
     targets = {one for one in allowed("RunRole", "s3:PutObject") if ":::rosters/" in one}
     assert targets == {f"arn:aws:s3:::rosters/{prefix}/*" for prefix in written}
     deleted = {one for one in allowed("RunRole", "s3:DeleteObject") if ":::rosters/" in one}

@@ -169,6 +169,7 @@ def test_the_policy_follows_the_settings(monkeypatch: pytest.MonkeyPatch) -> Non
     assert f"{prefix('secretsmanager')}secret:mirror/redis/pipelines-??????" in granted["OtherSecrets"]
     assert f"{prefix('ssm')}parameter/mirror/current/mongodb-shared/ca-secret-arn" in granted["StoreParameters"]
     assert granted["Objects"] == [
+        "arn:aws:s3:::runway-stg/__resolutions/*",
         "arn:aws:s3:::runway-stg/__roster_snapshots/*",
         "arn:aws:s3:::runway-stg/__rosters/*",
     ]
