@@ -8,7 +8,13 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from runway_pipelines.operations.events import Log, OperatorEvents
-from runway_pipelines.operations.outcomes import OperatorEvent, events_of, freshness_event, unusable_code_event
+from runway_pipelines.operations.outcomes import (
+    OperatorEvent,
+    events_of,
+    freshness_event,
+    resolution_events,
+    unusable_code_event,
+)
 from runway_pipelines.operations.run_cursor import RunCursor
 from runway_pipelines.operations.run_log import ENDED, RunLog, end_of
 from runway_pipelines.operations.tags import OWNERS
@@ -29,11 +35,12 @@ class Watched:
     identity_jobs: frozenset[str]
     can_connect: dg.AssetCheckKey
     tenants_fresh: dg.AssetCheckKey
+    resolution_job: str | None = None
 
     @property
     def jobs(self) -> frozenset[str]:
         """All of the jobs."""
-        return self.identity_jobs | {self.partner_job, self.freshness_job}
+        return self.identity_jobs | {self.partner_job, self.freshness_job, *filter(None, [self.resolution_job])}
 
 
 def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.SensorDefinition:
@@ -45,7 +52,7 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
         default_status=dg.DefaultSensorStatus.RUNNING,
         owners=list(OWNERS),
         description="Notifies operators of failed refreshes, held rosters, failing credentials, stale rosters, tenant "
-        "codes that cannot be used, and recoveries. Requests no runs.",
+        "codes that cannot be used, other districts' files of candidates, and recoveries. Requests no runs.",
     )
     def run_outcome_event_sensor(context: dg.SensorEvaluationContext, operators: OperatorEvents) -> dg.SensorResult:
         now = datetime.now(UTC).timestamp()
@@ -112,7 +119,12 @@ def _events_of(
     run: dg.RunRecord, run_log: RunLog, watched: Watched, dagster_url: str | None
 ) -> Iterator[OperatorEvent]:
     outcome = run_log.outcome_of(run)
-    if outcome.job_name != watched.freshness_job:
+    if outcome.job_name == watched.resolution_job:
+        foreign = run_log.foreign_files(run.dagster_run.run_id)
+        earlier_runs = [each.run_id for each in run_log.previous_outcomes(run)] if foreign else []
+        told = {version for run_id in earlier_runs if run_id for version in run_log.foreign_files(run_id)}
+        yield from resolution_events(outcome, foreign, told, dagster_url)
+    elif outcome.job_name != watched.freshness_job:
         earlier = run_log.previous_outcomes(run)
         previous = next(earlier, None)
         judged = previous

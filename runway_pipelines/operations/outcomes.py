@@ -20,6 +20,8 @@ IDENTITY_RUN_FAILED = "identity_run_failed"
 ROSTERS_STALE = "rosters_stale"
 ROSTERS_FRESH_AGAIN = "rosters_fresh_again"
 TENANT_CODE_UNUSABLE = "tenant_code_unusable"
+STUDENT_FILE_FOREIGN = "student_file_foreign"
+STUDENT_RESOLUTION_FAILED = "student_resolution_failed"
 
 # EventBridge refuses an entry above 256 KB. JSON needs at most six bytes a character: 150 KB for these reasons.
 MOST_REASONS = 50
@@ -117,6 +119,26 @@ def unusable_code_event(
         return None
     outcome = replace(judgement, counts={"unusable": len(unusable)}, reasons=unusable)
     return OperatorEvent(TENANT_CODE_UNUSABLE, _detail(outcome, dagster_url))
+
+
+def resolution_events(
+    outcome: RunOutcome, foreign: Mapping[str, str], told: Collection[str], dagster_url: str | None
+) -> list[OperatorEvent]:
+    """The events of a run that resolved a tenant's files: one for each that is another district's, and its failure.
+
+    ``foreign`` maps a file's version to the reason, ``told`` are the versions that earlier runs reported. A failed run
+    was requested for a file that is new, so each failure is told.
+    """
+    key = outcome.partner_id or ""  # its partition is a tenant
+    run = replace(outcome, partner_id=key.partition("/")[0])
+    events = [
+        OperatorEvent(STUDENT_FILE_FOREIGN, _detail(replace(run, reasons={key: reason}), dagster_url))
+        for version, reason in foreign.items()
+        if version not in told
+    ]
+    if not outcome.is_success:
+        events.append(OperatorEvent(STUDENT_RESOLUTION_FAILED, _detail(run, dagster_url)))
+    return events
 
 
 def secret_gone(partner_id: str, reason: str, now: datetime) -> OperatorEvent:

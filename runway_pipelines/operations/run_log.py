@@ -92,6 +92,16 @@ class RunLog:
             if isinstance(partner_id := check.partition, str)
         }
 
+    def foreign_files(self, run_id: str) -> dict[str, str]:
+        """The versions of files that the run took for another district's, and why, as it observed them."""
+        return {
+            problem.hold: str(problem)
+            for entry in self._entries(run_id, dg.DagsterEventType.ASSET_OBSERVATION)
+            if entry.asset_observation is not None
+            for problem in _report_in(entry.asset_observation.metadata).problems.values()
+            if problem.hold
+        }
+
     def previous_run(self, record: dg.RunRecord) -> str | None:
         """The id of the last successful run of the same job before this one."""
         successful = dg.RunsFilter(job_name=record.dagster_run.job_name, statuses=[dg.DagsterRunStatus.SUCCESS])

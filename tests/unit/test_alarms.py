@@ -35,6 +35,7 @@ from runway_pipelines.stream import refusals, streaming
 from runway_pipelines.stream.metrics import Metrics
 from runway_pipelines.stream.sources import Source
 from runway_pipelines.stream.streaming import PullRecord
+from runway_pipelines.students.automation import student_resolution_job
 from tests.cloudformation import Stack
 from tests.filter_patterns import matches
 from tests.templates import ALARMS, SERVICES, STREAM
@@ -43,7 +44,12 @@ from tests.waiting import PATIENCE_SECONDS
 DOCS = Path(__file__).parents[2]
 Line = dict[str, Any]
 GOOD_NEWS = {ROSTER_REFRESH_RECOVERED, ROSTERS_FRESH_AGAIN}
-TOLD_JOBS = [partner_rosters_job.name, library_identity_job.name, library_identity_recheck_job.name]
+TOLD_JOBS = [
+    partner_rosters_job.name,
+    library_identity_job.name,
+    library_identity_recheck_job.name,
+    student_resolution_job.name,
+]
 WHY = Unavailable(expected="an answer", came="none", remedy="run again")
 
 
@@ -104,6 +110,7 @@ def test_a_roster_that_was_refreshed_counts_and_a_partners_index_does_not(capsys
     (counted,) = matching("RosterRefreshed", lines_of_run(capsys, TOLD_JOBS[0], refreshes))
     assert counted["tenant"] == "acme/north"
     assert matching("RosterRefreshed", lines_of_run(capsys, TOLD_JOBS[0], works)) == []
+    assert matching("RosterRefreshed", lines_of_run(capsys, student_resolution_job.name, refreshes)) == []
 
 
 @pytest.mark.parametrize(
