@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from runway_pipelines.local.child_names import FIRST_NAMES, OTHER_LAST_NAMES, SPANISH_LAST_NAMES
 from runway_pipelines.local.draws import Draws, Flags, Ints, deal
 from runway_pipelines.local.partners import Partner, Tenant, synthetic_partners
 
@@ -83,12 +84,7 @@ _SYSTEMS = pa.array([*ID_SYSTEMS, None, ""], _TEXT)
 _LOCAL, _STATE, _DISTRICT, _NO_SYSTEM, _EMPTY_SYSTEM = range(5)
 _NO_ED_ORG = -1
 
-_FIRST = pa.array(
-    ["Ada", "Björn", "Chloé", "D'Angelo", "Elif", "Farid", "Grace", "Hana", "Ivo", "Jamal", "Kaya", "Lena", "Mateo"]
-)
-_LAST = pa.array(
-    ["Abara", "Brandt", "Castillo", "Dvořák", "Eze", "Fischer", "García", "Haddad", "Iyer", "Jensen", "O'Neill"]
-)
+_FIRST, _SPANISH, _OTHER = (pa.array(names) for names in (FIRST_NAMES, SPANISH_LAST_NAMES, OTHER_LAST_NAMES))
 _SUFFIX = pa.array(["Jr", "II", "III"])
 _SEX = pa.array(["Female", "Male", None])
 _OLDEST_BIRTH = (date(2005, 9, 1) - date(1970, 1, 1)).days
@@ -339,49 +335,74 @@ def identification_codes(partner: Partner, tenant: Tenant) -> pa.Table:
 def students(partner: Partner, tenant: Tenant) -> pa.Table:
     """The tenant's rows of stg_ef3__students, one for each k_student, in no order: what a roster must never contain."""
     tenancy = _tenancy(partner.partner_id, tenant.code, tenant.students)
-    person, year = tenancy.primary.person, tenancy.primary.year
+    draws, person, year = tenancy.draws, tenancy.primary.person, tenancy.primary.year
+    families = _families(tenancy)
+    # Some have had another family's name, in earlier years.
+    had_another = draws.chance("earlier name", person, 0.03) & (year < tenancy.last_year[person])
+    family = np.where(had_another, families.of[person] + len(families.of), families.of[person])
 
     def one_of(field: str, values: pa.Array, rate: float = 1.0) -> pa.Array:
-        drawn = tenancy.draws.below(field, person, len(values))
-        return values.take(pa.array(drawn, mask=~tenancy.draws.chance(f"has {field}", person, rate)))
+        drawn = draws.below(field, person, len(values))
+        return values.take(pa.array(drawn, mask=~draws.chance(f"has {field}", person, rate)))
 
-    born = _born(tenancy, person)
-    is_twin = _are_twins(tenancy)[person]
     columns = {
         "student_unique_id": tenancy.unique_ids.take(pa.array(person)),
-        "first_name": one_of("first name", _FIRST),
+        "first_name": _FIRST.take(pa.array(_frequent(draws, "first name", person, len(_FIRST)))),
         "middle_name": one_of("middle name", _FIRST, 0.4),
-        "last_name": one_of("last name", _LAST),
-        "generation_code_suffix": one_of("suffix", _SUFFIX, 0.03),
-        "birth_date": pc.cast(pa.array(born.astype(np.int32)), pa.date32()),
+        "last_name": _last_names(draws, family),
+        "generation_code_suffix": one_of("suffix", _SUFFIX, 0.01),
+        "birth_date": pc.cast(pa.array(families.born[person].astype(np.int32)), pa.date32()),
         "birth_sex": one_of("birth sex", _SEX),
-        "maiden_name": one_of("maiden name", _LAST, 0.02),
-        "is_multiple_birth": pa.array(is_twin, mask=~tenancy.draws.chance("has is_multiple_birth", person, 0.7)),
+        "maiden_name": one_of("maiden name", _SPANISH, 0.01),
+        "is_multiple_birth": pa.array(
+            families.are_twins[person], mask=~draws.chance("has is_multiple_birth", person, 0.7)
+        ),
     }
     return _table(STUDENTS, tenancy, person, year, columns)
+
+
+class _Families(NamedTuple):
+    """For each person: the family's number, the birth date in days from 1970, and whether there is a twin."""
+
+    of: Ints
+    born: Ints
+    are_twins: Flags
+
+
+def _families(tenancy: _Tenancy) -> _Families:
+    """Six in ten have a brother or sister here; of those, one in thirty is a twin."""
+    draws, people = tenancy.draws, np.arange(len(tenancy.unique_ids))
+    place = np.argsort(draws.order("family", len(people)))
+    siblings = place < len(people) * 6 // 10 // 2 * 2
+    family = np.where(siblings, place // 2, place)
+    are_twins = siblings & draws.chance("twins", family, 0.033)
+    # Twins have their family's day of birth, the others their own.
+    whose = np.where(are_twins, len(people) + family, people)
+    return _Families(family, _OLDEST_BIRTH + draws.below("birth date", whose, 15 * 365), are_twins)
+
+
+def _last_names(draws: Draws, family: Ints) -> pa.Array:
+    """A quarter has two Spanish names, a third of these with a hyphen."""
+    first, second = (_SPANISH.take(pa.array(_frequent(draws, name, family, len(_SPANISH)))) for name in ("last", "2nd"))
+    separator = pa.array(["-", " "]).take(pa.array((draws.below("hyphen", family, 3) > 0).astype(np.int64)))
+    double = pc.binary_join_element_wise(first, second, separator)
+    other = _OTHER.take(pa.array(_frequent(draws, "other", family, len(_OTHER))))
+    kind = draws.below("last name", family, 4)
+    return pc.if_else(pa.array(kind == 0), double, pc.if_else(pa.array(kind == 1), first, other))
+
+
+def _frequent(draws: Draws, field: str, index: Ints, limit: int) -> Ints:
+    """An integer in [0, limit) for each index, small ones more often."""
+    return np.minimum(draws.below(field, index, limit), draws.below(f"{field}, again", index, limit))
 
 
 def schools(partner: Partner, tenant: Tenant) -> pa.Table:
     """The tenant's rows of stg_ef3__student_school_associations, in no order; some come twice."""
     tenancy = _tenancy(partner.partner_id, tenant.code, tenant.students)
     rows = _stack(tenancy.primary._replace(ed_org=tenancy.school), tenancy.secondary)
-    age = rows.year - 1 - 1970 + 243 / 365 - _born(tenancy, rows.person) / 365.25  # on the first of September
+    age = rows.year - 1 - 1970 + 243 / 365 - _families(tenancy).born[rows.person] / 365.25  # on the first of September
     columns = {
         "school_id": pa.array(rows.ed_org),
         "entry_grade_level": _GRADES.take(pa.array(np.clip(age.astype(np.int64) - 5, 0, len(_GRADES) - 1))),
     }
     return _table(SCHOOLS, tenancy, rows.person, rows.year, columns)
-
-
-def _born(tenancy: _Tenancy, person: Ints) -> Ints:
-    """Days from 1970 to each one's birth."""
-    return _OLDEST_BIRTH + tenancy.draws.below("birth date", person, 15 * 365)
-
-
-def _are_twins(tenancy: _Tenancy) -> Flags:
-    """For each person, whether another one has its last name and birth date."""
-    people = np.arange(len(tenancy.unique_ids))
-    family = tenancy.draws.below("last name", people, len(_LAST)) * 100_000 + _born(tenancy, people)
-    _, whose, times = np.unique(family, return_inverse=True, return_counts=True)
-    flags: Flags = times[whose] > 1
-    return flags

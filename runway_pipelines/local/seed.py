@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from runway_pipelines.credentials.edu_connection import partner_secret_name
-from runway_pipelines.local import dataset, draws
+from runway_pipelines.local import child_names, dataset, draws
 from runway_pipelines.local.partners import Partner, synthetic_partners
 
 # Years that the application knows: those of the data, and one that no partner has configured.
@@ -236,7 +236,7 @@ def forget_version(directory: Path) -> None:
 def data_set_version(partners: Sequence[Partner]) -> str:
     """A digest of everything that decides the rows: the generator's own source and the partners."""
     digest = hashlib.sha256()
-    for module in (dataset, draws):
+    for module in (child_names, dataset, draws):
         digest.update(inspect.getsource(module).encode())
     digest.update(repr(tuple(partners)).encode())
     return digest.hexdigest()
