@@ -1,4 +1,4 @@
-"""The main jobs on the embedded stack: all rosters, one that is held, the library's identity, a key that rotates."""
+"""The main jobs on the embedded stack: all rosters, one that is held, a file that is resolved, identity, a rotation."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from runway_pipelines.identity.automation import library_identity_job
 from runway_pipelines.local.hold_demo import HoldResult, print_hold, run_hold
 from runway_pipelines.local.key_rotation import rotate_key
 from runway_pipelines.local.partners import Partner, synthetic_partners
+from runway_pipelines.local.student_demo import ResolutionResult, print_resolution, run_resolution
 from runway_pipelines.operations.tags import PARTNER_TAG, TRIGGER_TAG
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import sync_partitions
@@ -98,12 +99,14 @@ def tell_story(services: RosterServices, state_dir: Path, console: Console) -> d
     print_results(results, console)
     hold = run_hold(services, state_dir, refresh_quietly, console)
     print_hold(hold, console)
+    resolution = run_resolution(state_dir, console)
+    print_resolution(resolution, console)
     console.print("Resolving the library's identity ...")
     identity = run_identity()
     print_identity(identity, console)
     rotation = run_rotation(services, state_dir, console)
     print_rotation(rotation, console)
-    return results_document(results, hold, identity, rotation)
+    return results_document(results, hold, identity, rotation, resolution)
 
 
 def run_demo(services: RosterServices, console: Console) -> Iterator[PartnerResult]:
@@ -198,17 +201,19 @@ def results_document(
     hold: HoldResult | None = None,
     identity: IdentityResult | None = None,
     rotation: RotationResult | None = None,
+    resolution: ResolutionResult | None = None,
 ) -> dict[str, Any]:
     """The results in machine-readable form."""
     partners = [asdict(result) for result in results]
     tenants = [tenant for partner in partners for tenant in partner["tenants"]]
-    others = [result for result in (hold, identity, rotation) if result is not None]
+    others = [result for result in (hold, identity, rotation, resolution) if result is not None]
     return {
         "is_success": all(tenant["is_expected"] for tenant in tenants) and all(each.is_expected for each in others),
         "partners": partners,
         "hold": hold and asdict(hold),
         "identity": identity and asdict(identity),
         "rotation": rotation and asdict(rotation),
+        "resolution": resolution and asdict(resolution),
     }
 
 

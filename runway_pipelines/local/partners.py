@@ -5,6 +5,8 @@ Belongs here: the registry side of the synthetic data set. What the tenants' war
 
 from dataclasses import dataclass
 
+RESOLVED_PARTNER = "acme"  # whose students are resolved
+
 
 @dataclass(frozen=True)
 class Tenant:

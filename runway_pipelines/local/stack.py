@@ -22,6 +22,7 @@ from typing import Self
 import boto3
 from botocore.config import Config
 
+from runway_pipelines.local.partners import RESOLVED_PARTNER
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
 from runway_pipelines.local.processes import Child, LocalServerError, StateLock, start_child, stop_stale
 from runway_pipelines.systems.disk import machine_trouble
@@ -174,6 +175,7 @@ class EmbeddedStack:
             "RUNWAY_SNOWFLAKE_HOST": self.snowflake_host,
             "RUNWAY_SNOWFLAKE_PORT": str(self.snowflake_port),
             "RUNWAY_SNOWFLAKE_PROTOCOL": "http",
+            "RUNWAY_STUDENT_RESOLUTION": RESOLVED_PARTNER,
             "LIBRARY_METADATA_URL": self.lml_url,
             "DAGSTER_PG_HOST": postgres.host,
             "DAGSTER_PG_PORT": str(postgres.port),

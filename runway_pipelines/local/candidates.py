@@ -1,0 +1,102 @@
+"""A small file of candidates of a synthetic district, whose truth is known: what `students resolve` is tried on.
+
+Pure: the same names give the same file. It is written as the assessment bundles write one, with what goes wrong in real
+ones: no ID, a mistyped one, the next student's, and children who are not in the roster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from runway_pipelines.local import dataset
+from runway_pipelines.local.draws import Draws
+from runway_pipelines.local.partners import Partner, Tenant
+
+# How many of a hundred rows there are of each kind, in this order; all others are right.
+_NO_ID, _MISTYPED, _NEXT_ONES, _NEWCOMERS, _BROTHERS = 10, 5, 6, 4, 3
+
+
+@dataclass(frozen=True, repr=False)
+class CandidateFile:
+    """The file's lines, and the student's ID of each candidate: None for a child who is not in the roster."""
+
+    lines: tuple[bytes, ...]
+    truth: dict[str, str | None]
+
+
+def candidate_file(partner: Partner, tenant: Tenant, rows: int) -> CandidateFile:
+    """At most ``rows`` candidates of this year's students of the tenant, who have a local code."""
+    students = _students(partner, tenant)
+    draws = Draws(f"{dataset.SEED}/candidates/{partner.partner_id}/{tenant.code}")
+    order = draws.order("student", len(students))[:rows]
+    chosen = [students[number] for number in order]
+    lines, truth = [], {}
+    for place, student in enumerate(chosen):
+        other = chosen[(place + 1) % len(chosen)]
+        row, student_unique_id = _row(place % 100, student, other)
+        candidate_id = draws.keys("candidate_id", np.array([place]))[0].as_py()
+        truth[candidate_id] = student_unique_id and student_unique_id.strip()  # resolution answers without blanks
+        lines.append(orjson.dumps({"candidate_id": candidate_id, **row, "record_count": "1"}) + b"\n")
+    return CandidateFile(tuple(lines), truth)
+
+
+def _row(kind: int, student: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """A row of one of the kinds, and whose it is."""
+    if (kind := kind - _NO_ID) < 0:
+        return _observables(student, []), student["student_unique_id"]
+    if (kind := kind - _MISTYPED) < 0:
+        code = student["code"]
+        return _observables(student, [code[:-1] + str((int(code[-1]) + 1) % 10)]), student["student_unique_id"]
+    if (kind := kind - _NEXT_ONES) < 0:
+        return _observables(student, [other["code"]]), student["student_unique_id"]
+    if (kind := kind - _NEWCOMERS) < 0:
+        return _observables(_stranger(student, other), ["7" + student["code"]]), None
+    if kind - _BROTHERS < 0:
+        return _observables(_stranger(student, other), [student["code"]]), None
+    return _observables(student, [student["code"]]), student["student_unique_id"]
+
+
+def _stranger(student: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A brother or sister of the student, a year older, who is not in the roster."""
+    born = student["birth_date"]
+    return student | {
+        "first_name": next(name for name in (other["first_name"], "Quentin") if name != student["first_name"]),
+        "birth_date": born.replace(year=born.year - 1, day=min(born.day, 28)),
+    }
+
+
+def _observables(student: dict[str, Any], ids: list[str]) -> dict[str, Any]:
+    """As the bundles write them: names in lower case, the date without separators, the list of IDs as a text."""
+    return {
+        "obs_first_name": student["first_name"].lower(),
+        "obs_last_name": student["last_name"].lower(),
+        "obs_birth_date": f"{student['birth_date']:%m%d%Y}",
+        "obs_school_id": str(student["school_id"]),
+        "obs_student_ids": f"{ids or ['none']}",
+    }
+
+
+def _students(partner: Partner, tenant: Tenant) -> list[dict[str, Any]]:
+    """Who has a local code of plain digits this year, each once, by their IDs."""
+    year = dataset.SCHOOL_YEARS[-1]
+    codes = {
+        row["k_student_xyear"]: row["id_code"]
+        for row in dataset.identification_codes(partner, tenant).to_pylist()
+        if row["api_year"] == year and row["id_system"] == "Local" and (row["id_code"] or "").isdigit()
+    }
+    schools = {
+        row["k_student_xyear"]: row["school_id"]
+        for row in dataset.schools(partner, tenant).to_pylist()
+        if row["api_year"] == year
+    }
+    found = {
+        row["student_unique_id"]: row
+        | {"code": codes[row["k_student_xyear"]], "school_id": schools[row["k_student_xyear"]]}
+        for row in dataset.students(partner, tenant).to_pylist()
+        if row["api_year"] == year and row["k_student_xyear"] in codes and row["student_unique_id"]
+    }
+    return [found[student_unique_id] for student_unique_id in sorted(found)]
