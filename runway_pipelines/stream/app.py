@@ -20,10 +20,20 @@ from starlette.routing import Route, Router
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.stream.limits import BlockingCalls, Places, in_thread
 from runway_pipelines.stream.metrics import CONTENT_TYPE, Metrics
+from runway_pipelines.stream.persons_cache import PersonsCache
 from runway_pipelines.stream.pools import EVICTION_SECONDS, PartnerPools
 from runway_pipelines.stream.refusals import Guard, Refusal, failed, forbidden, refused, unauthorized, unrouted
+from runway_pipelines.stream.resolution_route import ResolutionRoute
 from runway_pipelines.stream.roster_route import RosterRoute
-from runway_pipelines.stream.runs import API_PREFIX, CROSS_YEAR_PATH, ROSTER_PATH, RunTenant, find_run, job_payload
+from runway_pipelines.stream.runs import (
+    API_PREFIX,
+    CROSS_YEAR_PATH,
+    RESOLUTIONS_PATH,
+    ROSTER_PATH,
+    RunTenant,
+    find_run,
+    job_payload,
+)
 from runway_pipelines.stream.streaming import Patience
 from runway_pipelines.stream.tokens import TokenKeys, TokenOfAnotherRun, TokenRefused, TokenRules, token_keys
 from runway_pipelines.systems.aws.secrets_manager import read_secret
@@ -62,21 +72,33 @@ class StreamApi:
             size=settings.stream.sessions_per_partner,
             acquire_seconds=settings.stream.acquire_seconds,
         )
+        self._persons = PersonsCache(timedelta(minutes=settings.resolution.persons_minutes))
         self._metrics = Metrics(
             sessions_in_use=lambda: self._pools.count(lambda pool: pool.sessions_in_use),
             sessions_idle=lambda: self._pools.count(lambda pool: pool.sessions_idle),
+            persons_bytes=lambda: self._persons.nbytes,
         )
+        patience = Patience(settings.stream.stall_seconds, settings.stream.least_bytes_per_second)
         self._rosters = RosterRoute(
             services.store,
             self._pools,
             self._metrics,
             self._call,
             Places(settings.stream.most_pulls, settings.stream.most_pulls_per_partner),
-            Patience(settings.stream.stall_seconds, settings.stream.least_bytes_per_second),
+            patience,
             fresh_for=timedelta(hours=settings.stream.snapshot_hours),
             acquire_seconds=settings.stream.acquire_seconds,
             fillers=settings.rosters.fillers,
             guards=services.policy.guards.guards,
+        )
+        self._resolutions = ResolutionRoute(
+            self._pools,
+            self._persons,
+            self._metrics,
+            self._call,
+            patience,
+            is_on=frozenset(filter(None, settings.resolution.partners.split(","))).__contains__,
+            acquire_seconds=settings.stream.acquire_seconds,
         )
 
     def app(self) -> ASGIApp:
@@ -88,6 +110,7 @@ class StreamApi:
                     for prefix in (API_PREFIX, "")
                     for path, endpoint in ((ROSTER_PATH, self._roster), (CROSS_YEAR_PATH, self._cross_year))
                 ),
+                *(Route(prefix + RESOLUTIONS_PATH, self._resolve, methods=["POST"]) for prefix in (API_PREFIX, "")),
                 Route("/healthz", self._health, methods=["GET"]),
                 Route("/readyz", self._readiness, methods=["GET"]),
                 Route("/metrics", self._metrics_text, methods=["GET"]),
@@ -102,6 +125,9 @@ class StreamApi:
 
     async def _roster(self, request: Request) -> Response:
         return await self._rosters.answer(request, await self._authorized_run(request))
+
+    async def _resolve(self, request: Request) -> Response:
+        return await self._resolutions.answer(request, await self._authorized_run(request))
 
     async def _cross_year(self, request: Request) -> Response:
         run = await self._authorized_run(request)
@@ -154,11 +180,15 @@ class StreamApi:
     async def _document(self, request: Request) -> Response:
         return Response(_OPENAPI, media_type="application/json")
 
+    def _evict(self) -> None:
+        self._persons.evict()
+        self._pools.evict_idle()
+
     @asynccontextmanager
     async def _lifespan(self, app: Router) -> AsyncIterator[None]:
-        """Evict idle sessions while the server runs; drain the pools once nothing is in flight."""
+        """Evict idle sessions and old persons while the server runs; drain the pools once nothing is in flight."""
         Thread(target=_import_driver, name="import", daemon=True).start()
-        evicting = asyncio.create_task(_every(EVICTION_SECONDS, self._pools.evict_idle))
+        evicting = asyncio.create_task(_every(EVICTION_SECONDS, self._evict))
         try:
             yield
         finally:

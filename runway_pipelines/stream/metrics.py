@@ -22,7 +22,13 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 
 class Metrics:
     """The metrics of one server."""
 
-    def __init__(self, *, sessions_in_use: Callable[[], int], sessions_idle: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        *,
+        sessions_in_use: Callable[[], int],
+        sessions_idle: Callable[[], int],
+        persons_bytes: Callable[[], int] = lambda: 0,
+    ) -> None:
         # The time at which a counter began is useless, and doubles the text.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
@@ -42,6 +48,12 @@ class Metrics:
             "first_byte_seconds", "From the request to the first byte.", ("source",), buckets=_SECONDS, **named
         )
         self.seconds = Histogram("pull_seconds", "From the request to its end.", ("source",), buckets=_SECONDS, **named)
+        self.resolutions = Counter("resolutions", "Files of candidates, by ending.", ("ended",), **named)
+        self.resolution_seconds = Histogram(
+            "resolution_seconds", "From the request to its end.", buckets=_SECONDS, **named
+        )
+        persons = Gauge("persons_bytes", "Memory of the students that are kept for the next file.", **named)
+        persons.set_function(persons_bytes)
         sessions = Gauge("snowflake_sessions", "Open Snowflake sessions.", ("state",), **named)
         sessions.labels("in_use").set_function(sessions_in_use)
         sessions.labels("idle").set_function(sessions_idle)

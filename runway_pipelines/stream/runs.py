@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 API_PREFIX = "/api"  # the application's global prefix; the stream answers with it and without
 ROSTER_PATH = "/earthbeam/jobs/{run_id}/roster"
 CROSS_YEAR_PATH = "/earthbeam/jobs/{run_id}/cross-year"
+RESOLUTIONS_PATH = "/earthbeam/jobs/{run_id}/resolutions"
 # Who has a roster: rosters contract, section 5. A run of an unknown partner or tenant has none.
 _RUN_SQL = """
 select job.partner_id, job.tenant_code,

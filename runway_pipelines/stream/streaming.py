@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.responses import Response
 
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 JSON_LINES = "application/x-ndjson"
+
+
+class Record(Protocol):
+    """What a response notes of itself, for the log line and the metrics about it."""
+
+    lines: int
+    sent: int
+
+    def first_byte(self) -> None:
+        """The answer begins."""
+
+    def over(self, ended: str, reason: str = "") -> None:
+        """It has ended."""
 
 
 @dataclass
@@ -144,7 +157,7 @@ class RosterResponse(Response):
         first: bytes | Finished,
         pull: Pull,
         request: Request,
-        record: PullRecord,
+        record: Record,
         patience: Patience,
         *,
         status: int,
