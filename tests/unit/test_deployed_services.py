@@ -35,6 +35,7 @@ EVERYTHING = SERVICES | {
     "EventBus": "operators",
     "DagsterUrl": "https://dagster.internal",
     "LargePartners": "acme",
+    "StudentResolution": "acme",
 }
 
 
