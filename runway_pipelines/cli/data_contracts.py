@@ -31,6 +31,8 @@ Rows = Iterable[Sequence[str]]
 
 def page() -> str:
     """docs/data-contracts.md, made from the names themselves; a test fails when the file differs."""
+    from runway_pipelines.students import files  # it speaks to the bucket, which is slow to import
+
     return _page(
         [
             (
@@ -50,6 +52,11 @@ def page() -> str:
             ),
             ("record", f"`{manifest.AUDIT_PREFIX}/acme/ashford/`", "what was held and decided, for good"),
             ("index", f"`{manifest.index_key(_TENANT.partner_id)}`", "the partner's tenants"),
+            (
+                "file of candidates",
+                f"`{files.FileFolder(_TENANT, '{name}').key(files.CANDIDATES)}`",
+                "whose rows are to be resolved; the answers come beside it",
+            ),
             (
                 "key of the stream's tokens",
                 "the secret that `RUNWAY_STREAM_TOKEN_SECRET` names",
