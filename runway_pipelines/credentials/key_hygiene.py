@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from datetime import datetime
+import re
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from runway_pipelines.systems.snowflake.connection import EduConnection
@@ -58,3 +59,52 @@ class KeyReport:
         keys = self.keys or KeyHygiene(None, None, None, None)
         is_fine = self.keys is not None and not keys.is_old(warning_days)
         return {"partner": self.partner_id, "is_fine": is_fine, **asdict(keys), "trouble": self.trouble}
+
+
+UNKNOWN = "unknown"
+NEVER_ROTATED = "never"
+_DAYS_AGO = re.compile(r"(\d+) days ago")
+
+
+@dataclass(frozen=True)
+class KeyFacts:
+    """What is known of a partner's key to whoever may not read it. ``age_days`` is None where nothing tells it.
+
+    ``last_rotation`` is for people: "never", "12 days ago", or "unknown". ``trouble`` says why there is no key.
+    """
+
+    age_days: int | None = None
+    last_rotation: str = UNKNOWN
+    trouble: str = ""
+
+    @property
+    def age_in_words(self) -> str:
+        """The age, for a person."""
+        return UNKNOWN if self.age_days is None else f"{self.age_days} days"
+
+    def later(self, passed: timedelta) -> KeyFacts:
+        """The same facts after some time has passed."""
+        days = max(passed.days, 0)
+        ago = _DAYS_AGO.fullmatch(self.last_rotation)
+        return replace(
+            self,
+            age_days=None if self.age_days is None else self.age_days + days,
+            last_rotation=rotated_in_words(int(ago[1]) + days) if ago else self.last_rotation,
+        )
+
+
+NO_KEY_FACTS = KeyFacts()
+
+
+def rotated_in_words(days_ago: int | None) -> str:
+    """When the key was last rotated; None if it never was."""
+    return NEVER_ROTATED if days_ago is None else f"{days_ago} days ago"
+
+
+def facts_of(report: KeyReport) -> KeyFacts:
+    """The facts of a key that was read."""
+    if report.keys is None:
+        return KeyFacts(trouble=report.trouble)
+    if report.keys.age_days is None:  # a stand-in of development has no date, and so no rotation
+        return NO_KEY_FACTS
+    return KeyFacts(report.keys.age_days, rotated_in_words(report.keys.rotated_days_ago))

@@ -96,6 +96,7 @@ class PartnerIndex:
             run_id = document.get("run_id")
         except (KeyError, TypeError, ValueError):
             known, run_id = {}, None
+        registered = frozenset(partner.tenant_codes)
         return cls(
             partner.partner_id,
             partner.published_years,
@@ -106,7 +107,7 @@ class PartnerIndex:
                     + [
                         replace(entry, status=DEPARTED, reason=STILL_PUBLISHED)
                         for code, entry in known.items()
-                        if code not in partner.tenant_codes and entry.has_snapshot
+                        if code not in registered and entry.has_snapshot
                     ],
                     key=lambda entry: entry.tenant_code,
                 )
