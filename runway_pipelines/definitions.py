@@ -17,6 +17,8 @@ from runway_pipelines.operations.retention import build_retention_job, build_ret
 from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
 from runway_pipelines.rosters.assets import partner_rosters, tenant_rosters
 from runway_pipelines.rosters.automation import build_daily_schedule, partner_rosters_job
+from runway_pipelines.rosters.board import Advice
+from runway_pipelines.rosters.board_asset import build_board_asset, build_board_sensor
 from runway_pipelines.rosters.decision_job import roster_decision_job
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH, roster_freshness_job, roster_freshness_schedule
 from runway_pipelines.rosters.pruning import prune_snapshots
@@ -28,9 +30,10 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     services = wiring.build_services(settings)
     interval = settings.dagster.sensor_interval_seconds
     large_runs = wiring.build_large_runs(settings)
+    advice = Advice(dagster_url=settings.dagster.url)
     run_retention_job = build_retention_job(settings.dagster.run_retention_days, prune_snapshots)
     return dg.Definitions(
-        assets=[tenant_rosters, partner_rosters, library_identity_graph],
+        assets=[tenant_rosters, partner_rosters, build_board_asset(advice), library_identity_graph],
         jobs=[
             partner_rosters_job,
             roster_freshness_job,
@@ -53,6 +56,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
                 interval_seconds=interval,
                 large_runs=large_runs,
             ),
+            build_board_sensor(advice, interval_seconds=interval),
             build_run_outcome_sensor(
                 Watched(
                     partner_job=partner_rosters_job.name,

@@ -52,6 +52,7 @@ def page() -> str:
             ),
             ("record", f"`{manifest.AUDIT_PREFIX}/acme/ashford/`", "what was held and decided, for good"),
             ("index", f"`{manifest.index_key(_TENANT.partner_id)}`", "the partner's tenants"),
+            ("board", f"`{manifest.BOARD_KEY}`", "all partners at a glance, as a page"),
             (
                 "file of candidates",
                 f"`{files.FileFolder(_TENANT, '{name}').key(files.CANDIDATES)}`",

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 
 import dagster as dg
 
-from runway_pipelines.credentials.key_hygiene import KeyHygiene
+from runway_pipelines.credentials.key_hygiene import KeyHygiene, rotated_in_words
 from runway_pipelines.credentials.trial import Trial
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.errors import Transient
@@ -59,6 +59,8 @@ CONNECTION_CHECK_SPECS = [
 SECRET_VERSION_LABEL = "secret version id"  # noqa: S105 - a label
 _Metadata = dict[str, dg.MetadataValue | int | float | str]
 
+KEY_AGE_LABEL = "key age days"
+LAST_ROTATION_LABEL = "last rotation"
 
 def events_of_trial(
     instance: dg.DagsterInstance, trial: Trial, key_age_warning_days: int, known_places: Collection[Place] = ()
@@ -155,8 +157,6 @@ def connection_metadata(trial: Trial) -> _Metadata:
     if hygiene.previous_fingerprint:
         metadata["previous key fingerprint"] = hygiene.previous_fingerprint
     if hygiene.age_days is not None:
-        metadata["key age days"] = hygiene.age_days
-        metadata["last rotation"] = (
-            "never" if hygiene.rotated_days_ago is None else f"{hygiene.rotated_days_ago} days ago"
-        )
+        metadata[KEY_AGE_LABEL] = hygiene.age_days
+        metadata[LAST_ROTATION_LABEL] = rotated_in_words(hygiene.rotated_days_ago)
     return metadata

@@ -23,6 +23,10 @@ Document = bytes  # a manifest has a member "bytes", which hides the type in its
 ROSTERS_PREFIX = "__rosters"
 SNAPSHOTS_PREFIX = "__roster_snapshots"
 AUDIT_PREFIX = "__roster_audit"
+# Every partner's index, as a pattern of IAM; no object of a tenant has such a name.
+ALL_INDEXES = f"{SNAPSHOTS_PREFIX}/*/index.json"
+# No partner's folder: an id has no dot.
+BOARD_KEY = f"{SNAPSHOTS_PREFIX}/board.html"
 ROSTER_FILE = "studentEducationOrganizationAssociations.jsonl"
 
 

@@ -15,12 +15,18 @@ ASSETS = {
     "cross_year_roster": "rosters",
     "published_roster": "rosters",
     "partner_roster_index": "rosters",
+    "board": "rosters",
     "edu_connection": "credentials",
     "library_identity": "identity",
     "library_identity_source": "identity",
     "compilation_track_artist": "identity",
 }
-SENSORS = {"partner_tenants_sync_sensor", "edu_credentials_rotated_sensor", "run_outcome_event_sensor"}
+SENSORS = {
+    "partner_tenants_sync_sensor",
+    "edu_credentials_rotated_sensor",
+    "roster_board_sensor",
+    "run_outcome_event_sensor",
+}
 
 
 def test_every_schedule_and_sensor_runs_from_the_start() -> None:

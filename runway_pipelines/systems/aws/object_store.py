@@ -29,6 +29,7 @@ CHUNK_BYTES = 1024 * 1024
 # Parts in flight for one upload; several tenants upload at once, and each part in flight is held in memory.
 PARTS_IN_FLIGHT = 2
 SHA256_METADATA = "sha256"
+JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 _NO_SUCH_KEY = ("NoSuchKey", "404")
 # S3's answers to a conditional write that lost; NoSuchKey means that the object to be replaced is gone.
@@ -118,7 +119,7 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Write a JSON document in place of exactly ``replacing`` (None: of nothing); else `PublicationRaced`."""
         condition = {"IfNoneMatch": "*"} if replacing is None else {"IfMatch": replacing.etag}
         with aws_errors(f"write {self.uri(key)}", absent=_RACED):
-            self._put(key, body, **condition)
+            self._put(key, body, JSON, **condition)
             return
         raise PublicationRaced(
             expected=f"{self.uri(key)} as it was read a moment ago",
@@ -126,10 +127,10 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
             remedy="run again: somebody else published at the same time",
         )
 
-    def overwrite(self, key: str, body: bytes) -> None:
-        """Write a JSON document whatever is there."""
+    def overwrite(self, key: str, body: bytes, *, content_type: str = JSON) -> None:
+        """Write a document whatever is there."""
         with aws_errors(f"write {self.uri(key)}"):
-            self._put(key, body)
+            self._put(key, body, content_type)
 
     def stat(self, key: str) -> StoredSize | None:
         """How large an object is and what its bytes should be, or None when there is none."""
@@ -318,8 +319,8 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         ):
             yield from body.iter_chunks(CHUNK_BYTES)
 
-    def _put(self, key: str, body: bytes, **condition: str) -> None:
-        self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, ContentType="application/json", **condition)
+    def _put(self, key: str, body: bytes, content_type: str, **condition: str) -> None:
+        self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, ContentType=content_type, **condition)
 
 
 def _full_crc32(head: dict[str, Any]) -> str | None:

@@ -1,0 +1,168 @@
+"""The asset ``rosters/board``, and the sensor that keeps it (docs/decisions/0012-board.md).
+
+The sensor makes the board in its own tick, which takes a second or two: a run would take four CPU-seconds and, on ECS,
+a task. Whatever ended between two ticks, the next one makes the board once.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Self
+
+import dagster as dg
+
+from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
+from runway_pipelines.credentials.known_keys import known_keys
+from runway_pipelines.operations.run_log import ENDED
+from runway_pipelines.operations.tags import OWNERS, domain, runbook
+from runway_pipelines.rosters.board import Advice, Board, PartnerRow
+from runway_pipelines.rosters.board_page import MADE_EVERY_MINUTES, board_page
+from runway_pipelines.rosters.board_reading import read_board
+from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
+from runway_pipelines.rosters.manifest import BOARD_KEY
+from runway_pipelines.rosters.services import RosterServices
+from runway_pipelines.systems.aws.object_store import ObjectStore
+
+BOARD = dg.AssetKey(["rosters", "board"])
+SENSOR_NAME = "roster_board_sensor"
+HTML = "text/html; charset=utf-8"
+# A materialization is 10 KB in Dagster's storage, and no run's retention deletes it: one an hour while nothing changes.
+RECORDED_EVERY = timedelta(hours=1)
+MOST_PARTNERS = 100  # rows of the table; the page has all
+
+
+def build_board_asset(advice: Advice) -> dg.AssetsDefinition:
+    """The asset, for whoever wants the board now."""
+
+    @dg.asset(
+        key=BOARD,
+        deps=[PARTNER_ROSTER_INDEX, EDU_CONNECTION],
+        description="All partners at a glance, the worst first: how many districts are fresh, stale, held, failed or "
+        "never refreshed, how old the oldest roster and the key are, and what to do next. Made by roster_board_sensor "
+        "every 15 minutes and after each run; materialize it to have it now. Its page is board.html in the bucket.",
+        group_name="rosters",
+        owners=list(OWNERS),
+        tags=domain("rosters"),
+        kinds={"s3"},
+        metadata=runbook("the-board"),
+    )
+    def roster_board(context: dg.AssetExecutionContext, rosters: RosterServices) -> dg.MaterializeResult:
+        board = make_and_store(context.instance, rosters, datetime.now(UTC), advice)
+        return dg.MaterializeResult(metadata=board_metadata(board, rosters.store))
+
+    return roster_board
+
+
+def make_and_store(instance: dg.DagsterInstance, rosters: RosterServices, now: datetime, advice: Advice) -> Board:
+    """Read everything, and write the page. Raises what the database and the bucket raise."""
+    registry = rosters.registry()
+    keys = known_keys(instance, rosters.secrets, registry.partners, now)
+    board = read_board(rosters.store, registry, keys, rosters.policy, now, advice)
+    rosters.store.overwrite(BOARD_KEY, board_page(board).encode(), content_type=HTML)
+    return board
+
+
+def board_metadata(board: Board, store: ObjectStore) -> Mapping[str, dg.MetadataValue | int | float | str]:
+    """The numbers that Dagster plots, and the partners as a table."""
+    metadata: dict[str, dg.MetadataValue | int | float | str] = {**board.totals, "partners": len(board.partners)}
+    if board.oldest_hours is not None:
+        metadata["oldest hours"] = board.oldest_hours
+    metadata["dagster/uri"] = store.uri(BOARD_KEY)
+    metadata["summary"] = board.summary
+    if board.partners:
+        metadata["board"] = dg.MetadataValue.table(list(map(_record, board.partners[:MOST_PARTNERS])))
+    return metadata
+
+
+def _record(row: PartnerRow) -> dg.TableRecord:
+    return dg.TableRecord(
+        {
+            "partner": row.partner_id,
+            "fresh": row.fresh,
+            "stale": row.stale,
+            "held": row.held,
+            "failed": row.failed,
+            "never": row.never,
+            "oldest hours": row.oldest_hours,
+            "key age": "none" if row.keys.trouble else row.keys.age_in_words,
+            "last rotation": row.keys.last_rotation,
+            "next step": row.next_step,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class BoardCursor:
+    """When the board was last made, and when it was last recorded as a materialization, with which numbers."""
+
+    made_at: str = ""
+    recorded_at: str = ""
+    numbers: str = ""
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self:
+        """The cursor; one that cannot be read makes the board anew."""
+        try:
+            cursor = cls(**json.loads(text or "{}"))
+            for moment in (cursor.made_at, cursor.recorded_at):
+                if moment and datetime.fromisoformat(moment).tzinfo is None:
+                    return cls()
+        except (TypeError, ValueError):
+            return cls()
+        return cursor
+
+    def to_json(self) -> str:
+        """As the sensor keeps it."""
+        return json.dumps(asdict(self))
+
+
+def is_due(moment: str, now: datetime, every: timedelta) -> bool:
+    """Whether something of that moment is to be done again. A moment in the future is a clock's that was wrong."""
+    return not moment or not timedelta() <= now - datetime.fromisoformat(moment) < every
+
+
+def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDefinition:
+    """Makes the board every 15 minutes, and at the first tick after a run ended."""
+
+    @dg.sensor(
+        name=SENSOR_NAME,
+        minimum_interval_seconds=interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        owners=list(OWNERS),
+        description="Makes rosters/board in its own tick: every 15 minutes, and once after runs that ended since. "
+        "Requests no runs.",
+    )
+    def roster_board_sensor(context: dg.SensorEvaluationContext, rosters: RosterServices) -> dg.SensorResult:
+        now = datetime.now(UTC)
+        cursor = BoardCursor.parse(context.cursor)
+        if not is_due(cursor.made_at, now, timedelta(minutes=MADE_EVERY_MINUTES)) and not _has_ended(
+            context.instance, datetime.fromisoformat(cursor.made_at)
+        ):
+            return dg.SensorResult(skip_reason=f"nothing ended since {cursor.made_at[:16]}", cursor=cursor.to_json())
+        board = make_and_store(context.instance, rosters, now, advice)
+        at, numbers = now.isoformat(timespec="seconds"), json.dumps([row_numbers(row) for row in board.partners])
+        if numbers == cursor.numbers and not is_due(cursor.recorded_at, now, RECORDED_EVERY):
+            kept = BoardCursor(at, cursor.recorded_at, numbers)
+            return dg.SensorResult(skip_reason=f"{board.summary}, as before", cursor=kept.to_json())
+        return dg.SensorResult(
+            skip_reason=board.summary,
+            cursor=BoardCursor(at, at, numbers).to_json(),
+            asset_events=[dg.AssetMaterialization(BOARD, metadata=board_metadata(board, rosters.store))],
+        )
+
+    return roster_board_sensor
+
+
+def row_numbers(row: PartnerRow) -> list[object]:
+    """What has changed when a materialization is worth recording: ages always have."""
+    return [row.partner_id, row.fresh, row.stale, row.held, row.failed, row.never, row.trouble]
+
+
+def _has_ended(instance: dg.DagsterInstance, since: datetime) -> bool:
+    """Whether any run was updated after it had ended: one statement, whatever the number of runs."""
+    return bool(
+        instance.get_run_ids(
+            dg.RunsFilter(statuses=[*ENDED, dg.DagsterRunStatus.CANCELED], updated_after=since), limit=1
+        )
+    )

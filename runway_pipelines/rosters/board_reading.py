@@ -1,0 +1,45 @@
+"""The board as it is now: the registry and each partner's index are read, one object for each partner."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+
+from runway_pipelines.credentials.key_hygiene import NO_KEY_FACTS, KeyFacts
+from runway_pipelines.errors import RunwayError
+from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
+from runway_pipelines.rosters.board import Advice, Board, PartnerState, make_board
+from runway_pipelines.rosters.index import PartnerIndex
+from runway_pipelines.rosters.publication import READERS
+from runway_pipelines.rosters.services import RosterPolicy
+from runway_pipelines.systems.aws.object_store import ObjectStore
+
+
+def read_board(
+    store: ObjectStore,
+    registry: Registry,
+    keys: Mapping[str, KeyFacts],
+    policy: RosterPolicy,
+    now: datetime,
+    advice: Advice,
+) -> Board:
+    """The board of the registry's partners. A partner whose index cannot be read is on it, with the reason."""
+    _ = store.client  # made before there are threads
+    with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="indexes") as executor:
+        states = list(executor.map(lambda partner: _state_of(store, partner, keys), registry.partners.values()))
+    return make_board(states, now, policy.most_roster_age, key_warning_days=policy.key_age_warning_days, advice=advice)
+
+
+def _state_of(store: ObjectStore, partner: RosterPartner, keys: Mapping[str, KeyFacts]) -> PartnerState:
+    of_keys = keys.get(partner.partner_id, NO_KEY_FACTS)
+    try:
+        entries = PartnerIndex.read(store, partner).tenants
+    except RunwayError as error:
+        return PartnerState(
+            partner.partner_id,
+            partner.name,
+            (),
+            of_keys,
+            partner.published_years,
+            trouble=f"{error.came}: {error.remedy}",
+        )
+    return PartnerState(partner.partner_id, partner.name, entries, of_keys, partner.published_years)
