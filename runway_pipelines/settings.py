@@ -338,6 +338,12 @@ class Stream(Section, env_prefix="RUNWAY_STREAM_"):
     url: str | None = Field(
         None, pattern=r"^https?://", description="Where executors reach the stream; else the request's own address."
     )
+    board_token: SecretStr | None = Field(
+        None,
+        validation_alias="RUNWAY_BOARD_TOKEN",
+        description="The token that opens the stream's page `/board`: at least 20 characters. Without one, there is no "
+        "such page.",
+    )
     snapshot_hours: float = Field(
         24, ge=0, description="A snapshot verified within this time is streamed instead of the warehouse's rows."
     )

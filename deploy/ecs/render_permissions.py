@@ -91,10 +91,12 @@ def sections() -> dict[str, list[tuple[str | None, Statements]]]:
     dev, mirror, prod = (_added_in(env, _APP_DB) for env in (Env.DEV, Env.MIRROR, Env.PROD))
     users = _only(prod, "rds-db:connect")
     return {
-        # It sees that a secret changed and that a file came, and reads neither.
+        # It sees that a secret changed and that a file came, and reads neither. Of rosters it reads the indexes, from
+        # which it makes the board.
         "CodeServerRole": [
-            (None, _only(pipeline, "secretsmanager:DescribeSecret", "secretsmanager:ListSecrets", "s3:ListBucket")),
+            (None, _granted(Process.CODE_SERVER, {})),
             ("HasEventBus", bus),
+            ("HasKey", _added(Process.CODE_SERVER, {}, kms_keys=["KeyArn"])),
         ],
         "RunRole": [
             (None, pipeline),

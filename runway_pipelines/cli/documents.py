@@ -29,10 +29,11 @@ def data_contracts() -> None:
 @click.option(
     "--for",
     "process",
-    type=click.Choice(["all", "pipeline", "stream"]),
+    type=click.Choice(["all", "pipeline", "code-server", "stream"]),
     default="all",
     show_default=True,
-    help="Whose role: of everything, of all but the stream, or of the stream, which only reads.",
+    help="Whose role: of everything, of all but the stream, of the code server alone, or of the stream, which only "
+    "reads.",
 )
 @click.option("--partition", default="aws", show_default=True, help="aws, aws-us-gov or aws-cn.")
 @click.option("--partner", "partners", multiple=True, metavar="PARTNER", help="Only this partner's secret; repeatable.")

@@ -27,7 +27,8 @@ class Process(StrEnum):
     """Whose role a policy is for."""
 
     ALL = "all"  # one role for everything that the settings name
-    PIPELINE = "pipeline"  # the code server, the runs and the commands: everything but the key of the stream's tokens
+    PIPELINE = "pipeline"  # the runs and the commands: everything but the key of the stream's tokens
+    CODE_SERVER = "code-server"  # sensors and schedules: they see that a secret changed, and make the board
     STREAM = "stream"  # `runway-pipelines serve`, which writes nothing
 
 
@@ -61,9 +62,10 @@ class _Access:
 
 def policy(settings: Settings, options: PolicyOptions) -> dict[str, Any]:
     """What a role may do with these settings; raises `ConfigurationError` if a name is missing or unusable."""
-    is_stream = options.process == Process.STREAM
-    stores = list(_stores(settings, is_stream=is_stream, with_owner=options.with_owner))
-    token_secret = settings.stream.token_secret if options.process != Process.PIPELINE else None
+    is_stream, is_code_server = options.process == Process.STREAM, options.process == Process.CODE_SERVER
+    runs = not is_stream and not is_code_server
+    stores = list(_stores(settings, runs=runs, with_owner=options.with_owner))
+    token_secret = settings.stream.token_secret if options.process in (Process.ALL, Process.STREAM) else None
     return policy_document(
         Scope(
             account=options.account,
@@ -71,27 +73,33 @@ def policy(settings: Settings, options: PolicyOptions) -> dict[str, Any]:
             partition=options.partition,
             partner_secrets=_partner_secrets(settings, options.partners),
             lists_secrets=not is_stream,  # the stream looks at one partner at a time
+            reads_secrets=not is_code_server,
             secrets=[*([token_secret] if token_secret else []), *(name for one in stores for name in one.secrets)],
             secret_arns=options.more_secrets,
             parameters=[path for one in stores for path in one.parameters],
             db_users=[*options.more_db_users, *(user for one in stores for user in one.db_users)],
             db_resource_ids=options.db_resource_ids,
             bucket=settings.aws.bucket,
-            bucket_prefixes=[manifest.SNAPSHOTS_PREFIX, *([] if is_stream else _ONLY_RUNS_USE)],
-            record_prefixes=[] if is_stream else [manifest.AUDIT_PREFIX],
-            only_reads=is_stream,
+            bucket_prefixes=[
+                *([] if is_code_server else [manifest.SNAPSHOTS_PREFIX]),
+                *(_ONLY_RUNS_USE if runs else []),
+            ],
+            record_prefixes=[manifest.AUDIT_PREFIX] if runs else [],
+            only_reads=not runs,
+            read_keys=[manifest.ALL_INDEXES] if is_code_server else [],
+            written_keys=[manifest.BOARD_KEY] if is_code_server else [],
             event_bus=None if is_stream else settings.aws.event_bus,
             kms_keys=options.kms_keys,
         )
     )
 
 
-def _stores(settings: Settings, *, is_stream: bool, with_owner: bool) -> Iterator[_Access]:
+def _stores(settings: Settings, *, runs: bool, with_owner: bool) -> Iterator[_Access]:
     env = Env(settings.stores.env) if settings.stores.env else None
     app_db, catalogue, redis_service = settings.app_db, settings.catalogue, settings.redis.service
     if env and app_db.is_looked_up:
         yield _postgres(env, app_db, Role(app_db.role), app_db.given("user"))
-    if is_stream:
+    if not runs:
         return
     if env and catalogue.is_looked_up:
         yield _postgres(env, catalogue, Role.APP, catalogue.given("user"))

@@ -18,6 +18,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 
 from runway_pipelines.errors import RunwayError
+from runway_pipelines.stream.board_route import PATH as BOARD_PATH
+from runway_pipelines.stream.board_route import BoardRoute
 from runway_pipelines.stream.limits import BlockingCalls, Places, in_thread
 from runway_pipelines.stream.metrics import CONTENT_TYPE, Metrics
 from runway_pipelines.stream.persons_cache import PersonsCache
@@ -100,6 +102,8 @@ class StreamApi:
             is_on=frozenset(filter(None, settings.resolution.partners.split(","))).__contains__,
             acquire_seconds=settings.stream.acquire_seconds,
         )
+        token = settings.stream.board_token.get_secret_value() if settings.stream.board_token else ""
+        self._board = BoardRoute(services.store, self._metrics, self._call, token) if token else None
 
     def app(self) -> ASGIApp:
         """The routes, inside the layers that count answers and contain exceptions."""
@@ -115,6 +119,7 @@ class StreamApi:
                 Route("/readyz", self._readiness, methods=["GET"]),
                 Route("/metrics", self._metrics_text, methods=["GET"]),
                 Route("/openapi.json", self._document, methods=["GET"]),
+                *([Route(BOARD_PATH, self._board_page, methods=["GET"])] if self._board else []),
             ],
             redirect_slashes=False,
             lifespan=self._lifespan,
@@ -150,6 +155,10 @@ class StreamApi:
         if run is None:
             raise Refusal(404, "unknown_run", "There is no such run.")
         return run
+
+    async def _board_page(self, request: Request) -> Response:
+        assert self._board is not None  # noqa: S101 - there is no route without it
+        return await self._board.answer(request)
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})

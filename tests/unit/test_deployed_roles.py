@@ -9,7 +9,15 @@ import pytest
 from runway_pipelines.cli.iam_policy import PolicyOptions, Process, policy
 from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.rosters.manifest import AUDIT_PREFIX, index_key, stable_key
+from runway_pipelines.rosters.manifest import (
+    AUDIT_PREFIX,
+    BOARD_KEY,
+    hold_key,
+    index_key,
+    pointer_key,
+    snapshot_key,
+    stable_key,
+)
 from runway_pipelines.settings import Settings
 from runway_pipelines.students.files import RESOLUTIONS_PREFIX
 from runway_pipelines.systems.postgres import names as postgres
@@ -78,7 +86,17 @@ def test_runs_may_write_where_rosters_and_snapshots_are_and_nobody_else_may() ->
     assert deleted == targets - {f"arn:aws:s3:::rosters/{AUDIT_PREFIX}/*"}, "the record is for good"
     for role in ROLES:
         for action in ("s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"):
-            assert role == "RunRole" or not any(":::rosters" in one for one in allowed(role, action))
+            others = {one for one in allowed(role, action) if ":::rosters" in one}
+            is_board = (role, action) == ("CodeServerRole", "s3:PutObject")
+            assert role == "RunRole" or others == ({f"arn:aws:s3:::rosters/{BOARD_KEY}"} if is_board else set())
+
+
+def test_of_rosters_the_code_server_reads_the_indexes_alone() -> None:
+    may = statements("CodeServerRole")
+    tenant = PartnerTenant("acme", "index.json")
+    assert allows(may, "s3:GetObject", f"arn:aws:s3:::rosters/{index_key('acme')}")
+    for key in (pointer_key(tenant), snapshot_key(tenant, "0" * 64), stable_key(tenant, 2026), hold_key(tenant)):
+        assert not allows(may, "s3:GetObject", f"arn:aws:s3:::rosters/{key}")
 
 
 def test_the_stream_changes_nothing_anywhere() -> None:
@@ -141,7 +159,14 @@ def own(statements: list[dict[str, Any]]) -> set[tuple[str, str]]:
     }
 
 
-@pytest.mark.parametrize(("role", "process"), [("RunRole", Process.PIPELINE), ("RosterStreamRole", Process.STREAM)])
+@pytest.mark.parametrize(
+    ("role", "process"),
+    [
+        ("RunRole", Process.PIPELINE),
+        ("CodeServerRole", Process.CODE_SERVER),
+        ("RosterStreamRole", Process.STREAM),
+    ],
+)
 @pytest.mark.parametrize("env", [*Env])
 def test_a_role_is_what_iam_policy_prints_for_its_process(
     role: str, process: Process, env: Env, clean_environment: pytest.MonkeyPatch
@@ -160,7 +185,7 @@ def test_a_role_is_what_iam_policy_prints_for_its_process(
 
 
 def test_every_password_that_ecs_injects_it_may_read() -> None:
-    passwords = {"AppDbPasswordSecretArn", "CatalogueDbPasswordSecretArn", "LmlApiKeySecretArn"}
+    passwords = {"AppDbPasswordSecretArn", "CatalogueDbPasswordSecretArn", "LmlApiKeySecretArn", "BoardTokenSecretArn"}
     readable = allowed("ExecutionRole", READ, **{name: f"arn:{name}" for name in passwords})
     assert readable == {f"arn:{name}" for name in passwords}
     for task in ("CodeServerTask", "RunTask", "StreamTask"):

@@ -20,11 +20,12 @@ Statement = dict[str, Any]
 class Scope:
     """What a process uses in an account and region.
 
-    ``partner_secrets`` (names, or patterns that end in ``*``) are described and read, and listed with
-    ``lists_secrets``; ``secrets`` (names) and ``secret_arns`` are only read. ``parameters`` are paths, ``db_users`` IAM
-    users of Postgres on the instances ``db_resource_ids`` (``db-ABC...``; by default any of the account's).
-    With ``only_reads``, the bucket is left as it is; below ``record_prefixes`` nothing is deleted. ``event_bus`` is a
-    name, or another account's ARN.
+    ``partner_secrets`` (names, or patterns that end in ``*``) are described, with ``reads_secrets`` read, and with
+    ``lists_secrets`` listed; ``secrets`` (names) and ``secret_arns`` are only read. ``parameters`` are paths,
+    ``db_users`` IAM users of Postgres on the instances ``db_resource_ids`` (``db-ABC...``; by default any of the
+    account's).
+    With ``only_reads``, the bucket is left as it is, but for ``written_keys``; ``read_keys`` may be patterns. Below
+    ``record_prefixes`` nothing is deleted. ``event_bus`` is a name, or another account's ARN.
     """
 
     account: str
@@ -32,6 +33,7 @@ class Scope:
     partition: str = "aws"
     partner_secrets: Sequence[str] = ()
     lists_secrets: bool = True
+    reads_secrets: bool = True
     secrets: Sequence[str] = ()
     secret_arns: Sequence[str] = ()
     parameters: Sequence[str] = ()
@@ -41,8 +43,15 @@ class Scope:
     bucket_prefixes: Sequence[str] = ()
     record_prefixes: Sequence[str] = ()
     only_reads: bool = False
+    read_keys: Sequence[str] = ()
+    written_keys: Sequence[str] = ()
     event_bus: str | None = None
     kms_keys: Sequence[str] = ()
+
+    @property
+    def writes(self) -> bool:
+        """Whether the process writes anything to the bucket."""
+        return not self.only_reads or bool(self.written_keys)
 
 
 def policy_document(scope: Scope) -> dict[str, Any]:
@@ -62,7 +71,7 @@ def policy_document(scope: Scope) -> dict[str, Any]:
         *_allowed("ConnectToPostgres", ["rds-db:connect"], db_users),
         *_bucket(scope),
         *_events(scope),
-        *_allowed("Keys", ["kms:Decrypt", *([] if scope.only_reads else ["kms:GenerateDataKey"])], scope.kms_keys),
+        *_allowed("Keys", ["kms:Decrypt", *(["kms:GenerateDataKey"] if scope.writes else [])], scope.kms_keys),
     ]
     return {"Version": POLICY_VERSION, "Statement": statements}
 
@@ -70,7 +79,11 @@ def policy_document(scope: Scope) -> dict[str, Any]:
 def _partner_secrets(scope: Scope) -> list[Statement]:
     arns = [_secret_arn(scope, name) for name in scope.partner_secrets]
     return [
-        *_allowed("PartnerSecrets", ["secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"], arns),
+        *_allowed(
+            "PartnerSecrets",
+            ["secretsmanager:DescribeSecret", *(["secretsmanager:GetSecretValue"] if scope.reads_secrets else [])],
+            arns,
+        ),
         # AWS grants listing on everything or on nothing; a list holds names and version ids, no values.
         *_allowed("ListSecrets", ["secretsmanager:ListSecrets"], ["*"] if arns and scope.lists_secrets else []),
     ]
@@ -89,6 +102,8 @@ def _bucket(scope: Scope) -> list[Statement]:
         *_allowed("Bucket", whole, [bucket]),
         *_allowed("Objects", objects, _below(bucket, scope.bucket_prefixes)),
         *_allowed("Record", ["s3:GetObject", "s3:PutObject"], _below(bucket, scope.record_prefixes)),
+        *_allowed("SingleObjects", ["s3:GetObject"], [f"{bucket}/{_checked(key)}" for key in scope.read_keys]),
+        *_allowed("WrittenObjects", ["s3:PutObject"], [f"{bucket}/{_checked(key)}" for key in scope.written_keys]),
     ]
 
 

@@ -30,6 +30,7 @@ def test_the_document_names_every_route_and_its_methods(clean_environment: pytes
         routes.extend(given)
 
     clean_environment.setattr(Router, "__init__", note)
+    clean_environment.setenv("RUNWAY_BOARD_TOKEN", "x" * 20)
     settings = Settings()
     StreamApi(settings, build_services(settings), lambda: ()).app()
     served = {route.path: {method.lower() for method in route.methods or ()} - {"head"} for route in routes}
