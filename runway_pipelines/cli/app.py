@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from runway_pipelines.cli.board import list_rosters, status
 from runway_pipelines.cli.breakage import break_, mend
 from runway_pipelines.cli.credentials import credentials
 from runway_pipelines.cli.decisions import approve, audit, diff, expect, holds, reject, rollback, unpin
@@ -20,7 +21,7 @@ from runway_pipelines.cli.students import students
 from runway_pipelines.cli.target import Target
 from runway_pipelines.errors import RunwayError
 
-for command in (holds, diff, approve, reject, rollback, unpin, expect, audit):
+for command in (status, list_rosters, holds, diff, approve, reject, rollback, unpin, expect, audit):
     rosters.add_command(command)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shlex
+import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +22,11 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
     from runway_pipelines.partner_tenants.registry import Registry
+    from runway_pipelines.rosters.board import Advice, District
+    from runway_pipelines.rosters.holds import Hold
+    from runway_pipelines.rosters.manifest import Manifest
+    from runway_pipelines.rosters.publication import Published
+    from runway_pipelines.rosters.services import RosterServices
 
 MOST_NAMES = 10
 COMMAND_LINE = "command line"  # in the record, in place of a run
@@ -42,11 +50,23 @@ def rosters() -> None:
     """Published rosters and their history."""
 
 
-@rosters.command()
+@rosters.command(
+    epilog="""\b
+Examples:
+  runway-pipelines rosters show acme/ashford
+  runway-pipelines rosters show 'acme/St. Mary' --json | jq .district
+
+\b
+Exit codes:
+  0  something is published
+  1  nothing is: the message says why, and what to do
+  2  the command was called wrongly"""
+)
 @click.argument("tenant", type=TenantArgument())
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
 @click.pass_obj
-def show(target: Target, tenant: PartnerTenant) -> None:
-    """What is published for PARTNER/TENANT: its manifest, and the snapshots before it."""
+def show(target: Target, tenant: PartnerTenant, is_json: bool) -> None:
+    """What is published for PARTNER/TENANT, whether it is held, failed or pinned and why, and its snapshots."""
     from runway_pipelines.rosters.freshness import ahead_of, moment_of
     from runway_pipelines.rosters.holds import read_hold
     from runway_pipelines.rosters.manifest import manifest_key, pointer_key
@@ -54,17 +74,18 @@ def show(target: Target, tenant: PartnerTenant) -> None:
 
     with target.services() as services:
         published = read_published(services.store, tenant)
-        if published is None:
-            held = read_hold(services.store, tenant)
-            raise click.ClickException(held.said_of(tenant) if held else why_nothing(services.registry(), tenant))
-        manifests = list_manifests(services.store, tenant)
         hold = read_hold(services.store, tenant)
-    if hold is not None:
-        console.print("[bold red]Held[/]:", escape(hold.said_of(tenant)), "\n", soft_wrap=True, highlight=False)
-    if published.pointer.pinned is not None:
-        console.print(
-            "[bold yellow]Pinned[/]", escape(str(published.pointer.pinned)), "\n", soft_wrap=True, highlight=False
-        )
+        advice = target.advice()
+        district = _district(services, tenant, advice)
+        if published is None and not (is_json and district):
+            said = hold.said_of(tenant) if hold else _why_unpublished(services, tenant, district)
+            raise click.ClickException(advice.adapted(said))
+        manifests = list_manifests(services.store, tenant)
+    if is_json or published is None:
+        _print_document(published, hold, district, manifests)
+        sys.exit(0 if published else 1)
+    for mark, said in _standing(tenant, published, hold, district, advice):
+        console.print(mark, escape(said), "\n", soft_wrap=True, highlight=False)
     if published.manifest is not None:
         key = manifest_key(tenant, published.pointer.sha256)
         console.print(f"[bold]Manifest[/] of the current snapshot: {key}", soft_wrap=True)
@@ -81,6 +102,60 @@ def show(target: Target, tenant: PartnerTenant) -> None:
         )
     console.print()
     console.print(history_table(manifests, published.pointer.sha256))
+
+
+def _district(services: RosterServices, tenant: PartnerTenant, advice: Advice) -> District | None:
+    """The tenant as the partner's index has it; None where no refresh has reached it yet."""
+    from runway_pipelines.partner_tenants.registry import RosterPartner
+    from runway_pipelines.rosters.board import district_of
+    from runway_pipelines.rosters.index import NEVER, PartnerIndex
+
+    # Whether the registry has it is another question, and another system.
+    alone = RosterPartner(tenant.partner_id, tenant.partner_id, (tenant.tenant_code,), ())
+    index = PartnerIndex.read(services.store, alone)
+    (entry,) = (each for each in index.tenants if each.tenant_code == tenant.tenant_code)
+    if entry.status == NEVER:
+        return None
+    return district_of(entry, tenant.partner_id, datetime.now(UTC), services.policy.most_roster_age, advice)
+
+
+def _why_unpublished(services: RosterServices, tenant: PartnerTenant, district: District | None) -> str:
+    """Why nothing is published: what the last refresh found, or that there was none."""
+    if district is None:
+        return why_nothing(services.registry(), tenant)
+    state = "is held" if district.status == "held" else district.status
+    return f"Nothing was ever published for {tenant}. It {state}: {district.reason}. To do: {district.next_step}."
+
+
+def _standing(
+    tenant: PartnerTenant, published: Published, hold: Hold | None, district: District | None, advice: Advice
+) -> Iterator[tuple[str, str]]:
+    """What a person has to know before what is published: a mark, and the words."""
+    if hold is not None:
+        yield "[bold red]Held[/]:", advice.adapted(hold.said_of(tenant))
+    elif district is not None and district.status in ("held", "failed"):
+        said = f"{district.reason}. What was published before stays. To do: {district.next_step}."
+        yield f"[bold red]{district.status.title()}[/]:", said
+    if published.pointer.pinned is not None:
+        ended = f"{advice.command} rosters unpin {shlex.quote(tenant.key)} --reason '...'"
+        yield "[bold yellow]Pinned[/]", f"{published.pointer.pinned}. Nothing else is published until {ended}"
+
+
+def _print_document(
+    published: Published | None, hold: Hold | None, district: District | None, manifests: list[Manifest]
+) -> None:
+    import orjson
+
+    pointer = published.pointer if published else None
+    document = {
+        "district": district,
+        "hold": hold,
+        "pinned": pointer.pinned if pointer else None,
+        "pointer": pointer,
+        "manifest": published.manifest if published else None,
+        "snapshots": manifests,
+    }
+    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 
 
 @rosters.command()

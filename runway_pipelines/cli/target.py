@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from runway_pipelines.rosters.board import Advice
     from runway_pipelines.rosters.services import RosterServices
     from runway_pipelines.students.services import StudentServices
 
@@ -21,6 +22,16 @@ class Target:
 
     is_local: bool
     state: Path
+
+    def advice(self) -> Advice:
+        """How whoever called this command does what a next step says."""
+        from runway_pipelines.rosters.board import COMMAND, Advice
+        from runway_pipelines.settings import load_settings
+
+        settings = load_settings()
+        if self.is_local:
+            return Advice(f"{COMMAND} --local", settings.dagster.url, ui="the Dagster UI (make dev)")
+        return Advice(dagster_url=settings.dagster.url)
 
     @contextmanager
     def services(self) -> Iterator[RosterServices]:

@@ -1,0 +1,248 @@
+"""``rosters status|list``: the board in the terminal, and every district's roster on a line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from runway_pipelines.cli.target import Target
+from runway_pipelines.cli.terminal import console, minute
+from runway_pipelines.errors import RunwayError
+from runway_pipelines.operations.wording import first_few
+
+if TYPE_CHECKING:
+    from runway_pipelines.rosters.board import Board, District, DistrictGroup, PartnerRow
+    from runway_pipelines.rosters.services import RosterServices
+
+NOT_FRESH = 3  # exit code
+STYLES = {
+    "fresh": "green",
+    "stale": "yellow",
+    "held": "bold red",
+    "failed": "bold red",
+    "never": "yellow",
+    "left": "dim",
+}
+MOST_GROUPS = 3  # of a partner, beside all others
+MOST_NAMES = 8
+EXAMPLES = """\b
+Examples:
+  runway-pipelines rosters status            # all partners, the worst first
+  runway-pipelines rosters status acme       # each district of acme that is not fresh, and why
+  runway-pipelines rosters status --watch    # again every 10 seconds, until Ctrl-C
+  runway-pipelines rosters status --json | jq '.partners[] | select(.held > 0)'
+
+\b
+Exit codes:
+  0  every roster is fresh
+  1  something could not be read: the message says what to do
+  2  the command was called wrongly
+  3  some roster is not fresh"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("partner", required=False)
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C; with --json, a document on each line.")
+@click.option(
+    "--every", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds between two with --watch."
+)
+@click.pass_obj
+def status(target: Target, partner: str | None, is_json: bool, watch: bool, every: float) -> None:
+    """How fresh the rosters are, of all partners or of PARTNER, and what to do about those that are not.
+
+    From the partners' indexes, as rosters/board has it in Dagster: what the last refreshes found, not a new one.
+    """
+    with target.services() as services:
+        if not watch:
+            board = _board(services, target, partner)
+            _show(board, is_json=is_json, is_one=partner is not None)
+            sys.exit(0 if board.is_fine else NOT_FRESH)
+        try:
+            while True:
+                _show_again(
+                    lambda: _board(services, target, partner), is_json=is_json, is_one=partner is not None, every=every
+                )
+                time.sleep(every)
+        except KeyboardInterrupt:
+            return
+
+
+@click.command(
+    name="list",
+    epilog="""\b
+Examples:
+  runway-pipelines rosters list              # every district
+  runway-pipelines rosters list acme         # of one partner
+  runway-pipelines rosters list --json | jq -r '.[] | select(.state == "never") | .tenant_code'""",
+)
+@click.argument("partner", required=False)
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON list, and nothing else.")
+@click.pass_obj
+def list_rosters(target: Target, partner: str | None, is_json: bool) -> None:
+    """Every district of all partners or of PARTNER: its state, its size, and when it was last confirmed."""
+    with target.services() as services:
+        board = _board(services, target, partner)
+    by_name = sorted(board.partners, key=lambda row: row.partner_id)
+    unread = [row for row in by_name if row.trouble]
+    if is_json:
+        from runway_pipelines.rosters.board import district_document
+
+        rows = [
+            {"partner_id": row.partner_id, **district_document(district)}
+            for row in by_name
+            for district in by_code(row)
+        ]
+        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+    else:
+        console.print(_districts_table(by_name))
+    if unread:
+        raise click.ClickException(
+            "; ".join(f"{row.partner_id}: its index cannot be read: {row.trouble}" for row in unread)
+        )
+
+
+def _board(services: RosterServices, target: Target, partner_id: str | None) -> Board:
+    """The board now, of one partner if one was named; raises `Permanent` for one that has no rosters."""
+    from dataclasses import replace
+
+    from runway_pipelines.credentials.known_keys import keys_now
+    from runway_pipelines.rosters.board_reading import read_board
+
+    registry = services.registry()
+    if partner_id is not None:
+        registry = replace(registry, partners={partner_id: registry.partner(partner_id)})
+    now = datetime.now(UTC)
+    keys = keys_now(services.secrets, registry.partners, now)
+    return read_board(services.store, registry, keys, services.policy, now, target.advice())
+
+
+def _show(board: Board, *, is_json: bool, is_one: bool, is_line: bool = False) -> None:
+    if is_json:
+        document = orjson.dumps(board.document(), option=0 if is_line else orjson.OPT_INDENT_2)
+        click.echo(document.decode())
+        return
+    console.print(board_view(board, most_groups=None if is_one else MOST_GROUPS))
+
+
+def _show_again(read: Callable[[], Board], *, is_json: bool, is_one: bool, every: float) -> None:
+    """Once more; what cannot be read now may be in a moment."""
+    try:
+        board = read()
+    except RunwayError as error:
+        click.echo(f"{error} Tried again in {every:g} seconds.", err=True)
+        return
+    if not is_json and console.is_terminal:
+        console.clear()
+    _show(board, is_json=is_json, is_one=is_one, is_line=True)
+
+
+def board_view(board: Board, *, most_groups: int | None) -> RenderableType:
+    """The partners as a table, then their districts that are not fresh."""
+    made = f"as of {board.made_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    head = Text(f"{board.summary} ({made}).", style="green" if board.is_fine else "bold")
+    parts: list[RenderableType] = [head, _partners_table(board)]
+    for row in board.partners:
+        parts += _partner_view(row, most_groups)
+    return Group(*parts)
+
+
+def _partners_table(board: Board) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("partner", overflow="fold")
+    for name in board.totals:
+        table.add_column(name, justify="right")
+    for name in ("oldest", "key age", "last rotation"):
+        table.add_column(name, overflow="fold")
+    for row in board.partners:
+        key = Text("none", style="bold red") if row.keys.trouble else Text(row.keys.age_in_words)
+        if row.is_key_old:
+            key.stylize("yellow")
+        table.add_row(
+            Text(row.partner_id),
+            *(_count(name, getattr(row, name)) for name in board.totals),
+            "none" if row.oldest_hours is None else f"{row.oldest_hours:,.0f} h",
+            key,
+            Text(row.keys.last_rotation),
+        )
+    return table
+
+
+def _count(name: str, count: int) -> Text:
+    return Text(f"{count:,}", style=STYLES[name] if count else "dim")
+
+
+def _partner_view(row: PartnerRow, most_groups: int | None) -> list[RenderableType]:
+    from runway_pipelines.rosters.board import grouped
+
+    parts: list[RenderableType] = []
+    groups = grouped(row.to_look_at)
+    for group in groups[:most_groups]:
+        parts += _group_view(row, group)
+    shown = len(groups) if most_groups is None else most_groups
+    left = sum(len(group.districts) for group in groups[shown:])
+    if row.trouble:
+        parts.insert(0, Text(f"its index cannot be read: {row.trouble}", style="bold red"))
+    if row.keys.trouble:
+        parts.insert(0, Text(f"no usable credentials: {row.keys.trouble}", style="bold red"))
+    if row.next_step and (not groups or len(groups) > shown or row.keys.trouble or row.trouble):
+        more = f"and {left:,} more. " if left else ""
+        parts.append(Text(f"{more}Next: {row.next_step}"))
+    if not parts:
+        return []
+    return [Text(f"\n{row.partner_id}", style="bold"), *(Padding(part, (0, 0, 0, 2)) for part in parts)]
+
+
+def _group_view(row: PartnerRow, group: DistrictGroup) -> list[RenderableType]:
+    first = group.first
+    names = first_few([district.tenant_code for district in group.districts], MOST_NAMES)
+    state = f"{first.state.value}, pinned" if first.is_pinned else first.state.value
+    head = Text.assemble((state, STYLES[first.state.value]), f" {names}")
+    if group.since_in_words:
+        head.append(f", {group.since_in_words}", style="dim")
+    said = [Text(first.reason)] if first.reason else []
+    # The partner's own next step comes first where it has no credentials.
+    step = [] if row.keys.trouble or not first.next_step else [Text(f"Next: {first.next_step}")]
+    return [head, *(Padding(line, (0, 0, 0, 2)) for line in (*said, *step))]
+
+
+def _districts_table(rows: list[PartnerRow]) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("district", overflow="fold")
+    table.add_column("state")
+    for name in ("students", "lines"):
+        table.add_column(name, justify="right")
+    table.add_column("confirmed (UTC)", no_wrap=True)
+    for row in rows:
+        for district in by_code(row):
+            table.add_row(
+                Text(f"{row.partner_id}/{district.tenant_code}"),
+                state_text(district),
+                f"{district.students:,}",
+                f"{district.lines:,}",
+                minute(district.confirmed_at) if district.confirmed_at else "never",
+            )
+    return table
+
+
+def by_code(row: PartnerRow) -> list[District]:
+    """The partner's districts by their codes."""
+    from runway_pipelines.rosters.board import in_order
+
+    return sorted(row.districts, key=lambda each: in_order(each.tenant_code))
+
+
+def state_text(district: District) -> Text:
+    """The state in its colour."""
+    text = Text(district.state.value, style=STYLES[district.state.value])
+    return text.append(", pinned", style="bold yellow") if district.is_pinned else text

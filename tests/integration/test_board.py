@@ -1,0 +1,186 @@
+"""The board on real servers: kept by the sensor's tick, served to whoever has its token, and shown in the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from click.testing import CliRunner, Result
+
+from runway_pipelines.cli import main
+from runway_pipelines.cli.board import NOT_FRESH
+from runway_pipelines.dagster_events import evaluate_sensor
+from runway_pipelines.local.stack import BUCKET, EmbeddedStack
+from runway_pipelines.rosters.board_asset import BOARD, SENSOR_NAME
+from runway_pipelines.rosters.manifest import BOARD_KEY
+from tests.integration.stream_server import stream_server
+from tests.integration.world import TestPartner, Warehouse, World, definitions, run_partner, world_of
+
+TOKEN = "kJ8f-2hQz_7Lw0PpVbN4tA"
+
+
+@dataclass
+class Night:
+    """After a night: `north` is fresh, `empty` was refused, `new` came this morning, and `lost` has no secret."""
+
+    world: World
+    instance: dg.DagsterInstance
+    partner: TestPartner
+    lost: TestPartner
+    made: Any
+
+    def tick(self, cursor: str | None) -> Any:
+        return evaluate_sensor(definitions(), SENSOR_NAME, self.instance, cursor)
+
+    def page(self) -> str:
+        return bytes(self.world.s3.get_object(Bucket=BUCKET, Key=BOARD_KEY)["Body"].read()).decode()
+
+
+@pytest.fixture(scope="module")
+def night(stack: EmbeddedStack) -> Iterator[Night]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        world_of(stack, patch) as world,
+        dg.DagsterInstance.ephemeral() as instance,
+    ):
+        warehouse = Warehouse()
+        warehouse.students("north", 3)
+        partner = world.partner(warehouse, ["north", "empty"])
+        run_partner(instance, partner)
+        with world.connect() as connection:
+            connection.execute("insert into tenant (code, partner_id) values ('new', %s)", [partner.partner_id])
+        lost = world.partner(Warehouse(), ["south"])
+        lost.delete_secret()
+        one = Night(world, instance, partner, lost, None)
+        one.made = one.tick(None)
+        yield one
+
+
+def said(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["rosters", *arguments])
+
+
+def test_the_first_tick_makes_the_page_and_records_the_numbers(night: Night) -> None:
+    (event,) = night.made.asset_events
+    assert event.asset_key == BOARD and not night.made.run_requests
+    metadata = event.metadata
+    numbers = {name: metadata[name].value for name in ("fresh", "stale", "held", "failed", "never", "partners")}
+    assert numbers == {"fresh": 1, "stale": 0, "held": 1, "failed": 0, "never": 2, "partners": 2}
+    rows = {row.data["partner"]: row.data for row in metadata["board"].records}
+    mine = rows[night.partner.partner_id]
+    # The run recorded the key's age; nobody knows anything of a key that is not there.
+    assert (mine["key age"], mine["last rotation"]) == ("0 days", "never")
+    assert rows[night.lost.partner_id]["key age"] == "none"
+    page = night.page()
+    for text in (night.partner.partner_id, "empty", "it never had a roster", "there is no such secret"):
+        assert text in page
+    head = night.world.s3.head_object(Bucket=BUCKET, Key=BOARD_KEY)
+    assert head["ContentType"] == "text/html; charset=utf-8"
+
+
+def test_a_later_tick_makes_it_again_only_when_a_run_ended_and_records_it_only_when_it_changed(night: Night) -> None:
+    idle = night.tick(night.made.cursor)
+    assert not idle.asset_events
+    assert idle.cursor == night.made.cursor
+    assert "nothing ended" in idle.skip_message
+    job = definitions().resolve_job_def("roster_freshness_job")
+    assert job.execute_in_process(instance=night.instance).success
+    again = night.tick(night.made.cursor)
+    assert not again.asset_events and "as before" in again.skip_message
+    assert json.loads(again.cursor)["recorded_at"] == json.loads(night.made.cursor)["recorded_at"]
+    confirmed_at = night.partner.pointer("north").verified_at  # type: ignore[union-attr]
+    night.partner.change_index("north", refreshed_at="2026-01-01T00:00:00+00:00")
+    hour_ago = json.dumps(json.loads(again.cursor) | {"made_at": "2026-11-01T00:00:00+00:00"})
+    (event,) = night.tick(hour_ago).asset_events
+    night.partner.change_index("north", refreshed_at=confirmed_at)
+    assert (event.metadata["fresh"].value, event.metadata["stale"].value) == (0, 1)
+
+
+def test_the_asset_can_be_materialized_by_a_person(night: Night) -> None:
+    job = definitions().resolve_implicit_global_asset_job_def()
+    run = job.execute_in_process(instance=night.instance, asset_selection=[BOARD])
+    (made,) = run.asset_materializations_for_node("rosters__board")
+    assert made.metadata["partners"].value == 2
+
+
+def test_the_stream_shows_the_page_to_the_token_alone(night: Night, tmp_path: Path) -> None:
+    with stream_server(tmp_path / "log", RUNWAY_BOARD_TOKEN=TOKEN) as server, server.client() as client:
+        refused = client.get("/board")
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"].startswith("Basic ")
+        assert client.get("/board", auth=("ann", TOKEN[:-1])).status_code == 401
+        shown = [
+            client.get("/board", auth=("ann", TOKEN)),
+            client.get("/board", headers={"Authorization": f"Bearer {TOKEN}"}),
+        ]
+        for answer in shown:
+            assert answer.status_code == 200
+            assert answer.text == night.page()
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            policy = answer.headers["content-security-policy"].split("; ")
+            assert {"default-src 'none'", "style-src 'unsafe-inline'", "frame-ancestors 'none'"} <= set(policy)
+        assert client.head("/board", auth=("", TOKEN)).status_code == 200
+        night.world.s3.delete_object(Bucket=BUCKET, Key=BOARD_KEY)
+        none_yet = client.get("/board", auth=("", TOKEN))
+        assert (none_yet.status_code, none_yet.json()["error"]) == (404, "no_board_yet")
+        assert server.metric('roster_stream_refused_tokens_total{reason="board"}') == 2
+    assert TOKEN not in server.log()
+    night.tick(None)
+
+
+def test_without_a_token_of_its_own_there_is_no_such_page(night: Night, tmp_path: Path) -> None:
+    with stream_server(tmp_path / "log", RUNWAY_BOARD_TOKEN="") as server, server.client() as client:
+        for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": f"Bearer {TOKEN}"}):
+            assert client.get("/board", headers=headers).status_code == 404
+
+
+def test_status_says_who_is_not_fresh_and_its_exit_code_too(night: Night) -> None:
+    of_all = said("status")
+    assert of_all.exit_code == NOT_FRESH, of_all.output
+    one = night.partner.partner_id
+    document = json.loads(said("status", one, "--json").stdout)
+    (row,) = document["partners"]
+    assert (row["fresh"], row["held"], row["never"], row["is_fine"]) == (1, 1, 1, False)
+    assert row["key"]["age_days"] == 0
+    text = said("status", one).output
+    assert "held empty" in text and "never new" in text and "no run has reached it yet" in text
+    lost = said("status", night.lost.partner_id).output
+    assert "no usable credentials" in lost and "docs/operations.md#the-secret-of-a-partner" in lost
+    unknown = said("status", "nobody")
+    assert unknown.exit_code == 1 and unknown.output.startswith("Error: Expected partner")
+
+
+def test_list_has_every_district_with_its_state(night: Night) -> None:
+    rows = json.loads(said("list", night.partner.partner_id, "--json").stdout)
+    assert [(row["tenant_code"], row["state"], row["students"]) for row in rows] == [
+        ("empty", "held", 0),
+        ("new", "never", 0),
+        ("north", "fresh", 3),
+    ]
+    assert f"{night.lost.partner_id}/south" in said("list").output
+
+
+def test_show_says_why_nothing_is_published(night: Night) -> None:
+    one = night.partner.partner_id
+    held = said("show", f"{one}/empty")
+    assert held.exit_code == 1
+    assert f"Nothing was ever published for {one}/empty. It is held:" in held.output and "To do: " in held.output
+    assert said("show", f"{one}/new").output == f"Error: Nothing was ever published for {one}/new.\n"
+    document = json.loads(said("show", f"{one}/empty", "--json").stdout)
+    assert (document["district"]["state"], document["pointer"]) == ("held", None)
+
+
+def test_show_says_that_the_last_refresh_failed_and_what_stays(night: Night) -> None:
+    reason = "Expected an answer; got none. To do: run again."
+    night.partner.change_index("north", status="failed", reason=reason)
+    shown = said("show", f"{night.partner.partner_id}/north")
+    assert shown.exit_code == 0
+    assert shown.output.startswith("Failed: Expected an answer; got none. What was published before stays. To do: run")
+    assert json.loads(said("show", f"{night.partner.partner_id}/north", "--json").stdout)["manifest"]["students"] == 3
