@@ -11,18 +11,24 @@ from runway_pipelines.identity.automation import (
     library_identity_job,
     library_identity_recheck_job,
 )
+from runway_pipelines.neighbours import neighbours
 from runway_pipelines.operations.logs import install as install_log
 from runway_pipelines.operations.outcome_sensor import Watched, build_run_outcome_sensor
 from runway_pipelines.operations.retention import build_retention_job, build_retention_schedule
+from runway_pipelines.operations.tags import linked
 from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
 from runway_pipelines.rosters.assets import partner_rosters, tenant_rosters
 from runway_pipelines.rosters.automation import build_daily_schedule, partner_rosters_job
 from runway_pipelines.rosters.board import Advice
 from runway_pipelines.rosters.board_asset import build_board_asset, build_board_sensor
 from runway_pipelines.rosters.decision_job import roster_decision_job
+from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX, PUBLISHED_ROSTER
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH, roster_freshness_job, roster_freshness_schedule
 from runway_pipelines.rosters.pruning import prune_snapshots
 from runway_pipelines.settings import Settings, load_settings
+from runway_pipelines.students.assets import student_resolutions
+from runway_pipelines.students.automation import build_candidates_sensor, student_resolution_job
+from runway_pipelines.students.pruning import delete_old_resolutions
 
 
 def build_definitions(settings: Settings) -> dg.Definitions:
@@ -30,14 +36,24 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     services = wiring.build_services(settings)
     interval = settings.dagster.sensor_interval_seconds
     large_runs = wiring.build_large_runs(settings)
-    advice = Advice(dagster_url=settings.dagster.url)
-    run_retention_job = build_retention_job(settings.dagster.run_retention_days, prune_snapshots)
+    advice = Advice(dagster_url=settings.dagster.url, docs_url=settings.dagster.docs_url)
+    run_retention_job = build_retention_job(
+        settings.dagster.run_retention_days, prune_snapshots, delete_old_resolutions
+    )
     return dg.Definitions(
-        assets=[tenant_rosters, partner_rosters, build_board_asset(advice), library_identity_graph],
+        assets=[
+            *(
+                _with_links(assets, settings)
+                for assets in (tenant_rosters, partner_rosters, student_resolutions, library_identity_graph)
+            ),
+            _with_links(build_board_asset(advice), settings),
+            *neighbours(PUBLISHED_ROSTER),
+        ],
         jobs=[
             partner_rosters_job,
             roster_freshness_job,
             roster_decision_job,
+            student_resolution_job,
             library_identity_job,
             library_identity_recheck_job,
             run_retention_job,
@@ -55,7 +71,10 @@ def build_definitions(settings: Settings) -> dg.Definitions:
                 pacing=wiring.build_pacing(settings),
                 interval_seconds=interval,
                 large_runs=large_runs,
+                also_on=[PARTNER_ROSTER_INDEX],
+                docs_url=settings.dagster.docs_url,
             ),
+            build_candidates_sensor(interval_seconds=interval, large_runs=large_runs),
             build_board_sensor(advice, interval_seconds=interval),
             build_run_outcome_sensor(
                 Watched(
@@ -64,12 +83,14 @@ def build_definitions(settings: Settings) -> dg.Definitions:
                     identity_jobs=frozenset({library_identity_job.name, library_identity_recheck_job.name}),
                     can_connect=CAN_CONNECT,
                     tenants_fresh=TENANTS_FRESH,
+                    resolution_job=student_resolution_job.name,
                 ),
                 interval_seconds=interval,
             ),
         ],
         resources={
             "rosters": services,
+            "students": wiring.build_student_services(settings),
             "database": services.database,
             "secrets": services.secrets,
             "operators": wiring.build_operators(settings),
@@ -77,6 +98,13 @@ def build_definitions(settings: Settings) -> dg.Definitions:
         },
         # Ten steps cost 5 CPU-seconds in one process and 53 with a process each.
         executor=dg.in_process_executor,
+    )
+
+
+def _with_links(assets: dg.AssetsDefinition, settings: Settings) -> dg.AssetsDefinition:
+    """The assets, whose runbooks open where the repository is hosted."""
+    return assets.map_asset_specs(
+        lambda spec: spec.replace_attributes(metadata=linked(spec.metadata, settings.dagster.docs_url))
     )
 
 

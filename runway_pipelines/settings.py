@@ -420,6 +420,11 @@ class Dagster(Section, env_prefix="RUNWAY_"):
         pattern=r"^https?://",
         description="Where people open the Dagster UI; events link to runs there.",
     )
+    docs_url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where people read this repository, such as its main branch on a code host; runbooks link there.",
+    )
     home: str | None = Field(
         None, validation_alias="DAGSTER_HOME", description="Dagster's own: the folder of its dagster.yaml."
     )

@@ -96,6 +96,7 @@ def build_services(settings: Settings) -> RosterServices:
             most_coverage_drop=settings.rosters.most_coverage_drop,
             most_students_lost=settings.rosters.most_students_lost,
             roster_fresh_hours=settings.rosters.fresh_hours,
+            docs_url=settings.dagster.docs_url,
             guards=GuardPolicy(**settings.guards.model_dump()),
         ),
     )

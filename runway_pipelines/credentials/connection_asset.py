@@ -12,6 +12,7 @@ from runway_pipelines.credentials.key_hygiene import KeyHygiene, rotated_in_word
 from runway_pipelines.credentials.trial import Trial
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.errors import Transient
+from runway_pipelines.neighbours import EDU_SECRET
 from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, RunReport
 from runway_pipelines.operations.tags import OPERATIONS, OWNERS, domain, runbook
 from runway_pipelines.partner_tenants.partitions import PARTNERS
@@ -24,6 +25,7 @@ SAME_WAREHOUSE = dg.AssetCheckKey(EDU_CONNECTION, "same_warehouse")
 
 EDU_CONNECTION_SPEC = dg.AssetSpec(
     EDU_CONNECTION,
+    deps=[EDU_SECRET],
     description="The partner's connection to its EDU warehouse, materialized for each version of its secret that "
     "works. For a version that does not, the partition fails and the check can_connect says why.",
     group_name="credentials",
@@ -57,10 +59,10 @@ CONNECTION_CHECK_SPECS = [
     ),
 ]
 SECRET_VERSION_LABEL = "secret version id"  # noqa: S105 - a label
-_Metadata = dict[str, dg.MetadataValue | int | float | str]
-
 KEY_AGE_LABEL = "key age days"
 LAST_ROTATION_LABEL = "last rotation"
+_Metadata = dict[str, dg.MetadataValue | int | float | str]
+
 
 def events_of_trial(
     instance: dg.DagsterInstance, trial: Trial, key_age_warning_days: int, known_places: Collection[Place] = ()

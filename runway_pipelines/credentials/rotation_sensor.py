@@ -4,7 +4,7 @@ It observes and requests; `rotation.py` decides.
 """
 
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -30,7 +30,7 @@ from runway_pipelines.dagster_events import newest_checks, with_partition_tags
 from runway_pipelines.errors import Unavailable
 from runway_pipelines.operations.events import Log, OperatorEvents
 from runway_pipelines.operations.outcomes import secret_gone
-from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, SECRET_VERSION_TAG
+from runway_pipelines.operations.tags import OPERATIONS, OWNERS, PARTNER_TAG, SECRET_VERSION_TAG, linked, runbook
 from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
 from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns, partner_run
@@ -42,9 +42,18 @@ MOST_NAMES = 20
 
 
 def build_rotated_sensor(
-    *, job_name: str, pacing: Pacing, interval_seconds: int, large_runs: LargeRuns = NO_LARGE_RUNS
+    *,
+    job_name: str,
+    pacing: Pacing,
+    interval_seconds: int,
+    large_runs: LargeRuns = NO_LARGE_RUNS,
+    also_on: Collection[dg.AssetKey] = (),
+    docs_url: str | None = None,
 ) -> dg.SensorDefinition:
-    """The sensor for a job that is partitioned by partner and tries the credentials before it refreshes anything."""
+    """The sensor for a job that is partitioned by partner and tries the credentials before it refreshes anything.
+
+    That a secret is gone shows on the connection, and ``also_on`` these assets, which are partitioned by partner.
+    """
 
     @dg.sensor(
         name=SENSOR_NAME,
@@ -96,7 +105,11 @@ def build_rotated_sensor(
             run_requests=run_requests,
             skip_reason=None if run_requests else summary,
             cursor=cursor_text(kept(seen, decisions, departed)),
-            asset_events=[departure_observation(partner_id, reason) for partner_id, reason in departed.items()],
+            asset_events=[
+                event
+                for partner_id, reason in departed.items()
+                for event in departure_events(partner_id, reason, also_on, docs_url)
+            ],
         )
 
     return edu_credentials_rotated_sensor
@@ -218,7 +231,10 @@ def told_departures(
     stop_at = time.monotonic() + MOST_TELLING_SECONDS
     for partner_id, made in decisions.items():
         if made.departed and time.monotonic() < stop_at:
-            reason = f"{made.departed}: the partner's rosters are no longer refreshed, what is published stays"
+            reason = (
+                f"{made.departed}. No roster of the partner is refreshed until it has one; what was published before, "
+                f"if anything, stays. Put it into Secrets Manager as {OPERATIONS} says"
+            )
             operators.emit(secret_gone(partner_id, reason, now), log)
             told[partner_id] = reason
     return told
@@ -235,9 +251,27 @@ def kept(
     return {partner_id: entry for partner_id, entry in after.items() if entry is not None}
 
 
-def departure_observation(partner_id: str, reason: str) -> dg.AssetObservation:
-    """The departure on the asset's page."""
-    return dg.AssetObservation(EDU_CONNECTION, partition=partner_id, description=reason)
+def departure_events(
+    partner_id: str, reason: str, also_on: Collection[dg.AssetKey], docs_url: str | None
+) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
+    """The departure on the pages of the assets, and as a failed check: no run will come that could fail."""
+    metadata = {"state": "no credentials", "reason": reason, **runbook("the-secret-of-a-partner")}
+    for key in (EDU_CONNECTION, *also_on):
+        yield dg.AssetObservation(
+            key,
+            partition=partner_id,
+            description=reason,
+            metadata=linked(metadata, docs_url),
+        )
+    yield dg.AssetCheckEvaluation(
+        asset_key=EDU_CONNECTION,
+        check_name=CAN_CONNECT.name,
+        passed=False,
+        severity=dg.AssetCheckSeverity.ERROR,
+        blocking=True,
+        description=reason,
+        partition=partner_id,
+    )
 
 
 def tick_summary(observed: Mapping[str, Observation], decisions: Mapping[str, Decision]) -> str:

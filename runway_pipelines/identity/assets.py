@@ -17,6 +17,7 @@ from runway_pipelines.identity.counts import Counts, disbelief, dry_run_document
 from runway_pipelines.identity.health import IdentityHealth
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.identity.services import IdentityServices
+from runway_pipelines.neighbours import LIBRARY, LML, columns
 from runway_pipelines.operations.run_report import RUN_REPORT, Problem, RunReport
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
 
@@ -54,6 +55,39 @@ _TABLES = {
     ),
     "compilation_track_artist": (COMPILATION_TRACK_ARTIST, "Each track's artist, linked if LML knows it."),
 }
+_COLUMNS = {
+    "library_identity": columns(
+        library_id="int: the library",
+        discogs_master_id="int: the album, at Discogs",
+        discogs_release_id="int: its release, at Discogs",
+        musicbrainz_release_group_mbid="uuid: the album, at MusicBrainz",
+        musicbrainz_release_mbid="uuid: its release, at MusicBrainz",
+        musicbrainz_recording_mbid="uuid: a recording, at MusicBrainz",
+        wikidata_qid="text: the album, at Wikidata",
+        spotify_id="text: the album, at Spotify",
+        apple_music_id="text: the album, at Apple Music",
+        confidence="real: how sure LML is, 0 to 1",
+        method="text: how LML knows",
+        last_verified_at="timestamptz: when LML last confirmed the row",
+    ),
+    "library_identity_source": columns(
+        library_id="int: the library",
+        source="text: who says so, such as discogs",
+        external_id="text: the album's ID there",
+        method="text: how it was found",
+        confidence="real: how sure LML is of this source, 0 to 1",
+        last_verified_at="timestamptz: when LML last confirmed the row",
+    ),
+    "compilation_track_artist": columns(
+        library_id="int: the compilation",
+        artist_name="varchar: the track's artist, as the catalogue has it",
+        track_title="varchar: the track's title",
+        track_position="varchar: where it is, such as A1",
+        track_artist_id="int: the artist that LML names, if the catalogue has one of that name",
+        track_artist_link_confidence="real: how sure LML is, 0 to 1",
+        track_artist_link_method="text: how the artist was linked; lml_backfill is ours",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +108,7 @@ class ShardResult:
     is_writable: bool
 
 
-@dg.op(out=dg.DynamicOut(Shard))
+@dg.op(ins={"library": dg.In(dg.Nothing), "lml": dg.In(dg.Nothing)}, out=dg.DynamicOut(Shard))
 def plan_identity_run(
     context: dg.OpExecutionContext, config: IdentityOptions, identity: IdentityServices
 ) -> Iterator[dg.DynamicOutput[Shard]]:
@@ -146,6 +180,10 @@ def summarize_identity_run(
 @dg.graph_multi_asset(
     name=GRAPH,
     group_name="identity",
+    ins={
+        "library": dg.AssetIn(LIBRARY, dagster_type=dg.Nothing),
+        "lml": dg.AssetIn(LML, dagster_type=dg.Nothing),
+    },
     outs={
         name: dg.AssetOut(
             key=key,
@@ -154,7 +192,7 @@ def summarize_identity_run(
             owners=OWNERS,
             tags=domain("identity"),
             kinds={"postgres"},
-            metadata=runbook("the-librarys-identity"),
+            metadata={**runbook("the-librarys-identity"), **_COLUMNS[name]},
         )
         for name, (key, description) in _TABLES.items()
     },
@@ -169,9 +207,9 @@ def summarize_identity_run(
         },
     ),
 )
-def library_identity_graph() -> Any:
-    """The graph; one config has all of its options."""
-    return summarize_identity_run(plan_identity_run().map(resolve_identity_shard).collect())
+def library_identity_graph(library: Any, lml: Any) -> Any:
+    """The graph; one config has all of its options. Its inputs carry nothing: they draw the lineage."""
+    return summarize_identity_run(plan_identity_run(library=library, lml=lml).map(resolve_identity_shard).collect())
 
 
 def _failure(reason: str, counts: Counts) -> dg.Failure:

@@ -4,6 +4,7 @@ An event holds names, codes, counts and our own reasons, never the text of an ex
 A canceled run is no outcome: somebody chose to end it, and it says nothing about the rosters.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ ROSTER_REFRESH_RECOVERED = "roster_refresh_recovered"
 ROSTER_HELD = "roster_held"
 ROSTER_RELEASED = "roster_released"
 IDENTITY_RUN_FAILED = "identity_run_failed"
+IDENTITY_RUN_RECOVERED = "identity_run_recovered"
 ROSTERS_STALE = "rosters_stale"
 ROSTERS_FRESH_AGAIN = "rosters_fresh_again"
 TENANT_CODE_UNUSABLE = "tenant_code_unusable"
@@ -26,6 +28,8 @@ STUDENT_RESOLUTION_FAILED = "student_resolution_failed"
 # EventBridge refuses an entry above 256 KB. JSON needs at most six bytes a character: 150 KB for these reasons.
 MOST_REASONS = 50
 MOST_CHARACTERS = 500
+# Counts, moments and the ids of queries.
+_NUMBER = re.compile(r"[0-9a-f]*[0-9][0-9a-f.,:-]*")
 
 
 @dataclass(frozen=True)
@@ -149,15 +153,35 @@ def secret_gone(partner_id: str, reason: str, now: datetime) -> OperatorEvent:
 
 
 def _detail_type(outcome: RunOutcome, previous: RunOutcome | None, identity_jobs: frozenset[str]) -> str | None:
-    if outcome.job_name in identity_jobs:
-        return None if outcome.is_success else IDENTITY_RUN_FAILED
+    is_identity = outcome.job_name in identity_jobs
     if not outcome.has_failed:
-        return ROSTER_REFRESH_RECOVERED if previous is not None and previous.has_failed else None
-    if outcome.credentials_failure is None:
-        return ROSTER_REFRESH_FAILED
-    # Credentials are tried again every few minutes: one event for a version and a code is enough.
-    is_known = previous is not None and outcome.credentials_failure.is_same(previous.credentials_failure)
-    return None if is_known else CREDENTIALS_FAILING
+        recovered = IDENTITY_RUN_RECOVERED if is_identity else ROSTER_REFRESH_RECOVERED
+        return recovered if previous is not None and previous.has_failed else None
+    if previous is not None and _is_same_failure(outcome, previous) and _is_same_day(outcome, previous):
+        return None
+    if is_identity:
+        return IDENTITY_RUN_FAILED
+    return ROSTER_REFRESH_FAILED if outcome.credentials_failure is None else CREDENTIALS_FAILING
+
+
+def _is_same_failure(outcome: RunOutcome, previous: RunOutcome) -> bool:
+    """Whether a failure was told before. Numbers in the reasons do not count: counts and the ids of queries change."""
+    if not previous.has_failed:
+        return False
+    if outcome.credentials_failure is not None:
+        return outcome.credentials_failure.is_same(previous.credentials_failure)
+    return previous.credentials_failure is None and _told_reasons(outcome) == _told_reasons(previous)
+
+
+def _told_reasons(outcome: RunOutcome) -> dict[str, str]:
+    return {
+        tenant: _NUMBER.sub("#", reason) for tenant, reason in outcome.reasons.items() if tenant not in outcome.holds
+    }
+
+
+def _is_same_day(outcome: RunOutcome, previous: RunOutcome) -> bool:
+    """Whether both ended on one day in UTC: the first of a day with the same failure is the day's reminder."""
+    return outcome.ended_at.astimezone(UTC).date() == previous.ended_at.astimezone(UTC).date()
 
 
 def _detail(outcome: RunOutcome, dagster_url: str | None) -> dict[str, Any]:

@@ -58,9 +58,8 @@ class RunLog:
     def previous_outcomes(self, record: dg.RunRecord) -> Iterator[RunOutcome]:
         """The same job and partner's outcomes from before this run ended, the newest first; `LOOK_BACK` at most."""
         run = record.dagster_run
-        if PARTITION_TAG not in run.tags:
-            return
-        of_partner = dg.RunsFilter(job_name=run.job_name, statuses=ENDED, tags={PARTITION_TAG: run.tags[PARTITION_TAG]})
+        partner = {PARTITION_TAG: run.tags[PARTITION_TAG]} if PARTITION_TAG in run.tags else {}
+        of_partner = dg.RunsFilter(job_name=run.job_name, statuses=ENDED, tags=partner)
         for earlier in self.instance.get_run_records(of_partner, limit=LOOK_BACK, cursor=run.run_id):  # newest first
             if end_of(earlier) <= end_of(record):
                 yield self.outcome_of(earlier)

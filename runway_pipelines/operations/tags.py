@@ -1,6 +1,9 @@
 """The tags, owners and runbook links on everything that Dagster shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
 
 OWNERS: Sequence[str] = ["team:runway-data"]
 DOMAIN_TAG = "runway/domain"
@@ -14,13 +17,21 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 TRIGGER_TAG = "runway/trigger"
 SECRET_VERSION_TAG = "runway/secret_version"  # noqa: S105 - the name of a tag
 
-# A path, not a link: this code does not know where the repository is hosted.
 OPERATIONS = "docs/operations.md"
+_RUNBOOK = "runbook"
 
 
 def runbook(section: str) -> dict[str, str]:
-    """An asset's metadata: the section of the operations page about it."""
-    return {"runbook": f"{OPERATIONS}#{section}"}
+    """The metadata of an asset or an event: the section of the operations page about it; `linked` makes it a link."""
+    return {_RUNBOOK: f"{OPERATIONS}#{section}"}
+
+
+def linked(metadata: Mapping[str, Any], docs_url: str | None) -> dict[str, Any]:
+    """The metadata with a runbook that opens, where it is known where the repository is hosted."""
+    path = metadata.get(_RUNBOOK)
+    if not docs_url or not isinstance(path, str):
+        return dict(metadata)
+    return {**metadata, _RUNBOOK: dg.MetadataValue.url(f"{docs_url.rstrip('/')}/{path}")}
 
 
 def domain(name: str) -> dict[str, str]:

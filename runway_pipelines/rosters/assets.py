@@ -25,6 +25,7 @@ from runway_pipelines.dagster_events import (
     selected_partitions,
 )
 from runway_pipelines.errors import Permanent, RunwayError
+from runway_pipelines.neighbours import EDU_SECRET, REGISTRY, WAREHOUSE
 from runway_pipelines.operations.run_report import RUN_REPORT, Problem, RunReport
 from runway_pipelines.operations.tags import OWNERS, SECRET_VERSION_TAG, domain, runbook
 from runway_pipelines.operations.wording import first_few
@@ -67,6 +68,7 @@ MOST_CHARACTERS = 300
     specs=[
         dg.AssetSpec(
             CROSS_YEAR_ROSTER,
+            deps=[*WAREHOUSE, REGISTRY, EDU_SECRET],
             description=f"{HOW_REFRESHED}An immutable snapshot, with its manifest, of every student that the partner's "
             "warehouse has ever had for the tenant, each in the student's latest school year.",
             group_name=GROUP,
@@ -85,7 +87,7 @@ MOST_CHARACTERS = 300
             owners=OWNERS,
             tags=domain(GROUP),
             kinds={"s3"},
-            metadata=RUNBOOK,
+            metadata={"dagster/column_schema": ROSTER_COLUMNS, **RUNBOOK},
             skippable=True,
         ),
     ],
@@ -124,7 +126,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
         EDU_CONNECTION_SPEC,
         dg.AssetSpec(
             PARTNER_ROSTER_INDEX,
-            deps=[EDU_CONNECTION],
+            deps=[EDU_CONNECTION, *WAREHOUSE, REGISTRY],
             description="The partner's index of rosters. Materializing it tries the partner's credentials, then "
             "refreshes and publishes every tenant's roster over a few Snowflake sessions. Re-executing a failed run "
             "from failure refreshes only the tenants that failed.",
@@ -175,9 +177,10 @@ def _refresh_partner(
     context: dg.AssetExecutionContext, rosters: RosterServices, partner: RosterPartner, sessions: PartnerSessions
 ) -> Iterator[object]:
     """Refresh all of a partner's tenants. If its credentials are refused, each fails at once with that reason."""
-    done = partitions_done_before(context, PUBLISHED_ROSTER)
+    done = partitions_done_before(context, CROSS_YEAR_ROSTER)
     tenants = [tenant for tenant in partner.tenants if tenant.key not in done]
-    report_planned(context, [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER], [tenant.key for tenant in tenants])
+    planned = [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER] if partner.published_years else [CROSS_YEAR_ROSTER]
+    report_planned(context, planned, [tenant.key for tenant in tenants])
     outcomes: list[TenantOutcome] = []
     index = yield from _refresh(context, rosters, partner, tenants, outcomes, sessions)
     metadata = {
@@ -253,6 +256,7 @@ def _refresh(
 ) -> Generator[object, None, PartnerIndex]:
     """Refresh tenants of one partner: yields each one's events, adds to ``outcomes``, returns the index."""
     run_id = context.run.run_id
+    planned_checks = {key.name for key in context.selected_asset_check_keys if key.asset_key == CROSS_YEAR_ROSTER}
     refresh = RefreshContext(
         store=rosters.store,
         database=rosters.database,
@@ -270,7 +274,13 @@ def _refresh(
             refresh, sessions, tenants, partner.published_years, threads=rosters.policy.sessions_per_partner
         ):
             own.append(outcome)
-            yield from events_of(context.instance, outcome, rosters.store)
+            yield from events_of(
+                context.instance,
+                outcome,
+                rosters.store,
+                planned_checks=planned_checks,
+                docs_url=rosters.policy.docs_url,
+            )
     finally:
         outcomes += own
     context.log.info(f"{partner.partner_id}: {len(tenants)} tenants over {sessions.connects} Snowflake sessions")

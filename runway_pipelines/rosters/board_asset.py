@@ -1,4 +1,4 @@
-"""The asset ``rosters/board``, and the sensor that keeps it (docs/decisions/0012-board.md).
+"""The asset ``rosters/board``, and the sensor that keeps it (docs/decisions/0013-the-board.md).
 
 The sensor makes the board in its own tick, which takes a second or two: a run would take four CPU-seconds and, on ECS,
 a task. Whatever ended between two ticks, the next one makes the board once.

@@ -1,20 +1,20 @@
 """A tenant's outcome as Dagster events: materializations with metadata for people, and check evaluations."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 
 import dagster as dg
 
 from runway_pipelines.credentials.connection_asset import SECRET_VERSION_LABEL
 from runway_pipelines.dagster_events import target_of_newest
-from runway_pipelines.operations.tags import runbook
+from runway_pipelines.operations.tags import linked, runbook
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.rosters.guards import ALL_RULES, GUARD_NAMES
-from runway_pipelines.rosters.index import PartnerIndex
+from runway_pipelines.rosters.index import DEPARTED, UNUSABLE_CODE, IndexEntry, PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
-from runway_pipelines.rosters.plots import bar_chart, inline_image
+from runway_pipelines.rosters.plots import bar_chart, horizontal_bar_chart, inline_image
 from runway_pipelines.rosters.quality import QualityRule
 from runway_pipelines.systems.aws.object_store import ObjectStore
 
@@ -23,7 +23,9 @@ PARTNER_ROSTER_INDEX = dg.AssetKey(["rosters", "partner_roster_index"])
 PUBLISHED_ROSTER = dg.AssetKey(["rosters", "published_roster"])
 
 MOST_YEARS = 12  # bars of a plot
-_FOR_A_PERSON = frozenset({TenantStatus.HELD.value, TenantStatus.FAILED.value, TenantStatus.PINNED.value})
+MOST_DISTRICTS = 40
+# The worst first: nobody decided, nobody can know, somebody decided, nothing was ever to be done.
+_FOR_A_PERSON = (TenantStatus.HELD.value, TenantStatus.FAILED.value, UNUSABLE_CODE, TenantStatus.PINNED.value, DEPARTED)
 
 
 def _consequence(rule: QualityRule) -> str:
@@ -46,11 +48,19 @@ CHECK_SPECS = [
 ]
 
 
-def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: ObjectStore) -> Iterator[object]:
+def events_of(
+    instance: dg.DagsterInstance,
+    outcome: TenantOutcome,
+    store: ObjectStore,
+    *,
+    planned_checks: Collection[str] = (),
+    docs_url: str | None = None,
+) -> Iterator[object]:
     """The events of one tenant, in order: roster, its checks, publication.
 
-    A superseded tenant adds nothing to what the later query's run recorded. A held or failed one gets its checks alone,
-    and its planned materializations show as failed.
+    A superseded tenant adds nothing to what the later query's run recorded. A held or failed one gets its checks and an
+    observation that says why; its planned materializations show as failed. ``planned_checks`` are those that Dagster
+    expects of this run: it would show each as failed that was not judged.
     """
     partition = outcome.tenant.key
     if outcome.status.is_published and outcome.manifest is not None:
@@ -60,7 +70,9 @@ def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: Objec
             metadata=roster_metadata(outcome, outcome.manifest, store),
             tags={"dagster/data_version": outcome.manifest.sha256},
         )
-    target = target_of_newest(instance, CROSS_YEAR_ROSTER, partition) if outcome.check_results else None
+    judged = {result.rule.name for result in outcome.check_results}
+    not_judged = [] if outcome.status.is_success else sorted(set(planned_checks) - judged)
+    target = target_of_newest(instance, CROSS_YEAR_ROSTER, partition) if judged or not_judged else None
     for result in outcome.check_results:
         yield dg.AssetCheckEvaluation(
             asset_key=CROSS_YEAR_ROSTER,
@@ -73,14 +85,26 @@ def events_of(instance: dg.DagsterInstance, outcome: TenantOutcome, store: Objec
             partition=partition,
             target_materialization_data=target,
         )
-    if outcome.candidate is not None:
+    for name in not_judged:
+        yield dg.AssetCheckEvaluation(
+            asset_key=CROSS_YEAR_ROSTER,
+            check_name=name,
+            passed=False,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"not judged: there was no roster to judge ({outcome.status}: {outcome.reason})",
+            partition=partition,
+            target_materialization_data=target,
+        )
+    if outcome.status in (TenantStatus.HELD, TenantStatus.FAILED) or outcome.candidate is not None:
         yield dg.AssetObservation(
-            CROSS_YEAR_ROSTER, partition=partition, metadata=candidate_metadata(outcome, outcome.candidate, store)
+            CROSS_YEAR_ROSTER,
+            partition=partition,
+            description=f"{outcome.status}: {outcome.reason}",
+            metadata=linked(problem_metadata(outcome, store), docs_url),
         )
     if outcome.status.is_published:
-        yield dg.AssetMaterialization(
-            PUBLISHED_ROSTER, partition=partition, metadata=publication_metadata(outcome, store)
-        )
+        published = dg.AssetMaterialization if outcome.school_years else dg.AssetObservation
+        yield published(PUBLISHED_ROSTER, partition=partition, metadata=publication_metadata(outcome, store))
 
 
 def roster_metadata(
@@ -109,22 +133,45 @@ def roster_metadata(
     }
 
 
-def candidate_metadata(
-    outcome: TenantOutcome, candidate: Manifest, store: ObjectStore
-) -> Mapping[str, dg.MetadataValue | int | float | str]:
-    """What a person must know of a roster that was taken, kept and not published."""
+def problem_metadata(outcome: TenantOutcome, store: ObjectStore) -> Mapping[str, dg.MetadataValue | int | float | str]:
+    """What a person must know of a tenant that this run did not publish, and of the candidate if one was kept."""
+    is_held = outcome.hold is not None
     metadata: dict[str, dg.MetadataValue | int | float | str] = {
         "state": outcome.status.value,
         "reason": outcome.reason,
-        "students": candidate.students,
-        "since published snapshot": changes_table(candidate),
-        "sha256": candidate.sha256,
-        "dagster/uri": store.uri(snapshot_key(outcome.tenant, candidate.sha256)),
-        **runbook("a-roster-is-held"),
+        "next step": next_step(outcome.tenant.key, outcome.status.value, has_candidate=outcome.candidate is not None),
+        **runbook("a-roster-is-held" if is_held else "a-run-failed-what-now"),
     }
     if outcome.hold is not None:
         metadata["held since"] = outcome.hold.since
+    if outcome.pinned_at is not None:
+        metadata["pinned since"] = outcome.pinned_at
+    if (candidate := outcome.candidate) is not None:
+        metadata |= {
+            "students": candidate.students,
+            "since published snapshot": changes_table(candidate),
+            "sha256": candidate.sha256,
+            "dagster/uri": store.uri(snapshot_key(outcome.tenant, candidate.sha256)),
+        }
     return metadata
+
+
+def next_step(tenant: str, status: str, *, has_candidate: bool) -> str:
+    """What a person does about a tenant that is not published as it should be."""
+    if status == TenantStatus.HELD and has_candidate:
+        return (
+            f"runway-pipelines rosters diff {tenant} shows what would change; then approve or reject it with the "
+            "command in the reason, or with roster_decision_job"
+        )
+    if status == TenantStatus.HELD:
+        return "correct the data in the warehouse; the next refresh publishes it"
+    if status == TenantStatus.FAILED:
+        return "do what the reason says, then materialize this partition, or wait for tonight's run"
+    if status == TenantStatus.PINNED:
+        return f"runway-pipelines rosters unpin {tenant} --reason '...' lets the next refresh publish again"
+    if status == UNUSABLE_CODE:
+        return "have the tenant's code changed in the application"
+    return f"runway-pipelines rosters purge {tenant.partition('/')[0]} deletes what is still published"
 
 
 def publication_metadata(
@@ -150,29 +197,63 @@ def publication_metadata(
 
 
 def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.MetadataValue | int | float | str]:
-    """The partner's tenants as a table, those first that a person must look at."""
-    return {
+    """The partner's totals, then the tenants that a person must look at, the worst first, then the others."""
+    problems = sorted(
+        (entry for entry in index.tenants if entry.status in _FOR_A_PERSON),
+        key=lambda entry: (_FOR_A_PERSON.index(entry.status), entry.since or entry.refreshed_at or "", entry.name),
+    )
+    metadata: dict[str, dg.MetadataValue | int | float | str] = {
         "dagster/row_count": sum(entry.lines for entry in index.tenants),
         "dagster/uri": store.uri(index_key(index.partner_id)),
-        "tenants": dg.MetadataValue.table(
-            [
-                dg.TableRecord(
-                    {
-                        "tenant": entry.name,
-                        "status": entry.status,
-                        "reason": entry.reason,
-                        "since": _to_minutes(entry.since),
-                        "lines": entry.lines,
-                        "students": entry.students,
-                        "refreshed_at": _to_minutes(entry.refreshed_at),
-                    }
-                )
-                for entry in sorted(index.tenants, key=lambda entry: entry.status not in _FOR_A_PERSON)
-            ]
-        ),
-        "tenants with a snapshot": sum(1 for entry in index.tenants if entry.has_snapshot),
         "students": sum(entry.students for entry in index.tenants),
+        "tenants": len(index.tenants),
+        "tenants with a snapshot": sum(1 for entry in index.tenants if entry.has_snapshot),
+        "tenants that need a person": len(problems),
+        **_districts_plot(index),
     }
+    if problems:
+        metadata["problems"] = dg.MetadataValue.table([_problem_row(index.partner_id, entry) for entry in problems])
+    if others := [entry for entry in index.tenants if entry not in problems]:
+        metadata["rosters"] = dg.MetadataValue.table(list(map(_roster_row, others)))
+    return metadata
+
+
+def _problem_row(partner_id: str, entry: IndexEntry) -> dg.TableRecord:
+    tenant = f"{partner_id}/{entry.name}"
+    return dg.TableRecord(
+        {
+            "tenant": entry.name,
+            "status": entry.status,
+            "reason": entry.reason,
+            "since": _to_minutes(entry.since),
+            "refreshed_at": _to_minutes(entry.refreshed_at),
+            # A hold has a beginning; what a check refused has none.
+            "next step": next_step(tenant, entry.status, has_candidate=entry.since is not None),
+        }
+    )
+
+
+def _roster_row(entry: IndexEntry) -> dg.TableRecord:
+    return dg.TableRecord(
+        {
+            "tenant": entry.name,
+            "status": entry.status,
+            "lines": entry.lines,
+            "students": entry.students,
+            "refreshed_at": _to_minutes(entry.refreshed_at),
+        }
+    )
+
+
+def _districts_plot(index: PartnerIndex) -> Mapping[str, dg.MetadataValue]:
+    """Students by district, the largest first: Dagster's own plots join districts by a line."""
+    students = {entry.name: entry.students for entry in index.tenants if entry.has_snapshot}
+    if not students:
+        return {}
+    largest = sorted(students.items(), key=lambda each: (-each[1], each[0]))[:MOST_DISTRICTS]
+    title = "students by district" if len(students) <= MOST_DISTRICTS else f"the {MOST_DISTRICTS} largest districts"
+    svg = horizontal_bar_chart(title, dict(largest))
+    return {"students by district": dg.MetadataValue.md(inline_image(svg, title))}
 
 
 def warehouse_seconds(outcomes: Iterable[TenantOutcome]) -> Mapping[str, float]:
@@ -242,9 +323,17 @@ def changes_table(manifest: Manifest) -> dg.MetadataValue:
 
 ROSTER_COLUMNS = dg.TableSchema(
     [
-        dg.TableColumn("educationOrganizationReference.educationOrganizationId", "integer"),
-        dg.TableColumn("educationOrganizationReference.link.rel", "string"),
-        dg.TableColumn("studentReference.studentUniqueId", "string"),
-        dg.TableColumn("studentIdentificationCodes", "array<object>"),
+        dg.TableColumn(
+            "educationOrganizationReference.educationOrganizationId",
+            "integer",
+            "the education organization that the student belongs to in the latest school year",
+        ),
+        dg.TableColumn("educationOrganizationReference.link.rel", "string", "its kind: LocalEducationAgency or School"),
+        dg.TableColumn("studentReference.studentUniqueId", "string", "the ID that a matched row gets"),
+        dg.TableColumn(
+            "studentIdentificationCodes",
+            "array<object>",
+            "every ID of the student by its kind; an empty one for each kind of the tenant that the student lacks",
+        ),
     ]
 )

@@ -13,6 +13,8 @@ from html import escape
 _BAR_WIDTH = 44
 _BAR_HEIGHT = 90
 _LINE = 14
+_LETTER = 6.5
+_LONGEST = 240
 
 
 def bar_chart(title: str, counts: Mapping[str, int]) -> str:
@@ -35,6 +37,31 @@ def _bar(place: int, name: str, number: int, most: int) -> str:
         f'<rect x="{left + 4}" y="{bottom - height:g}" width="{_BAR_WIDTH - 8}" height="{height}" fill="#4f43dd"/>'
         f'<text x="{middle:g}" y="{bottom - height - 3:g}">{number:,}</text>'
         f'<text x="{middle:g}" y="{bottom + _LINE - 2:g}">{escape(name)}</text>'
+    )
+
+
+def horizontal_bar_chart(title: str, counts: Mapping[str, int]) -> str:
+    """An SVG document: a line for each entry, in order, with its name, its bar and its number."""
+    most = max(counts.values(), default=0)
+    names = max(map(len, counts), default=0) * _LETTER
+    lines = "".join(
+        _line(place, name, number, names, _LONGEST * number / most if most else 0)
+        for place, (name, number) in enumerate(counts.items())
+    )
+    width, height = names + _LONGEST + 80, (len(counts) + 2) * _LINE
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height}" font-family="sans-serif"'
+        f' font-size="10"><rect width="100%" height="100%" fill="#fff"/>'
+        f'<text x="{names + 8:g}" y="{_LINE - 2}" font-size="12">{escape(title)}</text>{lines}</svg>'
+    )
+
+
+def _line(place: int, name: str, number: int, names: float, length: float) -> str:
+    bottom = (place + 2) * _LINE
+    return (
+        f'<text x="{names:g}" y="{bottom}" text-anchor="end">{escape(name)}</text>'
+        f'<rect x="{names + 8:g}" y="{bottom - 9}" width="{length:.0f}" height="10" fill="#4f43dd"/>'
+        f'<text x="{names + 12 + length:.0f}" y="{bottom}">{number:,}</text>'
     )
 
 

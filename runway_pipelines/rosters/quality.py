@@ -154,9 +154,7 @@ def not_empty(counts: Manifest | RosterCounts) -> CheckResult:
     return CheckResult(
         _rule(NOT_EMPTY),
         counts.students > 0,
-        f"{counts.students} students"
-        if counts.students
-        else "the warehouse has no student of this tenant; what was published stays",
+        f"{counts.students} students" if counts.students else "the warehouse has no student of this tenant",
         {"students": counts.students, "rows_without_identity": counts.rows_without_identity},
     )
 

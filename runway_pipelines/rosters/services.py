@@ -54,6 +54,7 @@ class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
     most_coverage_drop: float = 0.1
     most_students_lost: float = 0.01
     roster_fresh_hours: float = 30
+    docs_url: str | None = None
     guards: GuardPolicy = GuardPolicy()
 
     @property

@@ -48,6 +48,16 @@ def failure_text(result: dg.ExecuteInProcessResult) -> str:
     return str(failure.description)
 
 
+def observation(result: dg.ExecuteInProcessResult, asset: str) -> dg.AssetObservation:
+    """The one observation of ``rosters/<asset>`` that a run made."""
+    (found,) = (
+        event.event_specific_data.asset_observation  # type: ignore[union-attr]
+        for event in result.all_events
+        if event.event_type_value == "ASSET_OBSERVATION" and event.asset_key == dg.AssetKey(["rosters", asset])
+    )
+    return found
+
+
 def test_every_enabled_year_without_an_ods_gets_the_reference_bytes(
     world: World, instance: dg.DagsterInstance, warehouse: Warehouse
 ) -> None:
@@ -158,11 +168,8 @@ def test_a_partner_without_a_year_to_publish_to_says_so_and_keeps_its_snapshots(
     assert result.success
     assert partner.published("north") is None
     assert partner.pointer("north") is not None
-    (publication,) = (
-        event.materialization
-        for event in result.get_asset_materialization_events()
-        if event.asset_key == dg.AssetKey(["rosters", "published_roster"])
-    )
+    assert materialized(result, "published_roster") == []
+    publication = observation(result, "published_roster")
     assert publication.metadata["keys"].value == 0
     assert str(publication.metadata["reason"].value).startswith("not published: the partner has no enabled school year")
 
@@ -287,16 +294,17 @@ def test_the_table_of_a_failed_partner_has_the_reason_beside_the_status(
 ) -> None:
     partner = world.partner(warehouse, ["north", "empty"])
     result = run_partner(instance, partner)
-    (event,) = (
-        event.event_specific_data.asset_observation  # type: ignore[union-attr]
-        for event in result.all_events
-        if event.event_type_value == "ASSET_OBSERVATION"
-    )
-    assert (event.asset_key.path[-1], event.partition) == ("partner_roster_index", partner.partner_id)
-    empty, north = (record.data for record in event.metadata["tenants"].records)
+    district, event = observation(result, "cross_year_roster"), observation(result, "partner_roster_index")
+    assert district.partition == partner.tenant("empty").key
+    assert district.metadata["state"].value == "held"
+    assert "the warehouse has no student" in district.description
+    assert event.partition == partner.partner_id
+    (empty,) = (record.data for record in event.metadata["problems"].records)
     assert list(empty)[:3] == ["tenant", "status", "reason"]
     assert (empty["status"], empty["refreshed_at"]) == ("held", None)
     assert str(empty["reason"]).startswith("the warehouse has no student")
+    assert str(empty["next step"]).startswith("correct the data")
+    (north,) = (record.data for record in event.metadata["rosters"].records)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", str(north["refreshed_at"]))
     assert event.metadata["tenants with a snapshot"].value == 1
 

@@ -31,6 +31,7 @@ from tests.integration.world import (
 )
 
 CONNECTION = dg.AssetKey(["credentials", "edu_connection"])
+INDEX = dg.AssetKey(["rosters", "partner_roster_index"])
 CAN_CONNECT = dg.AssetCheckKey(CONNECTION, "can_connect")
 THROTTLED = (400, b'{"__type": "ThrottlingException", "message": "Rate exceeded"}')
 
@@ -469,9 +470,12 @@ def test_a_secret_that_is_deleted_takes_the_partner_out_of_the_schedule_and_rest
     first.world.secrets.delete_secret(SecretId=first.secret_name, RecoveryWindowInDays=7)
     tick = sensor.tick()
     assert "1 without a secret" in tick.skip_message
-    (said,) = tick.asset_events
-    assert (said.asset_key, said.partition) == (CONNECTION, first.partner_id)
-    assert "pending deletion" in said.description
+    on_connection, on_index, check = tick.asset_events
+    assert [on_connection.asset_key, on_index.asset_key] == [CONNECTION, INDEX]
+    assert (check.asset_check_key.name, check.passed, check.severity.value) == ("can_connect", False, "ERROR")
+    for said in tick.asset_events:
+        assert said.partition == first.partner_id
+        assert "pending deletion" in said.description
     assert not sensor.tick().asset_events  # said once
     assert sensor.seen(first)["version"] is None
     assert scheduled(*partners) == {second.partner_id}
@@ -591,7 +595,7 @@ def test_a_departure_that_cannot_be_told_is_recorded_all_the_same_and_a_restored
     monkeypatch.setenv("RUNWAY_EVENT_BUS", "there-is-no-such-bus")
     sensor.tick()
     first.world.secrets.delete_secret(SecretId=first.secret_name, RecoveryWindowInDays=7)
-    assert len(sensor.tick().asset_events) == 1
+    assert sensor.tick().asset_events
     first.world.secrets.restore_secret(SecretId=first.secret_name)
     (request,) = sensor.tick().run_requests
     assert sensor.results[request.run_key].success
@@ -690,7 +694,7 @@ def test_a_departure_is_told_once(
     bus = make_bus(name)
     sensor.tick()
     first.delete_secret()
-    assert len(sensor.tick().asset_events) == 1
+    assert sensor.tick().asset_events
     assert not sensor.tick().asset_events
     (told,) = bus.received()
     assert told["detail-type"] == "credentials_failing"

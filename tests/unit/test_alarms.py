@@ -21,6 +21,7 @@ from runway_pipelines.operations.logs import JsonLines, console_logger
 from runway_pipelines.operations.outcomes import (
     CREDENTIALS_FAILING,
     IDENTITY_RUN_FAILED,
+    IDENTITY_RUN_RECOVERED,
     ROSTER_REFRESH_FAILED,
     ROSTER_REFRESH_RECOVERED,
     ROSTERS_FRESH_AGAIN,
@@ -43,7 +44,7 @@ from tests.waiting import PATIENCE_SECONDS
 
 DOCS = Path(__file__).parents[2]
 Line = dict[str, Any]
-GOOD_NEWS = {ROSTER_REFRESH_RECOVERED, ROSTERS_FRESH_AGAIN}
+GOOD_NEWS = {ROSTER_REFRESH_RECOVERED, ROSTERS_FRESH_AGAIN, IDENTITY_RUN_RECOVERED}
 TOLD_JOBS = [
     partner_rosters_job.name,
     library_identity_job.name,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from runway_pipelines.operations.outcomes import (
     CREDENTIALS_FAILING,
     IDENTITY_RUN_FAILED,
+    IDENTITY_RUN_RECOVERED,
     MOST_CHARACTERS,
     MOST_REASONS,
     ROSTER_HELD,
@@ -46,6 +47,14 @@ HELD = replace(CRASH, reasons={"acme/north": "held: no students"}, counts={"new"
 
 def no_login(code: str | None = "JWT_TOKEN_INVALID", version: str | None = "v1", reason: str = "refused") -> RunOutcome:
     return replace(CRASH, credentials_failure=CredentialsFailure(code, version, reason))
+
+
+def failing(why: str) -> RunOutcome:
+    return replace(CRASH, reasons={"acme/north": f"failed: {why}"}, counts={"failed": 1})
+
+
+def tomorrow(outcome: RunOutcome) -> RunOutcome:
+    return replace(outcome, ended_at=outcome.ended_at + timedelta(days=1))
 
 
 def event(outcome: RunOutcome, previous: RunOutcome | None = None, url: str | None = None) -> Any:
@@ -112,13 +121,18 @@ def test_a_night_that_judged_nothing_makes_no_news_of_a_hold(
         (no_login(), SUCCESS, ROSTER_REFRESH_RECOVERED),
         (None, HELD, ROSTER_REFRESH_FAILED),
         (SUCCESS, HELD, ROSTER_REFRESH_FAILED),
-        (HELD, HELD, ROSTER_REFRESH_FAILED),
+        (HELD, HELD, None),
+        (failing("expected 31 rows, 7 came"), failing("expected 30 rows, 6 came"), None),
+        (failing("no table"), failing("no column"), ROSTER_REFRESH_FAILED),
+        (HELD, tomorrow(HELD), ROSTER_REFRESH_FAILED),
+        (CRASH, CRASH, None),
         (HELD, CRASH, ROSTER_REFRESH_FAILED),
         (no_login(), CRASH, ROSTER_REFRESH_FAILED),
         (None, no_login(), CREDENTIALS_FAILING),
         (SUCCESS, no_login(), CREDENTIALS_FAILING),
         (CRASH, no_login(), CREDENTIALS_FAILING),
         (no_login(), no_login(), None),
+        (no_login(), tomorrow(no_login()), CREDENTIALS_FAILING),
         (no_login(reason="in other words"), no_login(), None),
         (no_login(version="v0"), no_login(), CREDENTIALS_FAILING),
         (no_login(code="390144"), no_login(), CREDENTIALS_FAILING),
@@ -126,7 +140,8 @@ def test_a_night_that_judged_nothing_makes_no_news_of_a_hold(
         (no_login(None, None), no_login(None), CREDENTIALS_FAILING),
         (None, replace(CRASH, job_name=IDENTITY, partner_id=None), IDENTITY_RUN_FAILED),
         (None, replace(SUCCESS, job_name=IDENTITY, partner_id=None), None),
-        (CRASH, replace(SUCCESS, job_name=IDENTITY, partner_id=None), None),
+        (CRASH, replace(SUCCESS, job_name=IDENTITY, partner_id=None), IDENTITY_RUN_RECOVERED),
+        (replace(CRASH, job_name=IDENTITY), replace(CRASH, job_name=IDENTITY), None),
     ],
 )
 def test_an_outcome_and_the_previous_one_decide_the_event(

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runway_pipelines.rosters.plots import bar_chart, inline_image
+from runway_pipelines.rosters.plots import bar_chart, horizontal_bar_chart, inline_image
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -23,6 +23,18 @@ def test_every_bar_is_there_with_its_number_and_name(counts: dict[str, int]) -> 
     most = max(counts.values(), default=0) or 1
     for bar, number in zip(bars, counts.values(), strict=True):
         assert abs(bar / 90 - number / most) <= 1 / 90
+
+
+@given(st.dictionaries(st.text(st.characters(min_codepoint=32, max_codepoint=126)), st.integers(0, 10**7), max_size=40))
+def test_a_horizontal_bar_has_its_name_its_number_and_a_length_of_its_own(counts: dict[str, int]) -> None:
+    image = ET.fromstring(horizontal_bar_chart("a < b & c", counts))
+    title, *texts = [element.text or "" for element in image.iter(f"{SVG}text")]
+    assert title == "a < b & c"
+    assert texts == [text for name, number in counts.items() for text in (name, f"{number:,}")]
+    _, *bars = [element.get("width", "") for element in image.iter(f"{SVG}rect")]
+    most = max(counts.values(), default=0) or 1
+    for bar, number in zip(bars, counts.values(), strict=True):
+        assert abs(int(bar) / 240 - number / most) <= 1 / 240
 
 
 def test_a_plot_is_text_in_the_metadata() -> None:

@@ -91,7 +91,7 @@ def test_rows_refused_while_they_were_read_block_with_the_reason(check: str) -> 
 def test_an_empty_roster_is_held_and_counts_the_rows_without_identity() -> None:
     found = result_of(NOT_EMPTY, manifest(students=0, rows_without_identity=7))
     assert found.blocks
-    assert "what was published stays" in found.reason
+    assert "has no student of this tenant" in found.reason
     assert found.numbers == {"students": 0, "rows_without_identity": 7}
 
 

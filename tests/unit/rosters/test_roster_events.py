@@ -1,11 +1,37 @@
 """What a roster's page says of it, beside its numbers."""
 
+from collections.abc import Iterator
+
+import dagster as dg
 import pytest
 
-from runway_pipelines.rosters.events import changes_table, warehouse_seconds
+from runway_pipelines.rosters.events import (
+    PUBLISHED_ROSTER,
+    changes_table,
+    events_of,
+    index_metadata,
+    warehouse_seconds,
+)
+from runway_pipelines.rosters.index import IndexEntry, PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
+from runway_pipelines.rosters.quality import NOT_EMPTY, refused
+from runway_pipelines.systems.aws.object_store import ObjectStore
 from tests.factories import TENANT, manifest
+from tests.memory_store import MemoryS3, memory_store
+
+SINCE = "2026-07-01T09:30:00+00:00"
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def store() -> ObjectStore:
+    return memory_store(MemoryS3())
 
 
 @pytest.mark.parametrize(
@@ -41,3 +67,69 @@ def test_warehouse_seconds_are_those_in_which_a_statement_was_at_work(
 
 def test_without_a_refreshed_tenant_nothing_is_said_of_the_warehouse() -> None:
     assert warehouse_seconds([TenantOutcome(TENANT, TenantStatus.FAILED, "", 0.1)]) == {}
+
+
+def entry(code: str, status: str, since: str | None = None) -> IndexEntry:
+    return IndexEntry(code, status, f"why {code}", SINCE, "sha", lines=2, students=1, since=since)
+
+
+def test_a_partners_index_has_its_totals_first_and_then_who_needs_a_person_the_worst_first(store: ObjectStore) -> None:
+    tenants = (
+        entry("good", "unchanged"),
+        entry("failing", "failed"),
+        entry("pinned", "pinned", SINCE),
+        entry("refused", "held"),
+        entry("guarded", "held", "2026-01-01T00:00:00+00:00"),
+    )
+    metadata = index_metadata(PartnerIndex("acme", (2026,), tenants), store)
+    named = ["students", "tenants", "tenants that need a person", "students by district", "problems", "rosters"]
+    assert [name for name in metadata if name in named] == named
+    problems, rosters = (
+        [record.data for record in metadata[name].records]  # type: ignore[union-attr]
+        for name in ("problems", "rosters")
+    )
+    assert [row["tenant"] for row in problems] == ["guarded", "refused", "failing", "pinned"]
+    assert [str(row["next step"]).partition(" ")[0] for row in problems] == [
+        "runway-pipelines",
+        "correct",
+        "do",
+        "runway-pipelines",
+    ]
+    assert [(row["tenant"], "reason" in row) for row in rosters] == [("good", False)]
+
+
+def test_a_district_that_failed_says_why_and_what_to_do(instance: dg.DagsterInstance, store: ObjectStore) -> None:
+    failed = TenantOutcome(TENANT, TenantStatus.FAILED, "no table", 0.1)
+    (said,) = events_of(instance, failed, store, docs_url="https://code.example.org/main/")
+    assert isinstance(said, dg.AssetObservation)
+    assert (said.partition, said.description) == (TENANT.key, "failed: no table")
+    assert said.metadata["state"].value == "failed"
+    runbook = said.metadata["runbook"].value
+    assert runbook == "https://code.example.org/main/docs/operations.md#a-run-failed-what-now"
+
+
+def test_a_check_that_dagster_expects_and_nobody_judged_is_a_warning_that_says_so(
+    instance: dg.DagsterInstance, store: ObjectStore
+) -> None:
+    held = TenantOutcome(
+        TENANT, TenantStatus.HELD, "no student", 0.1, check_results=(refused(NOT_EMPTY, "no student"),)
+    )
+    checks = [
+        event
+        for event in events_of(instance, held, store, planned_checks={NOT_EMPTY, "rows_of_tenant"})
+        if isinstance(event, dg.AssetCheckEvaluation)
+    ]
+    shown = {check.check_name: (check.severity.value, str(check.description)) for check in checks}
+    assert shown == {
+        NOT_EMPTY: ("ERROR", "no student"),
+        "rows_of_tenant": ("WARN", "not judged: there was no roster to judge (held: no student)"),
+    }
+
+
+def test_a_partner_that_publishes_nowhere_has_no_green_publication(
+    instance: dg.DagsterInstance, store: ObjectStore
+) -> None:
+    nowhere = TenantOutcome(TENANT, TenantStatus.NEW, "no enabled school year", 0.1, manifest())
+    *_, said = events_of(instance, nowhere, store)
+    assert isinstance(said, dg.AssetObservation)
+    assert said.asset_key == PUBLISHED_ROSTER

@@ -1,0 +1,109 @@
+"""The systems around this code location, as external assets: where rosters and identities come from and go.
+
+Nothing here is materialized by us. The lineage shows whose data an asset is made of, and who is hurt when it is wrong.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+
+from runway_pipelines.operations.tags import OWNERS, domain
+
+GROUP = "neighbours"
+
+ASSOCIATIONS = dg.AssetKey(["edu", "stg_ef3__student_education_organization_associations"])
+ID_CODES = dg.AssetKey(["edu", "stg_ef3__stu_ed_org__identification_codes"])
+REGISTRY = dg.AssetKey(["runway", "registry"])
+EDU_SECRET = dg.AssetKey(["secrets", "edu_snowflake"])
+LIBRARY = dg.AssetKey(["catalogue", "library"])
+LML = dg.AssetKey(["lml", "verdicts"])
+EXECUTOR = dg.AssetKey(["runway", "executor"])
+
+WAREHOUSE: Sequence[dg.AssetKey] = (ASSOCIATIONS, ID_CODES)
+
+
+def columns(**descriptions: str) -> dict[str, dg.TableSchema]:
+    """An asset's metadata: its columns, as ``name="type: what it means"``; two underscores stand for a dot."""
+    found = []
+    for name, text in descriptions.items():
+        type_, _, description = text.partition(": ")
+        found.append(dg.TableColumn(name.replace("__", "."), type_, description))
+    return {"dagster/column_schema": dg.TableSchema(found)}
+
+
+def neighbours(published_roster: dg.AssetKey) -> Iterator[dg.AssetSpec]:
+    """The specs of all of them; ``published_roster`` is what the executor reads."""
+    yield _external(
+        ASSOCIATIONS,
+        "A row for each student, education organization and school year that the partner's EDU warehouse has ever had. "
+        "Each partner has a warehouse of its own; its secret says where. docs/contracts/rosters.md, section 1.",
+        {"snowflake"},
+        columns(
+            tenant_code="varchar: the district",
+            api_year="int: the school year, by its end",
+            k_student_xyear="varchar: the student in one tenant, across years",
+            student_unique_id="varchar: Ed-Fi's studentUniqueId",
+            ed_org_id="int: the education organization",
+            ed_org_type="varchar: LocalEducationAgency or School",
+        ),
+    )
+    yield _external(
+        ID_CODES,
+        "A row for each ID code of a student. docs/contracts/rosters.md, section 1.",
+        {"snowflake"},
+        columns(
+            tenant_code="varchar: the district",
+            api_year="int: the school year, by its end",
+            k_student_xyear="varchar: the student in one tenant, across years",
+            id_system="varchar: the kind of ID: Local, State, District",
+            id_code="varchar: the ID; leading zeros count",
+        ),
+    )
+    yield _external(
+        REGISTRY,
+        "Runway's application database: the partners, their districts (tenants), and the enabled school years. "
+        "partner_tenants_sync_sensor makes the partitions from it.",
+        {"postgres"},
+    )
+    yield _external(
+        EDU_SECRET,
+        "Each partner's credentials for its warehouse, in Secrets Manager. edu_credentials_rotated_sensor sees a "
+        "rotation within a tick. docs/contracts/credentials.md.",
+        {"aws", "secretsmanager"},
+    )
+    yield _external(
+        EXECUTOR,
+        "Runway's executor, which matches the IDs of assessment files: first against the district's students of this "
+        "year, then against the published roster, which it reads from S3 or from the roster stream.",
+        {"aws"},
+        deps=[published_roster],
+    )
+    yield _external(
+        LIBRARY,
+        "The catalogue's table of libraries: which there are, and which are due. docs/contracts/library_identity.md.",
+        {"postgres"},
+    )
+    yield _external(
+        LML,
+        "The HTTP service that says which artist a library is of, and how it knows. It is asked in batches.",
+        {"http"},
+    )
+
+
+def _external(
+    key: dg.AssetKey,
+    description: str,
+    kinds: set[str],
+    metadata: dict[str, dg.TableSchema] | None = None,
+    deps: Sequence[dg.AssetKey] = (),
+) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key,
+        description=description,
+        group_name=GROUP,
+        owners=OWNERS,
+        tags=domain(GROUP),
+        kinds=kinds,
+        metadata=metadata or {},
+        deps=deps,
+    )
