@@ -17,8 +17,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from runway_pipelines.local.stack import EmbeddedStack
-from tests.integration.stream_server import StreamServer, add_run, bearer, publish
-from tests.integration.world import Warehouse, world_of
+from tests.integration.stream_server import StreamServer, add_run, bearer, publish, stream_server
+from tests.integration.student_world import children, resolved_partner
+from tests.integration.world import world_of
 from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -28,15 +29,22 @@ SCHEMA = schemathesis.openapi.from_path(str(files("runway_pipelines.stream") / "
 CHECKS = (status_code_conformance, content_type_conformance, response_schema_conformance)
 
 
+@schemathesis.serializer("application/x-ndjson")
+def lines(ctx: Any, value: Any) -> bytes:
+    """A body of candidates, as it was drawn."""
+    return value if isinstance(value, bytes) else str(value).encode(errors="surrogatepass")
+
+
 @pytest.fixture(scope="module")
-def served(server: StreamServer, stack: EmbeddedStack) -> Iterator[tuple[StreamServer, int]]:
-    """A server, and a run whose roster is published."""
+def served(stack: EmbeddedStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StreamServer, int]]:
+    """A server, and a run whose roster is published and whose partner's students are resolved."""
     with pytest.MonkeyPatch.context() as patch, world_of(stack, patch) as world:
-        warehouse = Warehouse()
-        warehouse.students("north", 3)
-        partner = world.partner(warehouse, ["north"])
+        partner = resolved_partner(world, children(3))
         publish(partner, "north")
-        yield server, add_run(world, partner, "north")
+        run = add_run(world, partner, "north")
+        log = tmp_path_factory.mktemp("stream") / "server.log"
+        with stream_server(log, RUNWAY_STUDENT_RESOLUTION=partner.partner_id) as server:
+            yield server, run
 
 
 def ask(case: Any, server: StreamServer, headers: dict[str, str] | None) -> None:
