@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
+from rich.markup import escape
 from rich.table import Table
 
 from runway_pipelines.cli.output import OutputFile
@@ -71,6 +72,7 @@ def students() -> None:
 @click.pass_obj
 def resolve(
     target: Target,
+    /,
     file: Path,
     tenant: PartnerTenant,
     folder: Path | None,
@@ -101,7 +103,7 @@ def resolve(
     if is_json:
         click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
         return
-    _print_report(tenant, document)
+    _print_summary(tenant, document["summary"])
     if folder is not None:
         _print(f"The answers are in {folder}, readable for you alone.")
 
@@ -136,7 +138,9 @@ def apply(file: Path, resolutions: Path, resolved: Path, unresolved: Path, is_js
 @reads_candidates
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
 @click.pass_obj
-def explain(target: Target, file: Path, candidate_id: str, tenant: PartnerTenant, is_json: bool, **named: Any) -> None:
+def explain(
+    target: Target, /, file: Path, candidate_id: str, tenant: PartnerTenant, is_json: bool, **named: Any
+) -> None:
     """Say why CANDIDATE_ID of FILE is what it is: the rule, the levels and what each weighs, in bits.
 
     It names students by their IDs alone. The whole FILE is read, because a verdict may depend on it.
@@ -176,11 +180,16 @@ def _persons(target: Target, tenant: PartnerTenant, what: str, *, hushed: bool) 
     """The tenant's students, with a word before what takes its time."""
     with target.students() as services:
         _require(services, tenant)
-        say = (lambda text: None) if hushed else (lambda text: click.echo(text, err=True))
-        say(f"{what}. Asking the warehouse for the students of {tenant} ...")
+        _say(f"{what}. Asking the warehouse for the students of {tenant} ...", hushed)
         found = services.fetch_persons(tenant, run_id=COMMAND_LINE)
-        say(f"{found.persons.count:,} students. Resolving ...")
+        _say(f"{found.persons.count:,} students. Resolving ...", hushed)
     return found
+
+
+def _say(text: str, hushed: bool) -> None:
+    """Progress, beside what a machine may read."""
+    if not hushed:
+        click.echo(text, err=True)
 
 
 def _require(services: StudentServices, tenant: PartnerTenant) -> None:
@@ -188,23 +197,23 @@ def _require(services: StudentServices, tenant: PartnerTenant) -> None:
     services.require_tenant(tenant)
 
 
-def _print_report(tenant: PartnerTenant, document: Mapping[str, Any]) -> None:
+def _print_summary(tenant: PartnerTenant, summary: Mapping[str, Any]) -> None:
     table = Table(title=f"Whose rows they are: {tenant}", title_justify="left")
     for name in ("decision", "reason", "candidates", "records"):
         table.add_column(name, justify="right" if name in ("candidates", "records") else "left", overflow="fold")
-    for name, counts in document["reasons"].items():
+    for name, counts in summary["reasons"].items():
         decision, _, reason = name.partition(":")
         style = _STYLES[decision]
         table.add_row(f"[{style}]{decision}[/]", reason, f"{counts['candidates']:,}", f"{counts['records']:,}")
     console.print(table)
     _print(
-        f"{document['candidates']:,} candidates of {document['records']:,} records, {document['students']:,} students "
-        f"as of {minute(document['asked_at'])} UTC, {document['seconds']:.1f} s."
+        f"{summary['candidates']:,} candidates of {summary['records']:,} records, {summary['students']:,} students "
+        f"as of {minute(summary['asked_at'])} UTC, {summary['seconds']:.1f} s."
     )
-    _print(by_id_alone(document["id_alone"]))
-    if document["is_foreign"]:
+    _print(by_id_alone(summary["id_alone"]))
+    if summary["is_foreign"]:
         console.print("[bold red]Nearly all IDs are somebody else's here[/]: is it another district's file?")
-    if document["date_order"] == "month_first_assumed":
+    if summary["date_order"] == "month_first_assumed":
         _print("No birth date says whether the month or the day comes first: the month was assumed.")
 
 
@@ -214,8 +223,8 @@ def by_id_alone(counts: Mapping[str, Mapping[str, int]]) -> str:
         counts[name]["records"] for name in ("matched", "to_another_student", "contradicted")
     )
     return (
-        f"By ID alone: {matched:,} records matched, {other:,} of them to another student than here, and "
-        f"{contradicted:,} to one whom the names or the birth date contradict."
+        f"By ID alone: {matched:,} records matched, {other:,} of them to another student than the accepted one, "
+        f"and {contradicted:,} to one whom the names or the birth date contradict."
     )
 
 
@@ -228,7 +237,7 @@ def _print_explanation(explanation: Explanation) -> None:
     table = Table(title="In bits: 1 is twice as likely", title_justify="left")
     table.add_column("")
     for student in explanation.students:
-        table.add_column(student.student_unique_id, overflow="fold")
+        table.add_column(escape(student.student_unique_id), overflow="fold")
         table.add_column("", justify="right")
     for row in _rows(explanation.students):
         table.add_row(*row)

@@ -1,6 +1,6 @@
 """Reads files of candidates from this machine's disk and writes answers there, for their owner alone.
 
-Belongs here: what the command line and the demo do with files. The bucket's files are `files`.
+Belongs here: what the command line and the demo do with files. `files` has the bucket's, with the same names.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from runway_pipelines.errors import Permanent
 from runway_pipelines.students.applying import apply_resolutions
 from runway_pipelines.students.csv_files import Columns, candidate_lines, choose_columns
 from runway_pipelines.students.deciding import Decision
+from runway_pipelines.students.files import REPORT, RESOLUTIONS, REVIEW
 from runway_pipelines.students.lines import inflated, lines_of
 from runway_pipelines.students.observables import Candidates, read_candidates
 from runway_pipelines.students.resolution import Resolved, encode_answer
 
-RESOLUTIONS, REVIEW, REPORT = "resolutions.jsonl", "review.jsonl", "report.json"
 _CHUNK = 64 * 1024
 
 
@@ -88,8 +88,8 @@ def write_answers(folder: Path, resolved: Resolved, facts: Mapping[str, Any]) ->
 
 
 def report(resolved: Resolved, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary with the shell's facts; no identifier is in it."""
-    return dict(msgspec.to_builtins(resolved.summary)) | dict(facts)
+    """The summary with the shell's facts, where the bucket's reports have it; no identifier is in it."""
+    return {"summary": msgspec.to_builtins(resolved.summary) | dict(facts)}
 
 
 def read_accepted(file: Path) -> dict[str, str]:
@@ -138,7 +138,7 @@ class _Answer(msgspec.Struct):
     candidate_id: str | None = None
     decision: str | None = None
     student_unique_id: str | None = None
-    summary: msgspec.Raw | None = None
+    summary: dict[str, Any] | None = None
 
 
 def _answer(line: bytes, place: str) -> _Answer:

@@ -45,7 +45,8 @@ STUDENTS = Source(
     f"""
 select *, count(*) over () as row_count
 from (
-    select s.tenant_code, coalesce(nullif(s.k_student_xyear, ''), lower(s.student_unique_id)) as k_student_xyear,
+    select s.tenant_code,
+           coalesce(nullif(s.k_student_xyear, ''), lower(cast(s.student_unique_id as varchar))) as k_student_xyear,
            max(s.api_year) as api_year, s.student_unique_id, s.first_name, s.middle_name, s.last_name, s.maiden_name,
            s.generation_code_suffix, s.birth_date, s.birth_sex, s.is_multiple_birth
     from {STUDENTS_TABLE} as s
@@ -104,6 +105,6 @@ where holders <= {MOST_HOLDERS}
 )
 
 
-def column_sql(table: str, column: str) -> str:
-    """A statement that compiles if the table has the column. Both names are ours."""
-    return f"select {column} from {table} limit 0"
+def readable_sql(table: str, what: str = "1") -> str:
+    """A statement that compiles if the table can be read and has the column, where one is given; the names are ours."""
+    return f"select {what} from {table} limit 0"

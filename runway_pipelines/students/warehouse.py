@@ -21,13 +21,13 @@ from runway_pipelines.rosters.encoding import ROWS_OF_TENANT
 from runway_pipelines.rosters.query import roster_parameters
 from runway_pipelines.students.memory_database import USUAL_MEANS, Means
 from runway_pipelines.students.persons import Persons, prepare_persons
-from runway_pipelines.students.query import CODES, PROOF, SCHOOLS, STUDENTS, STUDENTS_TABLE, Source, column_sql
+from runway_pipelines.students.query import CODES, PROOF, SCHOOLS, STUDENTS, STUDENTS_TABLE, Source, readable_sql
 
 if TYPE_CHECKING:
     from runway_pipelines.systems.snowflake.client import EduSession
 
-_NOT_THERE = frozenset({"2003", "2043", "3001"})  # or not granted: Snowflake does not say which
-_NO_SUCH_COLUMN = "904"
+# No such table or column, or no right to it. Which of them it is, the driver's text says, beside values.
+_NOT_READABLE = frozenset({"904", "2003", "2043", "3001"})
 _MASKED = r"^\*+$"
 
 
@@ -109,7 +109,8 @@ def _checked(batch: pa.Table, tenant: PartnerTenant, source: Source) -> tuple[pa
 
 def _as_type(values: pa.ChunkedArray, field: pa.Field, source: Source) -> pa.ChunkedArray:
     """Text must be text: an ID that is sent as a number has lost its zeros. Numbers come in the smallest type."""
-    is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type) or pa.types.is_null(values.type)
+    found = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    is_text = pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_null(found)
     try:
         if is_text or not pa.types.is_string(field.type):
             return values.cast(field.type)
@@ -145,17 +146,19 @@ def _check_not_masked(students: pa.Table) -> None:
 
 
 def _explained(session: EduSession, source: Source, error: QueryFailed, query_tag: str) -> RunwayError:
-    """The error with the table's or the column's name, which the driver's text has beside values."""
-    if error.code in _NOT_THERE:
+    """The error with the name of the table or of the columns, for which the warehouse is asked once more."""
+    if error.code not in _NOT_READABLE:
+        return error
+    if not _is_readable(session, readable_sql(source.table), query_tag):
         return StudentsNotReadable(
             expected=f"the table {source.table}",
             came=f"Snowflake's error {error.code}: it does not exist, or the role may not read it",
             remedy="grant the secret's role SELECT on it, or switch student resolution off for the partner",
             code=error.code,
         )
-    if error.code != _NO_SUCH_COLUMN:
-        return error
-    missing = [name for name in source.needed if not _has_column(session, source.table, name, query_tag)]
+    missing = [
+        column for column in source.needed if not _is_readable(session, readable_sql(source.table, column), query_tag)
+    ]
     return StudentsNotReadable(
         expected=f"{source.table} with the columns {', '.join(source.needed)}",
         came=f"none called {', '.join(missing) or 'as one of them'}",
@@ -164,13 +167,13 @@ def _explained(session: EduSession, source: Source, error: QueryFailed, query_ta
     )
 
 
-def _has_column(session: EduSession, table: str, column: str, query_tag: str) -> bool:
-    """Whether a statement about the column compiles."""
+def _is_readable(session: EduSession, statement: str, query_tag: str) -> bool:
+    """Whether the statement compiles. It reads no row, so it needs no warehouse."""
     try:
-        for _ in session.select(column_sql(table, column), {}, query_tag=query_tag).batches:
+        for _ in session.select(statement, {}, query_tag=query_tag).batches:
             pass
     except QueryFailed as error:
-        if error.code != _NO_SUCH_COLUMN:
+        if error.code not in _NOT_READABLE:
             raise
         return False
     return True
