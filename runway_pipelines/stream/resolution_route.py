@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # Each holds its file's observables (a quarter of a GB for 500,000 usual lines); who reads waits mostly for its client.
 MOST_FILES, MOST_FILES_PER_PARTNER = 8, 4
-# Each takes two cores while it weighs.
-MOST_AT_WORK = 2
+# It takes two cores and up to 2 GB while it weighs; two at a time would be no faster, and might not fit.
+MOST_AT_WORK = 1
 WAREHOUSE_ATTEMPTS = 3
 WAREHOUSE_PAUSE_SECONDS = 0.5
 PIECE_BYTES = 64 * 1024

@@ -21,10 +21,13 @@ from runway_pipelines.operations.outcomes import (
     ROSTER_RELEASED,
     ROSTERS_FRESH_AGAIN,
     ROSTERS_STALE,
+    STUDENT_FILE_FOREIGN,
+    STUDENT_RESOLUTION_FAILED,
     TENANT_CODE_UNUSABLE,
     RunOutcome,
     events_of,
     freshness_event,
+    resolution_events,
     secret_gone,
     unusable_code_event,
 )
@@ -255,3 +258,23 @@ def test_no_event_exceeds_the_size_limit_of_an_entry(character: str, length: int
     reasons = {f"{'p' * 64}/{longest}{number:04d}": character * length for number in range(400)}
     largest = replace(no_login(reason=character * length), reasons=reasons)
     assert len(orjson.dumps(event(largest).detail)) < MOST_ENTRY_BYTES - 1000
+
+
+RESOLVED = replace(SUCCESS, job_name="student_resolution_job", partner_id="acme/north", trigger="file")
+
+
+def test_another_districts_file_is_told_once_for_each_version_of_it() -> None:
+    foreign = {"v1": "foreign_file: act: of 12 candidates ...", "v2": "foreign_file: sat: of 40 candidates ..."}
+    events = resolution_events(RESOLVED, foreign, ["v2", "v0"], None)
+    assert [(each.detail_type, each.detail["partner"], each.detail["reasons"]) for each in events] == [
+        (STUDENT_FILE_FOREIGN, "acme", {"acme/north": foreign["v1"]})
+    ]
+    assert resolution_events(RESOLVED, {}, [], None) == []
+
+
+def test_every_failed_resolution_is_told_beside_the_foreign_files_of_the_run() -> None:
+    failed = replace(RESOLVED, is_success=False, reasons={"acme/north": "failed: act: too many lines"})
+    events = resolution_events(failed, {"v1": "foreign_file: sat"}, [], "https://dagster.example.org/")
+    assert [each.detail_type for each in events] == [STUDENT_FILE_FOREIGN, STUDENT_RESOLUTION_FAILED]
+    assert events[1].detail["reasons"] == failed.reasons
+    assert events[1].detail["run_url"] == "https://dagster.example.org/runs/run-1"
