@@ -84,6 +84,8 @@ def student_resolutions(context: dg.AssetExecutionContext, students: StudentServ
             yield from _resolve_waiting(context, students, tenant, lock, work)
     except RunwayError as error:
         work.problems.append(str(error))
+    except Exception as error:  # noqa: BLE001 - Dagster would keep its text, which may quote a student
+        work.problems.append(_unexpected(context, str(tenant), error))
     if work.done or not work.problems:
         yield from _events(context.instance, tenant, work)
     if work.problems:
@@ -127,10 +129,7 @@ def _resolve_waiting(
         except RunwayError as error:
             work.problems.append(f"{file.folder.name}: {error}")
         except Exception as error:  # noqa: BLE001 - the other files go on; the run fails, naming this one
-            # A defect of ours, or a library's error that we do not map: its text may quote a row.
-            place = "".join(traceback.format_tb(error.__traceback__))
-            context.log.error(f"{file.folder}: {type(error).__name__} at\n{place}", extra={"tenant": str(tenant)})
-            work.problems.append(f"{file.folder.name}: an unexpected {type(error).__name__}: report it, with the log")
+            work.problems.append(f"{file.folder.name}: {_unexpected(context, str(file.folder), error)}")
 
 
 def _resolve(
@@ -158,6 +157,13 @@ def _resolve(
         f"{_counted(done)}; students as of {persons.asked_at:%Y-%m-%d %H:%M} UTC",
         extra={"tenant": str(file.folder.tenant)},
     )
+
+
+def _unexpected(context: dg.AssetExecutionContext, what: str, error: Exception) -> str:
+    """A defect of ours, or a library's error that we do not map. Its place is logged; its text may quote a row."""
+    place = "".join(traceback.format_tb(error.__traceback__))
+    context.log.error(f"{what}: {type(error).__name__} at\n{place}")
+    return f"an unexpected {type(error).__name__}: report it, with the run's log"
 
 
 def _counted(done: "ResolvedFile") -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from runway_pipelines.local.dataset import STUDENTS
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.students import warehouse
+from runway_pipelines.students import resolution, warehouse
 from runway_pipelines.students.observables import MOST_LINES
 from tests.integration.stream_server import StreamServer, add_run, bearer, raw_client, read_all, stream_server
 from tests.integration.student_world import (
@@ -231,13 +231,22 @@ def test_a_warehouse_without_the_students_table_costs_resolution_alone(resolver:
     assert resolver.server.pull(run, "?source=warehouse").status_code == 200
 
 
-def test_the_log_and_the_metrics_have_nobodys_name_id_or_birth_date(resolver: Resolver) -> None:
+def test_the_log_and_the_metrics_have_nobodys_name_id_or_birth_date(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stranger = replace(CANARY, first_name="Strangefirst")
     torn = b'{"candidate_id": "torn", "obs_first_name": "Canaryfirst\n'
     answer = resolver.post(file_of([candidate(CANARY, "own"), candidate(stranger, "stranger")]) + torn)
     resolutions, _ = answers(answer.content)
     assert [each["decision"] for each in resolutions] == ["accept", "review", "invalid"]
     wait_until(lambda: "3 candidates resolved" in resolver.server.log())
+
+    def fail(*_: object) -> None:
+        raise KeyError(CANARY.first_name)
+
+    monkeypatch.setattr(resolution, "resolve", fail)
+    assert error(resolver.post(file_of([candidate(CANARY)]))) == (500, "permanent")
+    assert "an unexpected KeyError" in resolver.server.log()
     said = {"answer": answer.text, "log": resolver.server.log(), "metrics": resolver.server.get("/metrics").text}
     names = ["canaryfirst", "canarylast", "strangefirst", CANARY.birth_date.strftime("%m%d%Y"), str(CANARY.birth_date)]
     assert {(place, name) for place, text in said.items() for name in names if name in text.lower()} == set()
