@@ -31,6 +31,7 @@ _WHAT_TO_DO = re.compile(
     r": .+))\Z",
     re.DOTALL,
 )
+_SINCE = re.compile(r"\Aheld since [0-9: -]+ UTC: ")  # the board says it beside the state
 _NUMBERS = re.compile(r"([0-9]+)")
 
 
@@ -313,6 +314,7 @@ def _reason(entry: IndexEntry, state: DistrictState, age: timedelta | None, most
         return "no run has reached it yet"
     if state is not DistrictState.STALE or age is None:
         # A failure after a hold or a pin ends neither.
+        said = _SINCE.sub("", said) if entry.since is not None else said
         still = f"; a hold or a pin of {_minute(entry.since)} stands" if _is_interrupted(entry, state) else ""
         return said + still
     if age < timedelta():
@@ -423,7 +425,7 @@ def _step_of_partner(row: PartnerRow, advice: Advice) -> str:
     if row.trouble:
         return f"{advice.command} doctor --partner {partner}"
     if row.keys.trouble:
-        return f"put a secret there as {advice.runbook('the-secret-of-a-partner')} says"
+        return f"put its secret into Secrets Manager as {advice.runbook('the-secret-of-a-partner')} says"
     listed = row.to_look_at
     if not listed:
         if row.is_key_old:
@@ -442,7 +444,9 @@ def _split(reason: str) -> tuple[str, str]:
     found = _WHAT_TO_DO.search(reason)
     if found is None:
         return reason, ""
-    return reason[: found.start()].rstrip("."), (found["remedy"] or found["commands"]).strip().rstrip(".")
+    to_do = (found["remedy"] or found["commands"]).strip().rstrip(".")
+    # Two commands are two lines: one copies one of them.
+    return reason[: found.start()].rstrip("."), to_do.replace(". To publish it all", "\nTo publish it all")
 
 
 def _partner_document(row: PartnerRow) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from html import escape
 
 from runway_pipelines.operations.run_report import hours
 from runway_pipelines.operations.wording import first_few
-from runway_pipelines.rosters.board import COUNTED, Board, DistrictGroup, PartnerRow, grouped
+from runway_pipelines.rosters.board import COMMAND, COUNTED, Board, DistrictGroup, PartnerRow, grouped
 
 # What a browser may load for the page: nothing. The server says so too.
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -21,6 +21,7 @@ MADE_EVERY_MINUTES = 15
 MOST_GROUPS = 25
 MOST_NAMES = 40
 _ADDRESS = re.compile(r"https?://[^\s<>\"']+")
+_COMMAND = re.compile(rf"{COMMAND} .+?(?=, then |, mend | says | deletes |\n|\Z)")
 _BAR_WIDTH = 120
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --text: #1c2330; --quiet: #5a6474; --line: #d9dee6;
@@ -36,6 +37,7 @@ body { margin: 0 auto; padding: 1rem; max-width: 84rem; background: var(--page);
   font: 15px/1.45 system-ui, sans-serif; }
 h1 { font-size: 1.4rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 h2 small, .quiet { color: var(--quiet); font-weight: normal; }
+section { content-visibility: auto; contain-intrinsic-size: auto 30rem; } /* laid out when it comes into sight */
 p { margin: .3rem 0; } a { color: var(--link); }
 .tiles { display: flex; flex-wrap: wrap; gap: .6rem; list-style: none; margin: 1rem 0; padding: 0; }
 .tiles li { flex: 1 1 6.5rem; background: var(--card); border: 1px solid var(--line); border-top: 4px solid var(--line);
@@ -65,13 +67,14 @@ span.pill { color: var(--pill); }
 .pill.fresh { background: var(--fresh); } .pill.stale { background: var(--stale); }
 .pill.held { background: var(--held); } .pill.failed { background: var(--failed); }
 .step { border-left: 2px solid var(--line); padding-left: .6rem; }
+code { font: .92em ui-monospace, monospace; user-select: all; overflow-wrap: anywhere; }
 @media (max-width: 50rem) {
   table, tbody, tr, td, th[scope=row] { display: block; border: 0; }
   thead { display: none; } table { background: none; }
   tr { background: var(--card); border: 1px solid var(--line); border-radius: 6px; margin: .6rem 0; padding: .3rem 0; }
   td, th[scope=row] { padding: .15rem .8rem; } td.number { text-align: left; } td.zero { display: none; }
   td::before { content: attr(data-label) ": "; color: var(--quiet); font-weight: normal; }
-  td.step-of { overflow-wrap: anywhere; } .tiles li { flex-basis: 28%; }
+  td.step-of { overflow-wrap: anywhere; } .tiles li { flex-basis: 28%; } .tiles b { font-size: 1.3rem; }
 }
 """
 
@@ -129,7 +132,7 @@ def _partners(board: Board) -> Iterator[str]:
         yield f'<td class="words" data-label="oldest">{_age(row.oldest_hours)}</td>'
         yield f'<td class="words{old} data-label="key age">{escape(key)}</td>'
         yield f'<td data-label="last rotation">{escape(row.keys.last_rotation)}</td>'
-        yield f'<td class="step-of" data-label="next step">{_linked(row.next_step) or "nothing to do"}</td></tr>'
+        yield f'<td class="step-of" data-label="next step">{_marked_up(row.next_step) or "nothing to do"}</td></tr>'
     yield "</tbody></table>"
 
 
@@ -142,7 +145,9 @@ def _name(row: PartnerRow) -> str:
 
 
 def _bar(row: PartnerRow) -> str:
-    """The states' shares; the numbers beside it say the same."""
+    """The states' shares, where they are several; the numbers beside it say the same."""
+    if row.is_fine:
+        return ""
     x, parts = 0.0, []
     for state in COUNTED:
         width = _BAR_WIDTH * getattr(row, state.value) / row.total if row.total else 0.0
@@ -178,11 +183,19 @@ def _group(group: DistrictGroup) -> str:
     state = first.state.value + (", pinned" if first.is_pinned else "")
     since = f" · {escape(group.since_in_words)}" if group.since_in_words else ""
     reason = f"<p>{escape(first.reason)}</p>" if first.reason else ""
-    step = f'<p class="step">{_linked(first.next_step)}</p>' if first.next_step else ""
+    step = "".join(f'<p class="step">{_marked_up(line)}</p>' for line in first.next_step.splitlines())
     return (
         f'<div class="group {first.state.value}"><p><span class="pill {first.state.value}">{state}</span>'
         f'{count}<b>{escape(names)}</b><span class="quiet">{since}</span></p>{reason}{step}</div>'
     )
+
+
+def _marked_up(text: str) -> str:
+    """A next step escaped: its command as code, which one click selects, and its addresses as links."""
+    found = _COMMAND.search(text)
+    if found is None:
+        return _linked(text)
+    return f"{_linked(text[: found.start()])}<code>{escape(found[0])}</code>{_linked(text[found.end() :])}"
 
 
 def _linked(text: str) -> str:

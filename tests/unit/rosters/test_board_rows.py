@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
@@ -91,9 +92,9 @@ def district(one: IndexEntry) -> District:
         pytest.param(
             entry(status="held", age=27, reason=HELD, since=ago(20)),
             "held",
-            "held since 2026-11-28 02:03 UTC: students_lost: 640 of 1,000 students are gone",
+            "students_lost: 640 of 1,000 students are gone",
             "since 2026-11-28 02:30 UTC",
-            "To see what would change: runway-pipelines rosters diff acme/north. To publish it all the same: "
+            "To see what would change: runway-pipelines rosters diff acme/north\nTo publish it all the same: "
             "runway-pipelines rosters approve acme/north 1a2b3c4d5e6f --reason '...'",
             id="held for a person",
         ),
@@ -234,7 +235,7 @@ def test_codes_with_numbers_are_in_the_order_of_the_numbers() -> None:
         (partner("acme", trouble="no answer"), "runway-pipelines doctor --partner acme"),
         (
             partner("acme", entry("a", "failed", None, NO_SECRET), keys=KeyFacts(trouble="there is no such secret")),
-            "put a secret there as docs/operations.md#the-secret-of-a-partner says",
+            "put its secret into Secrets Manager as docs/operations.md#the-secret-of-a-partner says",
         ),
         (
             partner("acme", entry("a", "held", 2, HELD, since=ago(1)), entry("b", "held", 2, REFUSED)),
@@ -319,6 +320,19 @@ def test_the_page_loads_nothing_and_links_to_dagster_alone() -> None:
         "http://127.0.0.1:3000/assets/rosters/partner_roster_index?view=partitions&partition=acme",
     }
     assert "url(" not in board_page(made)
+
+
+def test_a_command_can_be_copied_by_itself() -> None:
+    steps = {
+        "runway-pipelines rosters approve acme/north 1a2b3c4d5e6f --reason '...'": entry(
+            status="held", reason=HELD, since=ago(1)
+        ),
+        "runway-pipelines doctor --partner acme": entry(status="failed", reason="no"),
+        "runway-pipelines rosters unpin acme/north --reason '...'": entry(status="pinned", age=99, since=ago(9)),
+        "runway-pipelines rosters purge acme/north": entry(status=DEPARTED),
+    }
+    for command, one in steps.items():
+        assert f"<code>{escape(command)}</code>" in board_page(board_of(partner("acme", one)))
 
 
 def test_a_partner_in_great_trouble_does_not_fill_the_page() -> None:
