@@ -22,10 +22,14 @@ _NO_ID, _MISTYPED, _NEXT_ONES, _NEWCOMERS, _BROTHERS = 10, 5, 6, 4, 3
 
 @dataclass(frozen=True, repr=False)
 class CandidateFile:
-    """The file's lines, and the student's ID of each candidate: None for a child who is not in the roster."""
+    """The file's lines; of each candidate the student's ID, and that of the student whose code the row has.
+
+    None stands for a child who is not in the roster, and for a code that is nobody's.
+    """
 
     lines: tuple[bytes, ...]
     truth: dict[str, str | None]
+    by_id_alone: dict[str, str | None]
 
 
 def candidate_file(partner: Partner, tenant: Tenant, rows: int) -> CandidateFile:
@@ -34,30 +38,34 @@ def candidate_file(partner: Partner, tenant: Tenant, rows: int) -> CandidateFile
     draws = Draws(f"{dataset.SEED}/candidates/{partner.partner_id}/{tenant.code}")
     order = draws.order("student", len(students))[:rows]
     chosen = [students[number] for number in order]
-    lines, truth = [], {}
+    owners = {student["code"]: student["student_unique_id"].strip() for student in students}
+    lines, truth, by_id_alone = [], {}, {}
     for place, student in enumerate(chosen):
         other = chosen[(place + 1) % len(chosen)]
-        row, student_unique_id = _row(place % 100, student, other)
+        row, ids, student_unique_id = _row(place % 100, student, other)
         candidate_id = draws.keys("candidate_id", np.array([place]))[0].as_py()
-        truth[candidate_id] = student_unique_id and student_unique_id.strip()  # resolution answers without blanks
-        lines.append(orjson.dumps({"candidate_id": candidate_id, **row, "record_count": "1"}) + b"\n")
-    return CandidateFile(tuple(lines), truth)
+        truth[candidate_id] = student_unique_id
+        by_id_alone[candidate_id] = owners.get(ids[0]) if ids else None
+        lines.append(
+            orjson.dumps({"candidate_id": candidate_id, **_observables(row, ids), "record_count": "1"}) + b"\n"
+        )
+    return CandidateFile(tuple(lines), truth, by_id_alone)
 
 
-def _row(kind: int, student: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
-    """A row of one of the kinds, and whose it is."""
+def _row(kind: int, student: dict[str, Any], other: dict[str, Any]) -> tuple[dict[str, Any], list[str], str | None]:
+    """A row of one of the kinds: the child that it describes, its IDs, and whose it is."""
+    code, own = student["code"], student["student_unique_id"].strip()  # resolution answers without blanks
     if (kind := kind - _NO_ID) < 0:
-        return _observables(student, []), student["student_unique_id"]
+        return student, [], own
     if (kind := kind - _MISTYPED) < 0:
-        code = student["code"]
-        return _observables(student, [code[:-1] + str((int(code[-1]) + 1) % 10)]), student["student_unique_id"]
+        return student, [code[:-1] + str((int(code[-1]) + 1) % 10)], own
     if (kind := kind - _NEXT_ONES) < 0:
-        return _observables(student, [other["code"]]), student["student_unique_id"]
+        return student, [other["code"]], own
     if (kind := kind - _NEWCOMERS) < 0:
-        return _observables(_stranger(student, other), ["7" + student["code"]]), None
+        return _stranger(student, other), ["7" + code], None
     if kind - _BROTHERS < 0:
-        return _observables(_stranger(student, other), [student["code"]]), None
-    return _observables(student, [student["code"]]), student["student_unique_id"]
+        return _stranger(student, other), [code], None
+    return student, [code], own
 
 
 def _stranger(student: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
-from runway_pipelines.local.candidates import candidate_file
+from runway_pipelines.local.candidates import CandidateFile, candidate_file
 from runway_pipelines.local.partners import RESOLVED_PARTNER, synthetic_partners
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.settings import load_settings
@@ -39,7 +40,7 @@ class ResolutionResult:
     @property
     def is_expected(self) -> bool:
         """Whether most rows were accepted, and none for the wrong child."""
-        return self.wrong == 0 and self.decisions.get("accept", 0) > self.candidates / 2
+        return self.wrong == 0 < self.id_alone_wrong and self.decisions.get("accept", 0) > self.candidates / 2
 
 
 def run_resolution(state_dir: Path, console: Console) -> ResolutionResult:
@@ -56,29 +57,31 @@ def run_resolution(state_dir: Path, console: Console) -> ResolutionResult:
         lines.writelines(made.lines)
     console.print(f"Resolving a file of {len(made.lines)} rows of [bold]{tenant}[/] ...")
     with build_student_services(load_settings()).process_config_and_initialize_cm() as services:
-        return _resolved(services, file, made.truth, started)
+        return _resolved(services, file, made, started)
 
 
-def _resolved(services: StudentServices, file: Path, truth: dict[str, str | None], started: float) -> ResolutionResult:
+def _resolved(services: StudentServices, file: Path, made: CandidateFile, started: float) -> ResolutionResult:
     candidates = read_file(file, {}, datetime.now(UTC).date())
     found = services.fetch_persons(RESOLVED_TENANT, run_id="demo")
     resolved = resolve(candidates, found.persons, shipped_model())
     seconds = round(time.monotonic() - started, 2)
-    write_answers(file.parent, resolved, {"asked_at": found.asked_at.isoformat(), "seconds": seconds})
-    id_alone = resolved.summary.id_alone
+    write_answers(file.parent, resolved, {"asked_at": found.asked_at.isoformat(timespec="seconds"), "seconds": seconds})
+    answered = {str(each.candidate_id): each.student_unique_id for each in resolved.resolutions}
     return ResolutionResult(
         RESOLVED_TENANT.key,
         resolved.summary.candidates,
         {name: counts.candidates for name, counts in resolved.summary.decisions.items()},
-        sum(
-            each.student_unique_id is not None and each.student_unique_id != truth[str(each.candidate_id)]
-            for each in resolved.resolutions
-        ),
-        id_alone.matched.candidates,
-        id_alone.to_another_student.candidates + id_alone.contradicted.candidates,
+        _wrong(answered, made.truth),
+        sum(student is not None for student in made.by_id_alone.values()),
+        _wrong(made.by_id_alone, made.truth),
         str(file),
         seconds,
     )
+
+
+def _wrong(given: Mapping[str, str | None], truth: Mapping[str, str | None]) -> int:
+    """How many rows are given to a child that is not theirs."""
+    return sum(student is not None and student != truth[candidate] for candidate, student in given.items())
 
 
 def print_resolution(result: ResolutionResult, console: Console) -> None:
@@ -94,8 +97,8 @@ def print_resolution(result: ResolutionResult, console: Console) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"By ID alone {result.id_alone_matched} rows would have been matched, {result.id_alone_wrong} of them to a "
-        f"child whom the row contradicts. File and answers: {Path(result.file).parent}",
+        f"By ID alone {result.id_alone_matched} rows would have been matched, {result.id_alone_wrong} of them to the "
+        f"wrong child. File and answers: {Path(result.file).parent}",
         soft_wrap=True,
         highlight=False,
     )

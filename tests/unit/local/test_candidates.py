@@ -19,6 +19,8 @@ def test_the_same_file_every_time_with_its_truth() -> None:
     assert len(set(made.truth)) == 100
     assert sum(row["obs_student_ids"] == "['none']" for row in rows) == 10
     assert sum(student is None for student in made.truth.values()) == 7
+    wrong = [one for one, student in made.by_id_alone.items() if student not in (None, made.truth[one])]
+    assert len(wrong) >= 9
 
 
 def test_a_district_of_fewer_students_has_a_shorter_file() -> None:
