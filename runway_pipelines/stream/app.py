@@ -39,6 +39,7 @@ from runway_pipelines.stream.runs import (
 from runway_pipelines.stream.streaming import Patience
 from runway_pipelines.stream.tokens import TokenKeys, TokenOfAnotherRun, TokenRefused, TokenRules, token_keys
 from runway_pipelines.systems.aws.secrets_manager import read_secret
+from runway_pipelines.systems.core_files import forbid_core_files
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -93,13 +94,16 @@ class StreamApi:
             fillers=settings.rosters.fillers,
             guards=services.policy.guards.guards,
         )
+        resolved_partners = frozenset(filter(None, settings.resolution.partners.split(",")))
+        if resolved_partners:
+            forbid_core_files()
         self._resolutions = ResolutionRoute(
             self._pools,
             self._persons,
             self._metrics,
             self._call,
             patience,
-            is_on=frozenset(filter(None, settings.resolution.partners.split(","))).__contains__,
+            is_on=resolved_partners.__contains__,
             acquire_seconds=settings.stream.acquire_seconds,
         )
         token = settings.stream.board_token.get_secret_value() if settings.stream.board_token else ""

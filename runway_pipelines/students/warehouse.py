@@ -22,6 +22,7 @@ from runway_pipelines.rosters.query import roster_parameters
 from runway_pipelines.students.memory_database import USUAL_MEANS, Means
 from runway_pipelines.students.persons import Persons, prepare_persons
 from runway_pipelines.students.query import CODES, PROOF, SCHOOLS, STUDENTS, STUDENTS_TABLE, Source, readable_sql
+from runway_pipelines.systems.core_files import forbid_core_files
 
 if TYPE_CHECKING:
     from runway_pipelines.systems.snowflake.client import EduSession
@@ -56,6 +57,7 @@ def fetch_persons(
     Raises `StudentsNotReadable`, `NoStudents`, `RowsUnreadable` for other types than the contract's, `Held` for another
     tenant's row, `QueryFailed`, `Unavailable` (also for an answer that is not whole) and `TooLargeToResolve`.
     """
+    forbid_core_files()
     asked_at = datetime.now(UTC)
     students, schools, codes = (_rows(session, tenant, each, run_id) for each in (STUDENTS, SCHOOLS, CODES))
     _check_not_masked(students)

@@ -16,7 +16,6 @@ ASSETS = {
     "published_roster": "rosters",
     "partner_roster_index": "rosters",
     "board": "rosters",
-    "board": "rosters",
     "edu_connection": "credentials",
     "resolutions": "students",
     "library_identity": "identity",
@@ -31,7 +30,6 @@ ASSETS = {
     "verdicts": "neighbours",
 }
 SENSORS = {
-    "roster_board_sensor",
     "partner_tenants_sync_sensor",
     "edu_credentials_rotated_sensor",
     "student_candidates_sensor",
