@@ -226,7 +226,7 @@ def test_operators_hear_of_each_failure_and_of_the_recovery_and_of_nothing_else(
 
     run_partner(instance, partner)
     ticks.tick()
-    assert bus.types() == ["roster_refresh_failed"]
+    assert bus.types() == []  # for the same reason, on the same day
 
     mend(partner)
     with reexecute(instance, first.run_id) as again:
@@ -258,7 +258,7 @@ def test_a_first_start_tells_nothing_of_the_past(
     ended_run(instance, "FAILURE")
     ticks = Ticks(instance, operators)
     assert ticks.tick().startswith("0 runs looked at")
-    ended_run(instance, "FAILURE")
+    ended_run(instance, "FAILURE", "borealis")
     assert ticks.tick().startswith("1 runs looked at")
     assert bus.types() == ["roster_refresh_failed"]
 
@@ -551,7 +551,7 @@ def test_what_is_too_much_for_a_tick_is_told_at_the_next(
     limit: str, value: float, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sensor_module, limit, value)
-    runs = [ended_run(instance, "FAILURE") for _ in range(5)]
+    runs = [ended_run(instance, "FAILURE", f"partner-{number}") for number in range(5)]
     for _ in range(5):
         ticks.tick()
     assert [event["detail"]["run_id"] for event in bus.received()] == runs
@@ -566,12 +566,12 @@ def test_no_run_is_lost_or_told_twice_that_ends_at_one_instant_late_or_is_touche
     old = ended_run(instance, "FAILURE")
     ticks = Ticks(instance, operators)
     now = datetime.now(UTC)
-    told = [ended_run(instance, "FAILURE", at=now) for _ in range(2)]
+    told = [ended_run(instance, "FAILURE", f"partner-{number}", at=now) for number in range(2)]
     ticks.tick()
     # One more of the same instant, and one of before it, come into sight when the tick has passed.
-    told += [ended_run(instance, "FAILURE", at=now)]
+    told += [ended_run(instance, "FAILURE", "partner-2", at=now)]
     before = datetime.fromtimestamp(json.loads(str(ticks.cursor))["floor"] + 0.001, UTC)
-    told += [ended_run(instance, "FAILURE", at=before)]
+    told += [ended_run(instance, "FAILURE", "partner-3", at=before)]
     for run_id in [old, *told]:
         instance.add_run_tags(run_id, {"touched": "yes"})
     ticks.tick()
