@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.rosters import COMMAND_LINE, TenantArgument
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, minute
+from runway_pipelines.errors import RunwayError
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
@@ -59,7 +61,24 @@ def reads_candidates(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group()
+class StudentCommands(click.Group):
+    """Commands that end with a line for a defect too: what a library says of it may quote a student's row."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.Abort, click.exceptions.Exit, RunwayError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - its text may quote a row, its type and place do not
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise click.ClickException(
+                f"Expected no defect; got an unexpected {type(error).__name__} in {Path(frame.filename).name}, line "
+                f"{frame.lineno}. To do: report it, without the file."
+            ) from None
+
+
+@click.group(cls=StudentCommands)
 def students() -> None:
     """Whose row is it: a file's rows against a tenant's students."""
 

@@ -283,6 +283,14 @@ def half_of_the_rows(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> s
     return "got 1"
 
 
+def a_defect_of_ours(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> str:
+    def fail(*_: object) -> None:
+        raise KeyError(ONE.first_name, ONE.birth_date.isoformat())
+
+    monkeypatch.setattr(warehouse, "prepare_persons", fail)
+    return "an unexpected KeyError in test_student_commands.py, line"
+
+
 def asterisks(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> str:
     masked = tuple(dataclasses.replace(child, student_unique_id="****") for child in CHILDREN)
     write_students(partner, {"north": masked})
@@ -313,6 +321,7 @@ def nothing_wrong(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> str:
         a_statement_that_fails_on_a_value,
         a_name_where_a_date_belongs,
         half_of_the_rows,
+        a_defect_of_ours,
         asterisks,
         ids_that_are_numbers,
     ],
