@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
 from runway_pipelines.cli import main
 from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.local.dataset import SCHEMAS
+from runway_pipelines.local import dataset
+from runway_pipelines.local.partners import RESOLVED_PARTNER, synthetic_partners
 from runway_pipelines.rosters.extraction import select_roster
 from runway_pipelines.settings import load_settings
 from runway_pipelines.students import observables, query, warehouse
-from runway_pipelines.students.warehouse import StudentsNotReadable, fetch_persons
+from runway_pipelines.students.persons import prepare_persons
+from runway_pipelines.students.services import StudentServices
+from runway_pipelines.students.warehouse import StudentsNotReadable, TenantPersons, fetch_persons
 from runway_pipelines.wiring import build_student_services
 from tests.integration.student_world import Child, candidate, write_students
 from tests.integration.world import TestPartner, Warehouse, World, write_parquet
@@ -57,8 +61,12 @@ def switch_on(monkeypatch: pytest.MonkeyPatch, *partners: str) -> None:
 
 def change_table(partner: TestPartner, name: str, change: Callable[[pa.Table], pa.Table]) -> None:
     """Another table in the warehouse, from its next login on."""
-    file = partner.world.stack.warehouse_dir / partner.account / "EDU" / "PROD" / f"{name}.parquet"
+    file = table_file(partner, name)
     write_parquet(file, change(pq.read_table(file)))
+
+
+def table_file(partner: TestPartner, name: str) -> Path:
+    return partner.world.stack.warehouse_dir / partner.account / "EDU" / "PROD" / f"{name}.parquet"
 
 
 def row(candidate_id: str, child: Child, ids: object, **more: object) -> dict[str, Any]:
@@ -198,6 +206,42 @@ def test_a_csv_file_says_what_its_columns_were_taken_for(partner: TestPartner, t
     assert "CSV UTF-8" in refusal(students("resolve", file, *of(partner)))
 
 
+def test_the_warehouses_answer_makes_the_students_that_its_tables_make(world: World) -> None:
+    """What the statements leave out or fold says nothing: years without a change, and codes of nobody."""
+    acme = next(one for one in synthetic_partners() if one.partner_id == RESOLVED_PARTNER)
+    juniper = next(one for one in acme.tenants if one.code == "juniper")
+    partner = world.partner(Warehouse(), ["juniper"])
+    tables = {
+        dataset.STUDENTS: dataset.students(acme, juniper),
+        dataset.SCHOOLS: dataset.schools(acme, juniper),
+        dataset.IDENTIFICATION_CODES: dataset.identification_codes(acme, juniper),
+    }
+    for name, table in tables.items():
+        write_parquet(table_file(partner, name), table)
+    latest = pc.max(tables[dataset.SCHOOLS]["api_year"]).as_py()
+    tables[dataset.SCHOOLS] = tables[dataset.SCHOOLS].filter(pc.field("api_year") >= latest - 1)
+    codes = tables[dataset.IDENTIFICATION_CODES]
+    is_code = pc.and_(pc.not_equal(codes["id_code"], ""), pc.not_equal(codes["id_system"], ""))
+    codes = codes.filter(is_code).rename_columns({"id_system": "id_type"})
+    expected = prepare_persons(tables[dataset.STUDENTS], tables[dataset.SCHOOLS], codes)
+
+    with build_student_services(load_settings()).process_config_and_initialize_cm() as services:
+        found = _fetched(services, partner).persons
+    assert found.people.equals(expected.people)
+    assert found.variants.equals(expected.variants)
+    assert found.codes.equals(expected.codes)
+    assert found.count > 200
+
+
+def _fetched(services: StudentServices, partner: TestPartner) -> TenantPersons:
+    rosters = services.rosters
+    sessions = PartnerSessions(partner.partner_id, rosters.secrets, rosters.snowflake, size=1, query_tag="test")
+    with sessions.session() as session:
+        found = fetch_persons(session, partner.tenant("juniper"), run_id="test")
+    sessions.close()
+    return found
+
+
 def test_one_line_too_many_is_an_error_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observables, "MOST_LINES", 5)
     file = tmp_path / "c.jsonl"
@@ -298,7 +342,7 @@ def asterisks(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def ids_that_are_numbers(partner: TestPartner, monkeypatch: pytest.MonkeyPatch) -> str:
-    place = SCHEMAS[query.STUDENTS_TABLE].names.index("student_unique_id")
+    place = dataset.SCHEMAS[query.STUDENTS_TABLE].names.index("student_unique_id")
     change_table(
         partner,
         query.STUDENTS_TABLE,
