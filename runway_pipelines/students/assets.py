@@ -4,15 +4,16 @@ What resolves (duckdb) is imported within the run: the code server loads this mo
 """
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import dagster as dg
 from psycopg import Connection
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from runway_pipelines.dagster_events import keep_storage_connections, target_of_newest
-from runway_pipelines.errors import Permanent, RunwayError
+from runway_pipelines.errors import Permanent, RunwayError, Transient
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
 from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import PartnerTenant
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 GROUP = "students"
 MOST_PROBLEMS = 5  # in a failure's text
+ATTEMPTS = 3  # at the warehouse's answer
 
 
 @dataclass
@@ -118,7 +120,7 @@ def _resolve_waiting(
     if not waiting:
         context.log.info(f"{tenant}: no file waits", extra={"tenant": str(tenant)})
         return
-    persons = students.fetch_persons(tenant, run_id=context.run.run_id)
+    persons = _asked(students, tenant, context.run.run_id)
     for file in waiting:
         # The lock ends with its connection. If that broke, another run may be at work by now.
         lock.execute("select 1")
@@ -130,6 +132,17 @@ def _resolve_waiting(
             work.problems.append(f"{file.folder.name}: {error}")
         except Exception as error:  # noqa: BLE001 - the other files go on; the run fails, naming this one
             work.problems.append(f"{file.folder.name}: {_unexpected(context, str(file.folder), error)}")
+
+
+def _asked(students: StudentServices, tenant: PartnerTenant, run_id: str) -> "TenantPersons":
+    """The tenant's students. A transient failure is tried again: nobody requests another run for these files."""
+    again: Callable[..., TenantPersons] = retry(
+        retry=retry_if_exception_type(Transient),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.5, max=10),
+        reraise=True,
+    )(students.fetch_persons)
+    return again(tenant, run_id=run_id)
 
 
 def _resolve(

@@ -18,11 +18,13 @@ import dagster as dg
 import pytest
 
 from runway_pipelines.dagster_events import evaluate_sensor
+from runway_pipelines.errors import Unavailable
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.settings import load_settings
 from runway_pipelines.students import file_resolution, pruning, warehouse
 from runway_pipelines.students.files import lock_name
 from runway_pipelines.students.observables import MOST_LINES
+from runway_pipelines.students.warehouse import TenantPersons
 from runway_pipelines.wiring import build_application_database, build_student_services
 from tests.integration.event_bus import make_bus
 from tests.integration.student_world import (
@@ -164,8 +166,16 @@ def test_a_new_file_is_seen_once_and_answered_beside_it(
 
 
 def test_a_file_over_the_limit_is_refused_whole_and_the_others_go_on(
-    instance: dg.DagsterInstance, partner: TestPartner, bucket: Bucket
+    instance: dg.DagsterInstance, partner: TestPartner, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    hiccups, real = [Unavailable(expected="an answer", came="none", remedy="try again")], warehouse.fetch_persons
+
+    def after_a_hiccup(*arguments: Any, **options: Any) -> TenantPersons:
+        if hiccups:
+            raise hiccups.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(warehouse, "fetch_persons", after_a_hiccup)
     for name in ANSWERS:
         bucket.put_answer("large", name)
     etag = bucket.put("large", b"{}\n" * (MOST_LINES + 1))
