@@ -109,7 +109,7 @@ def resolve(
     from runway_pipelines.students.resolution import resolve as resolve_candidates
 
     started = time.monotonic()
-    candidates = _read(file, named)
+    candidates = _read(file, named, hushed=is_json)
     reading = time.monotonic() - started
     found = _persons(target, tenant, f"{len(candidates.valid):,} candidates", hushed=is_json)
     resolved = resolve_candidates(candidates, found.persons, shipped_model())
@@ -171,7 +171,7 @@ def explain(
     from runway_pipelines.students.explaining import explain as explain_candidate
     from runway_pipelines.students.model import shipped_model
 
-    candidates = _read(file, named)
+    candidates = _read(file, named, hushed=is_json)
     found = _persons(target, tenant, f"{len(candidates.valid):,} candidates", hushed=is_json)
     explanation = explain_candidate(candidates, candidate_id, found.persons, shipped_model())
     if is_json:
@@ -180,7 +180,7 @@ def explain(
     _print_explanation(explanation)
 
 
-def _read(file: Path, named: Mapping[str, Any]) -> Candidates:
+def _read(file: Path, named: Mapping[str, Any], *, hushed: bool) -> Candidates:
     """The file's candidates; what its columns were taken for is printed."""
     from runway_pipelines.students.local_files import columns_of, is_csv, read_file
 
@@ -189,6 +189,7 @@ def _read(file: Path, named: Mapping[str, Any]) -> Candidates:
         chosen = columns_of(file, chosen)
         taken = ", ".join(f"{name.replace('_', ' ')} = {' + '.join(columns)}" for name, columns in chosen.items())
         click.echo(f"Columns: {taken}.", err=True)
+    _say(f"Reading {file.name} ...", hushed)
     candidates = read_file(file, chosen, datetime.now(UTC).date())
     if candidates.invalid and not candidates.valid:
         click.echo(

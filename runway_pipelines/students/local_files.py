@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import date
 from functools import partial
 from io import TextIOWrapper
+from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -77,12 +78,11 @@ def write_answers(folder: Path, resolved: Resolved, facts: Mapping[str, Any]) ->
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / REPORT).unlink(missing_ok=True)
-    *answers, summary = encode_answer(resolved, facts)
-    with private_file(folder / RESOLUTIONS) as file:
-        file.writelines([*answers, summary])
-    with private_file(folder / REVIEW) as file:
-        pairs = zip(resolved.resolutions, answers, strict=True)
-        file.writelines(line for resolution, line in pairs if resolution.decision is Decision.REVIEW)
+    with private_file(folder / RESOLUTIONS) as all_of_them, private_file(folder / REVIEW) as review:
+        for resolution, line in zip_longest(resolved.resolutions, encode_answer(resolved, facts)):
+            all_of_them.write(line)
+            if resolution is not None and resolution.decision is Decision.REVIEW:  # the summary is of none
+                review.write(line)
     with private_file(folder / REPORT) as file:
         file.write(orjson.dumps(report(resolved, facts), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 

@@ -12,7 +12,7 @@ import yaml
 from cfnlint.config import ManualArgs
 
 from runway_pipelines.settings import settings_markdown
-from runway_pipelines.stream.runs import API_PREFIX, CROSS_YEAR_PATH, ROSTER_PATH
+from runway_pipelines.stream.runs import API_PREFIX, CROSS_YEAR_PATH, RESOLUTIONS_PATH, ROSTER_PATH
 from tests.cloudformation import Stack
 from tests.templates import ECS, SERVICES, STREAM, TEMPLATES, container, named_variables, task_definition, variables
 
@@ -190,7 +190,7 @@ def test_the_load_balancer_passes_on_both_addresses_of_a_pull_and_nothing_else_o
     def is_passed_on(path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in patterns)
 
-    for path in (ROSTER_PATH, CROSS_YEAR_PATH):
+    for path in (ROSTER_PATH, CROSS_YEAR_PATH, RESOLUTIONS_PATH):
         assert is_passed_on(API_PREFIX + path.format(run_id=17))
         assert is_passed_on(path.format(run_id=17))
     for path in ("/api/earthbeam/jobs/17", "/api/earthbeam/jobs/17/status", "/api/earthbeam/auth/17/init", "/metrics"):
