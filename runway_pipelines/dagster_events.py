@@ -7,6 +7,7 @@ a partition, but none for what a run is about to do to partitions other than its
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from weakref import WeakSet
 
 import dagster as dg
@@ -24,8 +25,9 @@ from dagster._core.events import (
     DagsterEventBatchMetadata,
     generate_event_batch_id,
 )
+from dagster._core.instance.utils import RUNLESS_RUN_ID
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
-from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.tags import RESUME_RETRY_TAG
 
@@ -167,6 +169,27 @@ def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
         with storage.index_connection() as connection:
             connection.execute(AssetCheckExecutionsTable.delete().where(AssetCheckExecutionsTable.c.run_id == run_id))
     instance.delete_run(run_id)
+
+
+def delete_old_runless(instance: dg.DagsterInstance, asset_key: dg.AssetKey, before: datetime) -> int:
+    """Delete an unpartitioned asset's materializations from before then that no run made; returns how many.
+
+    Those of a run go with it. The newest stays, whatever its age.
+    """
+    storage = instance.event_log_storage
+    newest = instance.fetch_materializations(asset_key, limit=1).records
+    if not newest or not isinstance(storage, SqlEventLogStorage):
+        return 0
+    table = SqlEventLogStorageTable.c
+    old = SqlEventLogStorageTable.delete().where(
+        table.asset_key == asset_key.to_string(),
+        table.run_id == RUNLESS_RUN_ID,
+        table.dagster_event_type == dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+        table.timestamp < before.astimezone(UTC).replace(tzinfo=None),
+        table.id != newest[0].storage_id,
+    )
+    with storage.index_connection() as connection:
+        return int(connection.execute(old).rowcount)
 
 
 def with_partition_tags(

@@ -20,7 +20,7 @@ from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
 from runway_pipelines.rosters.assets import partner_rosters, tenant_rosters
 from runway_pipelines.rosters.automation import build_daily_schedule, partner_rosters_job
 from runway_pipelines.rosters.board import Advice
-from runway_pipelines.rosters.board_asset import build_board_asset, build_board_sensor
+from runway_pipelines.rosters.board_asset import build_board_asset, build_board_retention, build_board_sensor
 from runway_pipelines.rosters.decision_job import roster_decision_job
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX, PUBLISHED_ROSTER
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH, roster_freshness_job, roster_freshness_schedule
@@ -37,8 +37,9 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     interval = settings.dagster.sensor_interval_seconds
     large_runs = wiring.build_large_runs(settings)
     advice = Advice(dagster_url=settings.dagster.url, docs_url=settings.dagster.docs_url)
+    retention_days = settings.dagster.run_retention_days
     run_retention_job = build_retention_job(
-        settings.dagster.run_retention_days, prune_snapshots, delete_old_resolutions
+        retention_days, prune_snapshots, delete_old_resolutions, build_board_retention(retention_days)
     )
     return dg.Definitions(
         assets=[

@@ -131,7 +131,7 @@ class District:
         if self.state is DistrictState.LEFT or (self.age_hours is not None and self.age_hours < 0):
             return ""
         if self.confirmed_at is None:
-            return "it never had a roster"
+            return "never had a roster"
         return f"after its last good refresh, {_minute(self.confirmed_at)}"
 
 
@@ -355,7 +355,7 @@ def _step(
         case DistrictState.HELD if entry.since is not None:
             return f"{advice.command} rosters show {tenant} says what may be decided"
         case DistrictState.HELD:
-            return f"correct the data in the warehouse; the next refresh publishes it ({_refresh(partner_id, advice)})"
+            return f"correct the data in the warehouse, then {_refresh(partner_id, advice)}"
         case DistrictState.FAILED if to_do:
             return f"{to_do}; then {_refresh(partner_id, advice)}"
         case DistrictState.FAILED:

@@ -14,6 +14,7 @@ import dagster as dg
 
 from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
 from runway_pipelines.credentials.known_keys import known_keys
+from runway_pipelines.dagster_events import delete_old_runless
 from runway_pipelines.operations.run_log import ENDED
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
 from runway_pipelines.rosters.board import Advice, Board, PartnerRow
@@ -27,7 +28,7 @@ from runway_pipelines.systems.aws.object_store import ObjectStore
 BOARD = dg.AssetKey(["rosters", "board"])
 SENSOR_NAME = "roster_board_sensor"
 HTML = "text/html; charset=utf-8"
-# A materialization is 10 KB in Dagster's storage, and no run's retention deletes it: one an hour while nothing changes.
+# A materialization takes up to 10 KB of Dagster's storage for 90 days: one an hour while nothing changes.
 RECORDED_EVERY = timedelta(hours=1)
 MOST_PARTNERS = 100  # rows of the table; the page has all
 
@@ -52,6 +53,17 @@ def build_board_asset(advice: Advice) -> dg.AssetsDefinition:
         return dg.MaterializeResult(metadata=board_metadata(board, rosters.store))
 
     return roster_board
+
+
+def build_board_retention(retention_days: int) -> dg.OpDefinition:
+    """Deletes the numbers that the sensor recorded more than so many days ago: no run takes them along."""
+
+    @dg.op(description=f"Deletes what rosters/board recorded more than {retention_days} days ago.")
+    def forget_old_boards(context: dg.OpExecutionContext) -> None:
+        deleted = delete_old_runless(context.instance, BOARD, datetime.now(UTC) - timedelta(days=retention_days))
+        context.log.info(f"{deleted} materializations of {BOARD.to_user_string()} deleted")
+
+    return forget_old_boards
 
 
 def make_and_store(instance: dg.DagsterInstance, rosters: RosterServices, now: datetime, advice: Advice) -> Board:
@@ -141,7 +153,8 @@ def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDef
         ):
             return dg.SensorResult(skip_reason=f"nothing ended since {cursor.made_at[:16]}", cursor=cursor.to_json())
         board = make_and_store(context.instance, rosters, now, advice)
-        at, numbers = now.isoformat(timespec="seconds"), json.dumps([row_numbers(row) for row in board.partners])
+        # To the microsecond: a run that ended in the same second, before, would make it again.
+        at, numbers = now.isoformat(), json.dumps([row_numbers(row) for row in board.partners])
         if numbers == cursor.numbers and not is_due(cursor.recorded_at, now, RECORDED_EVERY):
             kept = BoardCursor(at, cursor.recorded_at, numbers)
             return dg.SensorResult(skip_reason=f"{board.summary}, as before", cursor=kept.to_json())

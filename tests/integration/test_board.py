@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from runway_pipelines.cli import main
 from runway_pipelines.cli.board import NOT_FRESH
-from runway_pipelines.dagster_events import evaluate_sensor
+from runway_pipelines.dagster_events import delete_old_runless, evaluate_sensor
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.rosters.board_asset import BOARD, SENSOR_NAME
 from runway_pipelines.rosters.manifest import BOARD_KEY
@@ -77,7 +78,7 @@ def test_the_first_tick_makes_the_page_and_records_the_numbers(night: Night) -> 
     assert (mine["key age"], mine["last rotation"]) == ("0 days", "never")
     assert rows[night.lost.partner_id]["key age"] == "none"
     page = night.page()
-    for text in (night.partner.partner_id, "empty", "it never had a roster", "there is no such secret"):
+    for text in (night.partner.partner_id, "empty", "never had a roster", "there is no such secret"):
         assert text in page
     head = night.world.s3.head_object(Bucket=BUCKET, Key=BOARD_KEY)
     assert head["ContentType"] == "text/html; charset=utf-8"
@@ -99,6 +100,21 @@ def test_a_later_tick_makes_it_again_only_when_a_run_ended_and_records_it_only_w
     (event,) = night.tick(hour_ago).asset_events
     night.partner.change_index("north", refreshed_at=confirmed_at)
     assert (event.metadata["fresh"].value, event.metadata["stale"].value) == (0, 1)
+
+
+def test_what_was_recorded_long_ago_is_deleted_and_the_newest_stays(night: Night) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        for count in range(3):
+            instance.report_runless_asset_event(dg.AssetMaterialization(BOARD, metadata={"fresh": count}))
+        other = dg.AssetMaterialization(["rosters", "other"])
+        instance.report_runless_asset_event(other)
+        soon = datetime.now(UTC) + timedelta(minutes=1)
+        assert delete_old_runless(instance, BOARD, soon - timedelta(days=1)) == 0
+        assert delete_old_runless(instance, BOARD, soon) == 2
+        (left,) = instance.fetch_materializations(BOARD, limit=9).records
+        assert left.asset_materialization is not None
+        assert left.asset_materialization.metadata["fresh"].value == 2
+        assert len(instance.fetch_materializations(other.asset_key, limit=9).records) == 1
 
 
 def test_the_asset_can_be_materialized_by_a_person(night: Night) -> None:
