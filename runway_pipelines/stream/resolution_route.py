@@ -30,6 +30,7 @@ from runway_pipelines.stream.pulls import Abandoned, ClientGone, Ending, Failed,
 from runway_pipelines.stream.refusals import Refusal
 from runway_pipelines.stream.runs import RunTenant
 from runway_pipelines.stream.streaming import JSON_LINES, Patience, RosterResponse, unless_gone
+from runway_pipelines.students.events import foreign_reason
 from runway_pipelines.students.lines import MOST_BYTES, FileTooLarge, GzipBroken, inflated, lines_of
 from runway_pipelines.students.observables import MOST_LINES, TooManyCandidates
 from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observation
@@ -214,6 +215,9 @@ class ResolutionRoute:
             raise ClientGone
         with self._at_work:
             resolved = resolve(candidates, persons.persons, shipped_model())
+        if resolved.summary.is_foreign:
+            said = foreign_reason(resolved.summary)
+            log.warning("%s: run %d: another district's file: %s", record.tenant, record.runway_run_id, said)
         pull.lines = len(resolved.resolutions)
         pull.hand_over(_answer_pieces(resolved, persons, record.started))
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import httpx
@@ -28,7 +28,7 @@ from tests.integration.student_world import (
     write_students,
 )
 from tests.integration.world import TestPartner, World, world_of
-from tests.waiting import join, wait_until
+from tests.waiting import PATIENCE_SECONDS, join, wait_until
 
 DISTRICT = children(20)
 CANARY = replace(DISTRICT[0], first_name="Canaryfirst", last_name="Canarylast")
@@ -105,6 +105,7 @@ def test_a_file_is_answered_line_by_line_and_its_summary_is_last(resolver: Resol
 def test_of_another_districts_file_nothing_is_accepted(resolver: Resolver) -> None:
     resolutions, summary = answers(resolver.post(of_another_district(DISTRICT[1:13], children(12, first=40))).content)
     assert {each["reason"] for each in resolutions} == {"foreign_file"} and summary["is_foreign"]
+    assert "another district's file: of 12 candidates" in resolver.server.log()
 
 
 def error(answer: httpx.Response) -> tuple[int, str]:
@@ -221,6 +222,33 @@ def test_students_are_asked_for_once_and_end_with_a_rotated_key(
     assert decision() == "accept" and asked.count == 2
     assert decision() == "accept" and asked.count == 3
     assert decision() == "accept" and asked.count == 3
+
+
+def test_one_file_is_weighed_at_a_time_and_the_server_answers_meanwhile(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, go, at_work, most = resolution.resolve, Event(), [0], [0]
+
+    def slow(*arguments: Any) -> resolution.Resolved:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        assert go.wait(PATIENCE_SECONDS)
+        try:
+            return real(*arguments)
+        finally:
+            at_work[0] -= 1
+
+    monkeypatch.setattr(resolution, "resolve", slow)
+    statuses: list[int] = []
+    file = file_of([candidate(CANARY)])
+    senders = [Thread(target=lambda: statuses.append(resolver.post(file).status_code)) for _ in range(3)]
+    for sender in senders:
+        sender.start()
+    wait_until(lambda: at_work == [1])
+    assert resolver.server.get("/healthz").status_code == 200 and statuses == []
+    go.set()
+    join(*senders)
+    assert statuses == [200] * 3 and most == [1]
 
 
 def test_a_warehouse_without_the_students_table_costs_resolution_alone(resolver: Resolver) -> None:
