@@ -32,7 +32,7 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.automation import partner_rosters_job
 from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.freshness_check import roster_freshness_job
-from runway_pipelines.stream import refusals, streaming
+from runway_pipelines.stream import refusals, resolution_route, streaming
 from runway_pipelines.stream.metrics import Metrics
 from runway_pipelines.stream.sources import Source
 from runway_pipelines.stream.streaming import PullRecord
@@ -172,7 +172,7 @@ def stream_lines(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Line]]:
     written = io.StringIO()
     handler = logging.StreamHandler(written)
     handler.setFormatter(JsonLines())
-    for module in (streaming, refusals):
+    for module in (streaming, refusals, resolution_route):
         monkeypatch.setattr(module.log, "handlers", [handler])
         monkeypatch.setattr(module.log, "level", logging.INFO)
 
@@ -203,6 +203,18 @@ def test_a_pull_that_failed_or_was_torn_counts_and_one_that_its_client_left_does
         assert refusals.failed(None, error).status_code == 500
         (line,) = stream_lines()
         assert matched_by("roster-stream", line) == {"PullFailed"}
+
+
+def test_another_districts_file_counts_as_the_stream_says_it(stream_lines: Callable[[], list[Line]]) -> None:
+    resolution_route.warn_of_foreign_file(PartnerTenant("acme", "north"), 7, "of 12 candidates ...")
+    (line,) = stream_lines()
+    assert matched_by("roster-stream", line) == {"ForeignFile"}
+    metrics = Metrics(sessions_in_use=lambda: 0, sessions_idle=lambda: 0)
+    for ended, reason in (("complete", ""), ("refused", "TooManyCandidates"), ("abandoned", "the body broke off")):
+        record = resolution_route.ResolutionRecord(PartnerTenant("acme", "north"), 7, time.monotonic(), metrics)
+        record.over(ended, reason)
+        (line,) = stream_lines()
+        assert matched_by("roster-stream", line) == set()
 
 
 def test_each_alarm_looks_at_a_metric_that_there_is() -> None:
@@ -262,9 +274,13 @@ def test_each_alarm_goes_to_the_topic_and_says_what_to_do_in_pages_that_exist() 
 
 
 def test_without_a_stream_nothing_of_it_is_looked_at() -> None:
-    assert alarms().keys() - alarms(HasRosterStream="no").keys() == {"NoRosterStream", "FailedPulls"}
+    assert alarms().keys() - alarms(HasRosterStream="no").keys() == {
+        "NoRosterStream",
+        "FailedPulls",
+        "ForeignFiles",
+    }
     without = Stack("alarms.yaml", **ALARMS | {"HasRosterStream": "no"}).resources("AWS::Logs::MetricFilter")
-    assert filters().keys() - without.keys() == {"PullFailed", "PullTorn"}
+    assert filters().keys() - without.keys() == {"PullFailed", "PullTorn", "ForeignFile"}
 
 
 @pytest.mark.parametrize(
