@@ -184,7 +184,7 @@ def _refresh_partner(
     outcomes: list[TenantOutcome] = []
     index = yield from _refresh(context, rosters, partner, tenants, outcomes, sessions)
     metadata = {
-        **index_metadata(index, rosters.store),
+        **index_metadata(index, rosters.store, rosters.policy.most_roster_age),
         **warehouse_seconds(outcomes),
         **students_plot(outcomes),
         **report_metadata(outcomes),

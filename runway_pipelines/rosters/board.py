@@ -128,7 +128,7 @@ class District:
         """Since when it is so, for a person; empty where nobody recorded it."""
         if self.since is not None:
             return f"since {_minute(self.since)}"
-        if self.state is DistrictState.LEFT or (self.age_hours is not None and self.age_hours < 0):
+        if self.state in (DistrictState.NEVER, DistrictState.LEFT) or (self.age_hours is not None and self.age_hours < 0):
             return ""
         if self.confirmed_at is None:
             return "never had a roster"
@@ -275,6 +275,14 @@ def grouped(districts: Iterable[District]) -> list[DistrictGroup]:
     return [DistrictGroup(tuple(group)) for group in same.values()]
 
 
+def districts_of(
+    entries: Iterable[IndexEntry], partner_id: str, now: datetime, most_age: timedelta, advice: Advice | None = None
+) -> tuple[District, ...]:
+    """The tenants of a partner's index as districts, the worst first."""
+    districts = (district_of(entry, partner_id, now, most_age, advice) for entry in entries)
+    return tuple(sorted(districts, key=_worst_first))
+
+
 def district_of(
     entry: IndexEntry, partner_id: str, now: datetime, most_age: timedelta, advice: Advice | None = None
 ) -> District:
@@ -379,10 +387,7 @@ def _refresh(partner_id: str, advice: Advice) -> str:
 def _row(
     partner: PartnerState, now: datetime, most_age: timedelta, key_warning_days: int, advice: Advice
 ) -> PartnerRow:
-    districts = sorted(
-        (district_of(entry, partner.partner_id, now, most_age, advice) for entry in partner.entries),
-        key=_worst_first,
-    )
+    districts = districts_of(partner.entries, partner.partner_id, now, most_age, advice)
     counts = Counter(district.state for district in districts)
     # A roster that is dated in the future is no old one.
     aged = [d for d in districts if d.state is not DistrictState.LEFT and d.age_hours is not None and d.age_hours >= 0]
@@ -403,7 +408,7 @@ def _row(
         trouble=partner.trouble,
         next_step="",
         page=advice.page("rosters/partner_roster_index", partner.partner_id),
-        districts=tuple(districts),
+        districts=districts,
     )
     return replace(row, next_step=_step_of_partner(row, advice))
 
@@ -447,6 +452,11 @@ def _split(reason: str) -> tuple[str, str]:
     to_do = (found["remedy"] or found["commands"]).strip().rstrip(".")
     # Two commands are two lines: one copies one of them.
     return reason[: found.start()].rstrip("."), to_do.replace(". To publish it all", "\nTo publish it all")
+
+
+def what_to_do(reason: str) -> str:
+    """What a reason of ours says to do about it; empty if it says nothing."""
+    return _split(reason)[1]
 
 
 def _partner_document(row: PartnerRow) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -10,8 +10,9 @@ from runway_pipelines.credentials.connection_asset import SECRET_VERSION_LABEL
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.operations.tags import linked, runbook
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
+from runway_pipelines.rosters.board import District, districts_of, what_to_do
 from runway_pipelines.rosters.guards import ALL_RULES, GUARD_NAMES
-from runway_pipelines.rosters.index import DEPARTED, UNUSABLE_CODE, IndexEntry, PartnerIndex
+from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from runway_pipelines.rosters.plots import bar_chart, horizontal_bar_chart, inline_image
@@ -24,8 +25,6 @@ PUBLISHED_ROSTER = dg.AssetKey(["rosters", "published_roster"])
 
 MOST_YEARS = 12  # bars of a plot
 MOST_DISTRICTS = 40
-# The worst first: nobody decided, nobody can know, somebody decided, nothing was ever to be done.
-_FOR_A_PERSON = (TenantStatus.HELD.value, TenantStatus.FAILED.value, UNUSABLE_CODE, TenantStatus.PINNED.value, DEPARTED)
 
 
 def _consequence(rule: QualityRule) -> str:
@@ -139,7 +138,7 @@ def problem_metadata(outcome: TenantOutcome, store: ObjectStore) -> Mapping[str,
     metadata: dict[str, dg.MetadataValue | int | float | str] = {
         "state": outcome.status.value,
         "reason": outcome.reason,
-        "next step": next_step(outcome.tenant.key, outcome.status.value, has_candidate=outcome.candidate is not None),
+        "next step": _next_step(outcome),
         **runbook("a-roster-is-held" if is_held else "a-run-failed-what-now"),
     }
     if outcome.hold is not None:
@@ -156,22 +155,13 @@ def problem_metadata(outcome: TenantOutcome, store: ObjectStore) -> Mapping[str,
     return metadata
 
 
-def next_step(tenant: str, status: str, *, has_candidate: bool) -> str:
-    """What a person does about a tenant that is not published as it should be."""
-    if status == TenantStatus.HELD and has_candidate:
-        return (
-            f"runway-pipelines rosters diff {tenant} shows what would change; then approve or reject it with the "
-            "command in the reason, or with roster_decision_job"
-        )
-    if status == TenantStatus.HELD:
+def _next_step(outcome: TenantOutcome) -> str:
+    """What a person does about it: what the reason itself says, else what is left to do."""
+    if to_do := what_to_do(outcome.reason):
+        return to_do
+    if outcome.status is TenantStatus.HELD:
         return "correct the data in the warehouse; the next refresh publishes it"
-    if status == TenantStatus.FAILED:
-        return "do what the reason says, then materialize this partition, or wait for tonight's run"
-    if status == TenantStatus.PINNED:
-        return f"runway-pipelines rosters unpin {tenant} --reason '...' lets the next refresh publish again"
-    if status == UNUSABLE_CODE:
-        return "have the tenant's code changed in the application"
-    return f"runway-pipelines rosters purge {tenant.partition('/')[0]} deletes what is still published"
+    return "mend what the reason says, then materialize this partition, or wait for the next night"
 
 
 def publication_metadata(
@@ -196,51 +186,49 @@ def publication_metadata(
     return metadata
 
 
-def index_metadata(index: PartnerIndex, store: ObjectStore) -> Mapping[str, dg.MetadataValue | int | float | str]:
-    """The partner's totals, then the tenants that a person must look at, the worst first, then the others."""
-    problems = sorted(
-        (entry for entry in index.tenants if entry.status in _FOR_A_PERSON),
-        key=lambda entry: (_FOR_A_PERSON.index(entry.status), entry.since or entry.refreshed_at or "", entry.name),
-    )
+def index_metadata(
+    index: PartnerIndex, store: ObjectStore, most_age: timedelta
+) -> Mapping[str, dg.MetadataValue | int | float | str]:
+    """The partner's totals, then the districts that a person must look at, the worst first, then the others."""
+    districts = districts_of(index.tenants, index.partner_id, datetime.now(UTC), most_age)
+    problems = [district for district in districts if district.needs_a_look]
     metadata: dict[str, dg.MetadataValue | int | float | str] = {
         "dagster/row_count": sum(entry.lines for entry in index.tenants),
         "dagster/uri": store.uri(index_key(index.partner_id)),
         "students": sum(entry.students for entry in index.tenants),
         "tenants": len(index.tenants),
         "tenants with a snapshot": sum(1 for entry in index.tenants if entry.has_snapshot),
-        "tenants that need a person": len(problems),
+        "tenants that need a look": len(problems),
         **_districts_plot(index),
     }
     if problems:
-        metadata["problems"] = dg.MetadataValue.table([_problem_row(index.partner_id, entry) for entry in problems])
-    if others := [entry for entry in index.tenants if entry not in problems]:
+        metadata["problems"] = dg.MetadataValue.table(list(map(_problem_row, problems)))
+    if others := [district for district in districts if not district.needs_a_look]:
         metadata["rosters"] = dg.MetadataValue.table(list(map(_roster_row, others)))
     return metadata
 
 
-def _problem_row(partner_id: str, entry: IndexEntry) -> dg.TableRecord:
-    tenant = f"{partner_id}/{entry.name}"
+def _problem_row(district: District) -> dg.TableRecord:
     return dg.TableRecord(
         {
-            "tenant": entry.name,
-            "status": entry.status,
-            "reason": entry.reason,
-            "since": _to_minutes(entry.since),
-            "refreshed_at": _to_minutes(entry.refreshed_at),
-            # A hold has a beginning; what a check refused has none.
-            "next step": next_step(tenant, entry.status, has_candidate=entry.since is not None),
+            "tenant": district.tenant_code,
+            "status": district.status,
+            "reason": district.reason,
+            "since": district.since_in_words,
+            "next step": district.next_step,
+            "students": district.students,
         }
     )
 
 
-def _roster_row(entry: IndexEntry) -> dg.TableRecord:
+def _roster_row(district: District) -> dg.TableRecord:
     return dg.TableRecord(
         {
-            "tenant": entry.name,
-            "status": entry.status,
-            "lines": entry.lines,
-            "students": entry.students,
-            "refreshed_at": _to_minutes(entry.refreshed_at),
+            "tenant": district.tenant_code,
+            "status": district.status,
+            "lines": district.lines,
+            "students": district.students,
+            "refreshed_at": _to_minutes(district.confirmed_at),
         }
     )
 

@@ -301,7 +301,7 @@ def test_the_table_of_a_failed_partner_has_the_reason_beside_the_status(
     assert event.partition == partner.partner_id
     (empty,) = (record.data for record in event.metadata["problems"].records)
     assert list(empty)[:3] == ["tenant", "status", "reason"]
-    assert (empty["status"], empty["refreshed_at"]) == ("held", None)
+    assert (empty["status"], empty["since"]) == ("held", "never had a roster")
     assert str(empty["reason"]).startswith("the warehouse has no student")
     assert str(empty["next step"]).startswith("correct the data")
     (north,) = (record.data for record in event.metadata["rosters"].records)
