@@ -33,7 +33,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except RunwayError as error:
-            raise click.ClickException(str(error)) from None
+            said = ctx.obj.adapted(str(error)) if isinstance(ctx.obj, Target) else str(error)
+            raise click.ClickException(said) from None
         except OSError as error:
             from runway_pipelines.systems.disk import refused_file
 

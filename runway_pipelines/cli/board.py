@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 import orjson
-from rich.console import Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -132,7 +131,7 @@ def _show(board: Board, *, is_json: bool, is_one: bool, is_line: bool = False) -
         document = orjson.dumps(board.document(), option=0 if is_line else orjson.OPT_INDENT_2)
         click.echo(document.decode())
         return
-    console.print(board_view(board, most_groups=None if is_one else MOST_GROUPS))
+    print_board(console, board, most_groups=None if is_one else MOST_GROUPS)
 
 
 def _show_again(read: Callable[[], Board], *, is_json: bool, is_one: bool, every: float) -> None:
@@ -147,14 +146,17 @@ def _show_again(read: Callable[[], Board], *, is_json: bool, is_one: bool, every
     _show(board, is_json=is_json, is_one=is_one, is_line=True)
 
 
-def board_view(board: Board, *, most_groups: int | None) -> RenderableType:
-    """The partners as a table, then their districts that are not fresh."""
+def print_board(to: Console, board: Board, *, most_groups: int | None) -> None:
+    """The partners as a table, then their districts that are not fresh. A line that one may copy is never broken."""
     made = f"as of {board.made_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    head = Text(f"{board.summary} ({made}).", style="green" if board.is_fine else "bold")
-    parts: list[RenderableType] = [head, _partners_table(board)]
+    to.print(Text(f"{board.summary} ({made}).", style="green" if board.is_fine else "bold"))
+    to.print(_partners_table(board))
     for row in board.partners:
-        parts += _partner_view(row, most_groups)
-    return Group(*parts)
+        lines = list(_partner_lines(row, most_groups))
+        if lines:
+            to.print(Text(f"\n{row.partner_id}", style="bold"))
+        for line in lines:
+            to.print(line, soft_wrap=True, highlight=False)
 
 
 def _partners_table(board: Board) -> Table:
@@ -182,38 +184,40 @@ def _count(name: str, count: int) -> Text:
     return Text(f"{count:,}", style=STYLES[name] if count else "dim")
 
 
-def _partner_view(row: PartnerRow, most_groups: int | None) -> list[RenderableType]:
+def _partner_lines(row: PartnerRow, most_groups: int | None) -> Iterator[Text]:
     from runway_pipelines.rosters.board import grouped
 
-    parts: list[RenderableType] = []
-    groups = grouped(row.to_look_at)
-    for group in groups[:most_groups]:
-        parts += _group_view(row, group)
-    shown = len(groups) if most_groups is None else most_groups
-    left = sum(len(group.districts) for group in groups[shown:])
     if row.trouble:
-        parts.insert(0, Text(f"its index cannot be read: {row.trouble}", style="bold red"))
+        yield Text(f"  its index cannot be read: {row.trouble}", style="bold red")
     if row.keys.trouble:
-        parts.insert(0, Text(f"no usable credentials: {row.keys.trouble}", style="bold red"))
-    if row.next_step and (not groups or len(groups) > shown or row.keys.trouble or row.trouble):
+        yield Text(f"  no usable credentials: {row.keys.trouble}", style="bold red")
+    groups = grouped(row.to_look_at)
+    shown = len(groups) if most_groups is None else most_groups
+    for group in groups[:shown]:
+        # The partner's own next step comes first where it has no credentials.
+        yield from _group_lines(group, with_step=not row.keys.trouble)
+    left = sum(len(group.districts) for group in groups[shown:])
+    if row.next_step and (not groups or left or row.keys.trouble or row.trouble):
         more = f"and {left:,} more. " if left else ""
-        parts.append(Text(f"{more}Next: {row.next_step}"))
-    if not parts:
-        return []
-    return [Text(f"\n{row.partner_id}", style="bold"), *(Padding(part, (0, 0, 0, 2)) for part in parts)]
+        yield Text(f"  {more}Next: {row.next_step}")
 
 
-def _group_view(row: PartnerRow, group: DistrictGroup) -> list[RenderableType]:
+def _group_lines(group: DistrictGroup, *, with_step: bool) -> Iterator[Text]:
     first = group.first
     names = first_few([district.tenant_code for district in group.districts], MOST_NAMES)
-    state = f"{first.state.value}, pinned" if first.is_pinned else first.state.value
-    head = Text.assemble((state, STYLES[first.state.value]), f" {names}")
+    head = Text("  ").append_text(state_text(first)).append(f" {names}")
     if group.since_in_words:
         head.append(f", {group.since_in_words}", style="dim")
-    said = [Text(first.reason)] if first.reason else []
-    # The partner's own next step comes first where it has no credentials.
-    step = [] if row.keys.trouble or not first.next_step else [Text(f"Next: {first.next_step}")]
-    return [head, *(Padding(line, (0, 0, 0, 2)) for line in (*said, *step))]
+    yield head
+    if first.reason:
+        yield Text(f"    {first.reason}")
+    if first.next_step and with_step:
+        yield from (Text(f"    {_next(line)}") for line in first.next_step.splitlines())
+
+
+def _next(line: str) -> str:
+    """A line of a next step; some say themselves what they are for."""
+    return line if line.startswith("To ") else f"Next: {line}"
 
 
 def _districts_table(rows: list[PartnerRow]) -> Table:

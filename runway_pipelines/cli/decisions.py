@@ -59,7 +59,7 @@ def holds(target: Target, partner: str | None) -> None:
         return
     console.print(_holds_table(found))
     for tenant, hold in found:
-        _say(f"\n{tenant}: {hold.said_of(tenant)}")
+        _say(target.adapted(f"\n{tenant}: {hold.said_of(tenant)}"))
 
 
 def _holds(services: RosterServices, partner_id: str | None) -> list[tuple[PartnerTenant, Hold]]:

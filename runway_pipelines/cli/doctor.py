@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +18,7 @@ from runway_pipelines.cli.terminal import console, findings_table
 from runway_pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from runway_pipelines.doctor.findings import Finding
     from runway_pipelines.doctor.stores import OtherStores
     from runway_pipelines.identity.services import IdentityServices
     from runway_pipelines.rosters.services import RosterServices
@@ -34,10 +36,10 @@ def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
     from runway_pipelines.doctor import diagnose
     from runway_pipelines.doctor.findings import document, is_healthy
 
-    findings = []
+    findings: list[Finding] = []
     with Console(stderr=True).status("Examining ...") as status:
         for finding in diagnose(lambda: _services_or_error(target), partner_id, _other_stores):
-            findings.append(finding)
+            findings.append(replace(finding, fix=target.adapted(finding.fix)))
             status.update(f"Examining ... {escape(finding.subject)}: {finding.check} {finding.status}")
     if is_json:
         click.echo(orjson.dumps(document(findings), option=orjson.OPT_INDENT_2).decode())

@@ -75,17 +75,16 @@ def show(target: Target, tenant: PartnerTenant, is_json: bool) -> None:
     with target.services() as services:
         published = read_published(services.store, tenant)
         hold = read_hold(services.store, tenant)
-        advice = target.advice()
-        district = _district(services, tenant, advice)
+        district = _district(services, tenant, target.advice())
         if published is None and not (is_json and district):
             said = hold.said_of(tenant) if hold else _why_unpublished(services, tenant, district)
-            raise click.ClickException(advice.adapted(said))
+            raise click.ClickException(target.adapted(said))
         manifests = list_manifests(services.store, tenant)
     if is_json or published is None:
         _print_document(published, hold, district, manifests)
         sys.exit(0 if published else 1)
-    for mark, said in _standing(tenant, published, hold, district, advice):
-        console.print(mark, escape(said), "\n", soft_wrap=True, highlight=False)
+    for mark, said in _standing(tenant, published, hold, district):
+        console.print(mark, escape(target.adapted(said)), "\n", soft_wrap=True, highlight=False)
     if published.manifest is not None:
         key = manifest_key(tenant, published.pointer.sha256)
         console.print(f"[bold]Manifest[/] of the current snapshot: {key}", soft_wrap=True)
@@ -128,16 +127,16 @@ def _why_unpublished(services: RosterServices, tenant: PartnerTenant, district: 
 
 
 def _standing(
-    tenant: PartnerTenant, published: Published, hold: Hold | None, district: District | None, advice: Advice
+    tenant: PartnerTenant, published: Published, hold: Hold | None, district: District | None
 ) -> Iterator[tuple[str, str]]:
     """What a person has to know before what is published: a mark, and the words."""
     if hold is not None:
-        yield "[bold red]Held[/]:", advice.adapted(hold.said_of(tenant))
+        yield "[bold red]Held[/]:", hold.said_of(tenant)
     elif district is not None and district.status in ("held", "failed"):
         said = f"{district.reason}. What was published before stays. To do: {district.next_step}."
         yield f"[bold red]{district.status.title()}[/]:", said
     if published.pointer.pinned is not None:
-        ended = f"{advice.command} rosters unpin {shlex.quote(tenant.key)} --reason '...'"
+        ended = f"runway-pipelines rosters unpin {shlex.quote(tenant.key)} --reason '...'"
         yield "[bold yellow]Pinned[/]", f"{published.pointer.pinned}. Nothing else is published until {ended}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,13 @@ class Target:
 
     is_local: bool
     state: Path
+
+    def adapted(self, text: str) -> str:
+        """A text of ours with its remedies as they are on these systems: the embedded stack has its own commands."""
+        if not self.is_local:
+            return text
+        text = text.replace("start dagster-daemon run with this DAGSTER_HOME", "run make dev")
+        return re.sub(r"\brunway-pipelines (?!--local)", "runway-pipelines --local ", text)
 
     def advice(self) -> Advice:
         """How whoever called this command does what a next step says."""

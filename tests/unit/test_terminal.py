@@ -1,15 +1,21 @@
 """Tables and sentences of the command line: what one copies is whole, whatever the terminal's width."""
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from runway_pipelines.cli.board import print_board
 from runway_pipelines.cli.rosters import why_nothing
+from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import history_table, minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
+from runway_pipelines.rosters.board import PartnerState, make_board
+from runway_pipelines.rosters.index import IndexEntry
 from tests.factories import manifest
 
 FIRST = manifest(sha256="a" * 64, created_at="2026-11-21T19:24:59.123456+00:00", students=100_000, lines=1_234_567)
@@ -60,3 +66,38 @@ def test_why_nothing_is_published_is_the_registrys_answer(tenant: str, said: str
 
 def test_a_registry_without_partners_has_none_to_name() -> None:
     assert why_nothing(Registry({}), PartnerTenant("acme", "x")).endswith("no partner with cross-year matching at all.")
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_a_command_of_the_board_is_whole_in_any_width(width: int) -> None:
+    held = IndexEntry(
+        "brookdale",
+        "held",
+        "held since 2026-11-21 19:24 UTC: students_lost: half are gone. To see what would change: runway-pipelines "
+        "rosters diff acme/brookdale. To publish it all the same: runway-pipelines rosters approve acme/brookdale "
+        "1a2b3c4d5e6f --reason '...'",
+        since="2026-11-21T19:24:00+00:00",
+    )
+    now = datetime(2026, 11, 22, tzinfo=UTC)
+    console = Console(file=StringIO(), width=width)
+    board = make_board([PartnerState("acme", "Acme", [held])], now, timedelta(hours=30))
+    print_board(console, board, most_groups=None)
+    lines = str(console.file.getvalue()).splitlines()  # type: ignore[attr-defined]
+    assert "  held brookdale, since 2026-11-21 19:24 UTC" in lines
+    assert (
+        "    To publish it all the same: runway-pipelines rosters approve acme/brookdale 1a2b3c4d5e6f --reason '...'"
+        in lines
+    )
+
+
+def test_local_commands_advise_local_remedies() -> None:
+    local, deployed = Target(True, Path(".runway")), Target(False, Path(".runway"))
+    remedy = "start dagster-daemon run with this DAGSTER_HOME"
+    for text, locally in (
+        (remedy, "run make dev"),
+        ("run runway-pipelines rosters holds, then", "run runway-pipelines --local rosters holds, then"),
+        ("install the extra runway-pipelines[local]", "install the extra runway-pipelines[local]"),
+        ("runway-pipelines --local doctor", "runway-pipelines --local doctor"),
+    ):
+        assert local.adapted(text) == locally
+        assert deployed.adapted(text) == text
