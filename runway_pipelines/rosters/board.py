@@ -128,7 +128,8 @@ class District:
         """Since when it is so, for a person; empty where nobody recorded it."""
         if self.since is not None:
             return f"since {_minute(self.since)}"
-        if self.state in (DistrictState.NEVER, DistrictState.LEFT) or (self.age_hours is not None and self.age_hours < 0):
+        is_ahead = self.age_hours is not None and self.age_hours < 0
+        if is_ahead or self.state in (DistrictState.NEVER, DistrictState.LEFT):
             return ""
         if self.confirmed_at is None:
             return "never had a roster"
