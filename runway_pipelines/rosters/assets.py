@@ -43,7 +43,12 @@ from runway_pipelines.rosters.events import (
     students_plot,
     warehouse_seconds,
 )
-from runway_pipelines.rosters.freshness_check import TENANTS_FRESH_SPEC, freshness_evaluation
+from runway_pipelines.rosters.freshness_check import (
+    TENANTS_FRESH_SPEC,
+    TENANTS_PUBLISHED_SPEC,
+    freshness_evaluation,
+    publication_evaluation,
+)
 from runway_pipelines.rosters.index import PLACES_ASKED, PartnerIndex, PublishedPlaces, record_outcomes
 from runway_pipelines.rosters.outcome import RefreshContext, TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import published_keys
@@ -138,7 +143,7 @@ def tenant_rosters(context: dg.AssetExecutionContext, rosters: RosterServices) -
             skippable=True,
         ),
     ],
-    check_specs=[*CONNECTION_CHECK_SPECS, TENANTS_FRESH_SPEC],
+    check_specs=[*CONNECTION_CHECK_SPECS, TENANTS_FRESH_SPEC, TENANTS_PUBLISHED_SPEC],
     partitions_def=PARTNERS,
     can_subset=True,
 )
@@ -190,13 +195,14 @@ def _refresh_partner(
         **report_metadata(outcomes),
     }
     yield freshness_evaluation(context.instance, index, rosters.policy.most_roster_age)
+    yield publication_evaluation(context.instance, index)
     if any(not outcome.status.is_success for outcome in outcomes):
-        # A failed run does not materialize the index; whoever looks into it needs the table with the reasons.
-        yield dg.AssetObservation(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
+        # The index is written, whatever became of the tenants, and its page shows no other event's metadata.
+        yield dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
         fail_if_any_failed(
             outcomes,
-            "re-execute this run from failure, which refreshes only these. The table of all tenants is among the "
-            f"Events of {PARTNER_ROSTER_INDEX.to_user_string()}, partition {partner.partner_id}",
+            "re-execute this run from failure, which refreshes only these. The table of all tenants is on the page of "
+            f"{PARTNER_ROSTER_INDEX.to_user_string()}, partition {partner.partner_id}",
         )
     if context.instance.has_dynamic_partition(PARTNERS_NAME, partner.partner_id):
         yield dg.MaterializeResult(asset_key=PARTNER_ROSTER_INDEX, metadata=metadata)

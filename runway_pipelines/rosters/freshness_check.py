@@ -1,4 +1,4 @@
-"""The check that every tenant's roster is fresh, and the hourly job that notices a night on which nothing ran."""
+"""The checks of a partner's index, and the hourly job that notices a night on which nothing ran."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,10 +9,12 @@ from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.operations.run_report import RUN_REPORT, RunReport, Straggler, hours
 from runway_pipelines.operations.tags import OWNERS, TRIGGER_TAG, domain
+from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.partitions import PARTNERS, PARTNERS_NAME
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.freshness import Freshness, freshness_of
 from runway_pipelines.rosters.index import PartnerIndex
+from runway_pipelines.rosters.outcome import TenantStatus
 from runway_pipelines.rosters.services import RosterServices
 
 TENANTS_FRESH = dg.AssetCheckKey(PARTNER_ROSTER_INDEX, "tenants_fresh")
@@ -23,6 +25,33 @@ TENANTS_FRESH_SPEC = dg.AssetCheckSpec(
     "the tenants whose roster was not; one that is dated in the future was not. Judged after each run and every hour.",
     partitions_def=PARTNERS,
 )
+
+TENANTS_PUBLISHED_SPEC = dg.AssetCheckSpec(
+    "tenants_published",
+    asset=PARTNER_ROSTER_INDEX,
+    description="The last try of every tenant published its roster, or found it pinned by a person. Names the tenants "
+    "that are held, or failed; the index's table of problems says why, and what to do.",
+    partitions_def=PARTNERS,
+)
+_NOT_PUBLISHED = (TenantStatus.HELD.value, TenantStatus.FAILED.value)
+_MOST_NAMED = 10
+
+
+def publication_evaluation(instance: dg.DagsterInstance, index: PartnerIndex) -> dg.AssetCheckEvaluation:
+    """The check of one partner after its run."""
+    missed = [entry.name for entry in index.tenants if entry.status in _NOT_PUBLISHED]
+    total = len(index.tenants)
+    return dg.AssetCheckEvaluation(
+        asset_key=PARTNER_ROSTER_INDEX,
+        check_name=TENANTS_PUBLISHED_SPEC.name,
+        passed=not missed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"{len(missed)} of {total} tenants are held or failed: {first_few(missed, _MOST_NAMED)}"
+        if missed
+        else f"all {total} tenants are published, or pinned",
+        partition=index.partner_id,
+        target_materialization_data=target_of_newest(instance, PARTNER_ROSTER_INDEX, index.partner_id),
+    )
 
 
 def freshness_evaluation(

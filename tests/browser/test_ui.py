@@ -67,8 +67,10 @@ def test_every_district_is_a_partition_and_the_one_without_students_failed(page:
     expect(page.get_by_text("Failed (3)")).to_be_visible()
     expect(page.get_by_text("Materialized (51)")).to_be_visible()
     page.get_by_text("acme/kestrel").first.click()
-    expect(page.get_by_text(re.compile("failed, and did not materialize this asset"))).to_be_visible()
-    page.screenshot(path=SCREENSHOTS / "failed-district.png")
+    page.get_by_text("View all historical events").click()
+    expect(page.get_by_text(re.compile("held: the warehouse has no student of this tenant")).first).to_be_visible()
+    expect(page.get_by_text("next step").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "failed-district.png", full_page=True)
 
 
 def test_a_districts_roster_shows_its_numbers(page: Page) -> None:
@@ -94,16 +96,33 @@ def test_a_partners_connection_shows_who_connects_with_which_key(page: Page) -> 
 
 def test_a_partners_page_says_which_districts_are_not_fresh_and_shows_its_students(page: Page) -> None:
     page.goto("/assets/rosters/partner_roster_index?view=partitions&partition=borealis")
-    expect(page.get_by_text("students by school year").first).to_be_visible()
+    expect(page.get_by_text("students by district").first).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "partner.png")
     page.get_by_text("Show Markdown").first.click()
-    plot = page.locator("img[alt^='students by school year']")
+    plot = page.locator("img[alt^='students by district']")
     expect(plot).to_be_visible()
     assert plot.evaluate("image => image.naturalWidth") > 100, "the browser draws it"
     page.screenshot(path=SCREENSHOTS / "plot.png")
     page.goto("/assets/rosters/partner_roster_index?view=checks&checkDetail=tenants_fresh")
     expect(page.get_by_text("tenants_fresh").first).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "freshness.png")
+
+
+def test_a_partner_without_a_secret_is_red_with_the_reason(page: Page) -> None:
+    page.goto("/assets/credentials/edu_connection?view=events")
+    expect(page.get_by_text(re.compile("No roster of the partner is refreshed until it has one")).first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "no-secret.png")
+    page.goto("/assets/rosters/partner_roster_index?view=events")
+    expect(page.get_by_text(re.compile("No roster of the partner is refreshed until it has one")).first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "no-secret-index.png")
+
+
+def test_the_lineage_shows_whose_data_it_is_and_who_reads_it(page: Page) -> None:
+    page.goto("/assets/rosters/published_roster?view=lineage&lineageScope=neighbors")
+    expect(page.get_by_text("executor").first).to_be_visible()
+    page.goto("/asset-groups")
+    page.wait_for_timeout(3000)
+    page.screenshot(path=SCREENSHOTS / "lineage.png")
 
 
 def test_the_sensors_tick_by_themselves(page: Page) -> None:
@@ -135,7 +154,7 @@ def test_one_partners_districts_are_filtered_selected_and_materialized(page: Pag
     with page.expect_response(lambda answer: "aunchPartitionBackfill" in (answer.request.post_data or "")):
         page.get_by_role("button", name="Launch backfill").click()
     assert finished_backfill(page) == "COMPLETED_SUCCESS"
-    page.goto("/assets/rosters/published_roster?view=partitions&partition=cascade%2Fspringfield")
+    page.goto("/assets/rosters/published_roster?view=events")  # observed: nothing was published
     expect(page.get_by_text("no enabled school year").first).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "publication.png")
 
@@ -149,9 +168,9 @@ def test_a_held_district_says_why_and_a_decision_in_the_launchpad_ends_it(page: 
     expect(reason).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "held-district.png")
     named = re.search("rosters approve acme/brookdale ([0-9a-f]+)", reason.inner_text())
-    page.goto("/assets/rosters/partner_roster_index?view=events")
-    expect(page.get_by_text(re.compile("held since")).first).to_be_visible()
-    page.screenshot(path=SCREENSHOTS / "held-index.png")
+    page.goto("/assets/rosters/partner_roster_index?view=partitions&partition=acme")
+    expect(page.get_by_text("tenants that need a look").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "held-index.png", full_page=True)
 
     page.goto("/locations/runway_pipelines/jobs/roster_decision_job/playground")
     expect(page.get_by_text("decided_by").first).to_be_visible()

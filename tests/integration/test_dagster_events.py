@@ -87,7 +87,7 @@ def test_a_run_keeps_its_connections_to_dagsters_storage(world: World, postgres_
     bring_in_line(postgres_instance)  # other tests' partners go, with a connection each
     before = sessions_so_far(world)
     assert run_partner(postgres_instance, partner, bring_partitions_in_line=False).success
-    assert sessions_so_far(world) - before < 60  # 294 without
+    assert sessions_so_far(world) - before < 80  # 294 without
 
 
 def sessions_so_far(world: World) -> int:

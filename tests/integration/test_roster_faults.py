@@ -142,7 +142,7 @@ def test_credentials_that_do_not_work_name_the_reason_and_change_nothing(
     # A planned check without an evaluation is shown as one whose execution failed.
     judged = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
     is_same = judged.pop("same_warehouse")
-    assert judged == {"can_connect": False, "key_age": True, "tenants_fresh": True}
+    assert judged == {"can_connect": False, "key_age": True, "tenants_fresh": True, "tenants_published": False}
     assert is_same is ("NOWHERE" not in partner.secret_text())
     assert expected in reasons(result)
     assert (partner.etag("north"), partner.pointer("north")) == before
