@@ -276,7 +276,7 @@ def test_the_code_server_ticks_without_the_secrets_of_the_runs(ecs: Ecs, world: 
     process = as_the_task("CodeServerTask", [sys.executable, "-m", "tests.integration.code_server_process"], api_calls)
     assert process.returncode == 0, process.stderr[-3000:]
     answers = {answer["name"]: answer for answer in map(json.loads, process.stdout.splitlines())}
-    assert [answer["error"] for answer in answers.values()] == [None] * 7
+    assert [answer["error"] for answer in answers.values()] == [None] * 9
     for asking in ("edu_credentials_rotated_sensor", "partner_rosters_daily_schedule"):
         assert partner.partner_id in answers[asking]["partners"]
     assert {"secretsmanager:ListSecrets"} <= api_calls.actions() <= actions_of("CodeServerRole")
