@@ -68,6 +68,7 @@ def test_every_district_is_a_partition_and_the_one_without_students_failed(page:
     expect(page.get_by_text("Materialized (51)")).to_be_visible()
     page.get_by_text("acme/kestrel").first.click()
     page.get_by_text("View all historical events").click()
+    page.get_by_role("row", name=re.compile("kestrel.*Observation")).first.get_by_text("acme/kestrel").click()
     expect(page.get_by_text(re.compile("held: the warehouse has no student of this tenant")).first).to_be_visible()
     expect(page.get_by_text("next step").first).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "failed-district.png", full_page=True)
@@ -110,9 +111,11 @@ def test_a_partners_page_says_which_districts_are_not_fresh_and_shows_its_studen
 
 def test_a_partner_without_a_secret_is_red_with_the_reason(page: Page) -> None:
     page.goto("/assets/credentials/edu_connection?view=events")
+    page.get_by_text("driftwood", exact=True).first.click()
     expect(page.get_by_text(re.compile("No roster of the partner is refreshed until it has one")).first).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "no-secret.png")
     page.goto("/assets/rosters/partner_roster_index?view=events")
+    page.get_by_text("driftwood", exact=True).first.click()
     expect(page.get_by_text(re.compile("No roster of the partner is refreshed until it has one")).first).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "no-secret-index.png")
 
