@@ -227,7 +227,7 @@ def test_one_tenants_failure_is_red_stops_nobody_and_is_alone_redone(
     assert said.startswith(
         f"1 of 3 tenants is not published: {empty} held: the warehouse has no student of this tenant"
     )
-    assert f"Events of rosters/partner_roster_index, partition {partner.partner_id}" in said
+    assert f"on the page of rosters/partner_roster_index, partition {partner.partner_id}" in said
     for code in ("north", "south"):
         assert partner.published(code) == b"".join(warehouse.reference(code).lines)
     for asset in ("cross_year_roster", "published_roster"):
