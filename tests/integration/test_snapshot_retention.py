@@ -392,6 +392,7 @@ def test_where_s3_refuses_the_run_fails_with_its_numbers_and_old_runs_are_delete
     assert {event.step_key for event in result.all_events if event.is_step_success} == {
         "delete_old_runs",
         "delete_old_resolutions",
+        "forget_old_boards",
     }
     assert "HTTP 403" in skipped(result, left)["north"]
     assert reported(result)["tenants skipped"] >= 1
