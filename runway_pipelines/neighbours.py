@@ -1,6 +1,6 @@
 """The systems around this code location, as external assets: where rosters and identities come from and go.
 
-Nothing here is materialized by us. The lineage shows whose data an asset is made of, and who is hurt when it is wrong.
+We materialize none of them. The lineage shows where an asset's data comes from, and who is harmed when it is wrong.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,11 +23,11 @@ WAREHOUSE: Sequence[dg.AssetKey] = (ASSOCIATIONS, ID_CODES)
 
 
 def columns(**descriptions: str) -> dict[str, dg.TableSchema]:
-    """An asset's metadata: its columns, as ``name="type: what it means"``; two underscores stand for a dot."""
+    """An asset's metadata: its columns, as ``name="type: what it means"``."""
     found = []
     for name, text in descriptions.items():
         type_, _, description = text.partition(": ")
-        found.append(dg.TableColumn(name.replace("__", "."), type_, description))
+        found.append(dg.TableColumn(name, type_, description))
     return {"dagster/column_schema": dg.TableSchema(found)}
 
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runway_pipelines.cli.target import Target
-from runway_pipelines.cli.terminal import console, minute
+from runway_pipelines.cli.terminal import console
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.operations.wording import first_few
+from runway_pipelines.operations.wording import first_few, minute
 
 if TYPE_CHECKING:
     from runway_pipelines.rosters.board import Board, District, DistrictGroup, PartnerRow

@@ -19,9 +19,9 @@ from rich.text import Text
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.rosters import COMMAND_LINE, MOST_NAMES, TenantArgument, why_nothing
 from runway_pipelines.cli.target import Target
-from runway_pipelines.cli.terminal import SHA256_SHOWN, console, minute
+from runway_pipelines.cli.terminal import SHA256_SHOWN, console
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.operations.wording import first_few
+from runway_pipelines.operations.wording import first_few, minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:

@@ -66,7 +66,7 @@ Exit codes:
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
 @click.pass_obj
 def show(target: Target, tenant: PartnerTenant, is_json: bool) -> None:
-    """What is published for PARTNER/TENANT, whether it is held, failed or pinned and why, and its snapshots."""
+    """Show what is published for PARTNER/TENANT, its snapshots, and why it is held, failed or pinned, if it is."""
     from runway_pipelines.rosters.freshness import ahead_of, moment_of
     from runway_pipelines.rosters.holds import read_hold
     from runway_pipelines.rosters.manifest import manifest_key, pointer_key
@@ -129,7 +129,7 @@ def _why_unpublished(services: RosterServices, tenant: PartnerTenant, district: 
 def _standing(
     tenant: PartnerTenant, published: Published, hold: Hold | None, district: District | None
 ) -> Iterator[tuple[str, str]]:
-    """What a person has to know before what is published: a mark, and the words."""
+    """What a person must know first, as pairs of a heading and its text."""
     if hold is not None:
         yield "[bold red]Held[/]:", hold.said_of(tenant)
     elif district is not None and district.status in ("held", "failed"):

@@ -17,14 +17,14 @@ from rich.table import Table
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.rosters import COMMAND_LINE, TenantArgument
 from runway_pipelines.cli.target import Target
-from runway_pipelines.cli.terminal import console, minute
+from runway_pipelines.cli.terminal import console
 from runway_pipelines.errors import RunwayError
+from runway_pipelines.operations.wording import minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
     from runway_pipelines.students.explaining import ExplainedStudent, Explanation
     from runway_pipelines.students.observables import Candidates
-    from runway_pipelines.students.services import StudentServices
     from runway_pipelines.students.warehouse import TenantPersons
 
 COLUMNS = ("first_name", "middle_name", "last_name", "birth_date", "school_id", "sex", "grade")
@@ -201,7 +201,7 @@ def _read(file: Path, named: Mapping[str, Any], *, hushed: bool) -> Candidates:
 def _persons(target: Target, tenant: PartnerTenant, what: str, *, hushed: bool) -> TenantPersons:
     """The tenant's students, with a word before what takes its time."""
     with target.students() as services:
-        _require(services, tenant)
+        services.require_resolvable(tenant)
         _say(f"{what}. Asking the warehouse for the students of {tenant} ...", hushed)
         found = services.fetch_persons(tenant, run_id=COMMAND_LINE)
         _say(f"{found.persons.count:,} students. Resolving ...", hushed)
@@ -212,11 +212,6 @@ def _say(text: str, hushed: bool) -> None:
     """Progress, beside what a machine may read."""
     if not hushed:
         click.echo(text, err=True)
-
-
-def _require(services: StudentServices, tenant: PartnerTenant) -> None:
-    services.require_on(tenant.partner_id)
-    services.require_tenant(tenant)
 
 
 def _print_summary(tenant: PartnerTenant, summary: Mapping[str, Any]) -> None:
@@ -240,7 +235,7 @@ def _print_summary(tenant: PartnerTenant, summary: Mapping[str, Any]) -> None:
 
 
 def by_id_alone(counts: Mapping[str, Mapping[str, int]]) -> str:
-    """What matching by ID alone would have done, in a sentence."""
+    """One sentence on what matching by ID alone would have done."""
     matched, other, contradicted = (
         counts[name]["records"] for name in ("matched", "to_another_student", "contradicted")
     )

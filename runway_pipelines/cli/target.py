@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +27,11 @@ class Target:
         """A text of ours with its remedies as they are on these systems: the embedded stack has its own commands."""
         if not self.is_local:
             return text
-        text = text.replace("start dagster-daemon run with this DAGSTER_HOME", "run make dev")
-        return re.sub(r"\brunway-pipelines (?!--local)", "runway-pipelines --local ", text)
+        from runway_pipelines.rosters.board import COMMAND, Advice
+
+        # Not `advice`: the text may be about settings that cannot be read.
+        local = Advice(f"{COMMAND} --local")
+        return local.adapted(text.replace("start dagster-daemon run with this DAGSTER_HOME", "run make dev"))
 
     def advice(self) -> Advice:
         """How whoever called this command does what a next step says."""

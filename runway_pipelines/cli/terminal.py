@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from runway_pipelines.operations.wording import minute
 
 if TYPE_CHECKING:
     from runway_pipelines.doctor.findings import Finding
@@ -68,11 +69,3 @@ def history_table(manifests: list[Manifest], current_sha256: str) -> Table:
             *("-" if count is None else f"{count:,}" for count in changes),
         )
     return history
-
-
-def minute(moment: str) -> str:
-    """An ISO 8601 timestamp for a table, in UTC and to the minute; any other text is returned unchanged."""
-    try:
-        return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M}"
-    except ValueError:
-        return moment

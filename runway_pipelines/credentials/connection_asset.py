@@ -14,7 +14,8 @@ from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.errors import Transient
 from runway_pipelines.neighbours import EDU_SECRET
 from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, RunReport
-from runway_pipelines.operations.tags import OPERATIONS, OWNERS, domain, runbook
+from runway_pipelines.operations.tags import OWNERS, domain, runbook
+from runway_pipelines.operations.wording import OPERATIONS
 from runway_pipelines.partner_tenants.partitions import PARTNERS
 from runway_pipelines.systems.snowflake.connection import Place
 

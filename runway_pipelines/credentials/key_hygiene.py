@@ -68,7 +68,7 @@ _DAYS_AGO = re.compile(r"(\d+) days ago")
 
 @dataclass(frozen=True)
 class KeyFacts:
-    """What is known of a partner's key to whoever may not read it. ``age_days`` is None where nothing tells it.
+    """What is known of a partner's key without reading its secret. ``age_days`` is None if the age is unknown.
 
     ``last_rotation`` is for people: "never", "12 days ago", or "unknown". ``trouble`` says why there is no key.
     """

@@ -1,4 +1,4 @@
-"""What is known of the partners' keys: without reading a secret, or by reading it, for whoever may."""
+"""Facts about the partners' keys: from what was recorded, or from the secrets where the process may read them."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor

@@ -30,8 +30,8 @@ from runway_pipelines.dagster_events import newest_checks, with_partition_tags
 from runway_pipelines.errors import Unavailable
 from runway_pipelines.operations.events import Log, OperatorEvents
 from runway_pipelines.operations.outcomes import secret_gone
-from runway_pipelines.operations.tags import OPERATIONS, OWNERS, PARTNER_TAG, SECRET_VERSION_TAG, linked, runbook
-from runway_pipelines.operations.wording import first_few
+from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, SECRET_VERSION_TAG, linked, runbook
+from runway_pipelines.operations.wording import OPERATIONS, first_few
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
 from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns, partner_run
 from runway_pipelines.systems.aws.secret_versions import Current, Observation, Unreadable

@@ -89,7 +89,7 @@ def _observables(student: dict[str, Any], ids: list[str]) -> dict[str, Any]:
 
 
 def _students(partner: Partner, tenant: Tenant) -> list[dict[str, Any]]:
-    """Who has a local code of plain digits this year, each once, by their IDs."""
+    """The students who have a local code of plain digits this year, by their IDs."""
     year = dataset.SCHOOL_YEARS[-1]
     codes = {
         row["k_student_xyear"]: row["id_code"]

@@ -26,7 +26,7 @@ ROWS = 100
 
 @dataclass(frozen=True)
 class ResolutionResult:
-    """What became of the file: candidates by decision, and how many went to the wrong child either way."""
+    """The file's outcome: candidates by decision, and how many each way of matching gave to the wrong child."""
 
     tenant: str
     candidates: int

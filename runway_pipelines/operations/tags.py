@@ -5,6 +5,8 @@ from typing import Any
 
 import dagster as dg
 
+from runway_pipelines.operations.wording import hosted, runbook_path
+
 OWNERS: Sequence[str] = ["team:runway-data"]
 DOMAIN_TAG = "runway/domain"
 PARTNER_TAG = "runway/partner"
@@ -17,13 +19,12 @@ RANGE_END_TAG = "dagster/asset_partition_range_end"
 TRIGGER_TAG = "runway/trigger"
 SECRET_VERSION_TAG = "runway/secret_version"  # noqa: S105 - the name of a tag
 
-OPERATIONS = "docs/operations.md"
 _RUNBOOK = "runbook"
 
 
 def runbook(section: str) -> dict[str, str]:
     """The metadata of an asset or an event: the section of the operations page about it; `linked` makes it a link."""
-    return {_RUNBOOK: f"{OPERATIONS}#{section}"}
+    return {_RUNBOOK: runbook_path(section)}
 
 
 def linked(metadata: Mapping[str, Any], docs_url: str | None) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def linked(metadata: Mapping[str, Any], docs_url: str | None) -> dict[str, Any]:
     path = metadata.get(_RUNBOOK)
     if not docs_url or not isinstance(path, str):
         return dict(metadata)
-    return {**metadata, _RUNBOOK: dg.MetadataValue.url(f"{docs_url.rstrip('/')}/{path}")}
+    return {**metadata, _RUNBOOK: dg.MetadataValue.url(hosted(path, docs_url))}
 
 
 def domain(name: str) -> dict[str, str]:

@@ -1,6 +1,9 @@
-"""Lists inside sentences: pure."""
+"""Lists inside sentences, moments and addresses, as people read them: pure."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
+
+OPERATIONS = "docs/operations.md"
 
 
 def first_few(texts: Iterable[str], most: int, separator: str = ", ", where: str = "") -> str:
@@ -8,3 +11,21 @@ def first_few(texts: Iterable[str], most: int, separator: str = ", ", where: str
     known = list(texts)
     more = len(known) - most
     return separator.join(known[:most]) + (f" and {more:,} more{where}" if more > 0 else "")
+
+
+def minute(moment: str) -> str:
+    """An ISO 8601 timestamp in UTC and to the minute; any other text is returned unchanged."""
+    try:
+        return f"{datetime.fromisoformat(moment).astimezone(UTC):%Y-%m-%d %H:%M}"
+    except ValueError:
+        return moment
+
+
+def runbook_path(section: str) -> str:
+    """A section of the operations page, by its path in the repository."""
+    return f"{OPERATIONS}#{section}"
+
+
+def hosted(path: str, docs_url: str) -> str:
+    """Where a page opens, of a repository that is read at ``docs_url``."""
+    return f"{docs_url.rstrip('/')}/{path}"

@@ -18,13 +18,13 @@ from urllib.parse import quote
 
 from runway_pipelines.credentials.key_hygiene import NO_KEY_FACTS, KeyFacts
 from runway_pipelines.operations.run_report import hours
+from runway_pipelines.operations.wording import hosted, minute, runbook_path
 from runway_pipelines.rosters.freshness import is_recent
 
 if TYPE_CHECKING:
     from runway_pipelines.rosters.index import IndexEntry
 
 COMMAND = "runway-pipelines"
-OPERATIONS = "docs/operations.md"
 # A reason ends with what to do about it: our errors' remedy, a hold's commands, the end of a pin.
 _WHAT_TO_DO = re.compile(
     r"\s*(?:To do: (?P<remedy>.+)|(?P<commands>(?:To see what would change|To publish it all the same|To publish again)"
@@ -78,12 +78,13 @@ class Advice:
 
     def runbook(self, section: str) -> str:
         """A section of the operations page."""
-        path = f"{OPERATIONS}#{section}"
-        return path if self.docs_url is None else f"{self.docs_url.rstrip('/')}/{path}"
+        path = runbook_path(section)
+        return path if self.docs_url is None else hosted(path, self.docs_url)
 
     def adapted(self, text: str) -> str:
-        """A text of ours with its commands called as the reader calls them."""
-        return text if self.command == COMMAND else re.sub(rf"\b{COMMAND}(?= )", lambda _: self.command, text)
+        """A text of ours with its commands called as the reader calls them, once however often it is adapted."""
+        more = self.command.removeprefix(COMMAND)
+        return re.sub(rf"\b{COMMAND}(?= )(?!{re.escape(more)} )", lambda _: self.command, text) if more else text
 
 
 @dataclass(frozen=True)
@@ -485,7 +486,5 @@ def district_document(district: District) -> Mapping[str, Any]:
 
 def _minute(moment: str | None) -> str:
     """An ISO 8601 moment as ``2026-11-21 19:24 UTC``; any other text as it is."""
-    try:
-        return f"{datetime.fromisoformat(moment or '').astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    except ValueError:
-        return moment or "unknown"
+    shown = minute(moment or "unknown")
+    return shown if shown in (moment, "unknown") else f"{shown} UTC"

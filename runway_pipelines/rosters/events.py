@@ -9,6 +9,7 @@ import dagster as dg
 from runway_pipelines.credentials.connection_asset import SECRET_VERSION_LABEL
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.operations.tags import linked, runbook
+from runway_pipelines.operations.wording import minute
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.rosters.board import District, districts_of, what_to_do
 from runway_pipelines.rosters.guards import ALL_RULES, GUARD_NAMES
@@ -94,7 +95,7 @@ def events_of(
             partition=partition,
             target_materialization_data=target,
         )
-    if outcome.status in (TenantStatus.HELD, TenantStatus.FAILED) or outcome.candidate is not None:
+    if not outcome.status.is_success or outcome.candidate is not None:
         yield dg.AssetObservation(
             CROSS_YEAR_ROSTER,
             partition=partition,
@@ -228,7 +229,7 @@ def _roster_row(district: District) -> dg.TableRecord:
             "status": district.status,
             "lines": district.lines,
             "students": district.students,
-            "refreshed_at": _to_minutes(district.confirmed_at),
+            "refreshed_at": minute(district.confirmed_at) if district.confirmed_at else None,
         }
     )
 
@@ -259,11 +260,6 @@ def warehouse_seconds(outcomes: Iterable[TenantOutcome]) -> Mapping[str, float]:
         seconds += max(0.0, start + length - max(start, busy_until))
         busy_until = max(busy_until, start + length)
     return {"warehouse seconds": round(seconds, 1)} if spans else {}
-
-
-def _to_minutes(moment: str | None) -> str | None:
-    """An ISO 8601 moment in UTC as `2026-11-21 19:24`."""
-    return None if moment is None else moment[:16].replace("T", " ")
 
 
 def students_plot(outcomes: Iterable[TenantOutcome]) -> Mapping[str, dg.MetadataValue]:

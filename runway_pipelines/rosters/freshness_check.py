@@ -14,7 +14,7 @@ from runway_pipelines.partner_tenants.partitions import PARTNERS, PARTNERS_NAME
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.freshness import Freshness, freshness_of
 from runway_pipelines.rosters.index import PartnerIndex
-from runway_pipelines.rosters.outcome import TenantStatus
+from runway_pipelines.rosters.outcome import NOT_PUBLISHED
 from runway_pipelines.rosters.services import RosterServices
 
 TENANTS_FRESH = dg.AssetCheckKey(PARTNER_ROSTER_INDEX, "tenants_fresh")
@@ -33,13 +33,12 @@ TENANTS_PUBLISHED_SPEC = dg.AssetCheckSpec(
     "that are held, or failed; the index's table of problems says why, and what to do.",
     partitions_def=PARTNERS,
 )
-_NOT_PUBLISHED = (TenantStatus.HELD.value, TenantStatus.FAILED.value)
 _MOST_NAMED = 10
 
 
 def publication_evaluation(instance: dg.DagsterInstance, index: PartnerIndex) -> dg.AssetCheckEvaluation:
     """The check of one partner after its run."""
-    missed = [entry.name for entry in index.tenants if entry.status in _NOT_PUBLISHED]
+    missed = [entry.name for entry in index.tenants if entry.status in NOT_PUBLISHED]
     total = len(index.tenants)
     return dg.AssetCheckEvaluation(
         asset_key=PARTNER_ROSTER_INDEX,

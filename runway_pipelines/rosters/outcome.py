@@ -40,12 +40,15 @@ class TenantStatus(StrEnum):
     @property
     def is_success(self) -> bool:
         """Whether what is published is right as of this run, or was pinned by a person."""
-        return self not in (TenantStatus.HELD, TenantStatus.FAILED)
+        return self not in NOT_PUBLISHED
 
     @property
     def is_published(self) -> bool:
         """Whether the run, or a decision, published the tenant's roster."""
         return self in (TenantStatus.NEW, TenantStatus.UNCHANGED)
+
+
+NOT_PUBLISHED = frozenset({TenantStatus.HELD, TenantStatus.FAILED})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-import traceback
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -22,6 +21,7 @@ from tenacity import (
 
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.errors import Held, LockTimeout, RunwayError, Transient
+from runway_pipelines.operations.defects import logged_defect
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
 from runway_pipelines.rosters.extraction import select_roster
@@ -92,10 +92,7 @@ def _outcome(
     except RunwayError as error:
         return TenantOutcome(tenant, TenantStatus.FAILED, str(error), time.monotonic() - started)
     except Exception as error:  # noqa: BLE001 - the other tenants go on; the run fails, naming this one
-        # A defect of ours, or a library's error that we do not map. Its place is logged; its text may quote a row.
-        place = "".join(traceback.format_tb(error.__traceback__))
-        context.log.error(f"{tenant}: {type(error).__name__} at\n{place}", extra={"tenant": str(tenant)})
-        reason = f"an unexpected {type(error).__name__}: report it, with the run's log"
+        reason = logged_defect(context.log, str(tenant), error, extra={"tenant": str(tenant)})
         return TenantOutcome(tenant, TenantStatus.FAILED, reason, time.monotonic() - started)
 
 

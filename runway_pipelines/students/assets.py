@@ -3,7 +3,6 @@
 What resolves (duckdb) is imported within the run: the code server loads this module, and resolves nothing.
 """
 
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,7 +12,8 @@ from psycopg import Connection
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from runway_pipelines.dagster_events import keep_storage_connections, target_of_newest
-from runway_pipelines.errors import Permanent, RunwayError, Transient
+from runway_pipelines.errors import RunwayError, Transient
+from runway_pipelines.operations.defects import logged_defect
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
 from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import PartnerTenant
@@ -80,14 +80,14 @@ def student_resolutions(context: dg.AssetExecutionContext, students: StudentServ
     tenant, work = PartnerTenant.parse(context.partition_key), Work()
     rosters = students.rosters
     try:
-        _require_resolvable(students, tenant)
+        students.require_resolvable(tenant)
         # A second run waits, and then finds nothing that waits.
         with rosters.database.advisory_lock(lock_name(tenant), rosters.policy.lock_wait_seconds) as lock:
             yield from _resolve_waiting(context, students, tenant, lock, work)
     except RunwayError as error:
         work.problems.append(str(error))
     except Exception as error:  # noqa: BLE001 - Dagster would keep its text, which may quote a student
-        work.problems.append(_unexpected(context, str(tenant), error))
+        work.problems.append(logged_defect(context.log, str(tenant), error))
     if work.done or not work.problems:
         yield from _events(context.instance, tenant, work)
     if work.problems:
@@ -95,17 +95,6 @@ def student_resolutions(context: dg.AssetExecutionContext, students: StudentServ
             f"{tenant}: {first_few(work.problems, MOST_PROBLEMS, ' ')}",
             metadata=report_metadata(tenant, len(work.done), work.problems),
             allow_retries=False,
-        )
-
-
-def _require_resolvable(students: StudentServices, tenant: PartnerTenant) -> None:
-    """Raises `ResolutionOff`, and `Permanent` for a tenant without a roster: both are somebody's decision."""
-    students.require_on(tenant.partner_id)
-    if tenant not in students.rosters.registry().partner(tenant.partner_id).tenants:
-        raise Permanent(
-            expected=f"a tenant of {tenant.partner_id} that is in the registry",
-            came=tenant.key,
-            remedy="nothing is resolved for a tenant that left; its files are deleted in time",
         )
 
 
@@ -131,7 +120,7 @@ def _resolve_waiting(
         except RunwayError as error:
             work.problems.append(f"{file.folder.name}: {error}")
         except Exception as error:  # noqa: BLE001 - the other files go on; the run fails, naming this one
-            work.problems.append(f"{file.folder.name}: {_unexpected(context, str(file.folder), error)}")
+            work.problems.append(f"{file.folder.name}: {logged_defect(context.log, str(file.folder), error)}")
 
 
 def _asked(students: StudentServices, tenant: PartnerTenant, run_id: str) -> "TenantPersons":
@@ -170,13 +159,6 @@ def _resolve(
         f"{_counted(done)}; students as of {persons.asked_at:%Y-%m-%d %H:%M} UTC",
         extra={"tenant": str(file.folder.tenant)},
     )
-
-
-def _unexpected(context: dg.AssetExecutionContext, what: str, error: Exception) -> str:
-    """A defect of ours, or a library's error that we do not map. Its place is logged; its text may quote a row."""
-    place = "".join(traceback.format_tb(error.__traceback__))
-    context.log.error(f"{what}: {type(error).__name__} at\n{place}")
-    return f"an unexpected {type(error).__name__}: report it, with the run's log"
 
 
 def _counted(done: "ResolvedFile") -> str:

@@ -66,8 +66,9 @@ class StudentServices(dg.ConfigurableResource):  # type: ignore[type-arg]
                 "(docs/student-resolution.md)",
             )
 
-    def require_tenant(self, tenant: PartnerTenant) -> None:
-        """Raise `NoSuchTenant` for one that is not in the registry, or `Permanent` for a partner that is not."""
+    def require_resolvable(self, tenant: PartnerTenant) -> None:
+        """Raise `ResolutionOff`, `NoSuchTenant`, or `Permanent` for a partner that is not in the registry."""
+        self.require_on(tenant.partner_id)
         partner = self.rosters.registry().partner(tenant.partner_id)
         if tenant not in partner.tenants:
             raise NoSuchTenant(

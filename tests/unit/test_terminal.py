@@ -11,7 +11,8 @@ from rich.console import Console
 from runway_pipelines.cli.board import print_board
 from runway_pipelines.cli.rosters import why_nothing
 from runway_pipelines.cli.target import Target
-from runway_pipelines.cli.terminal import history_table, minute
+from runway_pipelines.cli.terminal import history_table
+from runway_pipelines.operations.wording import minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
 from runway_pipelines.rosters.board import PartnerState, make_board
