@@ -40,6 +40,7 @@ from runway_pipelines.stream.streaming import Patience
 from runway_pipelines.stream.tokens import TokenKeys, TokenOfAnotherRun, TokenRefused, TokenRules, token_keys
 from runway_pipelines.systems.aws.secrets_manager import read_secret
 from runway_pipelines.systems.core_files import forbid_core_files
+from runway_pipelines.systems.snowflake.resource import snowflake_resource
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -200,7 +201,8 @@ class StreamApi:
     @asynccontextmanager
     async def _lifespan(self, app: Router) -> AsyncIterator[None]:
         """Evict idle sessions and old persons while the server runs; drain the pools once nothing is in flight."""
-        Thread(target=_import_driver, name="import", daemon=True).start()
+        # Imported early: the first warehouse pull would wait for it.
+        Thread(target=snowflake_resource, name="import", daemon=True).start()
         evicting = asyncio.create_task(_every(EVICTION_SECONDS, self._evict))
         try:
             yield
@@ -235,8 +237,3 @@ async def _every(seconds: float, work: Callable[[], object]) -> None:
             await in_thread(work)
         except Exception as error:  # noqa: BLE001 - the next eviction must still happen
             log.error("evicting idle sessions failed: %s", type(error).__name__)
-
-
-def _import_driver() -> None:
-    """Import it early: the first warehouse pull would wait eight CPU-seconds for it."""
-    import dagster_snowflake  # noqa: F401

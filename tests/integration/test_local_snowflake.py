@@ -150,10 +150,10 @@ def test_a_password_is_no_way_in(stack, keys):
 
 
 def test_dagsters_resource_connects(stack, keys):
-    from dagster_snowflake import SnowflakeResource
+    from runway_pipelines.systems.snowflake.resource import snowflake_resource
 
     endpoint = {"host": stack.snowflake_host, "port": stack.snowflake_port, "protocol": "http"}
-    resource = SnowflakeResource(
+    resource = snowflake_resource()(
         account=ACCOUNT,
         user=USER,
         private_key=keys[0].base64_pem,

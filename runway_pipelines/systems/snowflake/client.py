@@ -1,7 +1,6 @@
 """Sessions on a partner's Snowflake, opened through dagster-snowflake.
 
-Heavy imports are inside functions: ``dagster_snowflake`` alone costs eight CPU-seconds (it brings Snowpark), and the
-code server, the daemon's sensors and most commands never need it.
+The driver is imported inside functions: the code server, the daemon's sensors and most commands never need it.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import dagster as dg
 from runway_pipelines.systems.snowflake.connection import EduConnection, Place
 from runway_pipelines.systems.snowflake.driver import prepare_driver
 from runway_pipelines.systems.snowflake.errors import snowflake_errors, snowflake_login_errors
+from runway_pipelines.systems.snowflake.resource import snowflake_resource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,14 +100,12 @@ class EduSnowflake(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         Raises `AuthenticationRefused` or `Unavailable`.
         """
-        from dagster_snowflake import SnowflakeResource
-
         # The driver logs every request at INFO.
         logging.getLogger("snowflake").setLevel(logging.WARNING)
         additional: dict[str, Any] = {"session_parameters": SESSION_PARAMETERS | {"QUERY_TAG": query_tag}}
         if self.host:
             additional |= {"host": self.host, "port": self.port, "protocol": self.protocol}
-        resource = SnowflakeResource(
+        resource = snowflake_resource()(
             account=connection.account,
             user=connection.username,
             private_key=connection.private_key,
