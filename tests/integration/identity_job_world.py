@@ -17,13 +17,12 @@ import psycopg
 import pytest
 
 from runway_pipelines import wiring
-from runway_pipelines.definitions import build_definitions
 from runway_pipelines.local.lml_verdicts import TRACKS_CONTRACT_VERSION, compilation_tracks, resolved, track_artists
-from runway_pipelines.settings import load_settings
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.verdicts import Answer, ArtistIds, Kind, Provenance, Track, Verdict
 from runway_pipelines.systems.postgres.databases import CatalogueDatabase
 from tests.integration.identity_world import DATABASE, NOW, TestCatalogue
+from tests.integration.world import definitions
 from tests.reference_identity import ARTIST_IDS, ReferenceCatalogue, float4
 
 LIBRARIES = 60
@@ -43,7 +42,6 @@ _TABLES = (
 )
 _MOMENTS = {"last_verified_at", "superseded_at"}
 _OF_THE_DATABASE = {"distinct_unresolved_sources", "history_id", "reason_category", "archived_at", "superseded_reason"}
-
 
 # the catalogue
 
@@ -198,8 +196,7 @@ def as_reference(tables: TestCatalogue) -> ReferenceCatalogue:
 
 def run(instance: dg.DagsterInstance, job_name: str = "library_identity_job", **options: Any) -> Any:
     """The job in this process; small batches unless told."""
-    load_settings.cache_clear()
-    job = build_definitions(load_settings()).resolve_job_def(job_name)
+    job = definitions().resolve_job_def(job_name)
     return job.execute_in_process(
         instance=instance,
         run_config={"ops": {"library_identity_graph": {"config": OPTIONS | options}}},

@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 from runway_pipelines.cli import main
 from runway_pipelines.credentials.connection_asset import CAN_CONNECT
-from runway_pipelines.definitions import build_definitions
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.operations.run_log import RunLog
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
@@ -31,6 +30,7 @@ from tests.integration.identity_job_world import (
 )
 from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
+from tests.integration.world import definitions
 from tests.servers.lml_faults import Rule
 
 
@@ -67,8 +67,7 @@ def test_every_library_is_resolved_counted_and_checked(tables: TestCatalogue, in
 def test_one_table_may_be_asked_for_and_all_are_written(
     table: str, tables: TestCatalogue, instance: dg.DagsterInstance
 ) -> None:
-    load_settings.cache_clear()
-    whole = build_definitions(load_settings()).resolve_implicit_global_asset_job_def()
+    whole = definitions().resolve_implicit_global_asset_job_def()
     job = whole.get_subset(asset_selection={dg.AssetKey(["identity", table])})
     result = job.execute_in_process(
         instance=instance, run_config={"ops": {"library_identity_graph": {"config": OPTIONS}}}
@@ -287,8 +286,7 @@ def test_the_recheck_job_asks_about_everything_that_carries_a_stamp_again(
     assert counts(run(instance))["scanned"] == 0
     stamped = sum(row["unresolved_attempted_at"] is not None for row in tables.rows("library"))
     assert stamped > COMPILATIONS
-    load_settings.cache_clear()
-    recheck = build_definitions(load_settings()).resolve_job_def("library_identity_recheck_job")
+    recheck = definitions().resolve_job_def("library_identity_recheck_job")
     # Options that somebody gives in the launchpad do not make it another job.
     for options, scanned in (({}, stamped), ({"limit": 3, "shards": 2}, 3 + 3)):  # of each cohort
         result = recheck.execute_in_process(instance=instance, run_config=options)

@@ -9,11 +9,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from runway_pipelines.definitions import build_definitions
 from runway_pipelines.identity import transactions
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.settings import load_settings
 from tests.integration.identity_job_world import (
     ALL,
     COMPILATIONS,
@@ -33,7 +31,7 @@ from tests.integration.identity_job_world import (
 )
 from tests.integration.identity_world import TestCatalogue, new_catalogue
 from tests.integration.lml_control import LmlControl
-from tests.integration.world import World
+from tests.integration.world import World, definitions
 from tests.servers.lml_faults import Rule
 
 KEY, PASSWORD, ARTIST, TITLE, BODY = (f"CANARY-{word}" for word in ("key", "password", "artist", "title", "body"))
@@ -202,8 +200,7 @@ def test_a_dry_run_that_lml_refuses_says_how_far_it_got_and_fails(
 
 def test_the_schedule_runs_every_night_unless_somebody_stops_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def schedule() -> dg.ScheduleDefinition:
-        load_settings.cache_clear()
-        repository = build_definitions(load_settings()).get_repository_def()
+        repository = definitions().get_repository_def()
         return repository.get_schedule_def("library_identity_daily_schedule")
 
     nightly = schedule()
@@ -217,10 +214,9 @@ def test_the_schedule_runs_every_night_unless_somebody_stops_it(world: World, mo
 
 @pytest.mark.slow
 def test_the_schedules_runs_need_no_config(tables: TestCatalogue, instance: dg.DagsterInstance) -> None:
-    load_settings.cache_clear()
-    definitions = build_definitions(load_settings())
-    schedule = definitions.get_repository_def().get_schedule_def("library_identity_daily_schedule")
-    job = definitions.resolve_job_def(schedule.job_name)
+    built = definitions()
+    schedule = built.get_repository_def().get_schedule_def("library_identity_daily_schedule")
+    job = built.resolve_job_def(schedule.job_name)
     with dg.build_schedule_context(instance=instance) as context:
         tick = schedule.evaluate_tick(context)
     [request] = tick.run_requests or []

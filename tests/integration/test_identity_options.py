@@ -11,12 +11,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from runway_pipelines.definitions import build_definitions
 from runway_pipelines.identity.options import IdentityOptions
-from runway_pipelines.settings import load_settings
 from tests.integration.identity_job_world import COMPILATIONS, LIBRARIES, OPTIONS, counts, failure, run
 from tests.integration.identity_world import TestCatalogue
 from tests.integration.lml_control import LmlControl
+from tests.integration.world import definitions
 
 SAID = "Expected batch_size to be 1 to 1000, limit to be 1 or more; got batch_size 1001, limit 0."
 CHECKOUT = Path(__file__).parents[2]
@@ -85,8 +84,7 @@ def test_the_command_line_and_the_json_log_name_the_option_its_value_and_its_ran
 
 
 def recheck(instance: dg.DagsterInstance, **options: Any) -> Any:
-    load_settings.cache_clear()
-    job = build_definitions(load_settings()).resolve_job_def("library_identity_recheck_job")
+    job = definitions().resolve_job_def("library_identity_recheck_job")
     return job.execute_in_process(instance=instance, run_config=OPTIONS | options, raise_on_error=False)
 
 
