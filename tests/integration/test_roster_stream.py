@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,12 +35,11 @@ from tests.integration.stream_server import (
     stream_server,
     unchunked,
 )
-from tests.integration.world import TestPartner, Warehouse, World
+from tests.integration.world import TestPartner, Warehouse, World, world_of
 from tests.waiting import wait_until
 
 
-@pytest.fixture
-def partner(world: World) -> TestPartner:
+def new_partner(world: World) -> TestPartner:
     warehouse = Warehouse()
     warehouse.students("north", 300)
     warehouse.student("north", "0604921", ("Local", "0012"), ("Local", "12"), ("State", "9"), ed_org_id=7)
@@ -50,8 +49,29 @@ def partner(world: World) -> TestPartner:
 
 
 @pytest.fixture
+def partner(world: World) -> TestPartner:
+    return new_partner(world)
+
+
+@pytest.fixture
 def run(world: World, partner: TestPartner) -> int:
     return add_run(world, partner, "north")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published roster, for tests that only read."""
+
+    partner: TestPartner
+    run: int
+    content: bytes
+
+
+@pytest.fixture(scope="module")
+def published(stack: EmbeddedStack) -> Iterator[Published]:
+    with pytest.MonkeyPatch.context() as patch, world_of(stack, patch) as world:
+        partner = new_partner(world)
+        yield Published(partner, add_run(world, partner, "north"), publish(partner, "north"))
 
 
 def token(**claims: object) -> str:
@@ -165,13 +185,13 @@ class TestWhoMayAsk:
 
 class TestBytes:
     def test_snapshot_and_warehouse_give_the_bytes_that_were_published(
-        self, server: StreamServer, partner: TestPartner, run: int
+        self, server: StreamServer, published: Published
     ) -> None:
-        expected = publish(partner, "north")
-        assert expected == b"".join(partner.warehouse.reference("north").lines)
-        pointer = partner.pointer("north")
+        expected = published.content
+        assert expected == b"".join(published.partner.warehouse.reference("north").lines)
+        pointer = published.partner.pointer("north")
         assert pointer is not None
-        snapshot = server.pull(run)
+        snapshot = server.pull(published.run)
         assert snapshot.content == expected
         assert snapshot.headers["content-type"] == "application/x-ndjson"
         assert snapshot.headers["content-length"] == str(len(expected))
@@ -180,7 +200,7 @@ class TestBytes:
         assert snapshot.headers["x-roster-as-of"] == pointer.verified_at
         assert snapshot.headers["etag"] == f'"{pointer.sha256}"'
         before = datetime.now(UTC)
-        warehouse = server.pull(run, "?source=warehouse")
+        warehouse = server.pull(published.run, "?source=warehouse")
         assert warehouse.content == expected
         assert warehouse.headers["content-type"] == "application/x-ndjson"
         assert warehouse.headers["transfer-encoding"] == "chunked"
@@ -190,17 +210,20 @@ class TestBytes:
 
     @pytest.mark.parametrize("source", ["snapshot", "warehouse"])
     def test_it_is_compressed_when_that_is_asked_for(
-        self, server: StreamServer, partner: TestPartner, run: int, source: str
+        self, server: StreamServer, published: Published, source: str
     ) -> None:
-        expected = publish(partner, "north")
+        expected = published.content
         with raw_client(
-            server, request_bytes(run, f"roster?source={source}", Connection="close", **{"Accept-Encoding": "br, gzip"})
+            server,
+            request_bytes(
+                published.run, f"roster?source={source}", Connection="close", **{"Accept-Encoding": "br, gzip"}
+            ),
         ) as client:
             head, _, body = read_all(client).partition(b"\r\n\r\n")
         assert b"content-encoding: gzip" in head
         assert gzip.decompress(unchunked(body)) == expected
         for refused in ("identity", "gzip;q=0", "br", "*"):
-            answer = server.pull(run, f"?source={source}", **{"Accept-Encoding": refused})
+            answer = server.pull(published.run, f"?source={source}", **{"Accept-Encoding": refused})
             assert "content-encoding" not in answer.headers
             assert answer.content == expected
 
@@ -216,49 +239,41 @@ class TestBytes:
         wait_until(lambda: re.findall(said, server.log()) == expected)
 
     def test_nothing_of_a_student_a_token_or_a_key_is_in_log_or_metrics(
-        self, server: StreamServer, partner: TestPartner, run: int
+        self, server: StreamServer, published: Published
     ) -> None:
-        publish(partner, "north")
-        used = bearer(run)
+        used = bearer(published.run)
         for query in ("", "?source=warehouse", "?source=elsewhere"):
-            server.get(f"/earthbeam/jobs/{run}/roster{query}", **used)
-        server.get(f"/earthbeam/jobs/{run + 1}/roster", **used)
+            server.get(f"/earthbeam/jobs/{published.run}/roster{query}", **used)
+        server.get(f"/earthbeam/jobs/{published.run + 1}/roster", **used)
         said = server.log() + server.get("/metrics").text
-        assert partner.partner_id in said
-        assert partner.partner_id not in server.get("/metrics").text
+        assert published.partner.partner_id in said
+        assert published.partner.partner_id not in server.get("/metrics").text
         for secret in ("0604921", "S00001", "LS0000", *used["Authorization"].split("."), KEY, "PRIVATE KEY"):
             assert secret not in said
 
 
 class TestSnapshots:
     @pytest.mark.parametrize("encoding", ["identity", "gzip"])
-    def test_head_says_what_get_would(
-        self, server: StreamServer, partner: TestPartner, run: int, encoding: str
-    ) -> None:
-        publish(partner, "north")
-        got = server.pull(run, **{"Accept-Encoding": encoding})
-        head = server.get(f"/earthbeam/jobs/{run}/roster", run, "HEAD", **{"Accept-Encoding": encoding})
+    def test_head_says_what_get_would(self, server: StreamServer, published: Published, encoding: str) -> None:
+        got = server.pull(published.run, **{"Accept-Encoding": encoding})
+        head = server.get(
+            f"/earthbeam/jobs/{published.run}/roster", published.run, "HEAD", **{"Accept-Encoding": encoding}
+        )
         assert (head.status_code, head.content) == (200, b"")
         assert {**head.headers, "date": ""} == {**got.headers, "date": ""}
 
     @pytest.mark.slow
     @pytest.mark.parametrize("encoding", ["identity", "gzip"])
-    def test_a_client_that_has_it_gets_304(
-        self, server: StreamServer, partner: TestPartner, run: int, encoding: str
-    ) -> None:
-        publish(partner, "north")
-        first = server.pull(run, **{"Accept-Encoding": encoding})
+    def test_a_client_that_has_it_gets_304(self, server: StreamServer, published: Published, encoding: str) -> None:
+        first = server.pull(published.run, **{"Accept-Encoding": encoding})
         for known in (first.headers["etag"], f"W/{first.headers['etag']}", f'"x", {first.headers["etag"]}', "*"):
-            again = server.pull(run, **{"Accept-Encoding": encoding, "If-None-Match": known})
+            again = server.pull(published.run, **{"Accept-Encoding": encoding, "If-None-Match": known})
             assert (again.status_code, again.content) == (304, b"")
             assert again.headers["etag"] == first.headers["etag"]
-        assert server.pull(run, **{"If-None-Match": '"other"'}).status_code == 200
+        assert server.pull(published.run, **{"If-None-Match": '"other"'}).status_code == 200
 
-    def test_the_two_encodings_have_their_own_validators(
-        self, server: StreamServer, partner: TestPartner, run: int
-    ) -> None:
-        publish(partner, "north")
-        plain, compressed = (server.pull(run, **{"Accept-Encoding": one}) for one in ("identity", "gzip"))
+    def test_the_two_encodings_have_their_own_validators(self, server: StreamServer, published: Published) -> None:
+        plain, compressed = (server.pull(published.run, **{"Accept-Encoding": one}) for one in ("identity", "gzip"))
         assert plain.headers["etag"] != compressed.headers["etag"]
         assert plain.headers["vary"] == compressed.headers["vary"] == "Accept-Encoding"
 
@@ -267,26 +282,26 @@ class TestSnapshots:
         [("bytes=0-9", 0, 9), ("bytes=100-", 100, None), ("bytes=-5", -5, None), ("bytes=10-9999999", 10, None)],
     )
     def test_a_range_is_a_part_of_the_stored_bytes(
-        self, server: StreamServer, partner: TestPartner, run: int, asked: str, first: int, last: int | None
+        self, server: StreamServer, published: Published, asked: str, first: int, last: int | None
     ) -> None:
-        expected = publish(partner, "north")
-        answer = server.pull(run, Range=asked, **{"Accept-Encoding": "gzip"})
+        expected = published.content
+        answer = server.pull(published.run, Range=asked, **{"Accept-Encoding": "gzip"})
         wanted = expected[first:] if last is None else expected[first : last + 1]
         assert (answer.status_code, answer.content) == (206, wanted)
         start = first % len(expected)
         assert answer.headers["content-range"] == f"bytes {start}-{start + len(wanted) - 1}/{len(expected)}"
 
-    def test_a_range_behind_the_end_is_416(self, server: StreamServer, partner: TestPartner, run: int) -> None:
-        size = len(publish(partner, "north"))
-        answer = server.pull(run, Range=f"bytes={size}-")
+    def test_a_range_behind_the_end_is_416(self, server: StreamServer, published: Published) -> None:
+        size = len(published.content)
+        answer = server.pull(published.run, Range=f"bytes={size}-")
         assert (answer.status_code, answer.headers["content-range"]) == (416, f"bytes */{size}")
 
     @pytest.mark.parametrize("asked", ["lines=0-1", "bytes=0-1,5-6", "bytes=5-1", "bytes=-", "nonsense"])
     def test_what_is_no_single_range_of_bytes_is_answered_with_the_whole(
-        self, server: StreamServer, partner: TestPartner, run: int, asked: str
+        self, server: StreamServer, published: Published, asked: str
     ) -> None:
-        expected = publish(partner, "north")
-        answer = server.pull(run, Range=asked)
+        expected = published.content
+        answer = server.pull(published.run, Range=asked)
         assert (answer.status_code, answer.content) == (200, expected)
 
     @pytest.mark.slow
