@@ -33,7 +33,7 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import sync_partitions
 from runway_pipelines.partner_tenants.registry import read_registry
 from runway_pipelines.rosters.manifest import Manifest, Pointer, index_key, manifest_key, pointer_key, stable_key
-from runway_pipelines.settings import Settings, load_settings
+from runway_pipelines.settings import load_settings
 from runway_pipelines.wiring import build_application_database
 from tests.reference_roster import ReferenceRoster, reference_roster
 
@@ -298,13 +298,7 @@ class TestPartner:
 def definitions() -> dg.Definitions:
     """The code location for the environment as it is now."""
     load_settings.cache_clear()
-    return _built(load_settings())
-
-
-@functools.lru_cache(maxsize=2)
-def _built(settings: Settings) -> dg.Definitions:
-    """Made once, as a code server does: making them and their jobs is a tenth of a run."""
-    return build_definitions(settings)
+    return build_definitions(load_settings())
 
 
 def bring_in_line(instance: dg.DagsterInstance) -> None:
