@@ -5,8 +5,9 @@ docs/decisions/0001-partitions.md. Both routes go through `refresh.refresh_tenan
 """
 
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from itertools import groupby
 
 import dagster as dg
@@ -49,7 +50,7 @@ from runway_pipelines.rosters.freshness_check import (
     freshness_evaluation,
     publication_evaluation,
 )
-from runway_pipelines.rosters.index import PLACES_ASKED, PartnerIndex, PublishedPlaces, record_outcomes
+from runway_pipelines.rosters.index import PLACES_ASKED, PartnerIndex, PublishedPlaces, failing_since, record_outcomes
 from runway_pipelines.rosters.outcome import RefreshContext, TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import published_keys
 from runway_pipelines.rosters.refresh import refresh_tenants
@@ -237,7 +238,8 @@ def _registered_partner(context: dg.AssetExecutionContext, rosters: RosterServic
     try:
         return registry.partner(partner_id)
     except Permanent:
-        record_outcomes(rosters.store, RosterPartner(partner_id, partner_id, (), ()), (), context.run.run_id)
+        gone = RosterPartner(partner_id, partner_id, (), ())
+        record_outcomes(rosters.store, gone, (), context.run.run_id, datetime.now(UTC))
         published = sum(1 for _ in published_keys(rosters.store, partner_id, with_snapshots=False))
         context.log.warning(
             f"{partner_id}: {published} files are still published; to delete them, run "
@@ -274,6 +276,7 @@ def _refresh(
         lock_wait_seconds=rosters.policy.lock_wait_seconds,
         log=context.log,
     )
+    failing = _failing_since(context, rosters, partner)
     own: list[TenantOutcome] = []
     try:
         for outcome in refresh_tenants(
@@ -285,12 +288,24 @@ def _refresh(
                 outcome,
                 rosters.store,
                 planned_checks=planned_checks,
+                failing_since=failing.get(outcome.tenant.tenant_code),
                 docs_url=rosters.policy.docs_url,
             )
     finally:
         outcomes += own
     context.log.info(f"{partner.partner_id}: {len(tenants)} tenants over {sessions.connects} Snowflake sessions")
-    return record_outcomes(rosters.store, partner, own, run_id)
+    return record_outcomes(rosters.store, partner, own, run_id, refresh.now())
+
+
+def _failing_since(
+    context: dg.AssetExecutionContext, rosters: RosterServices, partner: RosterPartner
+) -> Mapping[str, str]:
+    """Since when tenants fail, for their pages. A failed read is only logged: the rosters matter more."""
+    try:
+        return failing_since(rosters.store, partner)
+    except RunwayError as error:
+        context.log.warning(f"{partner.partner_id}: its index does not say since when tenants fail: {error}")
+        return {}
 
 
 def fail_if_any_failed(outcomes: Sequence[TenantOutcome], remedy: str) -> None:

@@ -104,7 +104,7 @@ class District:
     """One district. Moments are ISO 8601 in UTC.
 
     ``confirmed_at`` is when the warehouse last confirmed the roster that is there, and ``since`` when its state began,
-    where that is known: of a failure it is not, only that it came after ``confirmed_at``.
+    where that is known. An index that an earlier version wrote does not say when a failure began.
     """
 
     tenant_code: str
@@ -344,7 +344,9 @@ def _since(
     entry: IndexEntry, state: DistrictState, confirmed: datetime | None, age: timedelta | None, most_age: timedelta
 ) -> str | None:
     if state is DistrictState.HELD or entry.status == "pinned":
-        return entry.since
+        return entry.since or entry.failing_since
+    if state is DistrictState.FAILED:
+        return entry.failing_since
     if state is DistrictState.STALE and confirmed is not None and age is not None and age > timedelta():
         return (confirmed + most_age).astimezone(UTC).isoformat(timespec="seconds")
     return None

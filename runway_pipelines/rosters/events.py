@@ -54,6 +54,7 @@ def events_of(
     store: ObjectStore,
     *,
     planned_checks: Collection[str] = (),
+    failing_since: str | None = None,
     docs_url: str | None = None,
 ) -> Iterator[object]:
     """The events of one tenant, in order: roster, its checks, publication.
@@ -100,7 +101,7 @@ def events_of(
             CROSS_YEAR_ROSTER,
             partition=partition,
             description=f"{outcome.status}: {outcome.reason}",
-            metadata=linked(problem_metadata(outcome, store), docs_url),
+            metadata=linked(problem_metadata(outcome, store, failing_since), docs_url),
         )
     if outcome.status.is_published:
         published = dg.AssetMaterialization if outcome.school_years else dg.AssetObservation
@@ -133,8 +134,13 @@ def roster_metadata(
     }
 
 
-def problem_metadata(outcome: TenantOutcome, store: ObjectStore) -> Mapping[str, dg.MetadataValue | int | float | str]:
-    """What a person must know of a tenant that this run did not publish, and of the candidate if one was kept."""
+def problem_metadata(
+    outcome: TenantOutcome, store: ObjectStore, failing_since: str | None = None
+) -> Mapping[str, dg.MetadataValue | int | float | str]:
+    """What a person must know of a tenant that this run did not publish, and of the candidate if one was kept.
+
+    ``failing_since`` is when the first of the failures before this one was, None where this is the first.
+    """
     is_held = outcome.hold is not None
     metadata: dict[str, dg.MetadataValue | int | float | str] = {
         "state": outcome.status.value,
@@ -144,6 +150,8 @@ def problem_metadata(outcome: TenantOutcome, store: ObjectStore) -> Mapping[str,
     }
     if outcome.hold is not None:
         metadata["held since"] = outcome.hold.since
+    elif not outcome.status.is_success:
+        metadata["failing since"] = failing_since or "this run, the first that failed"
     if outcome.pinned_at is not None:
         metadata["pinned since"] = outcome.pinned_at
     if (candidate := outcome.candidate) is not None:

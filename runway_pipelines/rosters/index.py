@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -34,7 +34,8 @@ WRITE_ATTEMPTS = 8
 @dataclass(frozen=True)
 class IndexEntry:
     """One tenant. ``refreshed_at`` (ISO 8601, UTC) is when the warehouse last confirmed what is published, ``status``
-    how the last try ended. ``since`` is when a person's decision was first needed, or made (held, pinned).
+    how the last try ended. ``since`` is when a person's decision was first needed, or made (held, pinned);
+    ``failing_since`` is when the first of the tries ended that failed, or were refused by a check, without a break.
     """
 
     tenant_code: str
@@ -45,6 +46,7 @@ class IndexEntry:
     lines: int = 0
     students: int = 0
     since: str | None = None
+    failing_since: str | None = None
 
     @property
     def name(self) -> str:
@@ -115,14 +117,14 @@ class PartnerIndex:
             run_id,
         )
 
-    def updated(self, outcomes: Iterable[TenantOutcome], run_id: str) -> PartnerIndex:
-        """The index after a run; a tenant that failed keeps what it had published."""
+    def updated(self, outcomes: Iterable[TenantOutcome], run_id: str, now: datetime) -> PartnerIndex:
+        """The index after a run that ended at ``now``; a tenant that failed keeps what it had published."""
         by_code = {outcome.tenant.tenant_code: outcome for outcome in outcomes}
         return PartnerIndex(
             self.partner_id,
             self.school_years,
             tuple(
-                _after(entry, by_code[entry.tenant_code]) if entry.tenant_code in by_code else entry
+                _after(entry, by_code[entry.tenant_code], now) if entry.tenant_code in by_code else entry
                 for entry in self.tenants
             ),
             run_id,
@@ -140,14 +142,20 @@ class PartnerIndex:
     reraise=True,
 )
 def record_outcomes(
-    store: ObjectStore, partner: RosterPartner, outcomes: Iterable[TenantOutcome], run_id: str
+    store: ObjectStore, partner: RosterPartner, outcomes: Iterable[TenantOutcome], run_id: str, now: datetime
 ) -> PartnerIndex:
     """Update the stored index with a run's outcomes; if another run wrote it meanwhile, read and write again."""
     key = index_key(partner.partner_id)
     stored = store.read(key)
-    index = PartnerIndex.parse(stored, partner).updated(outcomes, run_id)
+    index = PartnerIndex.parse(stored, partner).updated(outcomes, run_id, now)
     store.write(key, index.to_json(), replacing=stored)
     return index
+
+
+def failing_since(store: ObjectStore, partner: RosterPartner) -> Mapping[str, str]:
+    """Since when each tenant fails, by tenant code, of those that failed at their last try."""
+    tenants = PartnerIndex.read(store, partner).tenants
+    return {entry.tenant_code: entry.failing_since for entry in tenants if entry.failing_since is not None}
 
 
 class PublishedPlaces:
@@ -219,13 +227,14 @@ def _since(entry: IndexEntry, outcome: TenantOutcome) -> str | None:
     return entry.since if outcome.status is TenantStatus.FAILED else None
 
 
-def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
+def _after(entry: IndexEntry, outcome: TenantOutcome, now: datetime) -> IndexEntry:
     if not outcome.status.is_success or outcome.manifest is None:
         return replace(
             entry,
             status=outcome.status.value,
             reason=outcome.reason,
             since=_since(entry, outcome),
+            failing_since=None if outcome.hold else entry.failing_since or _stored(now),
         )
     # Of a superseded run it is the other run's moment: this run confirmed nothing.
     verified_at = None if outcome.verified_at is None else moment_of(outcome.verified_at)
@@ -233,11 +242,13 @@ def _after(entry: IndexEntry, outcome: TenantOutcome) -> IndexEntry:
         tenant_code=entry.tenant_code,
         status=outcome.status.value,
         reason=outcome.reason,
-        refreshed_at=entry.refreshed_at
-        if verified_at is None
-        else verified_at.astimezone(UTC).isoformat(timespec="seconds"),
+        refreshed_at=entry.refreshed_at if verified_at is None else _stored(verified_at),
         sha256=outcome.manifest.sha256,
         lines=outcome.manifest.lines,
         students=outcome.manifest.students,
         since=outcome.pinned_at,
     )
+
+
+def _stored(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds")

@@ -109,7 +109,7 @@ class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
                 remedy="nothing is published for a tenant that left; rosters purge deletes what still is",
             )
         outcome = decide(self.decisions(run_id), tenant, partner.published_years, decision)
-        record_outcomes(self.store, partner, [outcome], run_id)
+        record_outcomes(self.store, partner, [outcome], run_id, datetime.now(UTC))
         return outcome
 
     def try_credentials(self, partner_id: str, sessions: PartnerSessions) -> Trial:

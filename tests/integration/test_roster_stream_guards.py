@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -174,7 +175,9 @@ def test_a_secret_that_opens_another_partners_warehouse_gives_nobody_its_student
 ) -> None:
     outcome = refresh(partner, "north")
     with services_of(partner) as services:
-        record_outcomes(services.store, services.registry().partner(partner.partner_id), [outcome], "test")
+        record_outcomes(
+            services.store, services.registry().partner(partner.partner_id), [outcome], "test", datetime.now(UTC)
+        )
     good = partner.published("north")
     theirs = Warehouse()
     theirs.students("north", 300, prefix="T")

@@ -112,7 +112,23 @@ def district(one: IndexEntry) -> District:
             "Expected the secret dev-acme; got no secret of that name",
             "after its last good refresh, 2026-11-27 06:30 UTC",
             "create it; then materialize rosters/partner_roster_index, partition acme, in the Dagster UI",
+            id="failed, as an earlier version recorded it",
+        ),
+        pytest.param(
+            entry(status="failed", age=40, reason=NO_SECRET, failing_since=ago(12)),
+            "failed",
+            "Expected the secret dev-acme; got no secret of that name",
+            "since 2026-11-28 10:30 UTC",
+            "create it; then materialize rosters/partner_roster_index, partition acme, in the Dagster UI",
             id="failed",
+        ),
+        pytest.param(
+            entry(status="held", age=40, reason=REFUSED, failing_since=ago(36)),
+            "held",
+            "Expected students of north in the warehouse; got none",
+            "since 2026-11-27 10:30 UTC",
+            "correct the tenant code",
+            id="held by a check",
         ),
         pytest.param(
             entry(status="failed", age=40, reason="an unexpected KeyError", since=ago(50)),

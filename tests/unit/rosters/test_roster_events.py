@@ -101,6 +101,10 @@ def test_a_district_that_failed_says_why_and_what_to_do(instance: dg.DagsterInst
     assert isinstance(said, dg.AssetObservation)
     assert (said.partition, said.description) == (TENANT.key, "failed: no table")
     assert said.metadata["state"].value == "failed"
+    assert said.metadata["failing since"].value == "this run, the first that failed"
+    (again,) = events_of(instance, failed, store, failing_since=SINCE)
+    assert isinstance(again, dg.AssetObservation)
+    assert again.metadata["failing since"].value == SINCE
     runbook = said.metadata["runbook"].value
     assert runbook == "https://code.example.org/main/docs/operations.md#a-run-failed-what-now"
 

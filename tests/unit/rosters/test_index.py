@@ -1,0 +1,60 @@
+"""Since when a tenant fails, in its partner's index."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from runway_pipelines.partner_tenants.registry import RosterPartner
+from runway_pipelines.rosters.holds import Hold, HoldReason
+from runway_pipelines.rosters.index import failing_since, record_outcomes
+from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
+from tests.factories import TENANT, manifest
+from tests.memory_store import MemoryS3, memory_store
+
+PARTNER = RosterPartner(TENANT.partner_id, TENANT.partner_id, (TENANT.tenant_code,), (2026,))
+FIRST_NIGHT = datetime(2026, 11, 20, 2, tzinfo=UTC)
+NIGHTS = [(FIRST_NIGHT + timedelta(days=n)).isoformat() for n in range(4)]
+
+FAILED = TenantOutcome(TENANT, TenantStatus.FAILED, "no table", 0.1)
+REFUSED = TenantOutcome(TENANT, TenantStatus.HELD, "no student", 0.1)
+GOOD = TenantOutcome(TENANT, TenantStatus.UNCHANGED, "", 0.1, manifest(), NIGHTS[0])
+HELD = TenantOutcome(
+    TENANT,
+    TenantStatus.HELD,
+    "640 are gone",
+    0.1,
+    hold=Hold(
+        sha256="a" * 64,
+        since=NIGHTS[0],
+        run_id="run",
+        reasons=(HoldReason("students_lost", "640"),),
+        published_sha256="b" * 64,
+        students=9,
+        seen_at=NIGHTS[0],
+        query_started_at=NIGHTS[0],
+        secret_version_id="v1",
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "since"),
+    [
+        ([FAILED], NIGHTS[0]),
+        ([FAILED, FAILED, FAILED], NIGHTS[0]),
+        ([GOOD, FAILED, REFUSED], NIGHTS[1]),  # refused by a check, which no person can approve, is a failure too
+        ([FAILED, GOOD], None),
+        ([FAILED, GOOD, FAILED], NIGHTS[2]),
+        ([FAILED, HELD], None),  # a person's turn, since the hold
+        ([FAILED, HELD, FAILED], NIGHTS[2]),
+    ],
+)
+def test_a_tenant_fails_since_the_first_failure_after_its_last_good_refresh(
+    outcomes: list[TenantOutcome], since: str | None
+) -> None:
+    store = memory_store(MemoryS3())
+    for night, outcome in enumerate(outcomes):
+        record_outcomes(store, PARTNER, [outcome], "run", FIRST_NIGHT + timedelta(days=night))
+    assert failing_since(store, PARTNER).get(TENANT.tenant_code) == since
