@@ -17,9 +17,9 @@ from runway_pipelines.operations.outcome_sensor import Watched, build_run_outcom
 from runway_pipelines.operations.retention import build_retention_job, build_retention_schedule
 from runway_pipelines.operations.tags import linked
 from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
+from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.assets import partner_rosters, tenant_rosters
 from runway_pipelines.rosters.automation import build_daily_schedule, partner_rosters_job
-from runway_pipelines.rosters.board import Advice
 from runway_pipelines.rosters.board_asset import build_board_asset, build_board_retention, build_board_sensor
 from runway_pipelines.rosters.decision_job import roster_decision_job
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX, PUBLISHED_ROSTER

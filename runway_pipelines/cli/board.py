@@ -20,7 +20,8 @@ from runway_pipelines.errors import RunwayError
 from runway_pipelines.operations.wording import first_few, minute
 
 if TYPE_CHECKING:
-    from runway_pipelines.rosters.board import Board, District, DistrictGroup, PartnerRow
+    from runway_pipelines.rosters.board import Board, PartnerRow
+    from runway_pipelines.rosters.districts import District, DistrictGroup
     from runway_pipelines.rosters.services import RosterServices
 
 NOT_FRESH = 3  # exit code
@@ -95,7 +96,7 @@ def list_rosters(target: Target, partner: str | None, is_json: bool) -> None:
     by_name = sorted(board.partners, key=lambda row: row.partner_id)
     unread = [row for row in by_name if row.trouble]
     if is_json:
-        from runway_pipelines.rosters.board import district_document
+        from runway_pipelines.rosters.districts import district_document
 
         rows = [
             {"partner_id": row.partner_id, **district_document(district)}
@@ -185,7 +186,7 @@ def _count(name: str, count: int) -> Text:
 
 
 def _partner_lines(row: PartnerRow, most_groups: int | None) -> Iterator[Text]:
-    from runway_pipelines.rosters.board import grouped
+    from runway_pipelines.rosters.districts import grouped
 
     if row.trouble:
         yield Text(f"  its index cannot be read: {row.trouble}", style="bold red")
@@ -241,7 +242,7 @@ def _districts_table(rows: list[PartnerRow]) -> Table:
 
 def by_code(row: PartnerRow) -> list[District]:
     """The partner's districts by their codes."""
-    from runway_pipelines.rosters.board import in_order
+    from runway_pipelines.rosters.districts import in_order
 
     return sorted(row.districts, key=lambda each: in_order(each.tenant_code))
 

@@ -22,7 +22,8 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
     from runway_pipelines.partner_tenants.registry import Registry
-    from runway_pipelines.rosters.board import Advice, District
+    from runway_pipelines.rosters.advice import Advice
+    from runway_pipelines.rosters.districts import District
     from runway_pipelines.rosters.holds import Hold
     from runway_pipelines.rosters.manifest import Manifest
     from runway_pipelines.rosters.publication import Published
@@ -106,7 +107,7 @@ def show(target: Target, tenant: PartnerTenant, is_json: bool) -> None:
 def _district(services: RosterServices, tenant: PartnerTenant, advice: Advice) -> District | None:
     """The tenant as the partner's index has it; None where no refresh has reached it yet."""
     from runway_pipelines.partner_tenants.registry import RosterPartner
-    from runway_pipelines.rosters.board import district_of
+    from runway_pipelines.rosters.districts import district_of
     from runway_pipelines.rosters.index import NEVER, PartnerIndex
 
     # Whether the registry has it is another question, and another system.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from runway_pipelines.rosters.board import Advice
+    from runway_pipelines.rosters.advice import Advice
     from runway_pipelines.rosters.services import RosterServices
     from runway_pipelines.students.services import StudentServices
 
@@ -27,7 +27,7 @@ class Target:
         """A text of ours with its remedies as they are on these systems: the embedded stack has its own commands."""
         if not self.is_local:
             return text
-        from runway_pipelines.rosters.board import COMMAND, Advice
+        from runway_pipelines.rosters.advice import COMMAND, Advice
 
         # Not `advice`: the text may be about settings that cannot be read.
         local = Advice(f"{COMMAND} --local")
@@ -35,7 +35,7 @@ class Target:
 
     def advice(self) -> Advice:
         """How whoever called this command does what a next step says."""
-        from runway_pipelines.rosters.board import COMMAND, Advice
+        from runway_pipelines.rosters.advice import COMMAND, Advice
         from runway_pipelines.settings import load_settings
 
         settings = load_settings()

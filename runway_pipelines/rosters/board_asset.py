@@ -17,7 +17,8 @@ from runway_pipelines.credentials.known_keys import known_keys
 from runway_pipelines.dagster_events import delete_old_runless
 from runway_pipelines.operations.run_log import ENDED
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
-from runway_pipelines.rosters.board import Advice, Board, PartnerRow
+from runway_pipelines.rosters.advice import Advice
+from runway_pipelines.rosters.board import Board, PartnerRow
 from runway_pipelines.rosters.board_page import MADE_EVERY_MINUTES, board_page
 from runway_pipelines.rosters.board_reading import read_board
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX

@@ -12,7 +12,9 @@ from html import escape
 
 from runway_pipelines.operations.run_report import hours
 from runway_pipelines.operations.wording import first_few
-from runway_pipelines.rosters.board import COMMAND, COUNTED, Board, DistrictGroup, PartnerRow, grouped
+from runway_pipelines.rosters.advice import COMMAND
+from runway_pipelines.rosters.board import Board, PartnerRow
+from runway_pipelines.rosters.districts import COUNTED, DistrictGroup, grouped
 
 # What a browser may load for the page: nothing. The server says so too.
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -7,7 +7,8 @@ from datetime import datetime
 from runway_pipelines.credentials.key_hygiene import NO_KEY_FACTS, KeyFacts
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
-from runway_pipelines.rosters.board import Advice, Board, PartnerState, make_board
+from runway_pipelines.rosters.advice import Advice
+from runway_pipelines.rosters.board import Board, PartnerState, make_board
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.publication import READERS
 from runway_pipelines.rosters.services import RosterPolicy

@@ -11,7 +11,7 @@ from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.operations.tags import linked, runbook
 from runway_pipelines.operations.wording import minute
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
-from runway_pipelines.rosters.board import District, districts_of, what_to_do
+from runway_pipelines.rosters.districts import District, districts_of, what_to_do
 from runway_pipelines.rosters.guards import ALL_RULES, GUARD_NAMES
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key

@@ -16,7 +16,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from runway_pipelines.credentials.key_hygiene import KeyFacts
 from runway_pipelines.local.stack import EmbeddedStack
-from runway_pipelines.rosters.board import Advice, PartnerState, make_board
+from runway_pipelines.rosters.advice import Advice
+from runway_pipelines.rosters.board import PartnerState, make_board
 from runway_pipelines.rosters.board_asset import HTML
 from runway_pipelines.rosters.board_page import board_page
 from runway_pipelines.rosters.index import NEVER, IndexEntry

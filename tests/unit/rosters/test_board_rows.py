@@ -10,17 +10,10 @@ from html.parser import HTMLParser
 import pytest
 
 from runway_pipelines.credentials.key_hygiene import KeyFacts
-from runway_pipelines.rosters.board import (
-    Advice,
-    Board,
-    District,
-    DistrictState,
-    PartnerState,
-    district_of,
-    grouped,
-    make_board,
-)
+from runway_pipelines.rosters.advice import Advice
+from runway_pipelines.rosters.board import Board, PartnerState, make_board
 from runway_pipelines.rosters.board_page import MOST_GROUPS, board_page
+from runway_pipelines.rosters.districts import District, DistrictState, district_of, grouped
 from runway_pipelines.rosters.index import DEPARTED, NEVER, RETURNED, STILL_PUBLISHED, UNUSABLE_CODE, IndexEntry
 from tests.factories import SHA256
 

@@ -1,0 +1,37 @@
+"""How the reader does what a next step says. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from runway_pipelines.operations.wording import hosted, runbook_path
+
+COMMAND = "runway-pipelines"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """How the reader does what a next step says: what the command is called, where Dagster and the pages are."""
+
+    command: str = COMMAND
+    dagster_url: str | None = None
+    docs_url: str | None = None
+    ui: str = "the Dagster UI"
+
+    def page(self, asset: str, partition: str) -> str:
+        """Where an asset's partition is: an address, or words where nobody said where Dagster is."""
+        if self.dagster_url is None:
+            return f"{asset}, partition {partition}, in {self.ui}"
+        return f"{self.dagster_url.rstrip('/')}/assets/{asset}?view=partitions&partition={quote(partition, safe='')}"
+
+    def runbook(self, section: str) -> str:
+        """A section of the operations page."""
+        path = runbook_path(section)
+        return path if self.docs_url is None else hosted(path, self.docs_url)
+
+    def adapted(self, text: str) -> str:
+        """A text of ours with its commands called as the reader calls them, once however often it is adapted."""
+        more = self.command.removeprefix(COMMAND)
+        return re.sub(rf"\b{COMMAND}(?= )(?!{re.escape(more)} )", lambda _: self.command, text) if more else text
