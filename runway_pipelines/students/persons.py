@@ -159,8 +159,9 @@ def _require(table: pa.Table, columns: Sequence[str], name: str) -> None:
 
 
 def _known_keys(students: pa.Table) -> pa.Array:
-    """The students' keys in their order, so that no number depends on the order of the rows."""
+    """The students' keys in their order, so that no number depends on the order of the rows. A blank one is none."""
     keys = pc.unique(_keys(students).drop_null())
+    keys = keys.filter(pc.not_equal(keys, ""))
     return keys.take(pc.sort_indices(keys))
 
 
@@ -170,8 +171,7 @@ def _numbered(rows: pa.Table, known: pa.Array) -> pa.Table:
 
 
 def _keys(rows: pa.Table) -> pa.ChunkedArray:
-    keys = pc.utf8_trim_whitespace(rows["k_student_xyear"].cast(pa.string()))
-    return pc.if_else(pc.equal(keys, ""), pa.scalar(None, pa.string()), keys)
+    return pc.utf8_trim_whitespace(rows["k_student_xyear"].cast(pa.string()))
 
 
 def _make_tables(database: duckdb.DuckDBPyConnection, students: pa.Table, schools: pa.Table, codes: pa.Table) -> None:
