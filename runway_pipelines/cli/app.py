@@ -12,6 +12,7 @@ from runway_pipelines.cli.credentials import credentials
 from runway_pipelines.cli.decisions import approve, audit, diff, expect, holds, reject, rollback, unpin
 from runway_pipelines.cli.doctor import doctor
 from runway_pipelines.cli.documents import data_contracts, iam_policy, settings
+from runway_pipelines.cli.exit_codes import ExitCode, exit_codes_in_words
 from runway_pipelines.cli.identity import identity
 from runway_pipelines.cli.local import demo, dev
 from runway_pipelines.cli.partitions import partitions
@@ -26,7 +27,10 @@ for command in (status, list_rosters, holds, diff, approve, reject, rollback, un
 
 
 class Commands(click.Group):
-    """A group whose commands end with a line for our own errors and for what the disk refuses, and no traceback."""
+    """A group whose commands end with a line for our own errors and for what the disk refuses, and no traceback.
+
+    So they do after Ctrl-C, with an exit code of its own: click's is that of a refusal.
+    """
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -42,10 +46,14 @@ class Commands(click.Group):
             if trouble is None:
                 raise
             raise click.ClickException(str(trouble)) from None
+        except KeyboardInterrupt:
+            click.echo("\nStopped.", err=True)
+            raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
 
 
 @click.group(
     cls=Commands,
+    epilog=exit_codes_in_words(),
     commands=[
         demo,
         dev,

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from runway_pipelines.cli.arguments import PartnerArgument
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
 from runway_pipelines.errors import RunwayError
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.districts import District, DistrictGroup
     from runway_pipelines.rosters.services import RosterServices
 
-NOT_FRESH = 3  # exit code
 STYLES = {
     "fresh": "green",
     "stale": "yellow",
@@ -40,18 +41,11 @@ Examples:
   runway-pipelines rosters status            # all partners, the worst first
   runway-pipelines rosters status acme       # each district of acme that is not fresh, and why
   runway-pipelines rosters status --watch    # again every 10 seconds, until Ctrl-C
-  runway-pipelines rosters status --json | jq '.partners[] | select(.held > 0)'
-
-\b
-Exit codes:
-  0  every roster is fresh
-  1  something could not be read: the message says what to do
-  2  the command was called wrongly
-  3  some roster is not fresh"""
+  runway-pipelines rosters status --json | jq '.partners[] | select(.held > 0)'"""
 
 
 @click.command(epilog=EXAMPLES)
-@click.argument("partner", required=False)
+@click.argument("partner", metavar="[PARTNER]", type=PartnerArgument(), required=False)
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C; with --json, a document on each line.")
 @click.option(
@@ -62,12 +56,14 @@ def status(target: Target, partner: str | None, is_json: bool, watch: bool, ever
     """How fresh the rosters are, of all partners or of PARTNER, and what to do about those that are not.
 
     From the partners' indexes, as rosters/board has it in Dagster: what the last refreshes found, not a new one.
+
+    Exit code 3 when some roster is not fresh.
     """
     with target.services() as services:
         if not watch:
             board = _board(services, target, partner)
             _show(board, is_json=is_json, is_one=partner is not None)
-            sys.exit(0 if board.is_fine else NOT_FRESH)
+            sys.exit(ExitCode.of(is_well=board.is_fine))
         try:
             while True:
                 _show_again(
@@ -86,7 +82,7 @@ Examples:
   runway-pipelines rosters list acme         # of one partner
   runway-pipelines rosters list --json | jq -r '.[] | select(.state == "never") | .tenant_code'""",
 )
-@click.argument("partner", required=False)
+@click.argument("partner", metavar="[PARTNER]", type=PartnerArgument(), required=False)
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON list, and nothing else.")
 @click.pass_obj
 def list_rosters(target: Target, partner: str | None, is_json: bool) -> None:

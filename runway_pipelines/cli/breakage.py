@@ -138,7 +138,7 @@ def _named(target: Target, name: str) -> tuple[Partner, Tenant | None]:
 def _tenant(target: Target, name: str) -> tuple[Partner, Tenant]:
     partner, tenant = _named(target, name)
     if tenant is None:
-        raise click.ClickException(f"Expected PARTNER/TENANT; got {name} alone.")
+        raise click.UsageError(f"Expected PARTNER/TENANT; got {name} alone.")
     return partner, tenant
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import click
 import orjson
 
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, keys_table
 
@@ -23,7 +24,7 @@ def credentials() -> None:
 def report(target: Target, is_json: bool) -> None:
     """Each partner's current and previous key, by their public fingerprints, and their age.
 
-    Exit code 1 when a key is older than RUNWAY_KEY_AGE_WARNING_DAYS, or a secret cannot be used.
+    Exit code 3 when a key is older than RUNWAY_KEY_AGE_WARNING_DAYS, or a secret cannot be used.
     """
     from runway_pipelines.credentials.trial import report_keys
 
@@ -36,4 +37,4 @@ def report(target: Target, is_json: bool) -> None:
         click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
     else:
         console.print(keys_table(rows))
-    sys.exit(0 if all(row["is_fine"] for row in rows) else 1)
+    sys.exit(ExitCode.of(is_well=all(row["is_fine"] for row in rows)))

@@ -16,8 +16,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from runway_pipelines.cli.arguments import PartnerArgument, PartnerOrTenantArgument, TenantArgument
 from runway_pipelines.cli.output import OutputFile
-from runway_pipelines.cli.rosters import COMMAND_LINE, MOST_NAMES, TenantArgument, why_nothing
+from runway_pipelines.cli.rosters import COMMAND_LINE, MOST_NAMES, why_nothing
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import SHA256_SHOWN, console
 from runway_pipelines.errors import RunwayError
@@ -48,7 +49,7 @@ def _user() -> str:
 
 
 @click.command()
-@click.argument("partner", required=False)
+@click.argument("partner", metavar="[PARTNER]", type=PartnerArgument(), required=False)
 @click.pass_obj
 def holds(target: Target, partner: str | None) -> None:
     """The rosters that wait for a person, of all partners or of one."""
@@ -173,7 +174,7 @@ def _write_ids(file: Path, by_kind: list[tuple[Kind, str]]) -> None:
 
 
 @click.command()
-@click.argument("what", metavar="PARTNER/TENANT")
+@click.argument("of", metavar="PARTNER/TENANT", type=PartnerOrTenantArgument())
 @click.argument("sha256", required=False)
 @click.option("--all", "of_all", is_flag=True, help="All held rosters of a PARTNER, after a known event; asks first.")
 @click.option("--guard", "guards", multiple=True, help="With --all: only rosters that no other guard holds.")
@@ -182,7 +183,7 @@ def _write_ids(file: Path, by_kind: list[tuple[Kind, str]]) -> None:
 @click.pass_obj
 def approve(
     target: Target,
-    what: str,
+    of: str | PartnerTenant,
     sha256: str | None,
     of_all: bool,
     guards: tuple[str, ...],
@@ -196,11 +197,15 @@ def approve(
     if of_all:
         if sha256:
             raise click.UsageError("--all approves what the table shows: leave out the digits.")
-        _approve_all(target, what, guards, yes=yes, decided_by=decided_by, reason=reason)
+        if isinstance(of, PartnerTenant):
+            raise click.UsageError(f"--all is of a PARTNER: expected {of.partner_id}; got {of}.")
+        _approve_all(target, of, guards, yes=yes, decided_by=decided_by, reason=reason)
         return
     if guards or yes:
         raise click.UsageError("--guard and --yes go with --all.")
-    _decide(target, PartnerTenant.parse(what), What.APPROVE, sha256, decided_by, reason)
+    if isinstance(of, str):
+        raise click.UsageError(f"Expected PARTNER/TENANT; got {of} alone. For all of its held rosters, add --all.")
+    _decide(target, of, What.APPROVE, sha256, decided_by, reason)
 
 
 def _approve_all(
@@ -284,7 +289,7 @@ def _say(text: str) -> None:
 
 
 @click.command()
-@click.argument("what", metavar="PARTNER[/TENANT]")
+@click.argument("of", metavar="PARTNER[/TENANT]", type=PartnerOrTenantArgument())
 @click.option("--guard", "guards", multiple=True, help="A guard that will fail; may be given more than once.")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day (UTC), at most 60 days from now.")
 @click.option("--end", "ended", metavar="ID", help="End this expectation now.")
@@ -293,7 +298,7 @@ def _say(text: str) -> None:
 @click.pass_obj
 def expect(
     target: Target,
-    what: str,
+    of: str | PartnerTenant,
     guards: tuple[str, ...],
     until: datetime | None,
     ended: str | None,
@@ -304,8 +309,7 @@ def expect(
     from runway_pipelines.rosters import decisions
     from runway_pipelines.rosters.holds import read_expectations
 
-    of = PartnerTenant.parse(what) if "/" in what else None
-    partner_id = of.partner_id if of else what
+    partner_id, tenant_code = (of, None) if isinstance(of, str) else (of.partner_id, of.tenant_code)
     with target.services() as services:
         context = services.decisions(COMMAND_LINE)
         services.registry().partner(partner_id)
@@ -316,7 +320,7 @@ def expect(
             _require(reason, "--reason")
             _require(until, "--until")
             end = _end_of(until, longest=decisions.MOST_EXPECTED) if until else datetime.now(UTC)
-            decisions.expect(context, partner_id, of.tenant_code if of else None, guards, end, decided_by, reason or "")
+            decisions.expect(context, partner_id, tenant_code, guards, end, decided_by, reason or "")
         expected, _ = read_expectations(services.store, partner_id)
     table = Table("id", "of", "guards", "until (UTC)", "who, and why", title="Expected", title_justify="left")
     for each in expected.expectations:
@@ -338,17 +342,16 @@ def _end_of(day: datetime, *, longest: timedelta) -> datetime:
 
 def _require(value: object, option: str) -> None:
     if not value:
-        raise click.ClickException(f"Expected {option}; got none. To do: say it, with --guard, --until and --reason.")
+        raise click.UsageError(f"Expected {option}; got none. To do: say it, with --guard, --until and --reason.")
 
 
 @click.command()
-@click.argument("what", metavar="PARTNER[/TENANT]")
+@click.argument("of", metavar="PARTNER[/TENANT]", type=PartnerOrTenantArgument())
 @click.pass_obj
-def audit(target: Target, what: str) -> None:
+def audit(target: Target, of: str | PartnerTenant) -> None:
     """Everything on record of a partner's or a tenant's rosters: holds, decisions, releases, prunings, purges."""
     from runway_pipelines.rosters.audit import entries
 
-    of = PartnerTenant.parse(what) if "/" in what else what
     with target.services() as services:
         found = entries(services.store, of)
     done = {each.id for each in found if each.is_done}
@@ -368,4 +371,4 @@ def audit(target: Target, what: str) -> None:
                 else str(each.details.get("guards", ""))
             ),
         )
-    console.print(table if found else f"Nothing is on record of {what}.")
+    console.print(table if found else f"Nothing is on record of {of}.")

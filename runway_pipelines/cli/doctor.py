@@ -13,6 +13,7 @@ import orjson
 from rich.console import Console
 from rich.markup import escape
 
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, findings_table
 from runway_pipelines.errors import ConfigurationError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
     """Try everything that the pipeline depends on, and say how to fix what fails.
 
-    Exit code 1 if anything failed.
+    Exit code 3 when something failed.
     """
     from runway_pipelines.doctor import diagnose
     from runway_pipelines.doctor.findings import document, is_healthy
@@ -45,7 +46,7 @@ def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
         click.echo(orjson.dumps(document(findings), option=orjson.OPT_INDENT_2).decode())
     else:
         console.print(findings_table(findings))
-    sys.exit(0 if is_healthy(findings) else 1)
+    sys.exit(ExitCode.of(is_well=is_healthy(findings)))
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import Any
 import click
 import orjson
 
+from runway_pipelines.cli.arguments import PartnerArgument
+
 
 @click.command()
 def settings() -> None:
@@ -36,7 +38,7 @@ def data_contracts() -> None:
     "reads.",
 )
 @click.option("--partition", default="aws", show_default=True, help="aws, aws-us-gov or aws-cn.")
-@click.option("--partner", "partners", multiple=True, metavar="PARTNER", help="Only this partner's secret; repeatable.")
+@click.option("--partner", "partners", multiple=True, type=PartnerArgument(), help="Only its secret; repeatable.")
 @click.option("--db-resource-id", "db_resource_ids", multiple=True, help="RDS' id of an instance (db-...); repeatable.")
 @click.option("--db-user", "more_db_users", multiple=True, help="Another IAM user, such as Dagster's; repeatable.")
 @click.option("--secret-arn", "more_secrets", multiple=True, help="A secret that no name leads to; repeatable.")

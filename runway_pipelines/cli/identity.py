@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
 from runway_pipelines.systems.vocabulary import Role
@@ -23,7 +24,7 @@ def identity() -> None:
 
 
 @identity.command()
-@click.option("--check", "is_check", is_flag=True, help="Only name the missing columns; exit code 1 if there are any.")
+@click.option("--check", "is_check", is_flag=True, help="Only name the missing columns; exit code 3 when there are.")
 @click.option("--apply", "is_apply", is_flag=True, help="Add the missing columns; needs the tables' owner.")
 @click.pass_obj
 def migrate(target: Target, is_check: bool, is_apply: bool) -> None:
@@ -40,7 +41,7 @@ def migrate(target: Target, is_check: bool, is_apply: bool) -> None:
             return
         missing = missing_columns(connection, schema)
     console.print(f"Missing: {', '.join(missing)}." if missing else "Nothing is missing.")
-    sys.exit(1 if missing else 0)
+    sys.exit(ExitCode.of(is_well=not missing))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.target import Target, local_parts
 from runway_pipelines.cli.terminal import console
@@ -29,7 +30,7 @@ def demo(target: Target, json_file: Path | None) -> None:
 
     Then resolve the library's identity, and rotate a partner's key.
 
-    Exits with 1 if a tenant did not end as the data set means it to.
+    Exit code 3 when a tenant did not end as the data set means it to.
     """
     with local_parts():
         from runway_pipelines.local.processes import aside, exit_on_interrupt
@@ -45,7 +46,7 @@ def demo(target: Target, json_file: Path | None) -> None:
         if json_file:
             json_file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         console.print(where)
-    sys.exit(0 if document["is_success"] else 1)
+    sys.exit(ExitCode.of(is_well=document["is_success"]))
 
 
 @click.command()

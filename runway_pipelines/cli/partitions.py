@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
 
@@ -19,7 +20,10 @@ def partitions() -> None:
 @click.option("--allow-mass-removal", is_flag=True, help="Remove more than a quarter of the keys at once.")
 @click.pass_obj
 def sync(target: Target, allow_mass_removal: bool) -> None:
-    """Add and remove partition keys so that they match the application's database. Exit code 1 when it refuses."""
+    """Add and remove partition keys so that they match the application's database.
+
+    Exit code 1 when it refuses to remove more than a quarter of them.
+    """
     import dagster as dg
 
     from runway_pipelines.partner_tenants.partitions import sync_partitions
@@ -33,5 +37,6 @@ def sync(target: Target, allow_mass_removal: bool) -> None:
     for name, changes in plan.items():
         console.print(f"{name}: {changes.summary}.")
     if approval_of(plan) is not None:
-        console.print("Nothing was removed. To remove these keys, add --allow-mass-removal.")
-    sys.exit(1 if any(changes.refused for changes in plan.values()) else 0)
+        raise click.ClickException("Nothing was removed. To remove these keys, add --allow-mass-removal.")
+    if any(changes.refused for changes in plan.values()):
+        sys.exit(ExitCode.REFUSED)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
+from runway_pipelines.cli.arguments import PartnerOrTenantArgument, TenantArgument
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, history_table
-from runway_pipelines.errors import RunwayError
 from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
@@ -33,19 +34,6 @@ MOST_NAMES = 10
 COMMAND_LINE = "command line"  # in the record, in place of a run
 
 
-class TenantArgument(click.ParamType[PartnerTenant]):
-    """PARTNER/TENANT on the command line."""
-
-    name = "PARTNER/TENANT"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> PartnerTenant:
-        """Parse and check both parts."""
-        try:
-            return PartnerTenant.parse(value)
-        except RunwayError as error:
-            self.fail(str(error), param, ctx)
-
-
 @click.group()
 def rosters() -> None:
     """Published rosters and their history."""
@@ -55,19 +43,16 @@ def rosters() -> None:
     epilog="""\b
 Examples:
   runway-pipelines rosters show acme/ashford
-  runway-pipelines rosters show 'acme/St. Mary' --json | jq .district
-
-\b
-Exit codes:
-  0  something is published
-  1  nothing is: the message says why, and what to do
-  2  the command was called wrongly"""
+  runway-pipelines rosters show 'acme/St. Mary' --json | jq .district"""
 )
 @click.argument("tenant", type=TenantArgument())
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
 @click.pass_obj
 def show(target: Target, tenant: PartnerTenant, is_json: bool) -> None:
-    """Show what is published for PARTNER/TENANT, its snapshots, and why it is held, failed or pinned, if it is."""
+    """Show what is published for PARTNER/TENANT, its snapshots, and why it is held, failed or pinned, if it is.
+
+    Exit code 1 when nothing is published.
+    """
     from runway_pipelines.rosters.freshness import ahead_of, moment_of
     from runway_pipelines.rosters.holds import read_hold
     from runway_pipelines.rosters.manifest import manifest_key, pointer_key
@@ -83,7 +68,7 @@ def show(target: Target, tenant: PartnerTenant, is_json: bool) -> None:
         manifests = list_manifests(services.store, tenant)
     if is_json or published is None:
         _print_document(published, hold, district, manifests)
-        sys.exit(0 if published else 1)
+        sys.exit(ExitCode.DONE if published else ExitCode.REFUSED)
     for mark, said in _standing(tenant, published, hold, district):
         console.print(mark, escape(target.adapted(said)), "\n", soft_wrap=True, highlight=False)
     if published.manifest is not None:
@@ -168,7 +153,7 @@ def _print_document(
 def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) -> None:
     """Write PARTNER/TENANT's roster to a file: .parquet or .csv as a table of codes, anything else as it is stored.
 
-    The file holds student identifiers: it is readable for you alone. Exit code 1 if it cannot be written.
+    The file holds student identifiers: it is readable for you alone.
     """
     from runway_pipelines.rosters.frames import save_roster
     from runway_pipelines.rosters.publication import read_published, whole_sha256
@@ -215,18 +200,18 @@ def _size(file: Path) -> str:
 
 
 @rosters.command()
-@click.argument("what", metavar="PARTNER[/TENANT]")
+@click.argument("of", metavar="PARTNER[/TENANT]", type=PartnerOrTenantArgument())
 @click.option("--with-snapshots", is_flag=True, help="Delete the snapshots and manifests too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def purge(target: Target, what: str, with_snapshots: bool, yes: bool) -> None:
+def purge(target: Target, of: str | PartnerTenant, with_snapshots: bool, yes: bool) -> None:
     """Delete what is published for a PARTNER whose toggle went off, or for a TENANT that left: it stays until then."""
     from runway_pipelines.rosters.audit import Entry, on_record
     from runway_pipelines.rosters.index import forget_tenant
     from runway_pipelines.rosters.manifest import index_key
     from runway_pipelines.rosters.publication import published_keys
 
-    of = PartnerTenant.parse(what) if "/" in what else what
+    what = str(of)
     with target.services() as services:
         registry = services.registry()
         if what in registry.partner_keys | registry.tenant_keys:

@@ -14,8 +14,9 @@ import orjson
 from rich.markup import escape
 from rich.table import Table
 
+from runway_pipelines.cli.arguments import TenantArgument
 from runway_pipelines.cli.output import OutputFile
-from runway_pipelines.cli.rosters import COMMAND_LINE, TenantArgument
+from runway_pipelines.cli.rosters import COMMAND_LINE
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
 from runway_pipelines.errors import RunwayError

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runway_pipelines.cli import main
-from runway_pipelines.cli.board import NOT_FRESH
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.dagster_events import delete_old_runless, evaluate_sensor
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.rosters.board_asset import BOARD, SENSOR_NAME
@@ -159,7 +159,7 @@ def test_without_a_token_of_its_own_there_is_no_such_page(night: Night, tmp_path
 
 def test_status_says_who_is_not_fresh_and_its_exit_code_too(night: Night) -> None:
     of_all = said("status")
-    assert of_all.exit_code == NOT_FRESH, of_all.output
+    assert of_all.exit_code == ExitCode.NOT_WELL, of_all.output
     one = night.partner.partner_id
     document = json.loads(said("status", one, "--json").stdout)
     (row,) = document["partners"]

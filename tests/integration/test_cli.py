@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from runway_pipelines.cli import main
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.rosters import load as load_command
 from runway_pipelines.local.stack import BUCKET
@@ -200,7 +201,7 @@ def test_the_keys_report_tells_the_fingerprints_and_who_has_no_usable_key(partne
     other = partner.world.partner(Warehouse(), ["south"])
     other.put_secret("{not json")
     result = CliRunner().invoke(main, ["credentials", "report", "--json"])
-    assert result.exit_code == 1  # the other one
+    assert result.exit_code == ExitCode.NOT_WELL  # the other one
     rows = {row["partner"]: row for row in json.loads(result.stdout)}
     (registered,) = partner.registered_keys()
     expected = AuthByKeyPair.calculate_public_key_fingerprint(PublicHalf(registered))
@@ -209,7 +210,7 @@ def test_the_keys_report_tells_the_fingerprints_and_who_has_no_usable_key(partne
     assert mine["previous_fingerprint"] not in (None, expected)
     assert (rows[other.partner_id]["is_fine"], rows[other.partner_id]["trouble"]) == (False, "text that is not JSON")
     table = CliRunner().invoke(main, ["credentials", "report"])
-    assert table.exit_code == 1
+    assert table.exit_code == ExitCode.NOT_WELL
     assert partner.partner_id in table.output
 
 

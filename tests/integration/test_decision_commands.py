@@ -72,7 +72,7 @@ def test_what_is_held_is_looked_at_approved_and_rolled_back(partner: TestPartner
 
 
 def test_what_is_known_to_come_is_said_before_listed_and_ended(partner: TestPartner) -> None:
-    assert "got none" in said("expect", partner.partner_id, "--guard", "students_lost", exit_code=1)
+    assert "got none" in said("expect", partner.partner_id, "--guard", "students_lost", exit_code=2)
     listed = said(*("expect", partner.partner_id, "--guard", "students_lost", "--until", _in_a_week(), "--reason", WHY))
     assert "students_lost" in listed
     assert refresh(partner, "north").status.is_success

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runway_pipelines.cli import main
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.doctor.bucket import PROBE_FOLDER
 from runway_pipelines.doctor.findings import CheckStatus
 from runway_pipelines.doctor.partners import PARTNER_CHECKS, examine_partners
@@ -44,7 +45,7 @@ def doctor(*arguments: str) -> tuple[Result, Checks]:
     load_settings.cache_clear()
     result = CliRunner().invoke(main, ["doctor", "--json", *arguments])
     document = json.loads(result.stdout)
-    assert result.exit_code == (0 if document["is_healthy"] else 1), result.output
+    assert result.exit_code == ExitCode.of(is_well=document["is_healthy"]), result.output
     for finding in document["findings"]:
         assert set(finding) == {"subject", "check", "status", "detail", "fix", "seconds"}
         assert bool(finding["fix"]) == (finding["status"] in ("failed", "warning")), finding
@@ -119,7 +120,7 @@ def test_a_partners_first_failure_has_a_reason_and_a_fix_and_skips_the_rest(
 ) -> None:
     spoil(partner)
     result, checks = doctor("--partner", partner.partner_id)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_WELL
     subject = f"partner {partner.partner_id}"
     assert with_status(checks, "failed") == [(subject, check)]
     assert detail in checks[(subject, check)]["detail"]
@@ -144,7 +145,7 @@ def test_a_database_that_is_down_does_not_stop_the_partners_examination(
 ) -> None:
     monkeypatch.setenv("RUNWAY_APP_DB_PORT", "1")
     result, checks = doctor("--partner", partner.partner_id)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_WELL
     assert with_status(checks, "failed") == [("application database", "connection")]
     assert "127.0.0.1:1" in checks[("application database", "connection")]["detail"]
     assert checks[("application database", "registry")]["status"] == "skipped"
@@ -250,7 +251,7 @@ def test_a_partner_outside_the_registry_is_a_warning_and_its_credentials_are_exa
 @pytest.mark.parametrize("name", ["../x", "[red]", "a b", ""])
 def test_a_partner_id_that_cannot_be_a_key_is_a_failure(partner: TestPartner, name: str) -> None:
     result, checks = doctor("--partner", name)
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_WELL
     assert with_status(checks, "failed") == [(f"partner {name!r}", "registry")]
     shown = CliRunner().invoke(main, ["doctor", "--partner", name])
     assert f"partner {name!r}" in shown.output
@@ -261,7 +262,7 @@ def test_unreadable_settings_are_the_only_failure_and_skip_the_rest(
 ) -> None:
     monkeypatch.setenv("RUNWAY_APP_DB_PORT", "canary-port")
     result, checks = doctor()
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_WELL
     assert with_status(checks, "failed") == [("settings", "load")]
     assert "RUNWAY_APP_DB_PORT" in checks[("settings", "load")]["detail"]
     assert len(with_status(checks, "skipped")) == len(checks) - 1
@@ -271,7 +272,7 @@ def test_unreadable_settings_are_the_only_failure_and_skip_the_rest(
 def test_an_embedded_stack_that_does_not_start_is_reported(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_CHANGE_SECONDS", 0)
     result = CliRunner().invoke(main, ["--local", "--state", str(world.stack.state_dir), "doctor", "--json"])
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_WELL
     settings = json.loads(result.stdout)["findings"][0]
     assert settings["status"] == "failed"
     assert "already runs" in settings["detail"]
@@ -334,7 +335,7 @@ def test_no_key_and_no_password_is_printed_or_logged(
 def test_the_table_shows_the_fix_of_a_failure(partner: TestPartner) -> None:
     partner.delete_secret()
     result = CliRunner().invoke(main, ["doctor", "--partner", partner.partner_id])
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NOT_WELL
     details = " ".join(line.split("│")[3].strip() for line in result.output.splitlines() if line.startswith("│"))
     assert "To do: create it as docs/operations.md says" in details
     assert f"partner {partner.partner_id}: login" in result.output

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from runway_pipelines.cli import main
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.credentials.connection_asset import CAN_CONNECT
 from runway_pipelines.identity.options import IdentityOptions
 from runway_pipelines.operations.run_log import RunLog
@@ -271,7 +272,7 @@ def test_artist_level_ids_need_their_columns_and_the_command_adds_them(
     refused = run(instance, artist_level_ids=True)
     assert not refused.success
     assert "runway-pipelines identity migrate --apply" in failure(refused)
-    assert CliRunner().invoke(main, ["identity", "migrate", "--check"]).exit_code == 1
+    assert CliRunner().invoke(main, ["identity", "migrate", "--check"]).exit_code == ExitCode.NOT_WELL
     assert CliRunner().invoke(main, ["identity", "migrate", "--apply"]).exit_code == 0
     assert CliRunner().invoke(main, ["identity", "migrate", "--check"]).exit_code == 0
     assert run(instance, artist_level_ids=True).success

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runway_pipelines.cli import main
+from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.identity.migration import missing_columns
 from runway_pipelines.local.catalogue import create_tables
 from runway_pipelines.settings import Settings, load_settings
@@ -72,7 +73,7 @@ def users(rds: LocalRds) -> set[str]:
 @pytest.mark.slow
 def test_only_what_adds_columns_connects_as_their_owner(catalogue: LocalRds, world: World) -> None:
     checked = run("identity", "migrate", "--check")
-    assert checked.exit_code == 1, checked.output
+    assert checked.exit_code == ExitCode.NOT_WELL, checked.output
     assert users(catalogue) == {APP}
     assert run("identity", "migrate", "--apply").exit_code == 0
     assert users(catalogue) == {APP, OWNER}

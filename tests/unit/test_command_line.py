@@ -1,11 +1,22 @@
-"""The command line starts at once, and with an interpreter as with the script."""
+"""The command line as a whole: its start, its exit codes."""
+
+from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
+
+from runway_pipelines.cli import main
+from runway_pipelines.cli.app import Commands
+from runway_pipelines.cli.exit_codes import ExitCode
+from runway_pipelines.errors import Permanent
 
 SLOW = {"boto3", "dagster", "fakesnow", "httpx", "pandas", "psycopg", "pyarrow", "pydantic", "starlette"}
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 def test_help_imports_nothing_that_is_slow() -> None:
@@ -22,3 +33,81 @@ def test_the_package_can_be_run_as_the_script_is(command: list[str]) -> None:
     arguments = [sys.executable, "-m", "runway_pipelines.cli", *command, "--help"]
     said = subprocess.run(arguments, capture_output=True, check=True, text=True).stdout
     assert said.startswith(" ".join(["Usage: python -m runway_pipelines.cli", *command]))
+
+
+def test_help_and_the_page_have_every_exit_code() -> None:
+    shown = CliRunner().invoke(main, ["--help"]).output
+    for code in ExitCode:
+        assert f" {code:>3}  {code.meaning}\n" in shown
+        assert f"| {code:d} | {code.meaning} |\n" in OPERATIONS.read_text()
+
+
+@click.group(cls=Commands)
+def commands() -> None:
+    """Commands that end in each way."""
+
+
+@commands.command()
+def well() -> None:
+    """It examines something that is well."""
+    sys.exit(ExitCode.of(is_well=True))
+
+
+@commands.command()
+def not_well() -> None:
+    """It examines something that is not."""
+    sys.exit(ExitCode.of(is_well=False))
+
+
+@commands.command()
+def refused() -> None:
+    """It cannot do what it is asked."""
+    raise Permanent(expected="a", came="b", remedy="c")
+
+
+@commands.command()
+def full() -> None:
+    """It meets a disk that is full."""
+    raise OSError(28, "No space left on device", "/x")
+
+
+@commands.command()
+def interrupted() -> None:
+    """Somebody presses Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("well", 0, ""),
+        ("not-well", 3, ""),
+        ("refused", 1, "Error: Expected a; got b. To do: c.\n"),
+        ("full", 1, "Error: Expected "),
+        ("interrupted", 130, "\nStopped.\n"),
+        ("nonsense", 2, "Usage: "),
+    ],
+)
+def test_each_end_has_its_exit_code_and_no_traceback(command: str, code: int, said: str) -> None:
+    result = CliRunner().invoke(commands, [command])
+    assert result.exit_code == code
+    assert result.output.startswith(said)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show", "acme"], "Expected PARTNER/TENANT; got 'acme' alone. To do: say it like acme/ashford."),
+        (["show", "../x"], "Expected a partner_id of 1 to 64"),
+        (["status", "acme/ashford"], "Expected PARTNER alone; got 'acme/ashford'. To do: leave out the tenant."),
+        (["audit", "a b"], "Expected a partner_id of 1 to 64"),
+        (["purge", "acme/"], "Expected a tenant_code of 1 to 128"),
+        (["approve", "acme", "--reason", "x"], "add --all"),
+        (["approve", "acme/ashford", "--all", "--reason", "x"], "--all is of a PARTNER: expected acme"),
+    ],
+)
+def test_a_name_that_can_be_none_is_a_wrong_call(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(main, ["rosters", *arguments])
+    assert result.exit_code == ExitCode.USAGE
+    assert said in " ".join(result.output.split())
