@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import getpass
-import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.table import Table
@@ -19,6 +16,7 @@ from rich.text import Text
 from runway_pipelines.cli.arguments import PartnerArgument, PartnerOrTenantArgument, TenantArgument
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.rosters import COMMAND_LINE, MOST_NAMES, why_nothing
+from runway_pipelines.cli.signature import WHY, decided_by_option, signed_command
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import SHA256_SHOWN, console
 from runway_pipelines.errors import RunwayError
@@ -32,20 +30,6 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.services import RosterServices
 
 LEAST_SHOWN = 8  # digits of a digest: as many as a decision needs
-
-
-def signed_command(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say who decides, and why."""
-    by = click.option("--by", "decided_by", default=_user, help="Who decides; your name at this system, if left out.")
-    why = click.option("--reason", required=True, help="Why, in one line, without any student's data. It is kept.")
-    return by(why(command))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return f"uid {os.getuid()}"
 
 
 @click.command()
@@ -293,8 +277,8 @@ def _say(text: str) -> None:
 @click.option("--guard", "guards", multiple=True, help="A guard that will fail; may be given more than once.")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day (UTC), at most 60 days from now.")
 @click.option("--end", "ended", metavar="ID", help="End this expectation now.")
-@click.option("--by", "decided_by", default=_user, help="Who decides; your name at this system, if left out.")
-@click.option("--reason", help="Why, in one line, without any student's data. It is kept.")
+@decided_by_option
+@click.option("--reason", help=WHY)
 @click.pass_obj
 def expect(
     target: Target,
@@ -306,7 +290,7 @@ def expect(
     reason: str | None,
 ) -> None:
     """Approve ahead a change that is known to come, of one tenant or a whole partner; alone, list what is expected."""
-    from runway_pipelines.rosters import decisions
+    from runway_pipelines.rosters import expecting
     from runway_pipelines.rosters.holds import read_expectations
 
     partner_id, tenant_code = (of, None) if isinstance(of, str) else (of.partner_id, of.tenant_code)
@@ -315,12 +299,12 @@ def expect(
         services.registry().partner(partner_id)
         if ended:
             _require(reason, "--reason")
-            decisions.end_expectation(context, partner_id, ended, decided_by, reason or "")
+            expecting.end_expectation(context, partner_id, ended, decided_by, reason or "")
         elif guards or until:
             _require(reason, "--reason")
             _require(until, "--until")
-            end = _end_of(until, longest=decisions.MOST_EXPECTED) if until else datetime.now(UTC)
-            decisions.expect(context, partner_id, tenant_code, guards, end, decided_by, reason or "")
+            end = _end_of(until, longest=expecting.MOST_EXPECTED) if until else datetime.now(UTC)
+            expecting.expect(context, partner_id, tenant_code, guards, end, decided_by, reason or "")
         expected, _ = read_expectations(services.store, partner_id)
     table = Table("id", "of", "guards", "until (UTC)", "who, and why", title="Expected", title_justify="left")
     for each in expected.expectations:
@@ -350,25 +334,30 @@ def _require(value: object, option: str) -> None:
 @click.pass_obj
 def audit(target: Target, of: str | PartnerTenant) -> None:
     """Everything on record of a partner's or a tenant's rosters: holds, decisions, releases, prunings, purges."""
-    from runway_pipelines.rosters.audit import entries
+    from runway_pipelines.rosters.audit import changes
+    from runway_pipelines.rosters.record import State, what_finishes
 
     with target.services() as services:
-        found = entries(services.store, of)
-    done = {each.id for each in found if each.is_done}
+        found = changes(services.store, of, datetime.now(UTC))
+    if not found:
+        console.print(f"Nothing is on record of {of}.")
+        return
     table = Table("at (UTC)", "tenant", "what", "from", "to", "who, and why", title="On record", title_justify="left")
-    for each in found:
-        if each.is_done:
-            continue
+    for change in found:
+        begun, state = change.begun, change.state
         table.add_row(
-            minute(each.at),
-            each.tenant_code or "all",
-            each.what if each.id in done else Text(f"{each.what}, not completed", style="bold red"),
-            (each.from_sha256 or "")[:LEAST_SHOWN],
-            (each.to_sha256 or "")[:LEAST_SHOWN],
-            Text(
-                f"{each.signature.decided_by}: {each.signature.reason}"
-                if each.signature
-                else str(each.details.get("guards", ""))
-            ),
+            minute(begun.at),
+            begun.tenant_code or "all",
+            begun.what if state is State.COMPLETED else Text(f"{begun.what}, {state}", style="bold red"),
+            (begun.from_sha256 or "")[:LEAST_SHOWN],
+            (begun.to_sha256 or "")[:LEAST_SHOWN],
+            Text(begun.why),
         )
-    console.print(table if found else f"Nothing is on record of {of}.")
+    console.print(table)
+    for each in (change.begun for change in found if change.state is State.UNFINISHED):
+        _say(
+            target.adapted(
+                f"\n{each.of}: the {each.what} of {minute(each.at)} UTC was begun and never completed. "
+                f"To do: {what_finishes(each)}"
+            )
+        )

@@ -16,6 +16,7 @@ from rich.markup import escape
 from runway_pipelines.cli.arguments import PartnerOrTenantArgument, TenantArgument
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.signature import signed_command
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, history_table
 from runway_pipelines.operations.wording import first_few
@@ -203,12 +204,13 @@ def _size(file: Path) -> str:
 @click.argument("of", metavar="PARTNER[/TENANT]", type=PartnerOrTenantArgument())
 @click.option("--with-snapshots", is_flag=True, help="Delete the snapshots and manifests too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@signed_command
 @click.pass_obj
-def purge(target: Target, of: str | PartnerTenant, with_snapshots: bool, yes: bool) -> None:
+def purge(
+    target: Target, of: str | PartnerTenant, with_snapshots: bool, yes: bool, decided_by: str, reason: str
+) -> None:
     """Delete what is published for a PARTNER whose toggle went off, or for a TENANT that left: it stays until then."""
-    from runway_pipelines.rosters.audit import Entry, on_record
-    from runway_pipelines.rosters.index import forget_tenant
-    from runway_pipelines.rosters.manifest import index_key
+    from runway_pipelines.rosters import purging
     from runway_pipelines.rosters.publication import published_keys
 
     what = str(of)
@@ -221,12 +223,13 @@ def purge(target: Target, of: str | PartnerTenant, with_snapshots: bool, yes: bo
         keys = list(published_keys(services.store, of, with_snapshots=with_snapshots))
         if keys and not yes:
             click.confirm(f"Delete {len(keys)} objects of {what}?", abort=True)
-        partner_id, _, tenant_code = what.partition("/")
-        purged = Entry("purge", partner_id, tenant_code or None, COMMAND_LINE, details={"objects": len(keys)})
-        with on_record(services.store, purged):
-            services.store.delete(keys)
-            if isinstance(of, PartnerTenant):
-                forget_tenant(services.store, of)
-            else:
-                services.store.delete([index_key(of)])
+        purging.purge(
+            services.store,
+            of,
+            keys,
+            with_snapshots=with_snapshots,
+            decided_by=decided_by,
+            reason=reason,
+            run_id=COMMAND_LINE,
+        )
     console.print(f"{len(keys)} objects of {what} deleted.")

@@ -7,43 +7,21 @@ was meant, and that nobody saw it done. It never holds a student's identifier.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 from runway_pipelines.errors import StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant, checked_part
-from runway_pipelines.rosters.manifest import AUDIT_PREFIX, Signature, dump_document, load_document
+from runway_pipelines.rosters.freshness import moment_of
+from runway_pipelines.rosters.holds import read_hold
+from runway_pipelines.rosters.manifest import AUDIT_PREFIX, dump_document, load_document, pointer_key, snapshots_prefix
+from runway_pipelines.rosters.publication import readable_pointer
+from runway_pipelines.rosters.record import DONE, Change, Entry, Present, changes_of
+from runway_pipelines.rosters.retention import parse_snapshot_key
 from runway_pipelines.systems.aws.object_store import ObjectStore
-
-DONE = "-done"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One change: ``what`` is a word of the contract, with `DONE` at its end where it has taken effect.
-
-    ``tenant_code`` is None for a change to all of a partner's; ``signature`` for what no person decided.
-    """
-
-    what: str
-    partner_id: str
-    tenant_code: str | None
-    run_id: str | None = None
-    from_sha256: str | None = None
-    to_sha256: str | None = None
-    signature: Signature | None = None
-    details: Mapping[str, str | int | float | None] = field(default_factory=dict)
-    at: str = ""
-    id: str = ""
-    program_version: str = ""
-
-    @property
-    def is_done(self) -> bool:
-        """Whether it says that the change has taken effect."""
-        return self.what.endswith(DONE)
 
 
 @contextmanager
@@ -62,6 +40,64 @@ def entries(store: ObjectStore, of: str | PartnerTenant) -> list[Entry]:
     keys = list(store.list_keys(f"{AUDIT_PREFIX}/{_folder(of)}/"))
     read = (_read(store, key) for key in keys)
     return sorted((entry for entry in read if entry is not None), key=lambda entry: (entry.at, entry.is_done))
+
+
+def changes(store: ObjectStore, of: str | PartnerTenant, now: datetime) -> list[Change]:
+    """Every change on record of a partner or a tenant, oldest first, and how far it came."""
+    return changes_of(entries(store, of), lambda entry: _present(store, entry), now)
+
+
+def complete_begun(
+    store: ObjectStore,
+    of: str | PartnerTenant,
+    now: datetime,
+    what: str,
+    *,
+    to_sha256: str | None = None,
+    expectation: str | None = None,
+) -> Entry | None:
+    """Complete what was begun by a process that died after it took effect; returns its entry, or None of none.
+
+    Reads only what no entry completes: a key says what it is, and of which change.
+    """
+    keys = list(store.list_keys(f"{AUDIT_PREFIX}/{_folder(of)}/"))
+    begun = [key for key in keys if _id_in(key, what) is not None]
+    done = {_id_in(key, what + DONE) for key in keys}
+    found = (_read(store, key) for key in reversed(begun) if _id_in(key, what) not in done)
+    for entry in found:
+        if entry is None or (to_sha256 and entry.to_sha256 != to_sha256):
+            continue
+        if expectation and entry.details.get("expectation") != expectation:
+            continue
+        _write(store, replace(entry, what=what + DONE), now)
+        return entry
+    return None
+
+
+def _id_in(key: str, what: str) -> str | None:
+    """The id in the key of an entry, if it is of this kind."""
+    _, _, named = key.rpartition("/")[2].partition("Z-")
+    kind, _, entry_id = named.removesuffix(".json").rpartition("-")
+    return entry_id if kind == what else None
+
+
+def _present(store: ObjectStore, entry: Entry) -> Present:
+    if entry.tenant_code is None:
+        return Present()
+    tenant = PartnerTenant(entry.partner_id, entry.tenant_code)
+    pointer = readable_pointer(tenant, store.read(pointer_key(tenant)))
+    hold = read_hold(store, tenant)
+    moments = [
+        moment_of(pointer.verified_at) if pointer and pointer.run_id != entry.run_id else None,
+        moment_of(hold.seen_at) if hold else None,
+    ]
+    named = (parse_snapshot_key(key) for key in store.list_keys(snapshots_prefix(tenant)))
+    return Present(
+        pointer.sha256 if pointer else None,
+        hold.sha256 if hold else None,
+        max(filter(None, moments), default=None),
+        frozenset(name[1] for name in named if name is not None),
+    )
 
 
 def _write(store: ObjectStore, entry: Entry, now: datetime) -> None:

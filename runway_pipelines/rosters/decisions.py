@@ -1,4 +1,4 @@
-"""What a person decides about a tenant's roster: approve, reject, roll back, unpin, and what is expected to come.
+"""What a person decides about a tenant's roster: approve, reject, roll back, unpin.
 
 A decision takes the tenant's lock and follows the order of a refresh (snapshot, copies, pointer); it never asks the
 warehouse. It is on record before it takes effect and after. Killed at any moment, it leaves the tenant as before or as
@@ -8,11 +8,10 @@ decided; saying it again finishes it. See the publication guards contract, secti
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -20,19 +19,14 @@ from psycopg import Connection
 
 from runway_pipelines.errors import DecisionRefused, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.rosters.audit import Entry, on_record
-from runway_pipelines.rosters.guards import GUARD_NAMES
+from runway_pipelines.rosters.audit import complete_begun, on_record
 from runway_pipelines.rosters.holds import (
     LEAST_SHA256,
     SHA256_SHOWN,
-    Expectation,
-    Expectations,
     Hold,
     delete_hold,
-    read_expectations,
     read_hold,
     signed,
-    write_expectations,
     write_hold,
 )
 from runway_pipelines.rosters.manifest import Manifest, Pointer, Signature, lock_name, pointer_key
@@ -48,10 +42,9 @@ from runway_pipelines.rosters.publication import (
     whole_sha256,
 )
 from runway_pipelines.rosters.quality import blocking, judge_announced, not_empty
+from runway_pipelines.rosters.record import Entry
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
-
-MOST_EXPECTED = timedelta(days=60)
 
 
 class What(StrEnum):
@@ -141,13 +134,14 @@ def decide(
 def _approve(case: _Case) -> TenantOutcome:
     pointer, hold = case.pointer, case.hold
     if pointer is not None and pointer.pinned is not None:
-        raise _refused("a tenant that is not pinned", f"{case.tenant} pinned {pointer.pinned}", "unpin it first")
+        raise refusal("a tenant that is not pinned", f"{case.tenant} pinned {pointer.pinned}", "unpin it first")
     if hold is None and pointer is not None and _names(case.decision.sha256, pointer.sha256):
         # It was said before, and the process died before it said that it was done.
+        _complete_record(case, pointer.sha256)
         return _as_it_is(case, pointer, "published already")
     hold = _candidate(case)
     if pointer is not None and pointer.sha256 not in (hold.published_sha256, hold.sha256):
-        raise _refused(
+        raise refusal(
             "a candidate that was compared with what is published now",
             f"one that was held beside {(hold.published_sha256 or 'nothing')[:SHA256_SHOWN]}",
             f"refresh {case.tenant}, then decide",
@@ -171,7 +165,7 @@ def _approve(case: _Case) -> TenantOutcome:
 def _reject(case: _Case) -> TenantOutcome:
     hold, pointer = _candidate(case), case.pointer
     if pointer is not None and pointer.sha256 == hold.sha256 != hold.published_sha256:
-        raise _refused("a candidate that is not published", "one that was approved meanwhile", "roll back instead")
+        raise refusal("a candidate that is not published", "one that was approved meanwhile", "roll back instead")
     hold = replace(hold, rejected=hold.rejected or case.signature)
     with case.recorded(to=hold.sha256):
         write_hold(case.context.store, case.tenant, hold)
@@ -207,25 +201,33 @@ def _roll_back(case: _Case) -> TenantOutcome:
 def _unpin(case: _Case) -> TenantOutcome:
     pointer = case.pointer
     if pointer is None:
-        raise _refused("a tenant with a published roster", f"none for {case.tenant}", "refresh it")
+        raise refusal("a tenant with a published roster", f"none for {case.tenant}", "refresh it")
     if pointer.pinned is not None:
         with case.recorded(to=pointer.sha256):
             point(case.context.store, case.tenant, replace(pointer, pinned=None), replacing=case.stored)
             _copy_again(case)
+    else:
+        _complete_record(case, None)
     return _as_it_is(case, pointer, "not pinned: the next refresh publishes, if the guards let it")
+
+
+def _complete_record(case: _Case, to_sha256: str | None) -> None:
+    """Put on record that it has taken effect, where it was said before by a process that died at its very end."""
+    context, what = case.context, case.decision.what.value
+    complete_begun(context.store, case.tenant, context.now(), what, to_sha256=to_sha256)
 
 
 def _candidate(case: _Case) -> Hold:
     """The hold, if the decision names its candidate."""
     hold, named = case.hold, case.decision.sha256
     if hold is None:
-        raise _refused(
+        raise refusal(
             f"a candidate of {case.tenant} that is held",
             "none",
             f"see what is published: runway-pipelines rosters show {case.tenant}",
         )
     if not _names(named, hold.sha256):
-        raise _refused(
+        raise refusal(
             f"at least the first {LEAST_SHA256} digits of the candidate that was looked at",
             f"{named or 'none'}; what is held now is {hold.sha256[:SHA256_SHOWN]}, since {hold.since}",
             f"look at it (runway-pipelines rosters diff {case.tenant}), then decide",
@@ -251,10 +253,10 @@ def _target(case: _Case) -> str:
             # Said before, by a process that died before its end: this finishes it. Further back leads --to.
             return pointer.sha256
         if pointer is None or pointer.previous_sha256 is None:
-            raise _refused("a snapshot that was published before", "none", remedy)
+            raise refusal("a snapshot that was published before", "none", remedy)
         return pointer.previous_sha256
     if len(named) < LEAST_SHA256:
-        raise _refused(f"at least the first {LEAST_SHA256} digits of a snapshot", f"{len(named)} digits", remedy)
+        raise refusal(f"at least the first {LEAST_SHA256} digits of a snapshot", f"{len(named)} digits", remedy)
     return whole_sha256(case.context.store, case.tenant, named)
 
 
@@ -262,10 +264,10 @@ def _acceptable(case: _Case, sha256: str) -> Manifest:
     """A kept snapshot's manifest, if it passes what nobody can approve away."""
     manifest = read_manifest(case.context.store, case.tenant, sha256)
     if manifest is None:
-        raise _refused("a snapshot with a manifest", f"none for {sha256[:SHA256_SHOWN]}", "choose another, or refresh")
+        raise refusal("a snapshot with a manifest", f"none for {sha256[:SHA256_SHOWN]}", "choose another, or refresh")
     if blocks := blocking([not_empty(manifest), *judge_announced(manifest)]):
         reasons = "; ".join(result.reason for result in blocks)
-        raise _refused("a roster that passes every blocking check", reasons, "correct the warehouse, then refresh")
+        raise refusal("a roster that passes every blocking check", reasons, "correct the warehouse, then refresh")
     return manifest
 
 
@@ -319,70 +321,6 @@ def _as_it_is(case: _Case, pointer: Pointer, reason: str) -> TenantOutcome:
     )
 
 
-def expect(
-    context: DecisionContext,
-    partner_id: str,
-    tenant_code: str | None,
-    guards: Sequence[str],
-    until: datetime,
-    decided_by: str,
-    reason: str,
-) -> Expectation:
-    """Approve ahead a change that is known to come; raises `DecisionRefused`, `PublicationRaced`."""
-    now = context.now()
-    signature = signed(decided_by, reason, now)
-    unknown = sorted(set(guards) - set(GUARD_NAMES))
-    if unknown or not guards:
-        raise _refused(f"guards of {', '.join(GUARD_NAMES)}", ", ".join(unknown) or "none", "name those that will fail")
-    if not now < until <= now + MOST_EXPECTED:
-        raise _refused(
-            f"an end between now and {MOST_EXPECTED.days} days from now",
-            until.isoformat(),
-            "say until when it is expected",
-        )
-    expectation = Expectation(
-        uuid.uuid4().hex[:8], tuple(guards), until.astimezone(UTC).isoformat(timespec="seconds"), signature, tenant_code
-    )
-    known, stored = read_expectations(context.store, partner_id)
-    kept = tuple(each for each in known.expectations if datetime.fromisoformat(each.until) > now)
-    with on_record(context.store, _of_expectation("expect", partner_id, context.run_id, expectation), context.now):
-        write_expectations(context.store, partner_id, Expectations((*kept, expectation)), replacing=stored)
-    return expectation
-
-
-def end_expectation(
-    context: DecisionContext, partner_id: str, expectation_id: str, decided_by: str, reason: str
-) -> Expectation:
-    """End an expectation before its time; raises `DecisionRefused`, `PublicationRaced`."""
-    signature = signed(decided_by, reason, context.now())
-    known, stored = read_expectations(context.store, partner_id)
-    found = [each for each in known.expectations if each.id == expectation_id]
-    if not found:
-        raise _refused(
-            f"the id of one of {partner_id}'s {len(known.expectations)} expectations", expectation_id, "list them"
-        )
-    (ended,) = found
-    entry = _of_expectation("expect-end", partner_id, context.run_id, replace(ended, signature=signature))
-    with on_record(context.store, entry, context.now):
-        rest = tuple(each for each in known.expectations if each.id != expectation_id)
-        write_expectations(context.store, partner_id, Expectations(rest), replacing=stored)
-    return ended
-
-
-def _of_expectation(what: str, partner_id: str, run_id: str, expectation: Expectation) -> Entry:
-    return Entry(
-        what,
-        partner_id,
-        expectation.tenant_code,
-        run_id,
-        signature=expectation.signature,
-        details={
-            "expectation": expectation.id,
-            "guards": ", ".join(expectation.guards),
-            "until": expectation.until,
-        },
-    )
-
-
-def _refused(expected: str, came: str, remedy: str) -> DecisionRefused:
+def refusal(expected: str, came: str, remedy: str) -> DecisionRefused:
+    """A decision that does not fit what is there."""
     return DecisionRefused(expected=expected, came=came, remedy=remedy)

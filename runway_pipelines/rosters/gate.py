@@ -15,7 +15,7 @@ from psycopg import Connection
 
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.rosters.audit import Entry, on_record
+from runway_pipelines.rosters.audit import on_record
 from runway_pipelines.rosters.guards import GUARD_NAMES, as_warnings, holding
 from runway_pipelines.rosters.holds import SHA256_SHOWN, Hold, delete_hold, held_for, what_to_do, write_hold
 from runway_pipelines.rosters.judgement import judged, manifest_of
@@ -23,6 +23,7 @@ from runway_pipelines.rosters.manifest import Manifest, Pointer, Signature, snap
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import Published, copy_again, keep_snapshot, point, previous_of, publish
 from runway_pipelines.rosters.quality import CheckResult, blocking
+from runway_pipelines.rosters.record import Entry
 from runway_pipelines.rosters.standing import Standing, find_standing
 
 

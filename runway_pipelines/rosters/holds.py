@@ -144,6 +144,10 @@ class Expectation:
         of_tenant = self.tenant_code is None or self.tenant_code == tenant.tenant_code
         return until is not None and now < until and of_tenant and guard in self.guards
 
+    def is_like(self, other: Expectation) -> bool:
+        """Whether both let the same pass up to the same day."""
+        return (self.tenant_code, self.guards, self.until[:10]) == (other.tenant_code, other.guards, other.until[:10])
+
 
 @dataclass(frozen=True)
 class Expectations:

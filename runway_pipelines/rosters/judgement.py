@@ -10,13 +10,13 @@ from typing import IO
 
 from runway_pipelines.errors import Permanent, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.rosters.audit import Entry
 from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
 from runway_pipelines.rosters.guards import GUARD_NAMES, Comparison, as_warnings, combine, holding, judge_guards
 from runway_pipelines.rosters.holds import read_expectations
 from runway_pipelines.rosters.manifest import Manifest, Pointer, snapshot_key
 from runway_pipelines.rosters.outcome import Extract, RefreshContext
 from runway_pipelines.rosters.quality import CheckResult, judge
+from runway_pipelines.rosters.record import Entry
 from runway_pipelines.rosters.standing import Standing
 
 

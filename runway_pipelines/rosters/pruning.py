@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import chain, groupby, takewhile
 
@@ -12,7 +12,7 @@ import dagster as dg
 from runway_pipelines.dagster_events import keep_value, kept_value
 from runway_pipelines.errors import LockTimeout, Permanent, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.rosters.audit import Entry, on_record
+from runway_pipelines.rosters.audit import on_record
 from runway_pipelines.rosters.holds import UNREADABLE, read_hold
 from runway_pipelines.rosters.manifest import (
     SNAPSHOTS_PREFIX,
@@ -23,6 +23,7 @@ from runway_pipelines.rosters.manifest import (
     snapshots_prefix,
 )
 from runway_pipelines.rosters.publication import read_published
+from runway_pipelines.rosters.record import Entry
 from runway_pipelines.rosters.retention import Retention, StoredSnapshot, parse_snapshot_key, to_prune
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.aws.object_store import ListedObject, ObjectStore
@@ -157,7 +158,7 @@ def prune_tenant(
     with database.advisory_lock(lock_name(tenant), LOCK_WAIT_SECONDS) as lock:
         surplus = to_prune(snapshots, retention, now, protected_digests(store, tenant))
         if surplus:
-            with _record_pruned(store, tenant, surplus, run_id):
+            with _record_pruned(store, tenant, surplus, retention, run_id):
                 for snapshot in surplus:
                     # The lock ends with its connection. If that broke, a run may be publishing these bytes by now.
                     lock.execute("select 1")
@@ -201,9 +202,9 @@ def _delete_snapshot(store: ObjectStore, tenant: PartnerTenant, sha256: str) -> 
 
 
 def _record_pruned(
-    store: ObjectStore, tenant: PartnerTenant, snapshots: Sequence[StoredSnapshot], run_id: str
+    store: ObjectStore, tenant: PartnerTenant, snapshots: Sequence[StoredSnapshot], retention: Retention, run_id: str
 ) -> AbstractContextManager[None]:
-    """Records which snapshots are about to be deleted, and that they were."""
+    """Records which snapshots are about to be deleted and by which rule, and that they were."""
     return on_record(
         store,
         Entry(
@@ -215,6 +216,7 @@ def _record_pruned(
                 "snapshots": len(snapshots),
                 "bytes": sum(snapshot.size for snapshot in snapshots),
                 "sha256": " ".join(snapshot.sha256 for snapshot in snapshots),
+                **asdict(retention),
             },
         ),
     )

@@ -141,7 +141,7 @@ def test_ctrl_c_is_no_failure_of_serve(world: World, monkeypatch: pytest.MonkeyP
 def test_purge_is_refused_while_the_partner_has_rosters_and_deletes_when_it_left(
     partner: TestPartner, world: World
 ) -> None:
-    arguments = ["rosters", "purge", partner.partner_id, "--yes"]
+    arguments = ["rosters", "purge", partner.partner_id, "--yes", "--by", "Ann", "--reason", "left"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert partner.published("north") is not None
@@ -153,6 +153,10 @@ def test_purge_is_refused_while_the_partner_has_rosters_and_deletes_when_it_left
     assert partner.pointer("north") is not None
     assert CliRunner().invoke(main, [*arguments, "--with-snapshots"]).exit_code == 0
     assert partner.object_keys() == []
+    record = CliRunner().invoke(main, ["rosters", "audit", partner.partner_id])
+    assert record.output.count("purge") == 2
+    assert record.output.count("Ann: left") == 2
+    assert CliRunner().invoke(main, ["rosters", "purge", partner.partner_id, "--yes"]).exit_code == ExitCode.USAGE
 
 
 @pytest.mark.slow
@@ -166,7 +170,7 @@ def test_purge_of_one_tenant_leaves_the_others(world: World, instance: dg.Dagste
         connection.execute(
             "update tenant set deleted_on = now() where partner_id = %s and code = 'gone'", [partner.partner_id]
         )
-    result = CliRunner().invoke(main, ["rosters", "purge", f"{partner.partner_id}/gone", "--yes"])
+    result = CliRunner().invoke(main, ["rosters", "purge", f"{partner.partner_id}/gone", "--yes", "--reason", "left"])
     assert result.exit_code == 0, result.output
     assert partner.published("gone") is None
     assert partner.published("gone-2") is not None

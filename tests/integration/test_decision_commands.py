@@ -68,7 +68,7 @@ def test_what_is_held_is_looked_at_approved_and_rolled_back(partner: TestPartner
     assert "not pinned" in said("unpin", key, "--reason", WHY)
     record = said("audit", key)
     assert all(word in record for word in ("hold", "approve", "rollback", "unpin", "ann"))
-    assert "not completed" not in record
+    assert "unfinished" not in record
 
 
 def test_what_is_known_to_come_is_said_before_listed_and_ended(partner: TestPartner) -> None:

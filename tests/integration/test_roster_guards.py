@@ -17,13 +17,15 @@ import dagster as dg
 import pytest
 
 from runway_pipelines.errors import DecisionRefused, RunwayError
-from runway_pipelines.rosters.audit import Entry, entries
-from runway_pipelines.rosters.decisions import Decision, DecisionContext, What, end_expectation, expect
+from runway_pipelines.rosters.audit import entries
+from runway_pipelines.rosters.decisions import Decision, DecisionContext, What
+from runway_pipelines.rosters.expecting import end_expectation, expect
 from runway_pipelines.rosters.guards import STUDENTS_ADDED, WAREHOUSE_MOVED
 from runway_pipelines.rosters.holds import Hold, read_hold
 from runway_pipelines.rosters.manifest import hold_key, index_key, manifest_key, pointer_key, snapshot_key
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from runway_pipelines.rosters.quality import STUDENTS_LOST
+from runway_pipelines.rosters.record import Entry
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.settings import load_settings
 from runway_pipelines.wiring import build_services

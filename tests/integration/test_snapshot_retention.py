@@ -23,7 +23,7 @@ from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.operations import retention as retention_of_runs
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters import pruning
-from runway_pipelines.rosters.audit import Entry, entries
+from runway_pipelines.rosters.audit import entries
 from runway_pipelines.rosters.holds import Hold
 from runway_pipelines.rosters.manifest import (
     Manifest,
@@ -35,6 +35,7 @@ from runway_pipelines.rosters.manifest import (
     snapshot_key,
 )
 from runway_pipelines.rosters.publication import list_manifests
+from runway_pipelines.rosters.record import Entry
 from runway_pipelines.settings import load_settings
 from runway_pipelines.wiring import build_services
 from tests.factories import manifest, pointer
@@ -218,7 +219,9 @@ def test_the_newest_and_what_is_published_held_or_was_published_before_stay_and_
     begun, done = recorded(left)
     assert (begun.what, done.what, begun.run_id, begun.id) == ("prune", "prune-done", first.run_id, done.id)
     gone = " ".join(map(digest, (2, 3, 5, 6)))
-    assert begun.details == done.details == {"snapshots": 4, "bytes": 4 * SIZE, "sha256": gone}
+    why = {"keep_last": KEPT, "monthly_days": 0}
+    assert begun.details == done.details == {"snapshots": 4, "bytes": 4 * SIZE, "sha256": gone} | why
+    assert begun.program_version == done.program_version != ""
 
     report = reported(first)
     assert report["snapshots pruned"] >= 9

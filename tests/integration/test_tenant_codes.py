@@ -95,7 +95,7 @@ def test_every_code_that_a_key_can_hold_works_everywhere(
         connection.execute(
             "update tenant set deleted_on = now() where partner_id = %s and code = 'St. Mary'", [partner.partner_id]
         )
-    purged = CliRunner().invoke(main, ["rosters", "purge", partner.tenant("St. Mary").key, "--yes"])
+    purged = CliRunner().invoke(main, ["rosters", "purge", partner.tenant("St. Mary").key, "--yes", "--reason", "left"])
     assert purged.exit_code == 0, purged.output
     assert partner.published("St. Mary") is None
     assert partner.published("O'Brien ISD") is not None

@@ -19,15 +19,21 @@ import pytest
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.errors import Permanent, StoredObjectDamaged
 from runway_pipelines.rosters import refresh
-from runway_pipelines.rosters.decisions import Decision, DecisionContext, What, decide, end_expectation, expect
+from runway_pipelines.rosters.audit import changes
+from runway_pipelines.rosters.decisions import Decision, DecisionContext, What, decide
 from runway_pipelines.rosters.encoding import RosterCounts
+from runway_pipelines.rosters.expecting import end_expectation, expect
 from runway_pipelines.rosters.guards import GUARD_NAMES, Guards
 from runway_pipelines.rosters.holds import Hold, read_expectations, read_hold
 from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, Pointer
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome
-from runway_pipelines.rosters.publication import list_manifests, read_published
+from runway_pipelines.rosters.pruning import prune_tenant, stored_snapshots
+from runway_pipelines.rosters.publication import list_manifests, published_keys, read_published
+from runway_pipelines.rosters.purging import purge
 from runway_pipelines.rosters.quality import Thresholds
+from runway_pipelines.rosters.record import State
 from runway_pipelines.rosters.refresh import refresh_tenant
+from runway_pipelines.rosters.retention import LEAST_AGE, Retention
 from runway_pipelines.systems.aws.object_store import FileDigest
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from runway_pipelines.systems.snowflake.connection import Place
@@ -121,9 +127,9 @@ class NoSession:
 
 @dataclass(frozen=True)
 class Step:
-    """Something that happens to the tenant: a refresh that gets ``roster`` from a place, or a decision.
+    """Something that happens to the tenant: a refresh that gets ``roster`` from a place, a pruning, or a decision.
 
-    ``named`` is the sha256 that the decision names; "held" stands for the candidate's.
+    ``named`` is the sha256 (or the expectation) that the decision names; "held" stands for the candidate's.
     """
 
     what: str
@@ -156,9 +162,11 @@ class PublicationWorld:
                 )
                 return None
             if step.what == "end":
-                known, _ = read_expectations(self.store, TENANT.partner_id)
-                for each in known.expectations:
-                    end_expectation(self.decisions(), TENANT.partner_id, each.id, "Ann", "over")
+                for each in [step.named] if step.named else self.expected:
+                    end_expectation(self.decisions(), TENANT.partner_id, each, "Ann", "over")
+                return None
+            if step.what == "prune":
+                self.prune()
                 return None
             named = self.hold.sha256 if step.named == "held" and self.hold else step.named
             return self.decide(What(step.what), named)
@@ -184,7 +192,14 @@ class PublicationWorld:
     ) -> TenantOutcome:
         """A refresh to which the warehouse gives this roster, by a query of now or of then."""
         context = RefreshContext(
-            self.store, self.database, "run", Thresholds(), 1, Silent(), guards=GUARDS, now=lambda: self.clock
+            self.store,
+            self.database,
+            f"run of {self.clock:%H:%M}",
+            Thresholds(),
+            1,
+            Silent(),
+            guards=GUARDS,
+            now=lambda: self.clock,
         )
 
         def extract(session: Any, tenant: Any, file: IO[bytes], **options: Any) -> Extract:
@@ -201,6 +216,29 @@ class PublicationWorld:
 
     def decide(self, what: What, sha256: str | None = None, by: str = "Ann") -> TenantOutcome:
         return decide(self.decisions(), TENANT, YEARS, Decision(what, by, "looked at it", sha256))
+
+    def prune(self) -> None:
+        """The retention job's turn, which keeps the newest. The bucket's clock is the real one."""
+        soon = datetime.now(UTC) + 2 * LEAST_AGE
+        for tenant, snapshots in stored_snapshots(self.store):
+            prune_tenant(self.store, self.database, tenant, snapshots, Retention(1, 0), soon, "retention")
+
+    def purge(self) -> None:
+        """The tenant has left, and a person deletes everything."""
+        self.clock += timedelta(minutes=1)
+        keys = list(published_keys(self.store, TENANT, with_snapshots=True))
+        said = {"decided_by": "Ann", "reason": "left", "run_id": "command line"}
+        purge(self.store, TENANT, keys, with_snapshots=True, **said, now=lambda: self.clock)
+
+    def unfinished(self) -> list[str]:
+        """What was begun and never completed, as a person reads it."""
+        found = changes(self.store, TENANT.partner_id, self.clock)
+        return [each.begun.what for each in found if each.state is State.UNFINISHED]
+
+    @property
+    def expected(self) -> list[str]:
+        """The ids of what is expected."""
+        return [each.id for each in read_expectations(self.store, TENANT.partner_id)[0].expectations]
 
     def decisions(self) -> DecisionContext:
         return DecisionContext(self.store, self.database, "decision", 1, lambda: self.clock)
@@ -233,6 +271,8 @@ class PublicationWorld:
             hold and (hold.sha256, hold.guards, hold.rejected is not None, hold.place),
             self.copies,
             sorted(each.sha256 for each in list_manifests(self.store, TENANT)),
+            sorted(key for key in self.s3.objects if key.endswith(".jsonl")),
+            len(self.expected),
         )
 
     def audited(self) -> list[str]:

@@ -5,6 +5,7 @@ The bucket is in memory (`tests/memory_store.py`); test_roster_guards.py kills a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from threading import Barrier, Thread
 
@@ -22,6 +23,7 @@ from runway_pipelines.rosters.outcome import TenantStatus
 from runway_pipelines.rosters.publication import read_manifest
 from runway_pipelines.rosters.quality import STUDENTS_LOST
 from tests.factories import TENANT
+from tests.memory_store import Killed
 from tests.properties import examples
 from tests.unit.rosters.publication_world import (
     BY_SHA256,
@@ -38,7 +40,7 @@ from tests.waiting import join
 WHOLE, HALF, MORE = (Step("refresh", name) for name in ("whole", "half", "one more"))
 MOVED = Step("refresh", "whole", place=1)
 APPROVE, REJECT = Step("approve", named="held"), Step("reject", named="held")
-ROLLBACK, UNPIN = Step("rollback"), Step("unpin")
+ROLLBACK, UNPIN, PRUNE = Step("rollback"), Step("unpin"), Step("prune")
 TO_WHOLE = Step("rollback", named=ROSTERS["whole"].sha256)
 
 CASES = {
@@ -58,6 +60,10 @@ CASES = {
     "unpin": ([WHOLE, MORE, ROLLBACK], UNPIN),
     "refresh after unpin": ([WHOLE, MORE, ROLLBACK, UNPIN], MORE),
     "expected": ([WHOLE, Step("expect")], HALF),
+    "expected beside a hold": ([WHOLE, HALF, Step("expect")], HALF),
+    "expect": ([WHOLE], Step("expect")),
+    "end what is expected": ([WHOLE, Step("expect")], Step("end")),
+    "prune": ([WHOLE, MORE, Step("refresh", "two gone"), HALF, Step("refresh", "others")], PRUNE),
 }
 
 
@@ -82,14 +88,26 @@ def test_killed_before_any_change_a_step_leaves_one_whole_snapshot_and_again_it_
         assert set(world.copies.values()) <= {BY_SHA256[p.sha256].body for p in (old, new) if p}, change
         assert_whole(world)
         # A step that names what is held names nothing any more where the hold is gone already.
-        again = Step(step.what, step.roster, step.place, done_name(step, untouched))
+        again = replace(step, named=done_name(step, untouched))
         world.take(again)
         assert world.state() == done.state(), change
-    assert change > 2
+        if step.what == "refresh":
+            world.take(step)  # what a run left open on record, the next one closes
+        assert world.unfinished() == [], change
+    assert change == made_by(untouched, step) + 1
+
+
+def made_by(world: PublicationWorld, step: Step) -> int:
+    """How many changes of the bucket a step makes when nothing kills it; two of them are the record's."""
+    world = world.forked()
+    world.take(step)
+    return world.s3.changes
 
 
 def done_name(step: Step, untouched: PublicationWorld) -> str | None:
-    """What a person says again: the digits that were said before."""
+    """What a person says again: the digits, or the expectation, that were said before."""
+    if step.what == "end":
+        return untouched.expected[0] if untouched.expected else None
     return untouched.hold.sha256 if step.named == "held" and untouched.hold else step.named
 
 
@@ -184,7 +202,7 @@ STEPS = [
     *[REJECT, UNPIN] * 3,
     *[Step(what, named=sha256) for what in ("approve", "reject", "rollback") for sha256 in BY_SHA256],
     *[Step("expect", guards=(guard,)) for guard in GUARD_NAMES],
-    *[Step("expect"), Step("end")] * 2,
+    *[Step("expect"), Step("end"), PRUNE] * 2,
 ]
 kills = st.one_of(st.none(), st.none(), st.integers(1, 12))
 
@@ -203,7 +221,7 @@ def test_what_is_published_passed_its_guards_or_a_recorded_decision_chose_it(
             world.take(step)
         assert_whole(world)
         assert_reason_to_publish(step, before, world)
-        if not was_killed and step.what not in ("expect", "end"):
+        if not was_killed and step.what not in ("expect", "end", "prune"):
             assert_settled_if_anything_was_done(step, before, world)
     # Whatever was left half done, the next refresh ends it.
     world.take(WHOLE)
@@ -337,3 +355,27 @@ def test_a_refused_roster_heals_what_a_killed_decision_left_between() -> None:
     world.s3.objects[stable_key(TENANT, YEARS[0])] = world.s3.objects[snapshot_key(TENANT, ROSTERS["whole"].sha256)]
     world.take(Step("refresh", "nobody"))
     assert list(world.copies.values()) == whole_copies(ROSTERS["one more"].sha256)
+
+
+def test_a_purge_that_was_killed_is_unfinished_on_record_until_it_is_said_again() -> None:
+    untouched = world_after(WHOLE, MORE, HALF)
+    change = 0
+    while True:
+        change += 1
+        world = untouched.forked()
+        world.s3.dies_before = change
+        try:
+            world.purge()
+        except Killed:
+            world.s3.dies_before = None
+        else:
+            break
+        assert world.unfinished() == (["purge"] if change > 1 else []), change
+        world.purge()
+        assert [key for key in world.s3.objects if not key.startswith("__roster_audit/")] == []
+        assert world.unfinished() == []
+    assert change > 10
+    (entry, _) = entries(world.store, TENANT)[-2:]
+    assert entry.signature is not None
+    assert (entry.signature.decided_by, entry.signature.reason) == ("Ann", "left")
+    assert entry.from_sha256 == ROSTERS["one more"].sha256
