@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
+from runway_pipelines.cli import main
 from runway_pipelines.errors import DecisionRefused, RunwayError
 from runway_pipelines.rosters.audit import entries
 from runway_pipelines.rosters.decisions import Decision, DecisionContext, What
@@ -103,6 +106,14 @@ class Guarded:
 
     def audited(self) -> list[str]:
         return [entry.what for entry in self.audit()]
+
+    def commands_that_finish(self) -> list[str]:
+        """What a person reads of decisions that were begun and never completed."""
+        result = CliRunner().invoke(main, ["rosters", "audit", self.partner.tenant("north").key])
+        assert result.exit_code == 0, result.output
+        told = [line.partition(" To do: ")[2] for line in result.output.splitlines() if "never completed" in line]
+        assert ("unfinished" in " ".join(result.output.split())) is bool(told)
+        return told
 
     def entry_of_index(self) -> dict[str, Any]:
         document = self.services.store.read(index_key(self.partner.partner_id))
@@ -503,7 +514,15 @@ def test_an_approval_killed_by_the_system_and_said_again_is_done(guarded: Guarde
     is_published = moment in ("held.json", "approve-done")
     assert (pointer.sha256 == sha256) is is_published
     assert partner.published("north") == (old if moment in ("approve-", "/2026/") else half)
-    guarded.decide(What.APPROVE, sha256)
+    commands = guarded.commands_that_finish()
+    if moment == "approve-":
+        assert commands == []
+        guarded.decide(What.APPROVE, sha256)
+    else:
+        (command,) = commands
+        result = CliRunner().invoke(main, shlex.split(command)[1:])
+        assert result.exit_code == 0, result.output
+    assert guarded.commands_that_finish() == []
     assert partner.published("north") == half
     assert guarded.hold is None
     pointer = partner.pointer("north")
