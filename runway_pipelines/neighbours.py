@@ -13,6 +13,9 @@ GROUP = "neighbours"
 
 ASSOCIATIONS = dg.AssetKey(["edu", "stg_ef3__student_education_organization_associations"])
 ID_CODES = dg.AssetKey(["edu", "stg_ef3__stu_ed_org__identification_codes"])
+STUDENTS = dg.AssetKey(["edu", "stg_ef3__students"])
+SCHOOLS = dg.AssetKey(["edu", "stg_ef3__student_school_associations"])
+CANDIDATES = dg.AssetKey(["runway", "match_candidates"])
 REGISTRY = dg.AssetKey(["runway", "registry"])
 EDU_SECRET = dg.AssetKey(["secrets", "edu_snowflake"])
 LIBRARY = dg.AssetKey(["catalogue", "library"])
@@ -20,6 +23,7 @@ LML = dg.AssetKey(["lml", "verdicts"])
 EXECUTOR = dg.AssetKey(["runway", "executor"])
 
 WAREHOUSE: Sequence[dg.AssetKey] = (ASSOCIATIONS, ID_CODES)
+PERSONS: Sequence[dg.AssetKey] = (STUDENTS, SCHOOLS, ID_CODES)
 
 
 def columns(**descriptions: str) -> dict[str, dg.TableSchema]:
@@ -57,6 +61,46 @@ def neighbours(published_roster: dg.AssetKey) -> Iterator[dg.AssetSpec]:
             k_student_xyear="varchar: the student in one tenant, across years",
             id_system="varchar: the kind of ID: Local, State, District",
             id_code="varchar: the ID; leading zeros count",
+        ),
+    )
+    yield _external(
+        STUDENTS,
+        "A row for each student and school year, with the names and the birth date that the student had then. Read for "
+        "student resolution alone, and only of partners that agreed. docs/contracts/student_resolution.md, section 4.",
+        {"snowflake"},
+        columns(
+            tenant_code="varchar: the district",
+            api_year="int: the school year, by its end",
+            k_student_xyear="varchar: the student in one tenant, across years",
+            student_unique_id="varchar: Ed-Fi's studentUniqueId",
+            first_name="varchar: the first name; also middle_name, last_name, maiden_name, generation_code_suffix",
+            birth_date="date: the birth date; also birth_sex and is_multiple_birth",
+        ),
+    )
+    yield _external(
+        SCHOOLS,
+        "A row for each student and school, of the two latest school years. Read for student resolution alone.",
+        {"snowflake"},
+        columns(
+            tenant_code="varchar: the district",
+            api_year="int: the school year, by its end",
+            k_student_xyear="varchar: the student in one tenant, across years",
+            school_id="int: the school",
+            entry_grade_level="varchar: the grade, a descriptor",
+        ),
+    )
+    yield _external(
+        CANDIDATES,
+        "The students of an assessment file as a producer observed them, a line each: candidates.jsonl in the tenant's "
+        "folder of the bucket, or the body of a request. docs/contracts/student_resolution.md, section 1.",
+        {"s3"},
+        columns(
+            candidate_id="text: the line's own key, unique in the file",
+            obs_first_name="text: also obs_last_name, obs_middle_name",
+            obs_birth_date="text: in the file's own notation",
+            obs_school_id="text: the school",
+            obs_student_ids="list: the IDs that the file has for the student",
+            record_count="int: how many rows of the file it stands for",
         ),
     )
     yield _external(

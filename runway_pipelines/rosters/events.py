@@ -145,8 +145,6 @@ def problem_metadata(
     metadata: dict[str, dg.MetadataValue | int | float | str] = {
         "state": outcome.status.value,
         "reason": outcome.reason,
-        "next step": _next_step(outcome),
-        **runbook("a-roster-is-held" if is_held else "a-run-failed-what-now"),
     }
     if outcome.hold is not None:
         metadata["held since"] = outcome.hold.since
@@ -154,6 +152,10 @@ def problem_metadata(
         metadata["failing since"] = failing_since or "this run, the first that failed"
     if outcome.pinned_at is not None:
         metadata["pinned since"] = outcome.pinned_at
+    metadata |= {
+        "next step": _next_step(outcome),
+        **runbook("a-roster-is-held" if is_held else "a-run-failed-what-now"),
+    }
     if (candidate := outcome.candidate) is not None:
         metadata |= {
             "students": candidate.students,
@@ -218,14 +220,17 @@ def index_metadata(
 
 
 def _problem_row(district: District) -> dg.TableRecord:
+    """Dagster's tables show no line breaks, so the second of two commands has a column of its own."""
+    next_step, _, then = district.next_step.partition("\n")
     return dg.TableRecord(
         {
             "tenant": district.tenant_code,
             "status": district.status,
-            "reason": district.reason,
-            "since": district.since_in_words,
-            "next step": district.next_step,
+            "since": district.since_in_words.removeprefix("since "),
             "students": district.students,
+            "reason": district.reason,
+            "next step": next_step,
+            "then": then,
         }
     )
 

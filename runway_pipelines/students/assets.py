@@ -13,6 +13,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from runway_pipelines.dagster_events import keep_storage_connections, target_of_newest
 from runway_pipelines.errors import RunwayError, Transient
+from runway_pipelines.neighbours import CANDIDATES, EDU_SECRET, PERSONS, REGISTRY
 from runway_pipelines.operations.defects import logged_defect
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
 from runway_pipelines.operations.wording import first_few
@@ -23,6 +24,7 @@ from runway_pipelines.students.events import (
     CHECK_SPECS,
     ID_MATCHES_HOLD,
     NO_FOREIGN_FILE,
+    RESOLUTION_COLUMNS,
     RESOLUTIONS,
     foreign_observation,
     foreign_reason,
@@ -58,6 +60,7 @@ class Work:
     specs=[
         dg.AssetSpec(
             RESOLUTIONS,
+            deps=[CANDIDATES, *PERSONS, REGISTRY, EDU_SECRET],
             description="Whose row is it: the files of candidates that wait in the tenant's folder of the bucket, each "
             "answered beside it (resolutions.jsonl, review.jsonl, report.json). Materialize it to resolve what waits; "
             "student_candidates_sensor does so for every new file. A run without a waiting file asks no warehouse.",
@@ -65,7 +68,7 @@ class Work:
             owners=OWNERS,
             tags=domain(GROUP),
             kinds={"snowflake", "duckdb", "s3"},
-            metadata=runbook("files-of-candidates"),
+            metadata={**RESOLUTION_COLUMNS, **runbook("files-of-candidates")},
             skippable=True,
         )
     ],

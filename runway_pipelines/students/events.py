@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from runway_pipelines.neighbours import columns
 from runway_pipelines.operations.run_report import RUN_REPORT, Problem, RunReport
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from runway_pipelines.students.resolution import Counts, Summary
 
 RESOLUTIONS = dg.AssetKey(["students", "resolutions"])
+RESOLUTION_COLUMNS = columns(
+    candidate_id="text: the line's own key in the file",
+    decision="text: accept, review, none or invalid",
+    reason="text: the rule that decided",
+    student_unique_id="text: whose row it is, of an accepted one alone",
+    weight="number: the evidence for the best student, in bits",
+    ids_agree="boolean: whether an ID of the line is that student's",
+    candidates="list: of a review, the two best students with what agrees; no name and no birth date",
+)
 FOREIGN_FILE = "foreign_file"
 MOST_ROWS = 200  # of a table: what a page can show
 

@@ -126,6 +126,21 @@ def test_the_lineage_shows_whose_data_it_is_and_who_reads_it(page: Page) -> None
     page.goto("/asset-groups")
     page.wait_for_timeout(3000)
     page.screenshot(path=SCREENSHOTS / "lineage.png")
+    page.goto("/assets/students/resolutions?view=lineage&lineageScope=neighbors")
+    expect(page.get_by_text("match_candidates").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "students-lineage.png")
+
+
+def test_the_runs_say_which_partner_each_is_of(page: Page) -> None:
+    page.goto("/runs")
+    expect(page.get_by_text("partner_rosters_job").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "runs.png")
+
+
+def test_the_board_is_an_asset_with_its_numbers_and_partners(page: Page) -> None:
+    page.goto("/assets/rosters/board?view=events")
+    expect(page.get_by_text("partners").first).to_be_visible()
+    page.screenshot(path=SCREENSHOTS / "board-asset.png", full_page=True)
 
 
 def test_the_sensors_tick_by_themselves(page: Page) -> None:

@@ -22,6 +22,7 @@ from tests.factories import TENANT, manifest
 from tests.memory_store import MemoryS3, memory_store
 
 SINCE = "2026-07-01T09:30:00+00:00"
+HELD = "640 are gone. To see what would change: look. To publish it all the same: approve"
 
 
 @pytest.fixture
@@ -70,8 +71,8 @@ def test_without_a_refreshed_tenant_nothing_is_said_of_the_warehouse() -> None:
     assert warehouse_seconds([TenantOutcome(TENANT, TenantStatus.FAILED, "", 0.1)]) == {}
 
 
-def entry(code: str, status: str, since: str | None = None) -> IndexEntry:
-    return IndexEntry(code, status, f"why {code}", SINCE, "sha", lines=2, students=1, since=since)
+def entry(code: str, status: str, since: str | None = None, reason: str = "no table") -> IndexEntry:
+    return IndexEntry(code, status, reason, SINCE, "sha", lines=2, students=1, since=since)
 
 
 def test_a_partners_index_has_its_totals_first_and_then_who_needs_a_person_the_worst_first(store: ObjectStore) -> None:
@@ -79,8 +80,8 @@ def test_a_partners_index_has_its_totals_first_and_then_who_needs_a_person_the_w
         entry("good", "unchanged"),
         entry("failing", "failed"),
         entry("pinned", "pinned", SINCE),
-        entry("refused", "held"),
-        entry("guarded", "held", "2026-01-01T00:00:00+00:00"),
+        entry("refused", "held", reason="no student. To do: mend it"),
+        entry("guarded", "held", "2026-01-01T00:00:00+00:00", HELD),
     )
     metadata = index_metadata(PartnerIndex("acme", (2026,), tenants), store, timedelta(days=36_500))
     named = ["students", "tenants", "tenants that need a look", "students by district", "problems", "rosters"]
@@ -91,7 +92,9 @@ def test_a_partners_index_has_its_totals_first_and_then_who_needs_a_person_the_w
     )
     assert [row["tenant"] for row in problems] == ["guarded", "refused", "failing", "pinned"]
     assert all(row["next step"] for row in problems)
-    assert str(problems[0]["since"]).startswith("since 2026-01-01")
+    assert str(problems[0]["since"]).startswith("2026-01-01")
+    shown = [(row["next step"], row["then"]) for row in problems[:2]]
+    assert shown == [("To see what would change: look", "To publish it all the same: approve"), ("mend it", "")]
     assert [(row["tenant"], "reason" in row) for row in rosters] == [("good", False)]
 
 
