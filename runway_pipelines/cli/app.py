@@ -9,10 +9,11 @@ import click
 from runway_pipelines.cli.board import list_rosters, status
 from runway_pipelines.cli.breakage import break_, mend
 from runway_pipelines.cli.credentials import credentials
-from runway_pipelines.cli.decisions import approve, audit, diff, expect, holds, reject, rollback, unpin
+from runway_pipelines.cli.decisions import approve, audit, expect, reject, rollback, unpin
 from runway_pipelines.cli.doctor import doctor
 from runway_pipelines.cli.documents import data_contracts, iam_policy, settings
 from runway_pipelines.cli.exit_codes import ExitCode, exit_codes_in_words
+from runway_pipelines.cli.holds import diff, holds
 from runway_pipelines.cli.identity import identity
 from runway_pipelines.cli.local import demo, dev
 from runway_pipelines.cli.partitions import partitions

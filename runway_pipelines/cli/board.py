@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from runway_pipelines.cli.arguments import PartnerArgument
 from runway_pipelines.cli.exit_codes import ExitCode
+from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
 from runway_pipelines.errors import RunwayError
@@ -46,7 +46,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("partner", metavar="[PARTNER]", type=PartnerArgument(), required=False)
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@json_option
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C; with --json, a document on each line.")
 @click.option(
     "--every", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds between two with --watch."
@@ -83,25 +83,20 @@ Examples:
   runway-pipelines rosters list --json | jq -r '.[] | select(.state == "never") | .tenant_code'""",
 )
 @click.argument("partner", metavar="[PARTNER]", type=PartnerArgument(), required=False)
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON list, and nothing else.")
+@json_option
 @click.pass_obj
 def list_rosters(target: Target, partner: str | None, is_json: bool) -> None:
     """Every district of all partners or of PARTNER: its state, its size, and when it was last confirmed."""
+    from runway_pipelines.rosters.districts import district_document
+
     with target.services() as services:
         board = _board(services, target, partner)
     by_name = sorted(board.partners, key=lambda row: row.partner_id)
     unread = [row for row in by_name if row.trouble]
-    if is_json:
-        from runway_pipelines.rosters.districts import district_document
-
-        rows = [
-            {"partner_id": row.partner_id, **district_document(district)}
-            for row in by_name
-            for district in by_code(row)
-        ]
-        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
-    else:
-        console.print(_districts_table(by_name))
+    rows = [
+        {"partner_id": row.partner_id, **district_document(district)} for row in by_name for district in by_code(row)
+    ]
+    print_result(rows, lambda: console.print(_districts_table(by_name)), is_json=is_json)
     if unread:
         raise click.ClickException(
             "; ".join(f"{row.partner_id}: its index cannot be read: {row.trouble}" for row in unread)
@@ -124,11 +119,12 @@ def _board(services: RosterServices, target: Target, partner_id: str | None) -> 
 
 
 def _show(board: Board, *, is_json: bool, is_one: bool, is_line: bool = False) -> None:
-    if is_json:
-        document = orjson.dumps(board.document(), option=0 if is_line else orjson.OPT_INDENT_2)
-        click.echo(document.decode())
-        return
-    print_board(console, board, most_groups=None if is_one else MOST_GROUPS)
+    print_result(
+        board.document(),
+        lambda: print_board(console, board, most_groups=None if is_one else MOST_GROUPS),
+        is_json=is_json,
+        on_one_line=is_line,
+    )
 
 
 def _show_again(read: Callable[[], Board], *, is_json: bool, is_one: bool, every: float) -> None:

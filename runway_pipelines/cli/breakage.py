@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target, local_parts
 from runway_pipelines.operations.wording import first_few
 
@@ -28,36 +29,41 @@ def break_() -> None:
 
 @break_.command(name="mass-loss")
 @click.argument("name", metavar="PARTNER/TENANT")
+@json_option
 @click.pass_obj
-def mass_loss(target: Target, name: str) -> None:
+def mass_loss(target: Target, name: str, is_json: bool) -> None:
     """Most students of PARTNER/TENANT vanish from the partner's warehouse: one in twenty is left."""
     partner, tenant = _tenant(target, name)
     with _practice(target) as practice:
         from runway_pipelines.local import breakage
 
         left = breakage.mass_loss(practice, partner, tenant)
-    click.echo(f"{name}: {left:,} of its {tenant.students:,} students are left in the local warehouse.")
-    _say_next(target, name, f"{REFRESH.format(partner.partner_id)}: {tenant.code} is held")
+    done = f"{name}: {left:,} of its {tenant.students:,} students are left in the local warehouse"
+    see = f"{REFRESH.format(partner.partner_id)}: {tenant.code} is held"
+    _print_broken(target, name, done, see, is_json=is_json)
 
 
 @break_.command()
 @click.argument("name", metavar="PARTNER/TENANT")
+@json_option
 @click.pass_obj
-def empty(target: Target, name: str) -> None:
+def empty(target: Target, name: str, is_json: bool) -> None:
     """All students of PARTNER/TENANT vanish from the partner's warehouse."""
     partner, tenant = _tenant(target, name)
     with _practice(target) as practice:
         from runway_pipelines.local import breakage
 
         breakage.empty(practice, partner, tenant)
-    click.echo(f"{name}: none of its {tenant.students:,} students is left in the local warehouse.")
-    _say_next(target, name, f"{REFRESH.format(partner.partner_id)}: {tenant.code} is held")
+    done = f"{name}: none of its {tenant.students:,} students is left in the local warehouse"
+    see = f"{REFRESH.format(partner.partner_id)}: {tenant.code} is held"
+    _print_broken(target, name, done, see, is_json=is_json)
 
 
 @break_.command()
 @click.argument("name", metavar="PARTNER[/TENANT]")
+@json_option
 @click.pass_obj
-def rotate(target: Target, name: str) -> None:
+def rotate(target: Target, name: str, is_json: bool) -> None:
     """The partner's secret gets a new private key that the partner's warehouse does not know."""
     partner, _ = _named(target, name)
     with _practice(target) as practice:
@@ -65,14 +71,16 @@ def rotate(target: Target, name: str) -> None:
 
         version = breakage.unknown_key(practice, partner)
     partner_id = partner.partner_id
-    click.echo(f"{partner_id}: version {version} of its secret has a key that the local warehouse does not know.")
-    _say_next(target, name, f"{ROTATED.format(partner_id)}: can_connect of credentials/edu_connection is red")
+    done = f"{partner_id}: version {version} of its secret has a key that the local warehouse does not know"
+    see = f"{ROTATED.format(partner_id)}: can_connect of credentials/edu_connection is red"
+    _print_broken(target, name, done, see, is_json=is_json)
 
 
 @break_.command(name="wrong-warehouse")
 @click.argument("name", metavar="PARTNER[/TENANT]")
+@json_option
 @click.pass_obj
-def wrong_warehouse(target: Target, name: str) -> None:
+def wrong_warehouse(target: Target, name: str, is_json: bool) -> None:
     """The partner's secret opens another partner's warehouse, which has students of its own under the same codes.
 
     With TENANT, under that code alone; without, under all of the partner's codes.
@@ -85,17 +93,18 @@ def wrong_warehouse(target: Target, name: str) -> None:
         tenants = (tenant,) if tenant else tenants_with_students(partner)
         other = breakage.wrong_warehouse(practice, partner, tenants)
     codes = f"the code {tenant.code}" if tenant else f"all {len(tenants)} of its codes"
-    click.echo(
+    done = (
         f"{partner.partner_id}: its secret opens the warehouse of {other.partner_id}, which has students of its own "
-        f"under {codes}."
+        f"under {codes}"
     )
-    _say_next(target, name, f"{ROTATED.format(partner.partner_id)}: its tenants are held")
+    _print_broken(target, name, done, f"{ROTATED.format(partner.partner_id)}: its tenants are held", is_json=is_json)
 
 
 @click.command()
 @click.argument("name", metavar="[PARTNER[/TENANT]]", required=False)
+@json_option
 @click.pass_obj
-def mend(target: Target, name: str | None) -> None:
+def mend(target: Target, name: str | None, is_json: bool) -> None:
     """Undo what `break` did to PARTNER/TENANT, to PARTNER, or everywhere: the data and the secret are as before."""
     named = _named(target, name) if name else None
     with _practice(target) as practice:
@@ -107,7 +116,7 @@ def mend(target: Target, name: str | None) -> None:
             (breakage.mend(practice, partner, tenant) for partner, tenant in ([named] if named else everywhere)),
             breakage.Mended(),
         )
-    _say_mended(mended)
+    print_result(mended, lambda: _say_mended(mended), is_json=is_json)
 
 
 def _say_mended(mended: Mended) -> None:
@@ -167,9 +176,14 @@ def _practice(target: Target) -> Iterator[Practice]:
         )
 
 
-def _say_next(target: Target, name: str, see: str) -> None:
-    """Where the mishap is seen, and how it is undone."""
+def _print_broken(target: Target, name: str, done: str, see: str, *, is_json: bool) -> None:
+    """What was done, where it is seen, and how it is undone."""
     from runway_pipelines.local.stack import DEFAULT_STATE_DIR
 
     state = "" if target.state == DEFAULT_STATE_DIR else f" --state {target.state}"
-    click.echo(f"See it: {see}. Undo it: runway-pipelines --local{state} mend {name}")
+    undo = f"runway-pipelines --local{state} mend {name}"
+    print_result(
+        {"name": name, "done": done, "see": see, "undo": undo},
+        lambda: click.echo(f"{done}.\nSee it: {see}. Undo it: {undo}"),
+        is_json=is_json,
+    )

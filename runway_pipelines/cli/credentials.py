@@ -6,9 +6,9 @@ import sys
 from datetime import UTC, datetime
 
 import click
-import orjson
 
 from runway_pipelines.cli.exit_codes import ExitCode
+from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, keys_table
 
@@ -19,7 +19,7 @@ def credentials() -> None:
 
 
 @credentials.command()
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@json_option
 @click.pass_obj
 def report(target: Target, is_json: bool) -> None:
     """Each partner's current and previous key, by their public fingerprints, and their age.
@@ -33,8 +33,5 @@ def report(target: Target, is_json: bool) -> None:
         partners = sorted(services.registry().partners)
         now = datetime.now(UTC)
         rows = [report_keys(services.secrets, partner_id, now=now).document(days) for partner_id in partners]
-    if is_json:
-        click.echo(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
-    else:
-        console.print(keys_table(rows))
+    print_result(rows, lambda: console.print(keys_table(rows)), is_json=is_json)
     sys.exit(ExitCode.of(is_well=all(row["is_fine"] for row in rows)))

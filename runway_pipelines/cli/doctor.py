@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
-import orjson
 from rich.console import Console
 from rich.markup import escape
 
 from runway_pipelines.cli.exit_codes import ExitCode
+from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, findings_table
 from runway_pipelines.errors import ConfigurationError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--partner", "partner_id", metavar="PARTNER", help="Examine only this partner.")
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@json_option
 @click.pass_obj
 def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
     """Try everything that the pipeline depends on, and say how to fix what fails.
@@ -42,10 +42,7 @@ def doctor(target: Target, partner_id: str | None, is_json: bool) -> None:
         for finding in diagnose(lambda: _services_or_error(target), partner_id, _other_stores):
             findings.append(replace(finding, fix=target.adapted(finding.fix)))
             status.update(f"Examining ... {escape(finding.subject)}: {finding.check} {finding.status}")
-    if is_json:
-        click.echo(orjson.dumps(document(findings), option=orjson.OPT_INDENT_2).decode())
-    else:
-        console.print(findings_table(findings))
+    print_result(document(findings), lambda: console.print(findings_table(findings)), is_json=is_json)
     sys.exit(ExitCode.of(is_well=is_healthy(findings)))
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import orjson
 
 from runway_pipelines.cli.arguments import PartnerArgument
+from runway_pipelines.cli.results import json_option, print_result
 
 
 @click.command()
-def settings() -> None:
+@json_option
+def settings(is_json: bool) -> None:
     """Every setting as a Markdown table, as docs/configuration.md has it."""
-    from runway_pipelines.settings import settings_markdown
+    from runway_pipelines.settings import sections, settings_markdown
 
-    click.echo(settings_markdown(), nl=False)
+    document = [
+        {"variable": section.variable(name), "default": field.default, "meaning": field.description}
+        for section in sections().values()
+        for name, field in section.model_fields.items()
+    ]
+    print_result(document, lambda: click.echo(settings_markdown(), nl=False), is_json=is_json)
 
 
 @click.command()
@@ -50,4 +56,4 @@ def iam_policy(**options: Any) -> None:
     from runway_pipelines.settings import load_settings
 
     document = policy(load_settings(), PolicyOptions(**options | {"process": Process(options["process"])}))
-    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+    print_result(document, lambda: None, is_json=True)

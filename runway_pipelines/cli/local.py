@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import socket
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import orjson
+from rich.console import Console
 
 from runway_pipelines.cli.exit_codes import ExitCode
-from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target, local_parts
 from runway_pipelines.cli.terminal import console
 
@@ -23,9 +22,9 @@ STOPPING = "Stopping (runs under way finish first, for up to a minute) ..."
 
 
 @click.command()
-@click.option("--json", "json_file", type=OutputFile(), help="Write the results here too, in a folder that exists.")
+@json_option
 @click.pass_obj
-def demo(target: Target, json_file: Path | None) -> None:
+def demo(target: Target, is_json: bool) -> None:
     """Start the embedded stack, take and publish every roster, show the results.
 
     Then resolve the library's identity, and rotate a partner's key.
@@ -34,18 +33,17 @@ def demo(target: Target, json_file: Path | None) -> None:
     """
     with local_parts():
         from runway_pipelines.local.processes import aside, exit_on_interrupt
+    story = Console(stderr=is_json)
     with exit_on_interrupt(STOPPED) as before_exit:
-        click.echo(f"Starting the embedded stack (Postgres, S3, Snowflake, LML) in {target.state} ...")
+        click.echo(f"Starting the embedded stack (Postgres, S3, Snowflake, LML) in {target.state} ...", err=is_json)
         with target.stack() as services:
             from runway_pipelines.local.demo import cancel_runs_under_way, tell_story
             from runway_pipelines.local.session import published_files
 
             before_exit.append(cancel_runs_under_way)
-            document = aside(lambda: tell_story(services, target.state, console))
+            document = aside(lambda: tell_story(services, target.state, story))
             where = published_files(target.state)
-        if json_file:
-            json_file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        console.print(where)
+        print_result(document, lambda: story.print(where), is_json=is_json)
     sys.exit(ExitCode.of(is_well=document["is_success"]))
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from runway_pipelines.cli.exit_codes import ExitCode
+from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
+
+if TYPE_CHECKING:
+    from runway_pipelines.partner_tenants.reconciliation import PartitionChanges
+    from runway_pipelines.partner_tenants.registry import Registry
 
 
 @click.group()
@@ -18,8 +25,9 @@ def partitions() -> None:
 
 @partitions.command()
 @click.option("--allow-mass-removal", is_flag=True, help="Remove more than a quarter of the keys at once.")
+@json_option
 @click.pass_obj
-def sync(target: Target, allow_mass_removal: bool) -> None:
+def sync(target: Target, allow_mass_removal: bool, is_json: bool) -> None:
     """Add and remove partition keys so that they match the application's database.
 
     Exit code 1 when it refuses to remove more than a quarter of them.
@@ -32,11 +40,16 @@ def sync(target: Target, allow_mass_removal: bool) -> None:
     with target.services() as services, dg.DagsterInstance.get() as instance:
         registry = services.registry()
         plan = sync_partitions(instance, registry, allow_mass_removal=allow_mass_removal)
-    for skipped in registry.skipped:
-        console.print(f"Skipped {skipped}: it cannot be a partition key.", markup=False)
-    for name, changes in plan.items():
-        console.print(f"{name}: {changes.summary}.")
+    document = {"skipped": registry.skipped, "partitions": plan}
+    print_result(document, lambda: _print_plan(registry, plan), is_json=is_json)
     if approval_of(plan) is not None:
         raise click.ClickException("Nothing was removed. To remove these keys, add --allow-mass-removal.")
     if any(changes.refused for changes in plan.values()):
         sys.exit(ExitCode.REFUSED)
+
+
+def _print_plan(registry: Registry, plan: Mapping[str, PartitionChanges]) -> None:
+    for skipped in registry.skipped:
+        console.print(f"Skipped {skipped}: it cannot be a partition key.", markup=False)
+    for name, changes in plan.items():
+        console.print(f"{name}: {changes.summary}.")

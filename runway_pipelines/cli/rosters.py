@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from rich.markup import escape
 from runway_pipelines.cli.arguments import PartnerOrTenantArgument, TenantArgument
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.results import json_option, name_of, print_result
 from runway_pipelines.cli.signature import signed_command
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, history_table
@@ -47,16 +48,14 @@ Examples:
   runway-pipelines rosters show 'acme/St. Mary' --json | jq .district"""
 )
 @click.argument("tenant", type=TenantArgument())
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@json_option
 @click.pass_obj
 def show(target: Target, tenant: PartnerTenant, is_json: bool) -> None:
     """Show what is published for PARTNER/TENANT, its snapshots, and why it is held, failed or pinned, if it is.
 
     Exit code 1 when nothing is published.
     """
-    from runway_pipelines.rosters.freshness import ahead_of, moment_of
     from runway_pipelines.rosters.holds import read_hold
-    from runway_pipelines.rosters.manifest import manifest_key, pointer_key
     from runway_pipelines.rosters.publication import list_manifests, read_published
 
     with target.services() as services:
@@ -67,10 +66,26 @@ def show(target: Target, tenant: PartnerTenant, is_json: bool) -> None:
             said = hold.said_of(tenant) if hold else _why_unpublished(services, tenant, district)
             raise click.ClickException(target.adapted(said))
         manifests = list_manifests(services.store, tenant)
-    if is_json or published is None:
-        _print_document(published, hold, district, manifests)
-        sys.exit(ExitCode.DONE if published else ExitCode.REFUSED)
-    for mark, said in _standing(tenant, published, hold, district):
+
+    def for_people() -> None:
+        if published is not None:
+            _print_published(target, tenant, published, _standing(tenant, published, hold, district), manifests)
+
+    print_result(_document(published, hold, district, manifests), for_people, is_json=is_json)
+    sys.exit(ExitCode.DONE if published else ExitCode.REFUSED)
+
+
+def _print_published(
+    target: Target,
+    tenant: PartnerTenant,
+    published: Published,
+    standing: Iterable[tuple[str, str]],
+    manifests: list[Manifest],
+) -> None:
+    from runway_pipelines.rosters.freshness import ahead_of, moment_of
+    from runway_pipelines.rosters.manifest import manifest_key, pointer_key
+
+    for mark, said in standing:
         console.print(mark, escape(target.adapted(said)), "\n", soft_wrap=True, highlight=False)
     if published.manifest is not None:
         key = manifest_key(tenant, published.pointer.sha256)
@@ -127,13 +142,11 @@ def _standing(
         yield "[bold yellow]Pinned[/]", f"{published.pointer.pinned}. Nothing else is published until {ended}"
 
 
-def _print_document(
+def _document(
     published: Published | None, hold: Hold | None, district: District | None, manifests: list[Manifest]
-) -> None:
-    import orjson
-
+) -> dict[str, object]:
     pointer = published.pointer if published else None
-    document = {
+    return {
         "district": district,
         "hold": hold,
         "pinned": pointer.pinned if pointer else None,
@@ -141,7 +154,6 @@ def _print_document(
         "manifest": published.manifest if published else None,
         "snapshots": manifests,
     }
-    click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 
 
 @rosters.command()
@@ -150,8 +162,9 @@ def _print_document(
 @click.option(
     "--sha256", help="A snapshot of the history instead of the current one; its first digits, as `rosters show` has."
 )
+@json_option
 @click.pass_obj
-def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) -> None:
+def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None, is_json: bool) -> None:
     """Write PARTNER/TENANT's roster to a file: .parquet or .csv as a table of codes, anything else as it is stored.
 
     The file holds student identifiers: it is readable for you alone.
@@ -167,7 +180,13 @@ def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None) 
         if sha256 is not None:
             sha256 = whole_sha256(services.store, tenant, sha256)
         students = save_roster(services.store, tenant, file, sha256)
-    console.print(f"{tenant}: {students:,} students, {_size(file)}, in {file}", soft_wrap=True)
+    rows = _rows(file)
+    unit = "rows (one for each student, organization and code)" if _is_table(file) else "lines (as stored)"
+    print_result(
+        {**name_of(tenant), "students": students, "rows": rows, "file": str(file)},
+        lambda: console.print(f"{tenant}: {students:,} students, {rows:,} {unit}, in {file}", soft_wrap=True),
+        is_json=is_json,
+    )
 
 
 def why_nothing(registry: Registry, tenant: PartnerTenant) -> str:
@@ -185,19 +204,21 @@ def why_nothing(registry: Registry, tenant: PartnerTenant) -> str:
     return f"The registry has no tenant {tenant}, and nothing is published for it. {has}."
 
 
-def _size(file: Path) -> str:
+def _is_table(file: Path) -> bool:
+    return file.suffix in (".parquet", ".csv")
+
+
+def _rows(file: Path) -> int:
     """What was written, counted in the file: one student has many rows."""
     if file.suffix == ".parquet":
         from pyarrow.parquet import read_metadata
 
-        rows = read_metadata(file).num_rows
-    elif file.suffix == ".csv":
+        return int(read_metadata(file).num_rows)
+    if file.suffix == ".csv":
         with file.open(newline="") as text:
-            rows = sum(1 for _ in csv.reader(text)) - 1
-    else:
-        with file.open("rb") as stored:
-            return f"{sum(1 for _ in stored):,} lines (as stored)"
-    return f"{rows:,} rows (one for each student, organization and code)"
+            return sum(1 for _ in csv.reader(text)) - 1
+    with file.open("rb") as stored:
+        return sum(1 for _ in stored)
 
 
 @rosters.command()
@@ -205,14 +226,23 @@ def _size(file: Path) -> str:
 @click.option("--with-snapshots", is_flag=True, help="Delete the snapshots and manifests too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @signed_command
+@json_option
 @click.pass_obj
 def purge(
-    target: Target, of: str | PartnerTenant, with_snapshots: bool, yes: bool, decided_by: str, reason: str
+    target: Target,
+    of: str | PartnerTenant,
+    with_snapshots: bool,
+    yes: bool,
+    decided_by: str,
+    reason: str,
+    is_json: bool,
 ) -> None:
     """Delete what is published for a PARTNER whose toggle went off, or for a TENANT that left: it stays until then."""
     from runway_pipelines.rosters import purging
     from runway_pipelines.rosters.publication import published_keys
 
+    if is_json and not yes:
+        raise click.UsageError("--json asks nothing: add --yes.")
     what = str(of)
     with target.services() as services:
         registry = services.registry()
@@ -232,4 +262,5 @@ def purge(
             reason=reason,
             run_id=COMMAND_LINE,
         )
-    console.print(f"{len(keys)} objects of {what} deleted.")
+    document = (name_of(of) if isinstance(of, PartnerTenant) else {"partner_id": of}) | {"deleted": len(keys)}
+    print_result(document, lambda: console.print(f"{len(keys)} objects of {what} deleted."), is_json=is_json)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 from rich.markup import escape
 from rich.table import Table
 
 from runway_pipelines.cli.arguments import TenantArgument
 from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.rosters import COMMAND_LINE
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
@@ -88,7 +88,7 @@ def students() -> None:
 @click.argument("file", type=_FILE)
 @reads_candidates
 @click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write the answers here.")
-@click.option("--json", "is_json", is_flag=True, help="Print the report as JSON, and nothing else.")
+@json_option
 @click.pass_obj
 def resolve(
     target: Target,
@@ -122,12 +122,7 @@ def resolve(
     if folder is not None:
         write_answers(folder, resolved, facts)
     document = report(resolved, facts)
-    if is_json:
-        click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
-        return
-    _print_summary(tenant, document["summary"])
-    if folder is not None:
-        _print(f"The answers are in {folder}, readable for you alone.")
+    print_result(document, lambda: _print_report(tenant, document["summary"], folder), is_json=is_json)
 
 
 @students.command(epilog=_APPLY_EXAMPLE)
@@ -135,7 +130,7 @@ def resolve(
 @click.option("--resolutions", type=_FILE, required=True, help="The resolutions.jsonl of the file's candidates.")
 @click.option("--to", "resolved", type=OutputFile(), required=True, help="Where lines go that have their student.")
 @click.option("--unresolved", type=OutputFile(), required=True, help="Where the others go, unchanged.")
-@click.option("--json", "is_json", is_flag=True, help="Print the counts as JSON, and nothing else.")
+@json_option
 def apply(file: Path, resolutions: Path, resolved: Path, unresolved: Path, is_json: bool) -> None:
     """Write the students' IDs into FILE, a bundle's output.
 
@@ -147,18 +142,19 @@ def apply(file: Path, resolutions: Path, resolved: Path, unresolved: Path, is_js
         raise click.ClickException("Expected four different files; got one of them twice. To do: name another one.")
     accepted = read_accepted(resolutions)
     counts = apply_file(file, accepted, resolved, unresolved)
-    if is_json:
-        click.echo(orjson.dumps(counts._asdict()).decode())
-        return
-    _print(f"{counts.resolved:,} lines have their students, in {resolved}.")
-    _print(f"{counts.unresolved:,} lines name somebody who was not accepted, in {unresolved}.")
+
+    def for_people() -> None:
+        _print(f"{counts.resolved:,} lines have their students, in {resolved}.")
+        _print(f"{counts.unresolved:,} lines name somebody who was not accepted, in {unresolved}.")
+
+    print_result(counts._asdict(), for_people, is_json=is_json)
 
 
 @students.command(epilog=_EXPLAIN_EXAMPLE)
 @click.argument("file", type=_FILE)
 @click.argument("candidate_id")
 @reads_candidates
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document, and nothing else.")
+@json_option
 @click.pass_obj
 def explain(
     target: Target, /, file: Path, candidate_id: str, tenant: PartnerTenant, is_json: bool, **named: Any
@@ -175,10 +171,7 @@ def explain(
     candidates = _read(file, named, hushed=is_json)
     found = _persons(target, tenant, f"{len(candidates.valid):,} candidates", hushed=is_json)
     explanation = explain_candidate(candidates, candidate_id, found.persons, shipped_model())
-    if is_json:
-        click.echo(orjson.dumps(msgspec.to_builtins(explanation), option=orjson.OPT_INDENT_2).decode())
-        return
-    _print_explanation(explanation)
+    print_result(msgspec.to_builtins(explanation), lambda: _print_explanation(explanation), is_json=is_json)
 
 
 def _read(file: Path, named: Mapping[str, Any], *, hushed: bool) -> Candidates:
@@ -213,6 +206,12 @@ def _say(text: str, hushed: bool) -> None:
     """Progress, beside what a machine may read."""
     if not hushed:
         click.echo(text, err=True)
+
+
+def _print_report(tenant: PartnerTenant, summary: Mapping[str, Any], folder: Path | None) -> None:
+    _print_summary(tenant, summary)
+    if folder is not None:
+        _print(f"The answers are in {folder}, readable for you alone.")
 
 
 def _print_summary(tenant: PartnerTenant, summary: Mapping[str, Any]) -> None:

@@ -20,6 +20,11 @@ SHA256_SHOWN = 12  # as much as `rosters load --sha256` needs, and enough for an
 STATUS_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
 
 
+def say(text: str) -> None:
+    """Print it as it is: a name or a reason may look like the terminal's markup."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
 def findings_table(findings: Iterable[Finding]) -> Table:
     """The doctor's findings, with a fix for each failure."""
     table = Table(title="What the pipeline depends on", title_justify="left")

@@ -29,7 +29,8 @@ def ui() -> Iterator[str]:
     """The address of the UI, after the main job ran once on a fresh stack."""
     shutil.rmtree(STATE, ignore_errors=True)
     command = [sys.executable, "-m", "runway_pipelines.cli", "--state", str(STATE)]
-    subprocess.run([*command, "demo", "--json", str(REPORT)], check=True)
+    with REPORT.open("wb") as report:
+        subprocess.run([*command, "demo", "--json"], check=True, stdout=report)
     assert json.loads(REPORT.read_text())["is_success"]
     process = subprocess.Popen([*command, "dev", "--port", "3100"], stdout=subprocess.PIPE, text=True)
     try:

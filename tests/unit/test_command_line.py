@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -111,3 +112,36 @@ def test_a_name_that_can_be_none_is_a_wrong_call(arguments: list[str], said: str
     result = CliRunner().invoke(main, ["rosters", *arguments])
     assert result.exit_code == ExitCode.USAGE
     assert said in " ".join(result.output.split())
+
+
+NO_RESULT = {
+    "dev": "it runs until Ctrl-C",
+    "serve": "it runs until Ctrl-C",
+    "data-contracts": "it prints a page",
+    "iam-policy": "a policy is JSON",
+}
+
+
+def leaves(group: click.Group, *before: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command of the tree, with its words."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, *before, name)
+        else:
+            yield " ".join([*before, name]), command
+
+
+COMMANDS = dict(leaves(main))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_that_prints_a_result_prints_json_too(name: str) -> None:
+    options = {option: each for each in COMMANDS[name].params for option in each.opts}
+    assert ("--json" in options) is (name not in NO_RESULT)
+    if name not in NO_RESULT:
+        flag = options["--json"]
+        assert (flag.name, flag.is_flag) == ("is_json", True)  # type: ignore[attr-defined]
+
+
+def test_what_has_no_json_is_a_command() -> None:
+    assert COMMANDS.keys() >= NO_RESULT.keys()
