@@ -1,0 +1,106 @@
+"""Reads the names of the warehouse's rows: pure (student resolution contract, section 3).
+
+What belongs here: rows with numbers for names, and the names that the numbers stand for. `names` reads a single name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from runway_pipelines.students.names import SUFFIXES, given_names, suffix_of, surname
+from runway_pipelines.students.numbering import Numbered, numbered, read_once, trimmed
+from runway_pipelines.students.observables import sex_letter
+
+_SUFFIXES = sorted(SUFFIXES)
+_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
+
+
+@dataclass(frozen=True, repr=False)
+class WrittenNames:
+    """Each way in which a row writes its student, in numbers: their order is that of the values they stand for."""
+
+    rows: pa.Table  # person, first_name, is_compound, initials, last_name, suffix, birth_date, sex
+    values: Mapping[str, pa.Array]  # by column
+    surname_tokens: pa.Array  # by the last name's number
+
+    def restored(self, rows: pa.Table) -> pa.Table:
+        """Some of the rows with the values instead of their numbers."""
+        columns = {name: self.values[name].take(rows[name]) if name in self.values else rows[name] for name in _COLUMNS}
+        return pa.table(columns | {"surname_tokens": self.surname_tokens.take(rows["last_name"])}).select(_RESTORED)
+
+
+_COLUMNS = ("person", "first_name", "is_compound", "initials", "last_name", "suffix", "birth_date", "sex")
+_RESTORED = (*_COLUMNS[:5], "surname_tokens", *_COLUMNS[5:])
+
+
+def read_names(students: pa.Table) -> WrittenNames:
+    """The names of the warehouse's students, of whom each has the number ``person``; a maiden name is a last name."""
+    written = _with_maiden_names(students)
+    given, given_places = read_once(written["first_name"], given_names)
+    middle, middle_places = read_once(written["middle_name"], given_names)
+    last, last_places = read_once(written["last_name"], surname)
+    codes, code_places = read_once(written["generation_code_suffix"], suffix_of)
+    sexes, sex_places = read_once(written["birth_sex"], sex_letter)
+    first_names = numbered([name.first for name in given]).at(given_places)
+    last_names = numbered([name.joined for name in last]).at(last_places)
+    initials = _together(
+        numbered([_initials(name.middle) for name in given]).at(given_places),
+        numbered([_initials((name.first or "", *name.middle)) for name in middle]).at(middle_places),
+    )
+    sex = numbered(sexes).at(sex_places)
+    suffix = pc.coalesce(
+        _suffix_numbers(codes).take(code_places),
+        _suffix_numbers(name.suffix for name in last).take(last_places),
+        _suffix_numbers(name.suffix for name in given).take(given_places),
+    )
+    tokens = {name.joined: name.tokens for name in last}
+    columns = (
+        written["person"],
+        first_names.numbers,
+        pa.array([name.is_compound for name in given]).take(given_places),
+        initials.numbers,
+        last_names.numbers,
+        suffix,
+        written["birth_date"],
+        sex.numbers,
+    )
+    return WrittenNames(
+        rows=pa.table(dict(zip(_COLUMNS, columns, strict=True))),
+        values={
+            "first_name": pa.array(first_names.values, _TEXT),
+            "initials": pa.array(initials.values, _TEXTS),
+            "last_name": pa.array(last_names.values, _TEXT),
+            "suffix": pa.array(_SUFFIXES, _TEXT),
+            "sex": pa.array(sex.values, _TEXT),
+        },
+        surname_tokens=pa.array([tokens[name] for name in last_names.values], _TEXTS),
+    )
+
+
+def _with_maiden_names(students: pa.Table) -> pa.Table:
+    """The rows, and those with a maiden name once more."""
+    maiden_names = trimmed(students["maiden_name"])
+    with_maiden_name = students.filter(pc.not_equal(maiden_names, ""))
+    place = students.column_names.index("last_name")
+    maiden = with_maiden_name.set_column(place, students.field(place), with_maiden_name["maiden_name"])
+    return pa.concat_tables([students, maiden])
+
+
+def _initials(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({word[0] for word in words if word}))
+
+
+def _together(one: Numbered, other: Numbered) -> Numbered:
+    """The letters of both, read once for each two sets that come together; no letters are no value."""
+    count = len(other.values)
+    pairs = pc.add(pc.multiply(one.numbers.cast(pa.int64()), count), other.numbers).dictionary_encode()
+    both = [{*one.values[pair // count], *other.values[pair % count]} for pair in pairs.dictionary.to_pylist()]
+    return numbered([tuple(sorted(letters)) or None for letters in both]).at(pairs.indices)
+
+
+def _suffix_numbers(suffixes: Iterable[str | None]) -> pa.Array:
+    return pa.array([None if suffix is None else _SUFFIXES.index(suffix) for suffix in suffixes], pa.int32())
