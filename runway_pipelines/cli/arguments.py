@@ -13,6 +13,10 @@ class TenantArgument(click.ParamType[PartnerTenant]):
 
     name = "PARTNER/TENANT"
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How usage lines call it."""
+        return self.name
+
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> PartnerTenant:
         """Parse and check both parts."""
         if SEPARATOR not in value:
@@ -30,6 +34,10 @@ class PartnerArgument(click.ParamType[str]):
 
     name = "PARTNER"
 
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How usage lines call it."""
+        return self.name
+
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check it."""
         if SEPARATOR in value:
@@ -44,6 +52,10 @@ class PartnerOrTenantArgument(click.ParamType[str | PartnerTenant]):
     """PARTNER or PARTNER/TENANT."""
 
     name = "PARTNER[/TENANT]"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """How usage lines call it."""
+        return self.name
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str | PartnerTenant:
         """The partner's id, or the tenant."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runway_pipelines.cli.arguments import PartnerArgument
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
@@ -36,15 +37,16 @@ STYLES = {
 }
 MOST_GROUPS = 3  # of a partner, beside all others
 MOST_NAMES = 8
-EXAMPLES = """\b
-Examples:
-  runway-pipelines rosters status            # all partners, the worst first
-  runway-pipelines rosters status acme       # each district of acme that is not fresh, and why
-  runway-pipelines rosters status --watch    # again every 10 seconds, until Ctrl-C
-  runway-pipelines rosters status --json | jq '.partners[] | select(.held > 0)'"""
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(
+    epilog=examples(
+        "runway-pipelines rosters status          # all partners, the worst first",
+        "runway-pipelines rosters status acme     # its districts, and why",
+        "runway-pipelines rosters status --watch  # every 10 seconds, until Ctrl-C",
+        "runway-pipelines rosters status --json | jq .partners[].held",
+    )
+)
 @click.argument("partner", metavar="[PARTNER]", type=PartnerArgument(), required=False)
 @json_option
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C; with --json, a document on each line.")
@@ -76,11 +78,11 @@ def status(target: Target, partner: str | None, is_json: bool, watch: bool, ever
 
 @click.command(
     name="list",
-    epilog="""\b
-Examples:
-  runway-pipelines rosters list              # every district
-  runway-pipelines rosters list acme         # of one partner
-  runway-pipelines rosters list --json | jq -r '.[] | select(.state == "never") | .tenant_code'""",
+    epilog=examples(
+        "runway-pipelines rosters list            # every district",
+        "runway-pipelines rosters list acme       # of one partner",
+        "runway-pipelines rosters list --json | jq -r '.[].tenant_code'",
+    ),
 )
 @click.argument("partner", metavar="[PARTNER]", type=PartnerArgument(), required=False)
 @json_option

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target, local_parts
 from runway_pipelines.operations.wording import first_few
@@ -27,7 +28,7 @@ def break_() -> None:
     """Make something go wrong in the embedded stack that `make dev` runs, for practice. `mend` undoes it."""
 
 
-@break_.command(name="mass-loss")
+@break_.command(name="mass-loss", epilog=examples("runway-pipelines --local break mass-loss acme/ashford"))
 @click.argument("name", metavar="PARTNER/TENANT")
 @json_option
 @click.pass_obj
@@ -43,7 +44,7 @@ def mass_loss(target: Target, name: str, is_json: bool) -> None:
     _print_broken(target, name, done, see, is_json=is_json)
 
 
-@break_.command()
+@break_.command(epilog=examples("runway-pipelines --local break empty acme/ashford"))
 @click.argument("name", metavar="PARTNER/TENANT")
 @json_option
 @click.pass_obj
@@ -59,7 +60,7 @@ def empty(target: Target, name: str, is_json: bool) -> None:
     _print_broken(target, name, done, see, is_json=is_json)
 
 
-@break_.command()
+@break_.command(epilog=examples("runway-pipelines --local break rotate acme"))
 @click.argument("name", metavar="PARTNER[/TENANT]")
 @json_option
 @click.pass_obj
@@ -76,7 +77,13 @@ def rotate(target: Target, name: str, is_json: bool) -> None:
     _print_broken(target, name, done, see, is_json=is_json)
 
 
-@break_.command(name="wrong-warehouse")
+@break_.command(
+    name="wrong-warehouse",
+    epilog=examples(
+        "runway-pipelines --local break wrong-warehouse acme",
+        "runway-pipelines --local break wrong-warehouse acme/ashford",
+    ),
+)
 @click.argument("name", metavar="PARTNER[/TENANT]")
 @json_option
 @click.pass_obj
@@ -100,7 +107,7 @@ def wrong_warehouse(target: Target, name: str, is_json: bool) -> None:
     _print_broken(target, name, done, f"{ROTATED.format(partner.partner_id)}: its tenants are held", is_json=is_json)
 
 
-@click.command()
+@click.command(epilog=examples("runway-pipelines --local mend", "runway-pipelines --local mend acme/ashford"))
 @click.argument("name", metavar="[PARTNER[/TENANT]]", required=False)
 @json_option
 @click.pass_obj

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
@@ -18,7 +19,12 @@ def credentials() -> None:
     """Partners' credentials."""
 
 
-@credentials.command()
+@credentials.command(
+    epilog=examples(
+        "runway-pipelines credentials report",
+        "runway-pipelines credentials report --json | jq '.[].is_fine'",
+    )
+)
 @json_option
 @click.pass_obj
 def report(target: Target, is_json: bool) -> None:

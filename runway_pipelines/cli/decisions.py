@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runway_pipelines.cli.arguments import PartnerOrTenantArgument, TenantArgument
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.holds import held_rosters, holds_table
 from runway_pipelines.cli.results import json_option, name_of, print_result
 from runway_pipelines.cli.rosters import COMMAND_LINE, MOST_NAMES
@@ -32,7 +33,12 @@ if TYPE_CHECKING:
 LEAST_SHOWN = 8  # digits of a digest: as many as a decision needs
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        'runway-pipelines rosters approve acme/ashford 1a2b3c4d --reason "Elm closed"',
+        'runway-pipelines rosters approve acme --all --reason "they moved"',
+    )
+)
 @click.argument("of", metavar="PARTNER/TENANT", type=PartnerOrTenantArgument())
 @click.argument("sha256", required=False)
 @click.option("--all", "of_all", is_flag=True, help="All held rosters of a PARTNER, after a known event; asks first.")
@@ -112,7 +118,7 @@ def _approved(
     return _document(outcome)
 
 
-@click.command()
+@click.command(epilog=examples('runway-pipelines rosters reject acme/ashford 1a2b3c4d --reason "half a load"'))
 @click.argument("tenant", type=TenantArgument())
 @click.argument("sha256")
 @signed_command
@@ -125,7 +131,12 @@ def reject(target: Target, tenant: PartnerTenant, sha256: str, decided_by: str, 
     _decide(target, tenant, What.REJECT, sha256, decided_by, reason, is_json=is_json)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        'runway-pipelines rosters rollback acme/ashford --reason "wrong year"',
+        'runway-pipelines rosters rollback acme/ashford --to 1a2b3c4d --reason "..."',
+    )
+)
 @click.argument("tenant", type=TenantArgument())
 @click.option("--to", "sha256", help="The snapshot, at least 8 digits of it; left out, the one published before.")
 @signed_command
@@ -140,7 +151,7 @@ def rollback(
     _decide(target, tenant, What.ROLLBACK, sha256, decided_by, reason, is_json=is_json)
 
 
-@click.command()
+@click.command(epilog=examples('runway-pipelines rosters unpin acme/ashford --reason "the load is mended"'))
 @click.argument("tenant", type=TenantArgument())
 @signed_command
 @json_option
@@ -180,8 +191,15 @@ def _document(outcome: TenantOutcome) -> dict[str, Any]:
     }
 
 
-@click.command()
-@click.argument("of", metavar="PARTNER[/TENANT]", type=PartnerOrTenantArgument())
+@click.command(
+    epilog=examples(
+        "runway-pipelines rosters expect acme",
+        "runway-pipelines rosters expect acme/ashford --guard students_added \\",
+        '  --until 2026-12-24 --reason "merger with brookdale"',
+        'runway-pipelines rosters expect acme --end 1a2b3c4d --reason "called off"',
+    )
+)
+@click.argument("of", type=PartnerOrTenantArgument())
 @click.option("--guard", "guards", multiple=True, help="A guard that will fail; may be given more than once.")
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help="The last day (UTC), at most 60 days from now.")
 @click.option("--end", "ended", metavar="ID", help="End this expectation now.")
@@ -244,8 +262,13 @@ def _require(value: object, option: str) -> None:
         raise click.UsageError(f"Expected {option}; got none. To do: say it, with --guard, --until and --reason.")
 
 
-@click.command()
-@click.argument("of", metavar="PARTNER[/TENANT]", type=PartnerOrTenantArgument())
+@click.command(
+    epilog=examples(
+        "runway-pipelines rosters audit acme/ashford",
+        "runway-pipelines rosters audit acme --json | jq -r '.[].what'",
+    )
+)
+@click.argument("of", type=PartnerOrTenantArgument())
 @json_option
 @click.pass_obj
 def audit(target: Target, of: str | PartnerTenant, is_json: bool) -> None:

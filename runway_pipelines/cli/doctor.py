@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
@@ -25,7 +26,13 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.services import RosterServices
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "runway-pipelines doctor",
+        "runway-pipelines doctor --partner acme",
+        "runway-pipelines doctor --json | jq .is_healthy",
+    )
+)
 @click.option("--partner", "partner_id", metavar="PARTNER", help="Examine only this partner.")
 @json_option
 @click.pass_obj

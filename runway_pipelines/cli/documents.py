@@ -7,10 +7,15 @@ from typing import Any
 import click
 
 from runway_pipelines.cli.arguments import PartnerArgument
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.results import json_option, print_result
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "runway-pipelines settings > docs/configuration.md", "runway-pipelines settings --json | jq -r '.[].variable'"
+    )
+)
 @json_option
 def settings(is_json: bool) -> None:
     """Every setting as a Markdown table, as docs/configuration.md has it."""
@@ -24,7 +29,7 @@ def settings(is_json: bool) -> None:
     print_result(document, lambda: click.echo(settings_markdown(), nl=False), is_json=is_json)
 
 
-@click.command()
+@click.command(epilog=examples("runway-pipelines data-contracts > docs/data-contracts.md"))
 def data_contracts() -> None:
     """Every name and path by which data and data stores are found, as docs/data-contracts.md has them."""
     from runway_pipelines.cli.data_contracts import page
@@ -32,7 +37,12 @@ def data_contracts() -> None:
     click.echo(page(), nl=False)
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "runway-pipelines iam-policy --account 123456789012 --for pipeline",
+        "runway-pipelines iam-policy --account 123456789012 --partner acme",
+    )
+)
 @click.option("--account", required=True, help="The AWS account's id.")
 @click.option(
     "--for",

@@ -13,6 +13,7 @@ import click
 from rich.table import Table
 
 from runway_pipelines.cli.arguments import PartnerArgument, TenantArgument
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.results import json_option, name_of, print_result
 from runway_pipelines.cli.rosters import why_nothing
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.services import RosterServices
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "runway-pipelines rosters holds",
+        "runway-pipelines rosters holds acme",
+        "runway-pipelines rosters holds --json | jq -r '.[].next_step'",
+    )
+)
 @click.argument("partner", metavar="[PARTNER]", type=PartnerArgument(), required=False)
 @json_option
 @click.pass_obj
@@ -77,7 +84,13 @@ def holds_table(found: list[tuple[PartnerTenant, Hold]]) -> Table:
     return table
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "runway-pipelines rosters diff acme/ashford   # published and held",
+        "runway-pipelines rosters diff acme/ashford 1a2b3c4d 5e6f7a8b",
+        "runway-pipelines rosters diff acme/ashford --ids students.csv",
+    )
+)
 @click.argument("tenant", type=TenantArgument())
 @click.argument("a", required=False)
 @click.argument("b", required=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
@@ -24,7 +25,12 @@ def identity() -> None:
     """The library's identity in the catalogue."""
 
 
-@identity.command()
+@identity.command(
+    epilog=examples(
+        "runway-pipelines identity migrate --check",
+        "runway-pipelines identity migrate --apply   # as the tables' owner",
+    )
+)
 @click.option("--check", "is_check", is_flag=True, help="Only name the missing columns; exit code 3 when there are.")
 @click.option("--apply", "is_apply", is_flag=True, help="Add the missing columns; needs the tables' owner.")
 @json_option

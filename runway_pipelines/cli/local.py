@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target, local_parts
@@ -21,7 +22,7 @@ STOPPED = "Stopped. The next run takes up what is missing."
 STOPPING = "Stopping (runs under way finish first, for up to a minute) ..."
 
 
-@click.command()
+@click.command(epilog=examples("runway-pipelines demo", "runway-pipelines demo --json | jq .is_success"))
 @json_option
 @click.pass_obj
 def demo(target: Target, is_json: bool) -> None:
@@ -47,7 +48,7 @@ def demo(target: Target, is_json: bool) -> None:
     sys.exit(ExitCode.of(is_well=document["is_success"]))
 
 
-@click.command()
+@click.command(epilog=examples("runway-pipelines dev", "runway-pipelines --state /tmp/elsewhere dev --port 3100"))
 @click.option("--port", default=3000, show_default=True, help="First port to try for the Dagster UI.")
 @click.pass_obj
 def dev(target: Target, port: int) -> None:

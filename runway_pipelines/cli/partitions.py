@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
@@ -23,7 +24,9 @@ def partitions() -> None:
     """Partition keys of partners and tenants."""
 
 
-@partitions.command()
+@partitions.command(
+    epilog=examples("runway-pipelines partitions sync", "runway-pipelines partitions sync --allow-mass-removal")
+)
 @click.option("--allow-mass-removal", is_flag=True, help="Remove more than a quarter of the keys at once.")
 @json_option
 @click.pass_obj

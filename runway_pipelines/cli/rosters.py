@@ -14,6 +14,7 @@ import click
 from rich.markup import escape
 
 from runway_pipelines.cli.arguments import PartnerOrTenantArgument, TenantArgument
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.results import json_option, name_of, print_result
@@ -42,10 +43,10 @@ def rosters() -> None:
 
 
 @rosters.command(
-    epilog="""\b
-Examples:
-  runway-pipelines rosters show acme/ashford
-  runway-pipelines rosters show 'acme/St. Mary' --json | jq .district"""
+    epilog=examples(
+        "runway-pipelines rosters show acme/ashford",
+        "runway-pipelines rosters show 'acme/St. Mary' --json | jq .district",
+    )
 )
 @click.argument("tenant", type=TenantArgument())
 @json_option
@@ -156,7 +157,12 @@ def _document(
     }
 
 
-@rosters.command()
+@rosters.command(
+    epilog=examples(
+        "runway-pipelines rosters load acme/ashford --to ashford.parquet",
+        "runway-pipelines rosters load acme/ashford --to old.csv --sha256 1a2b3c4d",
+    )
+)
 @click.argument("tenant", type=TenantArgument())
 @click.option("--to", "file", type=OutputFile(), required=True, help="The file to write, in a folder that exists.")
 @click.option(
@@ -221,8 +227,13 @@ def _rows(file: Path) -> int:
         return sum(1 for _ in stored)
 
 
-@rosters.command()
-@click.argument("of", metavar="PARTNER[/TENANT]", type=PartnerOrTenantArgument())
+@rosters.command(
+    epilog=examples(
+        'runway-pipelines rosters purge acme/ashford --reason "closed in June"',
+        'runway-pipelines rosters purge acme --with-snapshots --reason "left in June"',
+    )
+)
+@click.argument("of", type=PartnerOrTenantArgument())
 @click.option("--with-snapshots", is_flag=True, help="Delete the snapshots and manifests too.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @signed_command

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.target import Target, local_parts
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 _FIRST_RUN = 1  # of the synthetic data set
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "runway-pipelines serve --host 0.0.0.0 --port 8080",
+        "runway-pipelines --local serve   # with a command that pulls from it",
+    )
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8080, show_default=True, help="The port; 0 takes a free one.")
 @click.pass_obj

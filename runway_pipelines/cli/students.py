@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from runway_pipelines.cli.arguments import TenantArgument
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.output import OutputFile
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.rosters import COMMAND_LINE
@@ -30,22 +31,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("first_name", "middle_name", "last_name", "birth_date", "school_id", "sex", "grade")
 _STYLES = {"accept": "green", "review": "yellow", "none": "dim", "invalid": "bold red"}
-# \b: click leaves the paragraph's lines as they are.
-_RESOLVE_EXAMPLE = """\b
-Example:
-  runway-pipelines students resolve results.csv \\
-    --tenant acme/ashford --birth-date Born --to answers
-"""
-_APPLY_EXAMPLE = """\b
-Example:
-  runway-pipelines students apply results.jsonl \\
-    --resolutions answers/resolutions.jsonl \\
-    --to matched.jsonl --unresolved unmatched.jsonl
-"""
-_EXPLAIN_EXAMPLE = """\b
-Example:
-  runway-pipelines students explain results.csv row-17 --tenant acme/ashford
-"""
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
@@ -84,7 +69,13 @@ def students() -> None:
     """Whose row is it: a file's rows against a tenant's students."""
 
 
-@students.command(epilog=_RESOLVE_EXAMPLE)
+@students.command(
+    epilog=examples(
+        "runway-pipelines students resolve results.csv --tenant acme/ashford \\",
+        "  --birth-date Born --to answers",
+        "runway-pipelines students resolve rows.jsonl --tenant acme/ashford --json",
+    )
+)
 @click.argument("file", type=_FILE)
 @reads_candidates
 @click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write the answers here.")
@@ -125,7 +116,13 @@ def resolve(
     print_result(document, lambda: _print_report(tenant, document["summary"], folder), is_json=is_json)
 
 
-@students.command(epilog=_APPLY_EXAMPLE)
+@students.command(
+    epilog=examples(
+        "runway-pipelines students apply results.jsonl \\",
+        "  --resolutions answers/resolutions.jsonl \\",
+        "  --to matched.jsonl --unresolved unmatched.jsonl",
+    )
+)
 @click.argument("file", type=_FILE)
 @click.option("--resolutions", type=_FILE, required=True, help="The resolutions.jsonl of the file's candidates.")
 @click.option("--to", "resolved", type=OutputFile(), required=True, help="Where lines go that have their student.")
@@ -150,7 +147,7 @@ def apply(file: Path, resolutions: Path, resolved: Path, unresolved: Path, is_js
     print_result(counts._asdict(), for_people, is_json=is_json)
 
 
-@students.command(epilog=_EXPLAIN_EXAMPLE)
+@students.command(epilog=examples("runway-pipelines students explain results.csv row-17 --tenant acme/ashford"))
 @click.argument("file", type=_FILE)
 @click.argument("candidate_id")
 @reads_candidates

@@ -1,7 +1,9 @@
-"""The command line as a whole: its start, its exit codes."""
+"""The command line as a whole: its start, its exit codes, and what every command has: JSON and examples."""
 
 from __future__ import annotations
 
+import itertools
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.errors import Permanent
 
 SLOW = {"boto3", "dagster", "fakesnow", "httpx", "pandas", "psycopg", "pyarrow", "pydantic", "starlette"}
+WIDTH = 80  # of a terminal
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
@@ -145,3 +148,49 @@ def test_every_command_that_prints_a_result_prints_json_too(name: str) -> None:
 
 def test_what_has_no_json_is_a_command() -> None:
     assert COMMANDS.keys() >= NO_RESULT.keys()
+
+
+def examples_of(name: str) -> list[str]:
+    """The example lines of a command's help, those that go on after a backslash as one."""
+    shown = CliRunner().invoke(main, [*name.split(), "--help"]).output
+    _, heading, listed = shown.partition("Examples:\n")
+    assert heading, f"the help of {name} has no examples"
+    assert max(map(len, shown.splitlines())) <= WIDTH
+    return [line.strip() for line in listed.replace("\\\n", " ").splitlines()]
+
+
+def arguments_of(example: str) -> list[str]:
+    """What the shell would give to the program."""
+    words = shlex.split(example, comments=True)
+    assert words[0] == "runway-pipelines"
+    return list(itertools.takewhile(lambda word: word not in ("|", ">"), words[1:]))
+
+
+def parsed(group: click.Group, arguments: list[str]) -> str:
+    """The words of the command that the arguments lead to, after its own parser took all of them."""
+    context = group.make_context("runway-pipelines", arguments)
+    names = []
+    while isinstance(context.command, click.Group):
+        name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
+        assert name is not None and command is not None
+        names.append(name)
+        context = command.make_context(name, rest, parent=context)
+    return " ".join(names)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_its_parser_takes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "answers").mkdir()
+    for file in ("results.csv", "results.jsonl", "rows.jsonl", "answers/resolutions.jsonl"):
+        (tmp_path / file).touch()
+    for example in examples_of(name):
+        assert parsed(main, arguments_of(example)) == name
+
+
+def test_an_example_with_a_mistake_would_be_found() -> None:
+    for mistake in ("rosters show acme", "rosters show acme/ashford --jsn", "roster show", "rosters approve acme/x 1a"):
+        with pytest.raises(click.UsageError):
+            parsed(main, mistake.split())
