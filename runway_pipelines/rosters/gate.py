@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import IO, Any
 
 from psycopg import Connection
@@ -16,13 +17,14 @@ from psycopg import Connection
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import on_record
+from runway_pipelines.rosters.earlier import carried_on
 from runway_pipelines.rosters.guards import GUARD_NAMES, as_warnings, holding
 from runway_pipelines.rosters.holds import SHA256_SHOWN, Hold, delete_hold, held_for, what_to_do, write_hold
 from runway_pipelines.rosters.judgement import judged, manifest_of
-from runway_pipelines.rosters.manifest import Manifest, Pointer, Signature, snapshots_prefix
+from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer, Signature, snapshots_prefix
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import Published, copy_again, keep_snapshot, point, previous_of, publish
-from runway_pipelines.rosters.quality import CheckResult, blocking
+from runway_pipelines.rosters.quality import STUDENTS_LOST, CheckResult, blocking
 from runway_pipelines.rosters.record import Entry
 from runway_pipelines.rosters.standing import Standing, find_standing
 
@@ -83,6 +85,7 @@ def publish_extract(
             run_id=context.run_id,
             previous_sha256=previous_of(standing.pointer, manifest.sha256),
             place=extract.place,
+            earlier=_earlier(standing, manifest, expected, context.now()),
         )
         point(context.store, tenant, pointer, replacing=standing.stored)
 
@@ -98,6 +101,13 @@ def publish_extract(
         school_years=school_years,
         keys_written=keys_written,
     )
+
+
+def _earlier(standing: Standing, manifest: Manifest, expected: Sequence[Entry], now: datetime) -> tuple[Earlier, ...]:
+    """What the pointer remembers of the last days; nothing after a loss that a person expected."""
+    if any(entry.details["guard"] == STUDENTS_LOST for entry in expected):
+        return ()
+    return carried_on(standing.pointer, standing.manifest, manifest, now)
 
 
 @contextmanager

@@ -6,12 +6,12 @@ of `quality`; a guard of the same name takes its place where it fails.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from runway_pipelines.rosters.encoding import RosterCounts
-from runway_pipelines.rosters.manifest import Manifest
+from runway_pipelines.rosters.manifest import Earlier, Manifest
 from runway_pipelines.rosters.quality import (
     COLLIDING_CODES,
     RULES,
@@ -91,13 +91,15 @@ class Comparison:
 
     ``published`` is the manifest of what is published; None if nothing is (``is_first``), or if it cannot be read.
     ``place`` is the warehouse that it came from last, and left out if it is the manifest's. A tenant's first roster is
-    compared with the ``places`` that the partner's other rosters come from.
+    compared with the ``places`` that the partner's other rosters come from. ``earlier`` rosters are those of the last
+    days that had more students.
     """
 
     published: Manifest | None
     is_first: bool
     places: Collection[Place] = ()
     place: Place | None = None
+    earlier: Sequence[Earlier] = ()
 
 
 def judge_guards(candidate: Candidate, comparison: Comparison, guards: Guards) -> tuple[CheckResult, ...]:
@@ -166,7 +168,31 @@ def _students_lost(candidate: Candidate, comparison: Comparison, guards: Guards)
     said = f"{removed:,} of {published.students:,} published students ({lost:.1%}) are no longer in the warehouse"
     if lost > guards.students_lost and removed > guards.students_lost_least:
         return _failed(STUDENTS_LOST, f"{said}, more than {guards.students_lost:.1%}", numbers)
+    if (slowly := _lost_slowly(candidate, published, comparison.earlier, guards)) is not None:
+        since, more = slowly
+        return _failed(STUDENTS_LOST, f"{said}; {since}", numbers | more)
     return _passed(STUDENTS_LOST, said, numbers)
+
+
+def _lost_slowly(
+    candidate: Candidate, published: Manifest, earlier: Sequence[Earlier], guards: Guards
+) -> tuple[str, dict[str, int | float]] | None:
+    """What to say where each step was small, and all of the last days together are not; None where they are.
+
+    Counted by the rosters' sizes, so that students who came meanwhile make up for some who went.
+    """
+    largest = max(earlier, key=lambda each: each.students, default=None)
+    if largest is None or candidate.students >= published.students:
+        return None
+    lost = largest.students - candidate.students
+    share = share_of(lost, largest.students)
+    if share <= guards.students_lost or lost <= guards.students_lost_least:
+        return None
+    said = (
+        f"in small steps it lost {share:.1%} since {largest.until[:10]}, {largest.students:,} -> "
+        f"{candidate.students:,} students, more than {guards.students_lost:.1%}"
+    )
+    return said, {"students_lost_in_steps": lost, "students_lost_in_steps_share": round(share, 4)}
 
 
 def _students_added(candidate: Candidate, comparison: Comparison, guards: Guards) -> CheckResult:

@@ -79,7 +79,8 @@ def judged(
     """Every rule's and every guard's result; what somebody expected is a warning, to be put on record if it passes."""
     before, published = standing.manifest, standing.published
     place = published.place if published else None
-    comparison = Comparison(before, standing.is_first, () if before else context.places(tenant), place)
+    earlier = standing.pointer.earlier if standing.pointer else ()
+    comparison = Comparison(before, standing.is_first, () if before else context.places(tenant), place, earlier)
     results = combine(judge(manifest, before, context.thresholds), judge_guards(manifest, comparison, context.guards))
     if standing.pinned is not None:
         return as_warnings(results, GUARD_NAMES, "nothing is published while the tenant is pinned"), ()

@@ -155,12 +155,21 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """A roster that was published ``until`` then (ISO 8601, UTC), and how many students it had."""
+
+    until: str
+    students: int
+
+
+@dataclass(frozen=True)
 class Pointer:
     """Which snapshot is published, when it was last confirmed, and by which run with which secret.
 
     ``verified_at`` is when the warehouse last gave these bytes, and ``place`` which warehouse that was: another one may
     have given them first. By ``query_started_at`` a run sees that its query is older. ``previous_sha256`` was published
-    before. A rollback ``pinned`` it: refreshes publish nothing until somebody ends that.
+    before. A rollback ``pinned`` it: refreshes publish nothing until somebody ends that. ``earlier`` rosters are those
+    of the last days that had more students; there are none after a decision, because a person looked.
     """
 
     sha256: str
@@ -171,6 +180,7 @@ class Pointer:
     previous_sha256: str | None = None
     pinned: Signature | None = None
     place: Place | None = None  # none in a pointer of 0.1.0
+    earlier: tuple[Earlier, ...] = ()
 
     def to_json(self) -> Document:
         """The document, readable by a person."""

@@ -220,7 +220,8 @@ class RosterRoute:
             published = None
         manifest, place = (published.manifest, published.place) if published else (None, None)
         if manifest is not None or place is not None:
-            return Comparison(manifest, is_first=False, place=place)
+            earlier = published.pointer.earlier if published else ()
+            return Comparison(manifest, is_first=False, place=place, earlier=earlier)
         partner = RosterPartner(tenant.partner_id, tenant.partner_id, (), ())
         places = PublishedPlaces(self._store, partner, at_most=PLACES_ASKED)(tenant)
         was_published = stored is not None or (hold is not None and hold.published_sha256 is not None)

@@ -18,6 +18,7 @@ from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.dagster_events import delete_old_runless, evaluate_sensor
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.rosters.board_asset import BOARD, SENSOR_NAME
+from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.manifest import BOARD_KEY
 from tests.integration.stream_server import stream_server
 from tests.integration.world import TestPartner, Warehouse, World, definitions, run_partner, world_of
@@ -84,7 +85,7 @@ def test_the_first_tick_makes_the_page_and_records_the_numbers(night: Night) -> 
     assert head["ContentType"] == "text/html; charset=utf-8"
 
 
-def test_a_later_tick_makes_it_again_only_when_a_run_ended_and_records_it_only_when_it_changed(night: Night) -> None:
+def test_a_later_tick_makes_it_again_when_a_run_ended_and_records_it_when_something_is_new(night: Night) -> None:
     idle = night.tick(night.made.cursor)
     assert not idle.asset_events
     assert idle.cursor == night.made.cursor
@@ -94,6 +95,10 @@ def test_a_later_tick_makes_it_again_only_when_a_run_ended_and_records_it_only_w
     again = night.tick(night.made.cursor)
     assert not again.asset_events and "as before" in again.skip_message
     assert json.loads(again.cursor)["recorded_at"] == json.loads(night.made.cursor)["recorded_at"]
+    index = dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=night.partner.partner_id)
+    night.instance.report_runless_asset_event(index)  # as a run does that finds nothing new
+    due = json.dumps(json.loads(again.cursor) | {"made_at": "2026-11-01T00:00:00+00:00"})
+    assert night.tick(due).asset_events, "Dagster would call the board unsynced"
     confirmed_at = night.partner.pointer("north").verified_at  # type: ignore[union-attr]
     night.partner.change_index("north", refreshed_at="2026-01-01T00:00:00+00:00")
     hour_ago = json.dumps(json.loads(again.cursor) | {"made_at": "2026-11-01T00:00:00+00:00"})

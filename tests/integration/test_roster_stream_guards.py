@@ -170,6 +170,15 @@ def test_without_a_hold_the_warehouses_roster_must_pass_the_guards_by_its_announ
         assert answer.content == good
 
 
+def test_without_a_hold_a_loss_in_small_steps_is_seen_too(server: StreamServer, partner: TestPartner, run: int) -> None:
+    publish(partner, "north")
+    good = partner.published("north")
+    change_pointer(partner, "north", verified_at=STALE, earlier=[{"until": STALE, "students": 320}])
+    lose(partner, 12)
+    answer = server.pull(run)
+    assert (answer.content, answer.headers["X-Roster-Held"]) == (good, "true")
+
+
 def test_a_secret_that_opens_another_partners_warehouse_gives_nobody_its_students(
     world: World, server: StreamServer, partner: TestPartner, run: int
 ) -> None:

@@ -65,15 +65,22 @@ class Roster:
     def sha256(self) -> str:
         return self.digest.sha256
 
-    def is_held_beside(self, published: Roster | None, came_from: Place | None, comes_from: Place) -> bool:
-        """What the guards must say, told from the students themselves."""
+    def is_held_beside(
+        self, published: Roster | None, came_from: Place | None, comes_from: Place, largest: int = 0
+    ) -> bool:
+        """What the guards must say, told from the students themselves.
+
+        ``largest`` is how many students the largest roster had of those that were published in the last days.
+        """
         if published is None:
             return False
         old, new = set(published.students), set(self.students)
         lost, added, both = len(old - new), len(new - old), old & new
+        in_steps = largest - len(new) if len(new) < len(old) else 0
         changed = sum((number in self.recoded) is not (number in published.recoded) for number in both)
         return (
             (lost / len(old) > GUARDS.students_lost and lost > GUARDS.students_lost_least)
+            or (in_steps > GUARDS.students_lost_least and in_steps / largest > GUARDS.students_lost)
             or (added / len(old) > GUARDS.students_added and added > GUARDS.students_added_least)
             or (bool(both) and changed / len(both) > GUARDS.students_changed)
             or came_from != comes_from
@@ -85,6 +92,7 @@ ROSTERS = {
     "whole": WHOLE,
     "one more": Roster(range(21)),
     "two gone": Roster(range(2, 20)),
+    "four gone": Roster(range(4, 20)),
     "half": Roster(range(10)),
     "doubled": Roster(range(40)),
     "recoded": Roster(range(20), range(20)),

@@ -28,7 +28,7 @@ from runway_pipelines.rosters.guards import (
     judge_guards,
 )
 from runway_pipelines.rosters.holds import Expectation, Expectations, signed
-from runway_pipelines.rosters.manifest import Manifest, Signature
+from runway_pipelines.rosters.manifest import Earlier, Manifest, Signature
 from runway_pipelines.rosters.quality import (
     COLLIDING_CODES,
     NOT_EMPTY,
@@ -100,6 +100,36 @@ def test_lost_students_hold_above_both_the_share_and_the_number(removed: int, pu
     assert found.numbers == {"students_removed": removed, "students_removed_share": round(removed / published, 4)}
     assert f"{removed:,} of {published:,} published students ({removed / published:.1%})" in found.reason
     assert ("more than 5.0%" in found.reason) is is_held
+
+
+@pytest.mark.parametrize(
+    ("students", "largest", "is_held"),
+    [
+        (950, 1000, False),  # the share itself
+        (949, 1000, True),
+        (380, 400, False),  # the number itself
+        (379, 400, True),
+        (480, 500, False),
+    ],
+)
+def test_students_lost_in_small_steps_hold_above_the_same_share_and_number(
+    students: int, largest: int, is_held: bool
+) -> None:
+    earlier = (Earlier("2026-02-22T02:00:00+00:00", largest), Earlier("2026-02-27T02:00:00+00:00", students + 11))
+    comparison = replace(against(of(students=students + 10)), earlier=earlier)
+    found = result_of(STUDENTS_LOST, of(students=students, students_removed=10), comparison)
+    assert (found.passed, found.holds) == (not is_held, True)
+    said = f"lost {(largest - students) / largest:.1%} since 2026-02-22, {largest:,} -> {students} students, more than"
+    assert (said in found.reason) is is_held
+    assert found.numbers["students_removed"] == 10
+    assert ("students_lost_in_steps" in found.numbers) is is_held
+    assert result_of(STUDENTS_LOST, of(students=students, students_removed=10), comparison, OFF).passed
+
+
+def test_a_roster_that_grows_is_held_for_no_earlier_loss() -> None:
+    comparison = replace(against(of(students=800)), earlier=[Earlier("2026-02-22T02:00:00+00:00", 1000)])
+    for students, passed in ((799, False), (800, True), (801, True)):
+        assert result_of(STUDENTS_LOST, of(students=students, students_removed=5), comparison).passed is passed
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ CASES = {
     "expected beside a hold": ([WHOLE, HALF, Step("expect")], HALF),
     "expect": ([WHOLE], Step("expect")),
     "end what is expected": ([WHOLE, Step("expect")], Step("end")),
+    "loss in small steps": ([WHOLE, Step("refresh", "two gone")], Step("refresh", "four gone")),
     "prune": ([WHOLE, MORE, Step("refresh", "two gone"), HALF, Step("refresh", "others")], PRUNE),
 }
 
@@ -213,14 +214,15 @@ kills = st.one_of(st.none(), st.none(), st.integers(1, 12))
 def test_what_is_published_passed_its_guards_or_a_recorded_decision_chose_it(
     sequence: list[tuple[Step, int | None]],
 ) -> None:
-    world = world_after(WHOLE)
+    world, largest = world_after(WHOLE), 0
     for step, kill in sequence:
         before = world.forked()
         was_killed = kill is not None and world.killed_at(step, kill)
         if kill is None:
             world.take(step)
         assert_whole(world)
-        assert_reason_to_publish(step, before, world)
+        assert_reason_to_publish(step, before, world, largest)
+        largest = largest_since_looked_at(largest, step, before, world)
         if not was_killed and step.what not in ("expect", "end", "prune"):
             assert_settled_if_anything_was_done(step, before, world)
     # Whatever was left half done, the next refresh ends it.
@@ -234,7 +236,18 @@ def assert_settled_if_anything_was_done(step: Step, before: PublicationWorld, wo
         assert_settled(world)
 
 
-def assert_reason_to_publish(step: Step, before: PublicationWorld, world: PublicationWorld) -> None:
+def largest_since_looked_at(largest: int, step: Step, before: PublicationWorld, world: PublicationWorld) -> int:
+    """How many students the largest roster had that was published and replaced since a person chose one."""
+    old, new = before.pointer, world.pointer
+    if old is None or new == old or step.what == "unpin":
+        return largest
+    news = entries(world.store, TENANT)[len(entries(before.store, TENANT)) :]
+    if step.what != "refresh" or any(each.details.get("guard") == STUDENTS_LOST for each in news):
+        return 0
+    return max(largest, len(BY_SHA256[old.sha256].students)) if new and new.sha256 != old.sha256 else largest
+
+
+def assert_reason_to_publish(step: Step, before: PublicationWorld, world: PublicationWorld, largest: int) -> None:
     """Where another snapshot is published than before the step, it is one that the step may publish."""
     old, new = before.pointer, world.pointer
     assert new is not None or old is None
@@ -246,7 +259,7 @@ def assert_reason_to_publish(step: Step, before: PublicationWorld, world: Public
         assert new.sha256 == roster.sha256
         assert old is None or old.pinned is None
         published = BY_SHA256[old.sha256] if old else None
-        if roster.is_held_beside(published, old.place if old else None, place):
+        if roster.is_held_beside(published, old.place if old else None, place, largest):
             assert ("expected", roster.sha256) in recorded
     else:
         assert (step.what, new.sha256) in recorded

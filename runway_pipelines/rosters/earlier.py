@@ -1,0 +1,40 @@
+"""How many students the rosters had that were published in the last days: pure.
+
+The guard against lost students compares with these too, because a district that loses a little each night would pass
+beside what was published the night before. The pointer carries them forward, so that no older snapshot is read.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from runway_pipelines.rosters.freshness import moment_of
+from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer
+
+REMEMBERED = timedelta(days=7)
+
+
+def carried_on(
+    pointer: Pointer | None, published: Manifest | None, candidate: Manifest, now: datetime
+) -> tuple[Earlier, ...]:
+    """What the pointer to ``candidate`` remembers, which takes the place of what is published: oldest first.
+
+    Only rosters with more students than all later ones, and one a day: a later one that is larger takes an earlier
+    one's place, since no loss is greater beside that. So at most eight are kept.
+    """
+    if pointer is None:
+        return ()
+    known = list(pointer.earlier)
+    if published is not None and pointer.sha256 != candidate.sha256:
+        known.append(Earlier(now.isoformat(timespec="seconds"), published.students))
+    kept: list[Earlier] = []
+    for each in known:
+        if (until := moment_of(each.until)) is None or until < now - REMEMBERED or each.students <= candidate.students:
+            continue
+        while kept and kept[-1].students <= each.students:
+            kept.pop()
+        if kept and kept[-1].until[:10] == each.until[:10]:
+            kept[-1] = Earlier(each.until, kept[-1].students)
+        else:
+            kept.append(each)
+    return tuple(kept)
