@@ -4,7 +4,7 @@ import dagster as dg
 
 from runway_pipelines.identity.assets import COMPILATION_TRACK_ARTIST, GRAPH, LIBRARY_IDENTITY, LIBRARY_IDENTITY_SOURCE
 from runway_pipelines.identity.options import IdentityOptions
-from runway_pipelines.operations.tags import OWNERS, domain
+from runway_pipelines.operations.tags import OWNERS
 
 # A stopped step counts as done, so retrying the failed step alone would only repeat the summary. Libraries with an
 # answer are not asked about again anyway.
@@ -15,7 +15,7 @@ library_identity_job = dg.define_asset_job(
     "library_identity_job",
     selection=_SELECTION,
     description="Ask LML about due libraries and write its verdicts.",
-    tags=RERUN_ALL | domain("identity"),
+    tags=RERUN_ALL,
     owners=OWNERS,
 )
 library_identity_recheck_job = dg.define_asset_job(
@@ -27,7 +27,7 @@ library_identity_recheck_job = dg.define_asset_job(
         config_fn=lambda options: {"ops": {GRAPH: {"config": {**options, "recheck": True}}}},
     ),
     description="Ask again about the libraries with a stamp, the earliest answer first; limit takes a slice of them.",
-    tags=RERUN_ALL | domain("identity"),
+    tags=RERUN_ALL,
     owners=OWNERS,
 )
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from runway_pipelines.dagster_events import delete_run, runs_of_newest_materializations
-from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, SECRET_VERSION_TAG, domain
+from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, SECRET_VERSION_TAG
 
 ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 # One night's runs take less than a minute; a storage that was never cleaned up takes several nights.
@@ -53,7 +53,6 @@ def build_retention_job(retention_days: int, *prune: dg.OpDefinition) -> dg.JobD
         "prunes the snapshots of rosters, and deletes files of candidates after their time.",
         executor_def=dg.in_process_executor,
         owners=OWNERS,
-        tags=domain("operations"),
     )
     def run_retention_job() -> None:
         delete_old_runs()

@@ -36,5 +36,5 @@ def linked(metadata: Mapping[str, Any], docs_url: str | None) -> dict[str, Any]:
 
 
 def domain(name: str) -> dict[str, str]:
-    """The tag of a domain."""
+    """An asset's tag of its domain. A job has none: each of its runs would show it in the list of runs."""
     return {DOMAIN_TAG: name}

@@ -8,7 +8,7 @@ from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
 from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.dagster_events import with_partition_tags
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.operations.tags import OWNERS, domain
+from runway_pipelines.operations.tags import OWNERS
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
 from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns, partner_run
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
@@ -21,7 +21,6 @@ partner_rosters_job = dg.define_asset_job(
     description="Tries a partner's credentials, then refreshes and publishes all of its rosters.",
     executor_def=dg.in_process_executor,
     owners=OWNERS,
-    tags=domain("rosters"),
 )
 
 

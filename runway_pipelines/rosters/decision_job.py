@@ -7,7 +7,7 @@ from pydantic import Field
 
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.operations.tags import OWNERS, domain, runbook
+from runway_pipelines.operations.tags import OWNERS, runbook
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.rosters.decisions import Decision, What
@@ -89,7 +89,6 @@ TO_FILL_IN = {
     config=TO_FILL_IN,
     executor_def=dg.in_process_executor,
     owners=OWNERS,
-    tags=domain("rosters"),
     metadata=runbook("a-roster-is-held"),
 )
 def roster_decision_job() -> None:

@@ -87,7 +87,7 @@ class District:
     def since_in_words(self) -> str:
         """Since when it is so, for a person; empty where nobody recorded it."""
         if self.since is not None:
-            return f"since {_minute(self.since)}"
+            return f"since {_minute(self.since)}" + (", never had a roster" if self.confirmed_at is None else "")
         is_ahead = self.age_hours is not None and self.age_hours < 0
         if is_ahead or self.state in (DistrictState.NEVER, DistrictState.LEFT):
             return ""

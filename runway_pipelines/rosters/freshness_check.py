@@ -8,7 +8,7 @@ import dagster as dg
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.operations.run_report import RUN_REPORT, RunReport, Straggler, hours
-from runway_pipelines.operations.tags import OWNERS, TRIGGER_TAG, domain
+from runway_pipelines.operations.tags import OWNERS, TRIGGER_TAG
 from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.partitions import PARTNERS, PARTNERS_NAME
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
@@ -123,7 +123,6 @@ def judge_freshness(context: dg.OpExecutionContext, rosters: RosterServices) -> 
     description="Judges the freshness of every partner's rosters from its index. Refreshes nothing.",
     executor_def=dg.in_process_executor,
     owners=OWNERS,
-    tags=domain("rosters"),
 )
 def roster_freshness_job() -> None:
     """One op for all partners."""

@@ -9,7 +9,7 @@ import dagster as dg
 import orjson
 
 from runway_pipelines.dagster_events import with_partition_tags
-from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, TRIGGER_TAG, domain
+from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, TRIGGER_TAG
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS_NAME
 from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns
@@ -29,7 +29,6 @@ student_resolution_job = dg.define_asset_job(
     description="Resolves the files of candidates that wait for a tenant, over one answer of its warehouse.",
     executor_def=dg.in_process_executor,
     owners=OWNERS,
-    tags=domain("students"),
 )
 
 

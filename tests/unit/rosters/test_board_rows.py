@@ -116,6 +116,14 @@ def district(one: IndexEntry) -> District:
             id="failed",
         ),
         pytest.param(
+            entry(status="failed", age=None, reason=REFUSED, failing_since=ago(12)),
+            "failed",
+            "Expected students of north in the warehouse; got none",
+            "since 2026-11-28 10:30 UTC, never had a roster",
+            "correct the tenant code; then materialize rosters/partner_roster_index, partition acme, in the Dagster UI",
+            id="failed, never published",
+        ),
+        pytest.param(
             entry(status="held", age=40, reason=REFUSED, failing_since=ago(36)),
             "held",
             "Expected students of north in the warehouse; got none",
