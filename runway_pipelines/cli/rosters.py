@@ -125,8 +125,9 @@ def _why_unpublished(services: RosterServices, tenant: PartnerTenant, district: 
     """Why nothing is published: what the last refresh found, or that there was none."""
     if district is None:
         return why_nothing(services.registry(), tenant)
-    state = "is held" if district.status == "held" else district.status
-    return f"Nothing was ever published for {tenant}. It {state}: {district.reason}. To do: {district.next_step}."
+    # Without a hold, what is held was refused, and the reason says so.
+    said = district.reason if district.status == "held" else f"{district.status}: {district.reason}"
+    return f"Nothing was ever published for {tenant}. Its last refresh: {said}. To do: {district.next_step}."
 
 
 def _standing(
@@ -137,7 +138,7 @@ def _standing(
         yield "[bold red]Held[/]:", hold.said_of(tenant)
     elif district is not None and district.status in ("held", "failed"):
         said = f"{district.reason}. What was published before stays. To do: {district.next_step}."
-        yield f"[bold red]{district.status.title()}[/]:", said
+        yield f"[bold red]{'Refused' if district.status == 'held' else 'Failed'}[/]:", said
     if published.pointer.pinned is not None:
         ended = f"runway-pipelines rosters unpin {shlex.quote(tenant.key)} --reason '...'"
         yield "[bold yellow]Pinned[/]", f"{published.pointer.pinned}. Nothing else is published until {ended}"

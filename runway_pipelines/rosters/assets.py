@@ -316,8 +316,7 @@ def fail_if_any_failed(outcomes: Sequence[TenantOutcome], remedy: str) -> None:
             description=f"{len(failed)} of {len(outcomes)} tenants {'is' if len(failed) == 1 else 'are'} not "
             f"published: {_first_reasons(failed)}. What was published before is untouched. Once the causes are "
             f"fixed: {remedy}.",
-            metadata=report_metadata(outcomes)
-            | {o.tenant.key: dg.MetadataValue.text(f"{o.status}: {o.reason}") for o in failed},
+            metadata=report_metadata(outcomes) | {o.tenant.key: dg.MetadataValue.text(o.said) for o in failed},
             allow_retries=False,
         )
 
@@ -326,9 +325,9 @@ def _first_reasons(failed: Sequence[TenantOutcome]) -> str:
     """Who failed why, in a few lines. Tenants with one reason are named together: refused credentials fail them all."""
     by_reason: dict[str, list[str]] = {}
     for outcome in failed:
-        reason = outcome.reason.removesuffix(".")
-        shown = reason if len(reason) <= MOST_CHARACTERS else f"{reason[:MOST_CHARACTERS]}..."
-        by_reason.setdefault(f"{outcome.status}: {shown}", []).append(outcome.tenant.key)
+        said = outcome.said.removesuffix(".")
+        shown = said if len(said) <= MOST_CHARACTERS else f"{said[:MOST_CHARACTERS]}..."
+        by_reason.setdefault(shown, []).append(outcome.tenant.key)
     parts = [f"{first_few(keys, MOST_TENANTS)} {reason}" for reason, keys in by_reason.items()]
     return first_few(parts, MOST_REASONS, "; ", " (the step's metadata has every reason)")
 
@@ -337,7 +336,7 @@ def report_metadata(outcomes: Sequence[TenantOutcome]) -> dict[str, dg.MetadataV
     """How many tenants ended in which way, for people, and the run's report for machines."""
     counts = Counter(outcome.status.value for outcome in outcomes)
     problems = {
-        o.tenant.key: Problem(o.reason, o.status.value, o.hold.identity if o.hold else None)
+        o.tenant.key: Problem(o.reason, None if o.is_refused else o.status.value, o.hold.identity if o.hold else None)
         for o in outcomes
         if not o.status.is_success
     }

@@ -92,7 +92,7 @@ def events_of(
             check_name=name,
             passed=False,
             severity=dg.AssetCheckSeverity.WARN,
-            description=f"not judged: there was no roster to judge ({outcome.status}: {outcome.reason})",
+            description=f"not judged: there was no roster to judge ({outcome.said})",
             partition=partition,
             target_materialization_data=target,
         )
@@ -100,7 +100,7 @@ def events_of(
         yield dg.AssetObservation(
             CROSS_YEAR_ROSTER,
             partition=partition,
-            description=f"{outcome.status}: {outcome.reason}",
+            description=outcome.said,
             metadata=linked(problem_metadata(outcome, store, failing_since), docs_url),
         )
     if outcome.status.is_published:
@@ -143,7 +143,7 @@ def problem_metadata(
     """
     is_held = outcome.hold is not None
     metadata: dict[str, dg.MetadataValue | int | float | str] = {
-        "state": outcome.status.value,
+        "state": outcome.state,
         "reason": outcome.reason,
     }
     if outcome.hold is not None:

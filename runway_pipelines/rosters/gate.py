@@ -22,9 +22,9 @@ from runway_pipelines.rosters.guards import GUARD_NAMES, as_warnings, holding
 from runway_pipelines.rosters.holds import SHA256_SHOWN, Hold, delete_hold, held_for, what_to_do, write_hold
 from runway_pipelines.rosters.judgement import judged, manifest_of
 from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer, Signature, snapshots_prefix
-from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus
+from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus, refused
 from runway_pipelines.rosters.publication import Published, copy_again, keep_snapshot, point, previous_of, publish
-from runway_pipelines.rosters.quality import STUDENTS_LOST, CheckResult, blocking
+from runway_pipelines.rosters.quality import STUDENTS_LOST, CheckResult, as_refusals, blocking
 from runway_pipelines.rosters.record import Entry
 from runway_pipelines.rosters.standing import Standing, find_standing
 
@@ -57,11 +57,10 @@ def publish_extract(
     manifest = manifest_of(context, tenant, file, extract, standing.pointer)
     results, expected = judged(context, tenant, manifest, standing)
     if blocks := blocking(results):
-        reason = "; ".join(result.reason for result in blocks)
         # A guard waits for a person, and nobody can approve this.
         results = as_warnings(results, GUARD_NAMES, "the roster is refused, whatever is decided")
         _published_again(context, tenant, school_years, standing, lock)
-        return TenantOutcome(tenant, TenantStatus.HELD, reason, time.monotonic() - started, check_results=results)
+        return refused(tenant, blocks, as_refusals(results), time.monotonic() - started)
 
     keep_snapshot(context.store, tenant, file, extract.digest, manifest, known=standing.manifest)
     # The lock ends with its connection. If that broke during a long upload, another run may be copying by now.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -13,7 +13,7 @@ from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.guards import Guards
 from runway_pipelines.rosters.holds import Hold
 from runway_pipelines.rosters.manifest import Manifest
-from runway_pipelines.rosters.quality import CheckResult, Thresholds
+from runway_pipelines.rosters.quality import CheckResult, Thresholds, why_refused
 from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from runway_pipelines.systems.snowflake.connection import Place
@@ -72,6 +72,28 @@ class TenantOutcome:
     hold: Hold | None = None
     candidate: Manifest | None = None
     pinned_at: str | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a check refused the roster: it is not published, and waits for no person's decision."""
+        return self.status is TenantStatus.HELD and self.hold is None
+
+    @property
+    def state(self) -> str:
+        """The status in a word, which tells what a check refused from what a guard holds."""
+        return "refused" if self.is_refused else self.status.value
+
+    @property
+    def said(self) -> str:
+        """The status and the reason; that of a refusal says so itself."""
+        return self.reason if self.is_refused else f"{self.status}: {self.reason}"
+
+
+def refused(
+    tenant: PartnerTenant, blocks: Iterable[CheckResult], results: tuple[CheckResult, ...], seconds: float
+) -> TenantOutcome:
+    """How a refresh ends whose roster these checks refuse."""
+    return TenantOutcome(tenant, TenantStatus.HELD, why_refused(blocks), seconds, check_results=results)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ What is well formed, and looks wrong beside what is published, is held by a guar
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runway_pipelines.rosters.encoding import CONSUMER_CONTRACT, ROWS_OF_TENANT, RosterCounts
 from runway_pipelines.rosters.manifest import Manifest
@@ -124,7 +124,7 @@ def judge_announced(counts: Manifest | RosterCounts) -> tuple[CheckResult, ...]:
     return (_consumer_contract(counts), _not_masked(counts), _plausible_years(counts), _merged_students(counts))
 
 
-def refused(check: str, reason: str) -> CheckResult:
+def unreadable(check: str, reason: str) -> CheckResult:
     """The result for rows that were refused while they were read."""
     return CheckResult(_rule(check), False, reason)
 
@@ -132,6 +132,21 @@ def refused(check: str, reason: str) -> CheckResult:
 def blocking(results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
     """The results that refuse the roster."""
     return tuple(result for result in results if result.blocks)
+
+
+def as_refusals(results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
+    """The results; those that refuse the roster say so, because what a guard holds a person may approve."""
+    return tuple(
+        replace(result, reason=f"refused, and nobody can approve it: {result.reason}") if result.blocks else result
+        for result in results
+    )
+
+
+def why_refused(blocks: Iterable[CheckResult]) -> str:
+    """Which checks refuse the roster, and why."""
+    refusing = tuple(blocks)
+    names = ", ".join(result.rule.name for result in refusing)
+    return f"refused by {names}, and nobody can approve it: {'; '.join(result.reason for result in refusing)}"
 
 
 def is_readable(id_system: str) -> bool:

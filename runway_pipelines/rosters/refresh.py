@@ -27,8 +27,8 @@ from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
 from runway_pipelines.rosters.extraction import select_roster
 from runway_pipelines.rosters.gate import publish_extract
 from runway_pipelines.rosters.manifest import lock_name
-from runway_pipelines.rosters.outcome import Extract, Log, RefreshContext, TenantOutcome, TenantStatus
-from runway_pipelines.rosters.quality import refused
+from runway_pipelines.rosters.outcome import Extract, Log, RefreshContext, TenantOutcome, TenantStatus, refused
+from runway_pipelines.rosters.quality import as_refusals, unreadable
 from runway_pipelines.systems.aws.object_store import FileDigest
 from runway_pipelines.systems.disk import disk_errors
 from runway_pipelines.systems.snowflake.client import EduSession
@@ -58,7 +58,7 @@ def refresh_tenants(
                 own_lines = outcome.manifest.lines if outcome.manifest else 0
                 lines += own_lines
                 message = (
-                    f"{outcome.tenant}: {outcome.status}, {own_lines} lines, {outcome.seconds * 1000:.0f} ms: "
+                    f"{outcome.tenant}: {outcome.state}, {own_lines} lines, {outcome.seconds * 1000:.0f} ms: "
                     f"{outcome.reason} [{done} of {len(tenants)} tenants, {lines} lines so far]"
                 )
                 log = context.log.info if outcome.status.is_success else context.log.error
@@ -87,8 +87,8 @@ def _outcome(
     try:
         return attempt(context, sessions, tenant, school_years)
     except Held as held:
-        result = refused(held.check, str(held))
-        return TenantOutcome(tenant, TenantStatus.HELD, str(held), time.monotonic() - started, check_results=(result,))
+        blocks = (unreadable(held.check, str(held)),)
+        return refused(tenant, blocks, as_refusals(blocks), time.monotonic() - started)
     except RunwayError as error:
         return TenantOutcome(tenant, TenantStatus.FAILED, str(error), time.monotonic() - started)
     except Exception as error:  # noqa: BLE001 - the other tenants go on; the run fails, naming this one

@@ -70,7 +70,7 @@ def test_every_district_is_a_partition_and_the_one_without_students_failed(page:
     page.get_by_text("acme/kestrel").first.click()
     page.get_by_text("View all historical events").click()
     page.get_by_role("row", name=re.compile("kestrel.*Observation")).first.get_by_text("acme/kestrel").click()
-    expect(page.get_by_text(re.compile("held: the warehouse has no student of this tenant")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("nobody can approve it: the warehouse has no student")).first).to_be_visible()
     expect(page.get_by_text("next step").first).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "failed-district.png", full_page=True)
 

@@ -192,7 +192,8 @@ def test_show_says_why_nothing_is_published(night: Night) -> None:
     one = night.partner.partner_id
     held = said("show", f"{one}/empty")
     assert held.exit_code == 1
-    assert f"Nothing was ever published for {one}/empty. It is held:" in held.output and "To do: " in held.output
+    assert f"Nothing was ever published for {one}/empty. Its last refresh: refused by not_empty" in held.output
+    assert "To do: " in held.output
     assert said("show", f"{one}/new").output == f"Error: Nothing was ever published for {one}/new.\n"
     document = json.loads(said("show", f"{one}/empty", "--json").stdout)
     assert (document["district"]["state"], document["pointer"]) == ("held", None)

@@ -225,7 +225,8 @@ def test_one_tenants_failure_is_red_stops_nobody_and_is_alone_redone(
     assert failed_checks(result) == {(empty, "not_empty")}
     said = failure_text(result)
     assert said.startswith(
-        f"1 of 3 tenants is not published: {empty} held: the warehouse has no student of this tenant"
+        f"1 of 3 tenants is not published: {empty} refused by not_empty, and nobody can approve it: "
+        "the warehouse has no student of this tenant"
     )
     assert f"on the page of rosters/partner_roster_index, partition {partner.partner_id}" in said
     for code in ("north", "south"):
@@ -305,13 +306,15 @@ def test_the_table_of_a_failed_partner_has_the_reason_beside_the_status(
         "not_empty",
         "tenants_published",
     }
-    assert district.metadata["state"].value == "held"
+    assert district.metadata["state"].value == "refused"
     assert "the warehouse has no student" in district.description
     assert event.partition == partner.partner_id
     (empty,) = (record.data for record in event.metadata["problems"].records)
-    assert list(empty)[:3] == ["tenant", "status", "reason"]
+    assert list(empty)[:5] == ["tenant", "status", "since", "students", "reason"]
     assert (empty["status"], empty["since"]) == ("held", "never had a roster")
-    assert str(empty["reason"]).startswith("the warehouse has no student")
+    assert str(empty["reason"]).startswith(
+        "refused by not_empty, and nobody can approve it: the warehouse has no student"
+    )
     assert str(empty["next step"]).startswith("correct the data")
     (north,) = (record.data for record in event.metadata["rosters"].records)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", str(north["refreshed_at"]))

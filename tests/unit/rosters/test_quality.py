@@ -20,7 +20,7 @@ from runway_pipelines.rosters.quality import (
     Thresholds,
     blocking,
     judge,
-    refused,
+    unreadable,
 )
 from tests.factories import manifest
 
@@ -83,7 +83,7 @@ def test_only_failed_blocking_rules_keep_a_roster_back() -> None:
 
 @pytest.mark.parametrize("check", [ROWS_OF_TENANT, CONSUMER_CONTRACT])
 def test_rows_refused_while_they_were_read_block_with_the_reason(check: str) -> None:
-    found = refused(check, "3 rows of another tenant")
+    found = unreadable(check, "3 rows of another tenant")
     assert blocking([found]) == (found,)
     assert (found.rule.name, found.reason) == (check, "3 rows of another tenant")
 

@@ -13,15 +13,17 @@ from runway_pipelines.rosters.events import (
     index_metadata,
     warehouse_seconds,
 )
+from runway_pipelines.rosters.holds import UNREADABLE
 from runway_pipelines.rosters.index import IndexEntry, PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest
-from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
-from runway_pipelines.rosters.quality import NOT_EMPTY, refused
+from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus, refused
+from runway_pipelines.rosters.quality import NOT_EMPTY, as_refusals, unreadable
 from runway_pipelines.systems.aws.object_store import ObjectStore
 from tests.factories import TENANT, manifest
 from tests.memory_store import MemoryS3, memory_store
 
 SINCE = "2026-07-01T09:30:00+00:00"
+REFUSED = "refused by not_empty, and nobody can approve it: no student"
 HELD = "640 are gone. To see what would change: look. To publish it all the same: approve"
 
 
@@ -115,19 +117,31 @@ def test_a_district_that_failed_says_why_and_what_to_do(instance: dg.DagsterInst
 def test_a_check_that_dagster_expects_and_nobody_judged_is_a_warning_that_says_so(
     instance: dg.DagsterInstance, store: ObjectStore
 ) -> None:
-    held = TenantOutcome(
-        TENANT, TenantStatus.HELD, "no student", 0.1, check_results=(refused(NOT_EMPTY, "no student"),)
-    )
+    blocks = (unreadable(NOT_EMPTY, "no student"),)
+    outcome = refused(TENANT, blocks, as_refusals(blocks), 0.1)
     checks = [
         event
-        for event in events_of(instance, held, store, planned_checks={NOT_EMPTY, "rows_of_tenant"})
+        for event in events_of(instance, outcome, store, planned_checks={NOT_EMPTY, "rows_of_tenant"})
         if isinstance(event, dg.AssetCheckEvaluation)
     ]
     shown = {check.check_name: (check.severity.value, str(check.description)) for check in checks}
     assert shown == {
-        NOT_EMPTY: ("ERROR", "no student"),
-        "rows_of_tenant": ("WARN", "not judged: there was no roster to judge (held: no student)"),
+        NOT_EMPTY: ("ERROR", "refused, and nobody can approve it: no student"),
+        "rows_of_tenant": ("WARN", f"not judged: there was no roster to judge ({REFUSED})"),
     }
+
+
+def test_what_a_check_refused_is_told_apart_from_what_a_guard_holds(
+    instance: dg.DagsterInstance, store: ObjectStore
+) -> None:
+    held = TenantOutcome(TENANT, TenantStatus.HELD, "held since then: many are gone", 0.1, hold=UNREADABLE)
+    blocks = (unreadable(NOT_EMPTY, "no student"),)
+    shown = []
+    for outcome in (held, refused(TENANT, blocks, (), 0.1)):
+        (said,) = events_of(instance, outcome, store)
+        assert isinstance(said, dg.AssetObservation)
+        shown.append((said.metadata["state"].value, said.description))
+    assert shown == [("held", "held: held since then: many are gone"), ("refused", REFUSED)]
 
 
 def test_a_partner_that_publishes_nowhere_has_no_green_publication(
