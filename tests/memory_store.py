@@ -26,11 +26,14 @@ class Killed(BaseException):
 
 
 class MemoryS3:
-    """The client. ``dies_before`` is the number of the call that changes something and is not made any more."""
+    """The client. ``dies_before`` is the number of the call that changes something and is not made any more.
+
+    ``changed`` has the key of each call that changed something.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, Stored] = {}
-        self.changes = 0
+        self.changed: list[str] = []
         self.dies_before: int | None = None
         self._lock = Lock()
 
@@ -55,30 +58,35 @@ class MemoryS3:
             there = self.objects.get(Key)
             if (IfNoneMatch and there) or (IfMatch and (there is None or _etag(there[0]) != IfMatch)):
                 raise _error("PreconditionFailed", 412, "PutObject")
-            self._change()
+            self._change(Key)
             self.objects[Key] = (Body, {})
 
     def copy_object(self, Bucket: str, Key: str, CopySource: dict[str, str]) -> None:
         source = self._found(CopySource["Key"], "NoSuchKey", "CopyObject")
         with self._lock:
-            self._change()
+            self._change(Key)
             self.objects[Key] = source
 
     def delete_object(self, Bucket: str, Key: str) -> None:
         with self._lock:
-            self._change()
+            self._change(Key)
             self.objects.pop(Key, None)
 
     def upload_fileobj(self, file: Any, bucket: str, key: str, ExtraArgs: dict[str, Any], Config: Any) -> None:
         with self._lock:
-            self._change()
+            self._change(key)
             self.objects[key] = (file.read(), dict(ExtraArgs["Metadata"]))
 
     def get_paginator(self, name: str) -> _Pages:
         return _Pages(self.objects if name == "list_objects_v2" else {})
 
-    def _change(self) -> None:
-        self.changes += 1
+    @property
+    def changes(self) -> int:
+        """How many calls changed something, with the one that was not made any more."""
+        return len(self.changed)
+
+    def _change(self, key: str) -> None:
+        self.changed.append(key)
         if self.changes == self.dies_before:
             raise Killed
 

@@ -25,10 +25,10 @@ from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.expecting import end_expectation, expect
 from runway_pipelines.rosters.guards import GUARD_NAMES, Guards
 from runway_pipelines.rosters.holds import Hold, read_expectations, read_hold
-from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, Pointer
+from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, Pointer, manifest_key, snapshot_key
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome
 from runway_pipelines.rosters.pruning import prune_tenant, stored_snapshots
-from runway_pipelines.rosters.publication import list_manifests, published_keys, read_published
+from runway_pipelines.rosters.publication import list_manifests, published_keys, read_manifest, read_published
 from runway_pipelines.rosters.purging import purge
 from runway_pipelines.rosters.quality import Thresholds
 from runway_pipelines.rosters.record import State
@@ -300,3 +300,37 @@ def world_after(*steps: Step) -> PublicationWorld:
 def whole_copies(sha256: str) -> Sequence[bytes]:
     """What the consumers read while this snapshot is published."""
     return [BY_SHA256[sha256].body] * len(YEARS)
+
+
+def done_name(step: Step, untouched: PublicationWorld) -> str | None:
+    """What a person says again: the digits, or the expectation, that were said before."""
+    if step.what == "end":
+        return untouched.expected[0] if untouched.expected else None
+    return untouched.hold.sha256 if step.named == "held" and untouched.hold else step.named
+
+
+def assert_whole(world: PublicationWorld) -> None:
+    """The pointer names a snapshot that is what its name says, with its manifest."""
+    pointer = world.pointer
+    if pointer is not None:
+        body, _ = world.s3.objects[snapshot_key(TENANT, pointer.sha256)]
+        assert body == BY_SHA256[pointer.sha256].body
+        assert read_manifest(world.store, TENANT, pointer.sha256) is not None
+
+
+def assert_settled(world: PublicationWorld) -> None:
+    """Every year has what the pointer names; what is held is kept."""
+    assert_whole(world)
+    pointer, hold = world.pointer, world.hold
+    if pointer is not None:
+        assert list(world.copies.values()) == whole_copies(pointer.sha256)
+    if hold is not None:
+        assert snapshot_key(TENANT, hold.sha256) in world.s3.objects
+        assert manifest_key(TENANT, hold.sha256) in world.s3.objects
+
+
+WHOLE, HALF, MORE = (Step("refresh", name) for name in ("whole", "half", "one more"))
+MOVED = Step("refresh", "whole", place=1)
+APPROVE, REJECT = Step("approve", named="held"), Step("reject", named="held")
+ROLLBACK, UNPIN, PRUNE = Step("rollback"), Step("unpin"), Step("prune")
+TO_WHOLE = Step("rollback", named=ROSTERS["whole"].sha256)
