@@ -27,7 +27,7 @@ from runway_pipelines.students.memory_database import Means
 from runway_pipelines.students.model import Model, shipped_model
 from runway_pipelines.students.observables import Candidate, read_candidates
 from runway_pipelines.students.persons import Persons, prepare_persons
-from runway_pipelines.students.scoring_sql import MISTYPED, scoring_sql
+from runway_pipelines.students.scoring_sql import MISTYPED
 
 SHIPPED = Path(str(files("runway_pipelines.students").joinpath("model.json")))
 # m and u of what no training pair showed: one odd field must not veto a match by itself.
@@ -40,6 +40,11 @@ create macro one_edit(a, b) as length(a) >= 5 and length(b) >= 5 and a <> b and 
 create macro are_mistyped(a, b) as
     len(list_filter(a, lambda x: len(list_filter(b, lambda y: one_edit(x, y))) > 0)) > 0;
 """
+_ROSTER = """
+create table roster as from student join (
+    select person, list(student_id) as student_ids from code group by person
+) using (person);
+"""
 _SHARED = (
     "first_name", "initial", "initials", "last_name", "last_name_plain", "surname_tokens", "birth_date", "student_ids",
     "sex", "grade",
@@ -51,9 +56,9 @@ def weights_beside_splinks(candidates: tuple[Candidate, ...], persons: Persons) 
     model = shipped_model()
     with _database(candidates, persons, model) as database:
         started = time.perf_counter()
-        prior = scoring.prior_bits(model, persons)
-        database.execute(scoring_sql(model), {"prior": prior, "least": scoring.LEAST_WEIGHT})
+        scoring._weigh(database, persons, model)
         ours = time.perf_counter() - started
+        prior = scoring.prior_bits(model, persons)
         linker = _linker(database, settings_of(model, 1 / (1 + 2**-prior)))
         started = time.perf_counter()
         with _quiet():
@@ -175,8 +180,12 @@ def _database(candidates: tuple[Candidate, ...], persons: Persons, model: Model)
     """Our tables, and Splink's two of them: a file and a roster with the same columns."""
     database = duckdb.connect(":memory:", config={"threads": Means().threads})
     try:
-        scoring._load_students(database, persons, model)
+        scoring._register(database, persons, scoring._surnames(persons.variants))
         scoring._load_candidates(database, scoring._candidate_table(candidates))
+        scoring._load_ids(database, candidates)
+        database.execute("create temp table pair as select variant from variant")
+        scoring._look_at_students(database, persons, model)
+        database.execute(_ROSTER)
         database.execute(_MISTYPED)
         shared = ", ".join(_SHARED)
         database.execute(
@@ -185,7 +194,7 @@ def _database(candidates: tuple[Candidate, ...], persons: Persons, model: Model)
         )
         database.execute(
             f"create table b_roster as select 'r' || variant as unique_id, null::int as line, person, "
-            f"null::varchar[] as nicknames, null::varchar as school_id, school_ids, {shared} from student"
+            f"null::varchar[] as nicknames, null::varchar as school_id, school_ids, {shared} from roster"
         )
         yield database
     finally:
@@ -202,7 +211,7 @@ def _linker(database: duckdb.DuckDBPyConnection, settings: dict[str, Any]) -> An
     for column in ("first_name", "last_name"):
         database.execute(
             f"create table frequency_of_{column} as select distinct {column}, {column}_frequency as tf_{column} "
-            f"from student where {column} is not null"
+            f"from roster where {column} is not null"
         )
         linker.table_management.register_term_frequency_lookup(api.register(f"frequency_of_{column}"), column)
     return linker

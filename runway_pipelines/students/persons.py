@@ -46,6 +46,15 @@ create table variant as
     select * replace (case when birth_date not in (from default_date) then birth_date::varchar end as birth_date)
     from (select distinct * from written);
 """
+_COUNTED = """
+    select variant.*, first.students as first_name_students, last.students as last_name_students
+    from variant left join (
+        select first_name, count(distinct person)::int as students from variant group by first_name
+    ) as first using (first_name) left join (
+        select last_name, count(distinct person)::int as students from variant group by last_name
+    ) as last using (last_name)
+    order by all;
+"""
 _CODES = """
     with written as (
         select person, trim(id_type) as id_type, trim(id_code) as id_code from codes_rows where person is not null
@@ -89,7 +98,9 @@ class Persons:
     """A tenant's students: a row each in ``people``, one for each way of writing in ``variants``, IDs in ``codes``."""
 
     people: pa.Table  # person, student_unique_id, school_ids, grade, is_multiple_birth, is_divided
-    variants: pa.Table  # person, first_name, is_compound, initials, last_name, surname_tokens, suffix, birth_date, sex
+    # person, first_name, is_compound, initials, last_name, surname_tokens, suffix, birth_date, sex, and how many
+    # students have its names: first_name_students, last_name_students
+    variants: pa.Table
     codes: pa.Table  # person, id_type, student_id
 
     @property
@@ -178,7 +189,7 @@ def _variants(database: duckdb.DuckDBPyConnection, names: WrittenNames) -> pa.Ta
         _DEFAULT_DATES, {"usual": sorted(DEFAULT_DATES), "fewest": FEWEST_OF_ONE_DATE, "share": MOST_OF_ONE_DATE}
     )
     database.execute(_VARIANTS)
-    return names.restored(database.sql("from variant order by all").to_arrow_table())
+    return names.restored(database.sql(_COUNTED).to_arrow_table())
 
 
 def _codes(database: duckdb.DuckDBPyConnection, students: pa.Table, codes: pa.Table, known: pa.Array) -> pa.Table:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import duckdb
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from runway_pipelines.students.agreement import CONTRADICTS
 from runway_pipelines.students.memory_database import USUAL_MEANS, Means, memory_database
@@ -22,7 +23,7 @@ from runway_pipelines.students.model import Model
 from runway_pipelines.students.names import nicknames
 from runway_pipelines.students.observables import Candidate
 from runway_pipelines.students.persons import Persons
-from runway_pipelines.students.scoring_sql import scoring_sql
+from runway_pipelines.students.scoring_sql import pairs_sql, scoring_sql
 
 # Candidates are weighed in parts, so that memory does not grow with the file.
 PART = 20_000
@@ -52,28 +53,25 @@ _CANDIDATE = pa.schema(
 )
 _ID = pa.schema([("line", pa.int32()), ("place", pa.int32()), ("student_id", pa.string())])
 
+# All ways of writing those students of whom one way is in a pair, as the model compares them.
 _STUDENTS = """
-create table code as select * from codes_arrow;
-create table first_name_count as
-    select first_name, count(distinct person) as students from variants_arrow where first_name is not null group by all;
-create table last_name_count as
-    select last_name, count(distinct person) as students from variants_arrow where last_name is not null group by all;
-create table student as
-    select row_number() over ()::int as variant, person, student_unique_id, first_name, is_compound,
-        first_name[1] as initial, initials, last_name, replace(last_name, ' ', '') as last_name_plain,
-        surname_tokens, suffix, birth_date, sex,
-        school_ids, grade, student_ids,
-        (f.students + $average * $first_name_u) / ($count + $average) as first_name_frequency,
-        (n.students + $average * $last_name_u) / ($count + $average) as last_name_frequency
-    from variants_arrow join people_arrow using (person)
-    left join (select person, list(student_id) as student_ids from code group by person) using (person)
-    left join first_name_count as f using (first_name)
-    left join last_name_count as n using (last_name);
+create or replace temp table student as
+    select variant.*, first_name[1] as initial, replace(last_name, ' ', '') as last_name_plain,
+        student_unique_id, school_ids, grade,
+        (first_name_students + $average * $first_name_u) / ($count + $average) as first_name_frequency,
+        (last_name_students + $average * $last_name_u) / ($count + $average) as last_name_frequency
+    from variant join people using (person)
+    where person in (select person from variant join pair using (variant));
+"""
+_HITS = """
+create temp table hit as
+    select line, place, id_type, person from candidate_id join code using (student_id);
 """
 _BEST = """
 create or replace temp table best as
-    select *, row_number() over (partition by line order by weight desc, student_unique_id)::int as rank
-    from scored join (select person, student_unique_id from people_arrow) using (person) qualify rank <= 2;
+    select scored.*, student_unique_id, school_ids, is_multiple_birth, is_divided,
+        row_number() over (partition by line order by weight desc, student_unique_id)::int as rank
+    from scored join people using (person) qualify rank <= 2;
 """
 _RANKED = "select line, person, student_unique_id, weight, ids_agree, {columns} from best order by line, rank"
 # Students with a birth date and a surname of the chosen one's: how like the candidate's first name theirs are, and how
@@ -82,17 +80,18 @@ _RIVALS = """
 with chosen as (
     select line, person, candidate.first_name as called, nicknames from best join candidate using (line) where rank = 1
 ), named as (
-    select person, birth_date, unnest(surname_tokens) as token from student where birth_date is not null
+    select person, birth_date, surname_token from surname where birth_date is not null
 ), rival as (
     select distinct own.person, other.person as rival
     from (from named where person in (select person from chosen)) as own
-    join named as other on own.birth_date = other.birth_date and own.token = other.token and own.person <> other.person
+    join named as other on own.birth_date = other.birth_date and own.surname_token = other.surname_token
+        and own.person <> other.person
 ), rivals as (
     select line, max(case
         when called is null or first_name is null or length(least(called, first_name)) <= 1 then 1.0
         when list_contains(nicknames, first_name) then 1.0
         else jaro_winkler_similarity(called, first_name) end) as likeness
-    from chosen join rival using (person) join student on student.person = rival group by line
+    from chosen join rival using (person) join variant on variant.person = rival group by line
 ), own as (
     select line, max(coalesce(jaro_winkler_similarity(called, first_name), 0.0)) as likeness
     from chosen join student using (person) group by line
@@ -102,25 +101,30 @@ select line, rivals.likeness, own.likeness from rivals join own using (line)
 _CHOSEN = """
 select line, is_multiple_birth, is_divided,
     coalesce(bool_or(suffix_l <> suffix_r) and not bool_or(suffix_l = suffix_r), false) as suffix_differs,
-    coalesce(any_value(first_name_count.students), 0)::int as namesakes,
+    coalesce(any_value(called.students), 0)::int as namesakes,
     not bool_or(compound_l = compound_r) as is_half_named
 from (
-    select line, best.person, candidate.first_name, candidate.suffix as suffix_l, student.suffix as suffix_r,
+    select line, is_multiple_birth, is_divided, candidate.first_name,
+        candidate.suffix as suffix_l, student.suffix as suffix_r,
         candidate.is_compound as compound_l, student.is_compound as compound_r
     from best join candidate using (line) join student on student.person = best.person where rank = 1
-) join people_arrow using (person) left join first_name_count using (first_name)
+) left join (
+    select first_name, any_value(first_name_students) as students from variant
+    where first_name in (select first_name from candidate) group by first_name
+) as called using (first_name)
 group by line, is_multiple_birth, is_divided
 """
 # Lines of which another student has the candidate's whole name, at the candidate's school or one of the chosen one's.
 _NAMESAKES = """
 select distinct line
-from best join candidate using (line) join people_arrow as chosen using (person)
-join student as other on other.first_name = candidate.first_name and other.last_name = candidate.last_name
+from best join candidate using (line)
+join variant as called on called.first_name = candidate.first_name and called.last_name = candidate.last_name
+join people as other on other.person = called.person
 where rank = 1 and other.person <> best.person
-    and list_has_any(other.school_ids, list_append(coalesce(chosen.school_ids, []), candidate.school_id))
+    and list_has_any(other.school_ids, list_append(coalesce(best.school_ids, []), candidate.school_id))
 """
 _OWNERS = """
-select line, list_sort(list(distinct person)) from candidate_id join code using (student_id) group by line
+select line, list(distinct person) from hit group by line
 """
 # Lines of which every student who has one of their IDs has two other observables.
 _CONTRADICTED = """
@@ -131,12 +135,10 @@ having bool_and(
 """
 # As the consumers match: one column of the file with one type of the roster, those that find most rows.
 _ID_ALONE = """
-with hit as (
-    select line, place, id_type, person from candidate_id join code using (student_id)
-), best as (
+with best as (
     select place, id_type from hit group by all order by count(distinct line) desc, place, id_type limit 1
 )
-select line, list_sort(list(distinct person)) from hit join best using (place, id_type) group by line
+select line, list(distinct person) from hit join best using (place, id_type) group by line
 """
 
 
@@ -185,19 +187,16 @@ def score(candidates: Sequence[Candidate], persons: Persons, model: Model, means
     """The evidence of every candidate. Raises `TooLargeToResolve`."""
     evidence: dict[int, Evidence] = {}
     with memory_database(means) as database:
-        database.register("people_arrow", persons.people)
-        with ThreadPoolExecutor(1) as beside:  # DuckDB works while Python does
-            students = beside.submit(_load_students, database.cursor(), persons, model)
+        with ThreadPoolExecutor(1) as beside:
+            surnames = beside.submit(_surnames, persons.variants)
             table = _candidate_table(candidates[:PART])
-            _load_ids(database, candidates)
-            students.result()
+            _register(database, persons, surnames.result())
+        _load_ids(database, candidates)
         owners = {line: frozenset(found) for line, found in database.execute(_OWNERS).fetchall()}
         id_alone = {line: frozenset(found) for line, found in database.execute(_ID_ALONE).fetchall()}
-        statement = scoring_sql(model)
-        bits = prior_bits(model, persons)
         for start in range(0, len(candidates), PART):
             _load_candidates(database, table if start == 0 else _candidate_table(candidates[start : start + PART]))
-            database.execute(statement, {"prior": bits, "least": LEAST_WEIGHT})
+            _weigh(database, persons, model)
             database.execute(_BEST)
             evidence.update(_evidence(database, model, owners))
     return Scores({each.line: evidence.get(each.line, Evidence()) for each in candidates}, id_alone)
@@ -209,28 +208,48 @@ def prior_bits(model: Model, persons: Persons) -> float:
     return math.log2(prior / (1 - prior))
 
 
-def _load_students(database: duckdb.DuckDBPyConnection, persons: Persons, model: Model) -> None:
-    database.register("people_arrow", persons.people)
-    database.register("variants_arrow", persons.variants)
-    database.register("codes_arrow", persons.codes)
+def _register(database: duckdb.DuckDBPyConnection, persons: Persons, surnames: pa.Table) -> None:
+    """What is known of all students is looked at where it is: few of them are in a pair."""
+    database.register("people", persons.people)
+    database.register("variant", _with_places(persons.variants))
+    database.register("surname", surnames)
+    database.register("code", persons.codes)
+
+
+def _with_places(variants: pa.Table) -> pa.Table:
+    return variants.append_column("variant", pc.cumulative_sum(pa.repeat(pa.scalar(1, pa.int32()), variants.num_rows)))
+
+
+def _surnames(variants: pa.Table) -> pa.Table:
+    """A row for each surname of each way of writing, with what is looked for beside it."""
+    tokens = variants["surname_tokens"].combine_chunks()
+    rows = _with_places(variants).select(["variant", "person", "first_name", "birth_date"])
+    return rows.take(pc.list_parent_indices(tokens)).append_column("surname_token", pc.list_flatten(tokens))
+
+
+def _weigh(database: duckdb.DuckDBPyConnection, persons: Persons, model: Model) -> None:
+    """Make ``scored`` of the part of the file that is loaded."""
+    database.execute(pairs_sql(model))
+    _look_at_students(database, persons, model)
+    database.execute(scoring_sql(model), {"prior": prior_bits(model, persons), "least": LEAST_WEIGHT})
+
+
+def _look_at_students(database: duckdb.DuckDBPyConnection, persons: Persons, model: Model) -> None:
     usual = {
         f"{level.frequency}_u": level.u
         for comparison in model.comparisons
         for level in comparison.levels
         if level.frequency is not None
     }
-    for statement in _STUDENTS.split(";")[:-1]:
-        own = {name: value for name, value in usual.items() if f"${name}" in statement}
-        shared = {"average": _AVERAGE_NAMES, "count": persons.count} if own else {}
-        database.execute(statement, own | shared)
+    database.execute(_STUDENTS, usual | {"average": _AVERAGE_NAMES, "count": persons.count})
 
 
 def _load_ids(database: duckdb.DuckDBPyConnection, candidates: Sequence[Candidate]) -> None:
     rows = [(each.line, place, student_id) for each in candidates for place, student_id in each.student_ids]
     columns = zip(*rows, strict=True) if rows else ((), (), ())
     table = pa.table([pa.array(column, kind.type) for column, kind in zip(columns, _ID, strict=True)], schema=_ID)
-    database.register("candidate_id_arrow", table)
-    database.execute("create table candidate_id as from candidate_id_arrow")
+    database.register("candidate_id", table)
+    database.execute(_HITS)
 
 
 def _candidate_table(candidates: Sequence[Candidate]) -> pa.Table:

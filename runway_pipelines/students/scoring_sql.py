@@ -17,62 +17,82 @@ _SHORTEST_MISTYPED = 5
 
 # Lists that are equal in one entry.
 _CANDIDATES_LISTS = {"student_id": "student_ids", "surname_token": "surname_tokens"}
-_STUDENTS_LISTS = {**_CANDIDATES_LISTS, "school_id": "school_ids"}
+# Where a key of the students is found, beside `variant`, and how.
+_STUDENTS_TABLES = {
+    "surname_token": "surname",
+    "student_id": "code join variant using (person)",
+    "school_id": "variant join people using (person)",
+}
+_STUDENTS_KEYS = {"initial": "first_name[1]", "school_id": "unnest(school_ids)"}
 
 # Of each candidate and student the variant that weighs most. Pairs below $least are not worth a look, but those whose
-# ID is equal always are.
+# ID is equal always are. IDs are compared last: for most pairs names, birth date and school have said enough.
 _SCORING = """
 create or replace temp table scored as
-with pair as (
-{blocking}
-), compared as (
+with compared as (
     select line, variant, person, r.first_name_frequency, r.last_name_frequency,
         {levels}
     from pair join candidate as l using (line) join student as r using (variant)
 ), weighed as (
     select *, {weights} as observables_weight from compared
+), hopeful as materialized (
+    select weighed.* from weighed left join (select distinct line, person, true as has_id from hit) using (line, person)
+    where has_id or observables_weight + {most_hope} >= $least
+), known as materialized (
+    select person, list(student_id) as student_ids from code
+    where person in (select person from hopeful) group by person
+), identified as (
+    select hopeful.*, {id_level}
+    from hopeful join candidate as l using (line) join known as r using (person)
 ), plausible as (
-    select * from weighed
+    select * from identified
     where student_id in ({id_levels}) or observables_weight + case student_id {hopes} end >= $least
 ), mistyped as (
     select distinct line, person from plausible
     join (select line, unnest(student_ids) as one from candidate) using (line)
-    join code using (person)
-    where plausible.student_id = {differs} and length(one) >= {shortest} and length(code.student_id) >= {shortest}
-        and abs(length(one) - length(code.student_id)) <= 1
-        and (levenshtein(one, code.student_id) = 1 or (
-            levenshtein(one, code.student_id) = 2 and length(one) = length(code.student_id)
-            and list_sort(string_split(one, '')) = list_sort(string_split(code.student_id, ''))))
-), identified as (
+    join (select person, unnest(student_ids) as other from known) using (person)
+    where plausible.student_id = {differs} and length(one) >= {shortest} and length(other) >= {shortest}
+        and abs(length(one) - length(other)) <= 1
+        and (levenshtein(one, other) = 1 or (
+            levenshtein(one, other) = 2 and length(one) = length(other)
+            and list_sort(string_split(one, '')) = list_sort(string_split(other, ''))))
+), settled as (
     select plausible.*
         replace (case when mistyped.line is null then plausible.student_id else {mistyped} end as student_id)
     from plausible left join mistyped using (line, person)
 ), weighty as (
     select line, person, observables_weight + case student_id {id_weights} end as weight,
         {names}, student_id in ({id_levels}) as ids_agree
-    from identified
+    from settled
 )
 select * from weighty where ids_agree or weight >= $least
 qualify row_number() over (partition by line, person order by weight desc, {names}) = 1
 """
 _BLOCK = """
     select line, variant from (select line, {left} from candidate)
-    join (select variant, {right} from student) using ({keys})""".lstrip("\n")
+    join (select variant, {right} from {table}) using ({keys})""".lstrip("\n")
+
+
+def pairs_sql(model: Model) -> str:
+    """The statement that makes ``pair`` (line, variant) of ``candidate`` and, for all students, the tables above."""
+    return "create or replace temp table pair as\n" + "\n    union\n".join(map(_block, model.blocking))
 
 
 def scoring_sql(model: Model) -> str:
-    """The statement that makes ``scored`` of the tables ``candidate``, ``student`` and ``code``.
+    """The statement that makes ``scored`` of ``pair``, ``candidate``, ``student``, ``code`` and ``hit``.
 
     Its parameters are ``prior``, in bits, and ``least``, the smallest weight that counts.
     """
     observables = [comparison for comparison in model.comparisons if comparison.name != STUDENT_ID]
     ids = _comparison(model, STUDENT_ID)
     number = {level.name: place for place, level in enumerate(ids.levels)}
+    own = (number["exact"], number["one"])
     return _SCORING.format(
-        blocking="\n    union\n".join(_block(blocking) for blocking in model.blocking),
-        levels=",\n        ".join(_level(comparison) for comparison in model.comparisons),
-        weights=" + ".join(["$prior", *(_weight(comparison) for comparison in observables)]),
-        id_levels=f"{number['exact']}, {number['one']}",
+        levels=",\n        ".join(map(_level, observables)),
+        weights=" + ".join(["$prior", *map(_weight, observables)]),
+        most_hope=repr(max(level.bits for place, level in enumerate(ids.levels) if place not in own)),
+        id_level=_level(ids),
+        id_levels=", ".join(map(str, own)),
         hopes=_id_weights(ids, {"differs": ids.levels[number[MISTYPED]].bits}),
         id_weights=_id_weights(ids, {}),
         differs=number["differs"],
@@ -83,14 +103,15 @@ def scoring_sql(model: Model) -> str:
 
 
 def _block(blocking: Blocking) -> str:
-    places = range(len(blocking.equal))
-    left = ", ".join(f"{_key(blocking.equal[i][0], _CANDIDATES_LISTS)} as key_{i}" for i in places)
-    right = ", ".join(f"{_key(blocking.equal[i][1], _STUDENTS_LISTS)} as key_{i}" for i in places)
-    return _BLOCK.format(left=left, right=right, keys=", ".join(f"key_{i}" for i in places))
-
-
-def _key(column: str, lists: dict[str, str]) -> str:
-    return f"unnest({lists[column]})" if column in lists else column
+    ours, theirs = zip(*blocking.equal, strict=True)
+    left = (f"unnest({_CANDIDATES_LISTS[key]})" if key in _CANDIDATES_LISTS else key for key in ours)
+    right = (_STUDENTS_KEYS.get(key, key) for key in theirs)
+    return _BLOCK.format(
+        left=", ".join(f"{key} as key_{place}" for place, key in enumerate(left)),
+        right=", ".join(f"{key} as key_{place}" for place, key in enumerate(right)),
+        table=next((_STUDENTS_TABLES[key] for key in theirs if key in _STUDENTS_TABLES), "variant"),
+        keys=", ".join(f"key_{place}" for place in range(len(blocking.equal))),
+    )
 
 
 def _level(comparison: Comparison) -> str:

@@ -28,13 +28,13 @@ class WrittenNames:
     surname_tokens: pa.Array  # by the last name's number
 
     def restored(self, rows: pa.Table) -> pa.Table:
-        """Some of the rows with the values instead of their numbers."""
-        columns = {name: self.values[name].take(rows[name]) if name in self.values else rows[name] for name in _COLUMNS}
-        return pa.table(columns | {"surname_tokens": self.surname_tokens.take(rows["last_name"])}).select(_RESTORED)
-
-
-_COLUMNS = ("person", "first_name", "is_compound", "initials", "last_name", "suffix", "birth_date", "sex")
-_RESTORED = (*_COLUMNS[:5], "surname_tokens", *_COLUMNS[5:])
+        """Some of the rows with the values instead of their numbers; other columns stay."""
+        tokens = self.surname_tokens.take(rows["last_name"])
+        columns = {
+            name: self.values[name].take(column) if name in self.values else column
+            for name, column in zip(rows.column_names, rows.columns, strict=True)
+        }
+        return pa.table(columns | {"surname_tokens": tokens})
 
 
 def read_names(students: pa.Table) -> WrittenNames:
@@ -58,18 +58,18 @@ def read_names(students: pa.Table) -> WrittenNames:
         _suffix_numbers(name.suffix for name in given).take(given_places),
     )
     tokens = {name.joined: name.tokens for name in last}
-    columns = (
-        written["person"],
-        first_names.numbers,
-        pa.array([name.is_compound for name in given]).take(given_places),
-        initials.numbers,
-        last_names.numbers,
-        suffix,
-        written["birth_date"],
-        sex.numbers,
-    )
+    rows = {
+        "person": written["person"],
+        "first_name": first_names.numbers,
+        "is_compound": pa.array([name.is_compound for name in given]).take(given_places),
+        "initials": initials.numbers,
+        "last_name": last_names.numbers,
+        "suffix": suffix,
+        "birth_date": written["birth_date"],
+        "sex": sex.numbers,
+    }
     return WrittenNames(
-        rows=pa.table(dict(zip(_COLUMNS, columns, strict=True))),
+        rows=pa.table(rows),
         values={
             "first_name": pa.array(first_names.values, _TEXT),
             "initials": pa.array(initials.values, _TEXTS),
