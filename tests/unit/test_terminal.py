@@ -77,6 +77,7 @@ def test_a_command_of_the_board_is_whole_in_any_width(width: int) -> None:
         "held since 2026-11-21 19:24 UTC: students_lost: half are gone. To see what would change: runway-pipelines "
         "rosters diff acme/brookdale. To publish it all the same: runway-pipelines rosters approve acme/brookdale "
         "1a2b3c4d5e6f --reason '...'",
+        refreshed_at="2026-11-20T19:24:00+00:00",
         since="2026-11-21T19:24:00+00:00",
     )
     now = datetime(2026, 11, 22, tzinfo=UTC)
