@@ -23,6 +23,7 @@ from runway_pipelines.rosters.manifest import (
 )
 from runway_pipelines.rosters.publication import READERS
 from runway_pipelines.rosters.quality import CheckResult
+from runway_pipelines.rosters.record import last_day
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.snowflake.connection import Place
 
@@ -146,7 +147,8 @@ class Expectation:
 
     def is_like(self, other: Expectation) -> bool:
         """Whether both let the same pass up to the same day."""
-        return (self.tenant_code, self.guards, self.until[:10]) == (other.tenant_code, other.guards, other.until[:10])
+        mine, others = ((each.tenant_code, each.guards, last_day(each.until)) for each in (self, other))
+        return mine == others
 
 
 @dataclass(frozen=True)

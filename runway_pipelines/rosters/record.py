@@ -162,5 +162,9 @@ def _arguments(entry: Entry) -> str:
 
 def _expected(details: Mapping[str, str | int | float | None]) -> str:
     guards = "".join(f" --guard {guard}" for guard in str(details["guards"]).split(", "))
-    until = datetime.fromisoformat(str(details["until"])) - timedelta(seconds=1)  # the day that it ends with
-    return f"{guards} --until {until:%Y-%m-%d}"
+    return f"{guards} --until {last_day(str(details['until']))}"
+
+
+def last_day(until: str) -> str:
+    """The last day of what is expected ``until`` then, as the command line names it: midnight ends the day before."""
+    return f"{datetime.fromisoformat(until) - timedelta(seconds=1):%Y-%m-%d}"

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Thread
-from typing import Any
 
 import dagster as dg
 import pytest
-from click.testing import CliRunner
 
-from runway_pipelines.cli import main
 from runway_pipelines.errors import DecisionRefused, RunwayError
 from runway_pipelines.rosters.audit import entries
-from runway_pipelines.rosters.decisions import Decision, DecisionContext, What
+from runway_pipelines.rosters.decisions import What
 from runway_pipelines.rosters.expecting import end_expectation, expect
 from runway_pipelines.rosters.guards import STUDENTS_ADDED, WAREHOUSE_MOVED
-from runway_pipelines.rosters.holds import Hold, read_hold
-from runway_pipelines.rosters.manifest import hold_key, index_key, manifest_key, pointer_key, snapshot_key
-from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
+from runway_pipelines.rosters.manifest import hold_key, manifest_key, pointer_key, snapshot_key
+from runway_pipelines.rosters.outcome import TenantStatus
 from runway_pipelines.rosters.quality import STUDENTS_LOST
-from runway_pipelines.rosters.record import Entry
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.settings import load_settings
 from runway_pipelines.wiring import build_services
-from tests.integration.fault_proxy import fault_proxy
+from tests.integration.guarded_world import STUDENTS, WHY, Guarded, guarded_tenant
 from tests.integration.world import (
-    TestPartner,
     Warehouse,
     World,
     everything_logged,
@@ -44,10 +32,7 @@ from tests.integration.world import (
     run_partner,
     run_tenants,
 )
-from tests.waiting import PATIENCE_SECONDS, join
-
-STUDENTS = 60
-WHY = "the district closed a school"
+from tests.waiting import join
 
 
 @pytest.fixture(autouse=True)
@@ -64,78 +49,9 @@ def services(world: World) -> Iterator[RosterServices]:
         yield running
 
 
-@dataclass
-class Guarded:
-    """A tenant "north" of a partner, of sixty students, which was published once."""
-
-    partner: TestPartner
-    services: RosterServices
-    instance: dg.DagsterInstance
-
-    def has(self, *students: tuple[int, int], prefix: str = "S") -> bytes:
-        """The warehouse has these ranges of students from now on; returns the roster."""
-        warehouse = Warehouse()
-        for first, last in students:
-            for number in range(first, last):
-                warehouse.student("north", f"{prefix}{number:05d}", ("Local", f"L{prefix}{number:05d}"))
-        self.partner.warehouse = warehouse
-        self.partner.write_tables()
-        return b"".join(warehouse.reference("north").lines)
-
-    def run(self) -> dg.ExecuteInProcessResult:
-        return run_partner(self.instance, self.partner)
-
-    @property
-    def hold(self) -> Hold | None:
-        return read_hold(self.services.store, self.partner.tenant("north"))
-
-    def held(self) -> Hold:
-        found = self.hold
-        assert found is not None
-        return found
-
-    def decide(self, what: What, sha256: str | None = None, by: str = "Ann") -> TenantOutcome:
-        decision = Decision(what, by, WHY, sha256)
-        return self.services.decide(self.partner.tenant("north"), decision, "decision")
-
-    def decisions(self) -> DecisionContext:
-        return DecisionContext(self.services.store, self.services.database, "decision", 60)
-
-    def audit(self) -> list[Entry]:
-        return entries(self.services.store, self.partner.tenant("north"))
-
-    def audited(self) -> list[str]:
-        return [entry.what for entry in self.audit()]
-
-    def commands_that_finish(self) -> list[str]:
-        """What a person reads of decisions that were begun and never completed."""
-        result = CliRunner().invoke(main, ["rosters", "audit", self.partner.tenant("north").key])
-        assert result.exit_code == 0, result.output
-        told = [line.partition(" To do: ")[2] for line in result.output.splitlines() if "never completed" in line]
-        assert ("unfinished" in " ".join(result.output.split())) is bool(told)
-        return told
-
-    def entry_of_index(self) -> dict[str, Any]:
-        document = self.services.store.read(index_key(self.partner.partner_id))
-        assert document is not None
-        (entry,) = json.loads(document.body)["tenants"]
-        return dict(entry)
-
-    def everything_kept(self) -> dict[str, bytes]:
-        """What was written of holds, decisions and publications: every document of the partner."""
-        store, prefixes = self.services.store, ("__roster_audit", "__roster_snapshots")
-        keys = [key for prefix in prefixes for key in store.list_keys(f"{prefix}/{self.partner.partner_id}/")]
-        documents = ((key, store.read(key)) for key in keys if key.endswith(".json"))
-        return {key: document.body for key, document in documents if document}
-
-
 @pytest.fixture
 def guarded(world: World, services: RosterServices, instance: dg.DagsterInstance) -> Guarded:
-    partner = world.partner(Warehouse(), ["north"])
-    one = Guarded(partner, services, instance)
-    one.has((0, STUDENTS))
-    assert one.run().success
-    return one
+    return guarded_tenant(world, services, instance)
 
 
 def check_of(result: dg.ExecuteInProcessResult, name: str) -> dg.AssetCheckEvaluation:
@@ -482,49 +398,3 @@ def test_of_two_who_decide_at_once_beside_a_refresh_one_whole_snapshot_is_what_c
     assert [partner.published("north", year) for year in (2025, 2026)] == [old, old]
     assert half not in (partner.published("north", 2025), partner.published("north", 2026))
     assert len(refused) <= 2
-
-
-# killed
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", ["approve-", "/2026/", "current.json", "held.json", "approve-done"])
-def test_an_approval_killed_by_the_system_and_said_again_is_done(guarded: Guarded, moment: str) -> None:
-    partner, stack = guarded.partner, guarded.partner.world.stack
-    old = partner.published("north")
-    half = guarded.has((0, 30))
-    assert not guarded.run().success
-    sha256 = guarded.held().sha256
-    with fault_proxy(stack.aws_endpoint_url) as proxy:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.decide_process", str(partner.tenant("north")), "approve", sha256],
-            env=os.environ | {"AWS_ENDPOINT_URL": proxy.url},
-        )
-
-        def kill(method: str, path: str) -> str | None:
-            if method in ("PUT", "DELETE") and moment in path:
-                process.send_signal(signal.SIGKILL)
-                return "cut"
-            return None
-
-        proxy.fault = kill
-        assert process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
-    pointer = partner.pointer("north")
-    assert pointer is not None
-    is_published = moment in ("held.json", "approve-done")
-    assert (pointer.sha256 == sha256) is is_published
-    assert partner.published("north") == (old if moment in ("approve-", "/2026/") else half)
-    commands = guarded.commands_that_finish()
-    if moment == "approve-":
-        assert commands == []
-        guarded.decide(What.APPROVE, sha256)
-    else:
-        (command,) = commands
-        result = CliRunner().invoke(main, shlex.split(command)[1:])
-        assert result.exit_code == 0, result.output
-    assert guarded.commands_that_finish() == []
-    assert partner.published("north") == half
-    assert guarded.hold is None
-    pointer = partner.pointer("north")
-    assert pointer is not None
-    assert pointer.sha256 == sha256

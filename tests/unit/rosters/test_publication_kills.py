@@ -1,6 +1,6 @@
 """Killed before any change that it makes, a decision or a refresh leaves one whole snapshot; said again, it is done.
 
-The bucket is in memory (`tests/memory_store.py`); test_roster_guards.py kills a process over the real one.
+The bucket is in memory (`tests/memory_store.py`); test_decision_kills.py kills a process over the real one.
 """
 
 from __future__ import annotations
