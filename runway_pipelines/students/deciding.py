@@ -7,7 +7,7 @@ so no weight overrules them. A wrong accept costs a child, a review costs a pers
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -164,8 +164,7 @@ def _without_claimed_twice(candidates: Sequence[Candidate], verdicts: Mapping[in
     twice = {
         candidate.line
         for claimants in claims.values()
-        if _are_several(claimant.first_name for claimant in claimants)
-        or _are_several(claimant.birth_date for claimant in claimants)
+        if len(claimants) > 1 and _are_of_several(claimants)
         for candidate in claimants
     }
     return {
@@ -176,8 +175,10 @@ def _without_claimed_twice(candidates: Sequence[Candidate], verdicts: Mapping[in
     }
 
 
-def _are_several(values: Iterable[object]) -> bool:
-    return len({value for value in values if value is not None}) > 1
+def _are_of_several(claimants: Sequence[Candidate]) -> bool:
+    first_names = {claimant.first_name for claimant in claimants} - {None}
+    birth_dates = {claimant.birth_date for claimant in claimants} - {None}
+    return len(first_names) > 1 or len(birth_dates) > 1
 
 
 # The rules, in their order.

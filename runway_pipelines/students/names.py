@@ -27,6 +27,8 @@ MISSING = frozenset({"", "NONE", "NULL", "NAN", "N/A", "NA", "UNKNOWN"})
 # Apostrophes join: D'ANDRE and D'ANGELO would otherwise both be called D.
 _JOINING = re.compile("['\u2018\u2019\u02bc\u0060\u00b4]")
 _NO_LETTERS = re.compile(r"[\W\d_]+")
+# The usual marks, which NFKD sets apart from their letters: most names with marks have no others.
+_MARKS = re.compile("[\u0300-\u034e\u0350-\u036f]+")
 # What NFKD leaves as it is.
 _LETTERS = str.maketrans({"Ø": "O", "Ł": "L", "Đ": "D", "Æ": "AE", "Œ": "OE", "Þ": "TH", "Ð": "D", "ı": "I", "Ħ": "H"})
 
@@ -56,6 +58,8 @@ def is_missing(text: str) -> bool:
 def given_names(first_name: str | None, middle_name: str | None = None) -> GivenNames:
     """The words of a first and a middle name; a first name's further words are middle names."""
     words, suffix = _without_suffix(_words(first_name))
+    if middle_name is None and len(words) == 1:
+        return GivenNames(words[0], (), suffix)
     further, other_suffix = _without_suffix(_words(middle_name))
     middle = [*words[1:], *(word for word in further if word not in words[1:])]
     is_compound = any(len(word) > 1 for word in words[1:])
@@ -65,6 +69,8 @@ def given_names(first_name: str | None, middle_name: str | None = None) -> Given
 def surname(last_name: str | None) -> Surname:
     """The words of a last name; particles and lone letters are left out of the tokens, unless there is nothing else."""
     words, suffix = _without_suffix(_words(last_name))
+    if len(words) == 1:
+        return Surname(words[0], (words[0],), suffix)
     tokens = {word for word in words if word not in PARTICLES and len(word) > 1} or set(words)
     return Surname(" ".join(words) or None, tuple(sorted(tokens)), suffix)
 
@@ -90,12 +96,20 @@ def suffix_of(text: str | None) -> str | None:
 def _words(text: str | None) -> list[str]:
     if text is None or is_missing(text):
         return []
-    text = _JOINING.sub("", text)
     if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text)
-        text = "".join(letter for letter in decomposed if not unicodedata.combining(letter)).upper().translate(_LETTERS)
-    words = _NO_LETTERS.sub(" ", text.upper()).split()
+        marked = _MARKS.sub("", unicodedata.normalize("NFKD", _JOINING.sub("", text)))
+        text = marked if marked.isascii() else _plain(marked)
+    elif "'" in text or "`" in text:
+        text = _JOINING.sub("", text)
+    words = text.upper().replace("-", " ").split()
+    if not all(map(str.isalpha, words)):  # few names have anything else
+        words = _NO_LETTERS.sub(" ", text.upper()).split()
     return [word[:LONGEST_TOKEN] for word in words[:MOST_TOKENS]]
+
+
+def _plain(decomposed: str) -> str:
+    """Letters without marks, in capitals, where they are not Latin ones with the usual marks."""
+    return "".join(letter for letter in decomposed if not unicodedata.combining(letter)).upper().translate(_LETTERS)
 
 
 def _without_suffix(words: list[str]) -> tuple[list[str], str | None]:

@@ -17,7 +17,7 @@ import msgspec
 
 from runway_pipelines.errors import Permanent
 from runway_pipelines.students.dates import DateOrder, read_birth_dates
-from runway_pipelines.students.names import GivenNames, Surname, given_names, is_missing, surname
+from runway_pipelines.students.names import MISSING, GivenNames, Surname, given_names, is_missing, surname
 
 MOST_LINES = 500_000
 LONGEST_LINE = 4096
@@ -254,7 +254,7 @@ def _without_repeated(read: list[tuple[int, _Line]]) -> tuple[list[tuple[int, _L
 
 
 class _Names:
-    """A file's names, each read once: most come again, and reading one takes 10 microseconds. Ends with the file."""
+    """A file's names, each read once: most come again, and reading one takes microseconds. Ends with the file."""
 
     def __init__(self) -> None:
         self._given: dict[tuple[object, object], GivenNames] = {}
@@ -301,7 +301,7 @@ def _text(value: object) -> str | None:
     if type(value) is not str:
         value = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     text = value.strip()
-    return None if is_missing(text) else text
+    return None if text.upper() in MISSING else text
 
 
 def _entries_of(value: object) -> list[object]:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import msgspec
@@ -21,37 +22,25 @@ from runway_pipelines.students.agreement import CONTRADICTS
 from runway_pipelines.students.memory_database import USUAL_MEANS, Means, memory_database
 from runway_pipelines.students.model import Model
 from runway_pipelines.students.names import nicknames
+from runway_pipelines.students.numbering import read_once
 from runway_pipelines.students.observables import Candidate
 from runway_pipelines.students.persons import Persons
 from runway_pipelines.students.scoring_sql import pairs_sql, scoring_sql
 
 # Candidates are weighed in parts, so that memory does not grow with the file.
 PART = 20_000
+_ROWS_AT_ONCE = 500
 # Below even odds nobody is a candidate.
 LEAST_WEIGHT = 0.0
 # So many students of an average name are added to the roster's names: in a school of 30, every name is one in 30.
 _AVERAGE_NAMES = 500
 
-_CANDIDATE = pa.schema(
-    [
-        ("line", pa.int32()),
-        ("first_name", pa.string()),
-        ("is_compound", pa.bool_()),
-        ("initial", pa.string()),
-        ("nicknames", pa.list_(pa.string())),
-        ("initials", pa.list_(pa.string())),
-        ("last_name", pa.string()),
-        ("last_name_plain", pa.string()),
-        ("surname_tokens", pa.list_(pa.string())),
-        ("suffix", pa.string()),
-        ("birth_date", pa.string()),
-        ("school_id", pa.string()),
-        ("student_ids", pa.list_(pa.string())),
-        ("sex", pa.string()),
-        ("grade", pa.int32()),
-    ]
-)
-_ID = pa.schema([("line", pa.int32()), ("place", pa.int32()), ("student_id", pa.string())])
+_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
+_CANDIDATE = {
+    "line": pa.int32(), "first_name": _TEXT, "is_compound": pa.bool_(), "initial": _TEXT, "initials": _TEXTS,
+    "last_name": _TEXT, "last_name_plain": _TEXT, "surname_tokens": _TEXTS, "suffix": _TEXT, "birth_date": _TEXT,
+    "school_id": _TEXT, "student_ids": _TEXTS, "sex": _TEXT, "grade": pa.int32(),
+}  # fmt: skip
 
 # All ways of writing those students of whom one way is in a pair, as the model compares them.
 _STUDENTS = """
@@ -123,9 +112,7 @@ join people as other on other.person = called.person
 where rank = 1 and other.person <> best.person
     and list_has_any(other.school_ids, list_append(coalesce(best.school_ids, []), candidate.school_id))
 """
-_OWNERS = """
-select line, list(distinct person) from hit group by line
-"""
+_OWNERS = "select distinct line, person from hit"
 # Lines of which every student who has one of their IDs has two other observables.
 _CONTRADICTED = """
 select line from scored where ids_agree group by line
@@ -138,7 +125,7 @@ _ID_ALONE = """
 with best as (
     select place, id_type from hit group by all order by count(distinct line) desc, place, id_type limit 1
 )
-select line, list(distinct person) from hit join best using (place, id_type) group by line
+select distinct line, person from hit join best using (place, id_type)
 """
 
 
@@ -192,8 +179,7 @@ def score(candidates: Sequence[Candidate], persons: Persons, model: Model, means
             table = _candidate_table(candidates[:PART])
             _register(database, persons, surnames.result())
         _load_ids(database, candidates)
-        owners = {line: frozenset(found) for line, found in database.execute(_OWNERS).fetchall()}
-        id_alone = {line: frozenset(found) for line, found in database.execute(_ID_ALONE).fetchall()}
+        owners, id_alone = (_persons_by_line(database, statement) for statement in (_OWNERS, _ID_ALONE))
         for start in range(0, len(candidates), PART):
             _load_candidates(database, table if start == 0 else _candidate_table(candidates[start : start + PART]))
             _weigh(database, persons, model)
@@ -245,39 +231,40 @@ def _look_at_students(database: duckdb.DuckDBPyConnection, persons: Persons, mod
 
 
 def _load_ids(database: duckdb.DuckDBPyConnection, candidates: Sequence[Candidate]) -> None:
-    rows = [(each.line, place, student_id) for each in candidates for place, student_id in each.student_ids]
-    columns = zip(*rows, strict=True) if rows else ((), (), ())
-    table = pa.table([pa.array(column, kind.type) for column, kind in zip(columns, _ID, strict=True)], schema=_ID)
-    database.register("candidate_id", table)
+    columns = {
+        "line": pa.array([each.line for each in candidates for _ in each.student_ids], pa.int32()),
+        "place": pa.array([place for each in candidates for place, _ in each.student_ids], pa.int32()),
+        "student_id": pa.array([student_id for each in candidates for _, student_id in each.student_ids], _TEXT),
+    }
+    database.register("candidate_id", pa.table(columns))
     database.execute(_HITS)
 
 
 def _candidate_table(candidates: Sequence[Candidate]) -> pa.Table:
+    columns = {
+        "line": [each.line for each in candidates],
+        "first_name": [each.first_name for each in candidates],
+        "is_compound": [each.is_compound for each in candidates],
+        "initial": [each.first_name[0] if each.first_name else None for each in candidates],
+        "initials": [[word[0] for word in each.middle_names] or None for each in candidates],
+        "last_name": [each.last_name for each in candidates],
+        "last_name_plain": [each.last_name.replace(" ", "") if each.last_name else None for each in candidates],
+        "surname_tokens": [each.surname_tokens or None for each in candidates],
+        "suffix": [each.suffix for each in candidates],
+        "birth_date": [each.birth_date.isoformat() if each.birth_date else None for each in candidates],
+        "school_id": [each.school_id for each in candidates],
+        "student_ids": [[student_id for _, student_id in each.student_ids] or None for each in candidates],
+        "sex": [each.sex for each in candidates],
+        "grade": [each.grade for each in candidates],
+    }
+    table = pa.table({name: pa.array(column, _CANDIDATE[name]) for name, column in columns.items()})
+    return table.append_column("nicknames", _nicknames(table["first_name"]))
+
+
+def _nicknames(first_names: pa.ChunkedArray) -> pa.Array:
     related = nicknames()
-    rows = [
-        (
-            each.line,
-            each.first_name,
-            each.is_compound,
-            each.first_name[0] if each.first_name else None,
-            related.get(each.first_name, ()) if each.first_name else (),
-            [word[0] for word in each.middle_names] or None,
-            each.last_name,
-            each.last_name.replace(" ", "") if each.last_name else None,
-            each.surname_tokens or None,
-            each.suffix,
-            each.birth_date.isoformat() if each.birth_date else None,
-            each.school_id,
-            [student_id for _, student_id in each.student_ids] or None,
-            each.sex,
-            each.grade,
-        )
-        for each in candidates
-    ]
-    columns = zip(*rows, strict=True) if rows else ((),) * len(_CANDIDATE)
-    return pa.table(
-        [pa.array(column, kind.type) for column, kind in zip(columns, _CANDIDATE, strict=True)], schema=_CANDIDATE
-    )
+    readings, places = read_once(first_names, lambda name: related.get(name or "", ()))
+    return pa.array(readings, _TEXTS).take(places)
 
 
 def _load_candidates(database: duckdb.DuckDBPyConnection, table: pa.Table) -> None:
@@ -294,15 +281,15 @@ def _evidence(
     known: dict[tuple[int, ...], Mapping[str, str]] = {}  # pairs share a few hundred combinations of levels
     pairs: dict[int, list[Pair]] = defaultdict(list)
     best = _RANKED.format(columns=columns)
-    for line, person, student_unique_id, weight, ids_agree, *levels in database.execute(best).fetchall():
+    for line, person, student_unique_id, weight, ids_agree, *levels in _rows(database, best):
         key = tuple(levels)
         if key not in known:
             known[key] = {name: of[level] for name, of, level in zip(names, level_names, levels, strict=True)}
         pairs[line].append(Pair(person, student_unique_id, weight, known[key], ids_agree))
-    rivals = {line: Rivals(likeness, own) for line, likeness, own in database.execute(_RIVALS).fetchall()}
-    chosen = {line: facts for line, *facts in database.execute(_CHOSEN).fetchall()}
+    rivals = {line: Rivals(likeness, own) for line, likeness, own in _rows(database, _RIVALS)}
+    chosen = {line: facts for line, *facts in _rows(database, _CHOSEN)}
     contradicted = _contradicted(database, model)
-    namesakes_at_school = {line for (line,) in database.execute(_NAMESAKES).fetchall()}
+    namesakes_at_school = {line for (line,) in _rows(database, _NAMESAKES)}
     for line, found in pairs.items():
         is_multiple_birth, is_divided, suffix_differs, namesakes, is_half_named = chosen[line]
         yield (
@@ -321,6 +308,20 @@ def _evidence(
                 is_half_named=is_half_named,
             ),
         )
+
+
+def _persons_by_line(database: duckdb.DuckDBPyConnection, statement: str) -> dict[int, frozenset[int]]:
+    found: dict[int, frozenset[int]] = {}
+    for line, person in _rows(database, statement):
+        found[line] = found.get(line, frozenset()) | {person}
+    return found
+
+
+def _rows(database: duckdb.DuckDBPyConnection, statement: str) -> Iterator[tuple[Any, ...]]:
+    """A statement's rows, few at a time: Python's collector would look at all of a large list again and again."""
+    answer = database.execute(statement)
+    while rows := answer.fetchmany(_ROWS_AT_ONCE):
+        yield from rows
 
 
 def _contradicted(database: duckdb.DuckDBPyConnection, model: Model) -> frozenset[int]:
