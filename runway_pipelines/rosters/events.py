@@ -16,7 +16,7 @@ from runway_pipelines.rosters.guards import ALL_RULES, GUARD_NAMES
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
-from runway_pipelines.rosters.plots import bar_chart, horizontal_bar_chart, inline_image
+from runway_pipelines.rosters.plots import bar_chart, horizontal_bar_chart, inline_image, line_chart
 from runway_pipelines.rosters.quality import QualityRule
 from runway_pipelines.systems.aws.object_store import ObjectStore
 
@@ -122,6 +122,7 @@ def roster_metadata(
         "sha256": manifest.sha256,
         "changed": outcome.status is TenantStatus.NEW,
         "since previous snapshot": changes_table(manifest),
+        **_trend_plot(manifest),
         "students by school year": counts_table("school_year", manifest.students_by_school_year, manifest.students),
         "id type coverage": counts_table("id_system", manifest.students_by_id_system, manifest.students),
         "colliding codes": manifest.colliding_codes,
@@ -132,6 +133,14 @@ def roster_metadata(
         "refresh seconds": round(outcome.seconds, 3),
         SECRET_VERSION_LABEL: manifest.secret_version_id,
     }
+
+
+def _trend_plot(manifest: Manifest) -> Mapping[str, dg.MetadataValue]:
+    """The tenant's students over its snapshots: Dagster plots a number over partitions, and not over time."""
+    if not manifest.trend:
+        return {}
+    title = "students over its snapshots"
+    return {title: dg.MetadataValue.md(inline_image(line_chart(title, [*manifest.trend, manifest.point]), title))}
 
 
 def problem_metadata(

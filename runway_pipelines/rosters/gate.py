@@ -54,7 +54,7 @@ def publish_extract(
         )
 
     context.store.abort_pending_uploads(snapshots_prefix(tenant))
-    manifest = manifest_of(context, tenant, file, extract, standing.pointer)
+    manifest = manifest_of(context, tenant, file, extract, standing)
     results, expected = judged(context, tenant, manifest, standing)
     if blocks := blocking(results):
         # A guard waits for a person, and nobody can approve this.

@@ -21,10 +21,10 @@ from runway_pipelines.rosters.standing import Standing
 
 
 def manifest_of(
-    context: RefreshContext, tenant: PartnerTenant, file: IO[bytes], extract: Extract, pointer: Pointer | None
+    context: RefreshContext, tenant: PartnerTenant, file: IO[bytes], extract: Extract, standing: Standing
 ) -> Manifest:
     """The roster in numbers, compared with what is published."""
-    counts = extract.counts
+    counts, pointer, published = extract.counts, standing.pointer, standing.manifest
     changes = _changes(context, tenant, file, extract, pointer)
     return Manifest(
         partner_id=tenant.partner_id,
@@ -49,6 +49,7 @@ def manifest_of(
         account=extract.place.account,
         database=extract.place.database,
         schema=extract.place.schema,
+        trend=published.trend_before(extract.digest.sha256) if published else (),
     )
 
 

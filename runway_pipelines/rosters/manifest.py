@@ -27,6 +27,7 @@ AUDIT_PREFIX = "__roster_audit"
 ALL_INDEXES = f"{SNAPSHOTS_PREFIX}/*/index.json"
 # No partner's folder: an id has no dot.
 BOARD_KEY = f"{SNAPSHOTS_PREFIX}/board.html"
+TREND = 30  # snapshots: a month of nights
 ROSTER_FILE = "studentEducationOrganizationAssociations.jsonl"
 
 
@@ -81,7 +82,8 @@ class Manifest:
 
     ``rows`` came from the warehouse; ``query_started_at`` and ``created_at`` are ISO 8601 in UTC; ``query_seconds``
     covers statement and transfer. Students are added, removed and changed compared with ``previous_sha256``; these
-    counts are null for a first snapshot.
+    counts are null for a first snapshot. ``trend`` has the day and the students of the last snapshots that were
+    published before, oldest first.
     """
 
     partner_id: str
@@ -119,6 +121,16 @@ class Manifest:
     account: str | None = None
     database: str | None = None
     schema: str | None = None
+    trend: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def point(self) -> tuple[str, int]:
+        """The snapshot itself as a point of a later one's trend."""
+        return self.created_at[:10], self.students
+
+    def trend_before(self, sha256: str) -> tuple[tuple[str, int], ...]:
+        """The trend of the roster that takes this one's place, or that is this one once more."""
+        return self.trend if sha256 == self.sha256 else (*self.trend, self.point)[-TREND:]
 
     @property
     def place(self) -> Place | None:

@@ -7,7 +7,7 @@ numeric metadata (rows, seconds) over time.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 _BAR_WIDTH = 44
@@ -62,6 +62,32 @@ def _line(place: int, name: str, number: int, names: float, length: float) -> st
         f'<text x="{names:g}" y="{bottom}" text-anchor="end">{escape(name)}</text>'
         f'<rect x="{names + 8:g}" y="{bottom - 9}" width="{length:.0f}" height="10" fill="#4f43dd"/>'
         f'<text x="{names + 12 + length:.0f}" y="{bottom}">{number:,}</text>'
+    )
+
+
+def line_chart(title: str, points: Sequence[tuple[str, int]]) -> str:
+    """An SVG document: a line through the points, in order, between their least and their greatest number.
+
+    The first and the last point have their name and their number.
+    """
+    numbers = [number for _, number in points]
+    least, most = min(numbers, default=0), max(numbers, default=0)
+    span, step = (most - least) or 1, _LONGEST / max(len(points) - 1, 1)
+    places = [
+        (40 + place * step, 2.5 * _LINE + _BAR_HEIGHT * (1 - (number - least) / span if most > least else 0.5))
+        for place, number in enumerate(numbers)
+    ]
+    line = " ".join(f"{left:g},{down:.0f}" for left, down in places)
+    bottom = _BAR_HEIGHT + 4 * _LINE
+    ends = "".join(
+        f'<text x="{left:g}" y="{down - 4:.0f}">{number:,}</text><text x="{left:g}" y="{bottom}">{escape(name)}</text>'
+        for (left, down), (name, number) in list(zip(places, points, strict=True))[:: max(len(points) - 1, 1)]
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LONGEST + 80}" height="{bottom + _LINE}"'
+        f' font-family="sans-serif" font-size="10" text-anchor="middle"><rect width="100%" height="100%" fill="#fff"/>'
+        f'<text x="{40 + _LONGEST / 2:g}" y="{_LINE - 2}" font-size="12">{escape(title)}</text>'
+        f'<polyline points="{line}" fill="none" stroke="#4f43dd" stroke-width="2"/>{ends}</svg>'
     )
 
 

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from runway_pipelines.local.stack import BUCKET
+from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER
 from runway_pipelines.rosters.manifest import index_key
 from tests.integration.fault_proxy import fault_proxy
 from tests.integration.world import (
@@ -131,6 +132,9 @@ def test_changed_content_is_a_new_snapshot_that_counts_its_changes(
     assert first is not None
     assert manifest.previous_sha256 == first.sha256 != manifest.sha256
     assert (manifest.students_added, manifest.students_removed, manifest.students_changed) == (2, 1, 1)
+    assert [students for _, students in manifest.trend] == [manifest.students - 1]
+    newest = instance.fetch_materializations(CROSS_YEAR_ROSTER, limit=1).records[0].asset_materialization
+    assert newest is not None and "students over its snapshots" in newest.metadata
     assert partner.published("north") == b"".join(warehouse.reference("north").lines)
 
 
@@ -311,7 +315,8 @@ def test_the_table_of_a_failed_partner_has_the_reason_beside_the_status(
     assert event.partition == partner.partner_id
     (empty,) = (record.data for record in event.metadata["problems"].records)
     assert list(empty)[:5] == ["tenant", "status", "since", "students", "reason"]
-    assert (empty["status"], empty["since"]) == ("held", "never had a roster")
+    assert empty["status"] == "held"
+    assert str(empty["since"]).endswith(" UTC, never had a roster")
     assert str(empty["reason"]).startswith(
         "refused by not_empty, and nobody can approve it: the warehouse has no student"
     )

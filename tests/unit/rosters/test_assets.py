@@ -8,6 +8,8 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.assets import fail_if_any_failed
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 
+REFUSED = "refused by not_empty, and nobody can approve it: no student"
+
 
 def outcome(code: str, status: TenantStatus, reason: str) -> TenantOutcome:
     return TenantOutcome(PartnerTenant("acme", code), status, reason, 0.1)
@@ -21,20 +23,21 @@ def failure_of(*outcomes: TenantOutcome) -> dg.Failure:
 
 def test_the_text_names_held_and_failed_tenants_with_their_reasons() -> None:
     failure = failure_of(
-        outcome("kestrel", TenantStatus.HELD, "no student"),
+        outcome("kestrel", TenantStatus.HELD, REFUSED),
         outcome("ashford", TenantStatus.NEW, "published"),
         outcome("lark", TenantStatus.FAILED, "Expected a table; got none. To do: grant it."),
     )
     assert str(failure.description) == (
-        "2 of 3 tenants are not published: acme/kestrel held: no student; acme/lark failed: Expected a table; got "
-        "none. To do: grant it. What was published before is untouched. Once the causes are fixed: run it again."
+        "2 of 3 tenants are not published: acme/kestrel refused by not_empty, and nobody can approve it: no student; "
+        "acme/lark failed: Expected a table; got none. To do: grant it. What was published before is untouched. Once "
+        "the causes are fixed: run it again."
     )
-    assert failure.metadata["acme/kestrel"].value == "held: no student"
+    assert failure.metadata["acme/kestrel"].value == REFUSED
     report = RunReport.parse(failure.metadata["run report"].value)
     assert report == RunReport(
         counts={"held": 1, "new": 1, "failed": 1},
         problems={
-            "acme/kestrel": Problem("no student", "held"),
+            "acme/kestrel": Problem(REFUSED),
             "acme/lark": Problem("Expected a table; got none. To do: grant it.", "failed"),
         },
     )

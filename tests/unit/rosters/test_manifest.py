@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from runway_pipelines.errors import InvalidKey, StoredObjectDamaged
 from runway_pipelines.rosters.manifest import (
+    TREND,
     Earlier,
     Manifest,
     Pointer,
@@ -56,6 +57,7 @@ OF_TYPE = {
     "Mapping[str, int]": numbers_by_name,
     "str | None": st.none() | texts,
     "int | None": maybe_counts,
+    "tuple[tuple[str, int], ...]": st.lists(st.tuples(texts, counts), max_size=3).map(tuple),
     "Signature | None": st.none() | st.builds(Signature, texts, texts, texts),
     "Place | None": st.none() | st.builds(Place, texts, texts, texts),
     "tuple[Earlier, ...]": st.lists(st.builds(Earlier, texts, counts), max_size=3).map(tuple),
@@ -163,3 +165,11 @@ def test_a_pointer_is_newer_than_a_query_that_started_strictly_before_its_own(
     assert there.is_newer_than(ours) == (published > ours)
     assert not there.is_newer_than(published)
     assert there.is_newer_than(published - timedelta(microseconds=1))
+
+
+def test_a_trend_has_the_snapshots_before_once_each_and_no_more_than_a_month_of_nights() -> None:
+    first = manifest(sha256="a" * 64, students=100, created_at="2026-11-01T02:00:00+00:00")
+    assert first.trend_before(first.sha256) == (), "the same roster once more is no new point"
+    assert first.trend_before("b" * 64) == (("2026-11-01", 100),)
+    long = manifest(sha256="a" * 64, students=7, trend=tuple(("2026-10-01", n) for n in range(TREND)))
+    assert long.trend_before("b" * 64) == (*long.trend[1:], long.point)
