@@ -20,8 +20,8 @@ from runway_pipelines.cli.partitions import partitions
 from runway_pipelines.cli.rosters import rosters
 from runway_pipelines.cli.serve import serve
 from runway_pipelines.cli.students import students
-from runway_pipelines.cli.target import Target
-from runway_pipelines.errors import RunwayError
+from runway_pipelines.cli.target import DEFAULT_STATE, Target
+from runway_pipelines.errors import ConfigurationError, RunwayError, Unavailable
 
 for command in (status, list_rosters, holds, diff, approve, reject, rollback, unpin, expect, audit):
     rosters.add_command(command)
@@ -38,8 +38,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except RunwayError as error:
-            said = ctx.obj.adapted(str(error)) if isinstance(ctx.obj, Target) else str(error)
-            raise click.ClickException(said) from None
+            raise click.ClickException(_said(error, ctx.obj)) from None
         except OSError as error:
             from runway_pipelines.systems.disk import refused_file
 
@@ -50,6 +49,14 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("\nStopped.", err=True)
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
+
+
+def _said(error: RunwayError, target: object) -> str:
+    """The error, with its remedy as it is on the systems that the command works on."""
+    if not isinstance(target, Target):
+        return str(error)
+    is_of_systems = isinstance(error, ConfigurationError | Unavailable)
+    return target.adapted(str(error)) + (target.hint() if is_of_systems else "")
 
 
 @click.group(
@@ -76,7 +83,7 @@ class Commands(click.Group):
 @click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path(".runway"),
+    default=DEFAULT_STATE,
     show_default=True,
     help="The embedded stack's folder.",
 )

@@ -16,6 +16,7 @@ from rich.text import Text
 from runway_pipelines.cli.arguments import PartnerArgument
 from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode
+from runway_pipelines.cli.registry import known_partner
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
@@ -114,7 +115,7 @@ def _board(services: RosterServices, target: Target, partner_id: str | None) -> 
 
     registry = services.registry()
     if partner_id is not None:
-        registry = replace(registry, partners={partner_id: registry.partner(partner_id)})
+        registry = replace(registry, partners={partner_id: known_partner(registry, partner_id)})
     now = datetime.now(UTC)
     keys = keys_now(services.secrets, registry.partners, now)
     return read_board(services.store, registry, keys, services.policy, now, target.advice())

@@ -161,7 +161,8 @@ def _tenant(target: Target, name: str) -> tuple[Partner, Tenant]:
 def _only_local(target: Target) -> None:
     if not target.is_local:
         raise click.ClickException(
-            "This is for practice, on the embedded stack and on nothing else: runway-pipelines --local ..."
+            "Expected --local, because this is for practice, on the embedded stack alone; got none. To do: say "
+            "runway-pipelines --local ..."
         )
 
 
@@ -173,7 +174,10 @@ def _practice(target: Target) -> Iterator[Practice]:
         from runway_pipelines.local.breakage import Practice, is_stack_running, local_secrets
         from runway_pipelines.local.partners import synthetic_partners
     if not is_stack_running(target.state):
-        raise click.ClickException(f"No stack runs in {target.state}: start it with make dev, then say this again.")
+        raise click.ClickException(
+            f"Expected a stack that runs in {target.state}; got none. To do: run {target.make_dev} in another "
+            "terminal, then say this again."
+        )
     with target.stack() as services:
         yield Practice(
             state_dir=target.state.resolve(),
@@ -185,10 +189,7 @@ def _practice(target: Target) -> Iterator[Practice]:
 
 def _print_broken(target: Target, name: str, done: str, see: str, *, is_json: bool) -> None:
     """What was done, where it is seen, and how it is undone."""
-    from runway_pipelines.local.stack import DEFAULT_STATE_DIR
-
-    state = "" if target.state == DEFAULT_STATE_DIR else f" --state {target.state}"
-    undo = f"runway-pipelines --local{state} mend {name}"
+    undo = f"{target.command} mend {name}"
     print_result(
         {"name": name, "done": done, "see": see, "undo": undo},
         lambda: click.echo(f"{done}.\nSee it: {see}. Undo it: {undo}"),

@@ -14,8 +14,9 @@ from rich.text import Text
 from runway_pipelines.cli.arguments import PartnerOrTenantArgument, TenantArgument
 from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.holds import held_rosters, holds_table
+from runway_pipelines.cli.registry import MOST_NAMES, known_partner, known_tenant
 from runway_pipelines.cli.results import json_option, name_of, print_result
-from runway_pipelines.cli.rosters import COMMAND_LINE, MOST_NAMES
+from runway_pipelines.cli.rosters import COMMAND_LINE
 from runway_pipelines.cli.signature import WHY, decided_by_option, signed_command
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, say
@@ -24,6 +25,7 @@ from runway_pipelines.operations.wording import first_few, minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
+    from runway_pipelines.partner_tenants.registry import Registry
     from runway_pipelines.rosters.decisions import What
     from runway_pipelines.rosters.holds import Expectation, Hold
     from runway_pipelines.rosters.outcome import TenantOutcome
@@ -176,6 +178,7 @@ def _decide(
     from runway_pipelines.rosters.decisions import Decision
 
     with target.services() as services:
+        known_tenant(services.registry(), tenant)
         outcome = services.decide(tenant, Decision(what, decided_by, reason, sha256), COMMAND_LINE)
     print_result(_document(outcome), lambda: say(f"{tenant}: {outcome.reason}"), is_json=is_json)
 
@@ -223,8 +226,8 @@ def expect(
 
     partner_id, tenant_code = (of, None) if isinstance(of, str) else (of.partner_id, of.tenant_code)
     with target.services() as services:
+        _require_known(services.registry(), of)
         context = services.decisions(COMMAND_LINE)
-        services.registry().partner(partner_id)
         if ended:
             _require(reason, "--reason")
             expecting.end_expectation(context, partner_id, ended, decided_by, reason or "")
@@ -278,6 +281,8 @@ def audit(target: Target, of: str | PartnerTenant, is_json: bool) -> None:
 
     with target.services() as services:
         found = changes(services.store, of, datetime.now(UTC))
+        if not found:  # of a partner or a tenant that left there is a record
+            _require_known(services.registry(), of)
     to_finish = {
         change.begun.id: target.adapted(what_finishes(change.begun))
         for change in found
@@ -292,6 +297,13 @@ def audit(target: Target, of: str | PartnerTenant, is_json: bool) -> None:
 
     document = [{**asdict(each.begun), "state": each.state, "to_do": to_finish.get(each.begun.id)} for each in found]
     print_result(document, for_people, is_json=is_json)
+
+
+def _require_known(registry: Registry, of: str | PartnerTenant) -> None:
+    if isinstance(of, PartnerTenant):
+        known_tenant(registry, of)
+    else:
+        known_partner(registry, of)
 
 
 def _record_table(found: Iterable[Change]) -> Table:

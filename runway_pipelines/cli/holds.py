@@ -14,11 +14,12 @@ from rich.table import Table
 
 from runway_pipelines.cli.arguments import PartnerArgument, TenantArgument
 from runway_pipelines.cli.examples import examples
-from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.files import OutputFile
+from runway_pipelines.cli.registry import known_partner, why_nothing
 from runway_pipelines.cli.results import json_option, name_of, print_result
-from runway_pipelines.cli.rosters import why_nothing
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import SHA256_SHOWN, console, say
+from runway_pipelines.errors import Permanent
 from runway_pipelines.operations.wording import minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
@@ -63,7 +64,7 @@ def held_rosters(services: RosterServices, partner_id: str | None) -> list[tuple
     from runway_pipelines.rosters.holds import read_holds
 
     registry = services.registry()
-    partners = [registry.partner(partner_id)] if partner_id else [registry.partners[each] for each in registry.partners]
+    partners = [known_partner(registry, partner_id)] if partner_id else registry.partners.values()
     return list(read_holds(services.store, [tenant for each in partners for tenant in each.tenants]))
 
 
@@ -188,23 +189,29 @@ def _two_snapshots(services: RosterServices, tenant: PartnerTenant, a: str | Non
 
     published, hold = read_published(services.store, tenant), read_hold(services.store, tenant)
     if published is None:
-        raise click.ClickException(
-            f"Nothing is published for {tenant}, so there is nothing to compare with."
+        raise (
+            _nothing_to_compare(tenant, "a candidate that waits, and nothing published")
             if hold
             else why_nothing(services.registry(), tenant)
         )
     pointer = published.pointer
     if a is None and hold and hold.sha256 == pointer.sha256:
-        raise click.ClickException(
-            f"The candidate of {tenant} has the bytes that are published; it is held for its warehouse alone."
-        )
+        raise _nothing_to_compare(tenant, "a candidate with the bytes that are published, held for its warehouse alone")
     if b is None:
         b = hold.sha256 if hold and hold.sha256 else pointer.sha256
     if a is None:
         a = pointer.sha256 if b != pointer.sha256 else pointer.previous_sha256
     if a is None:
-        raise click.ClickException(f"No candidate of {tenant} is held, and nothing was published before.")
+        raise _nothing_to_compare(tenant, "the published one alone: none is held, and none was published before")
     return whole_sha256(services.store, tenant, a), whole_sha256(services.store, tenant, b)
+
+
+def _nothing_to_compare(tenant: PartnerTenant, came: str) -> Permanent:
+    return Permanent(
+        expected=f"two snapshots of {tenant} that differ",
+        came=came,
+        remedy=f"name two that runway-pipelines rosters show {tenant} lists",
+    )
 
 
 def _write_ids(file: Path, by_kind: list[tuple[Kind, str]]) -> None:

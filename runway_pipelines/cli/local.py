@@ -49,7 +49,13 @@ def demo(target: Target, is_json: bool) -> None:
 
 
 @click.command(epilog=examples("runway-pipelines dev", "runway-pipelines --state /tmp/elsewhere dev --port 3100"))
-@click.option("--port", default=3000, show_default=True, help="First port to try for the Dagster UI.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=3000,
+    show_default=True,
+    help="First port to try for the Dagster UI.",
+)
 @click.pass_obj
 def dev(target: Target, port: int) -> None:
     """Keep the embedded stack running with the Dagster UI and daemon, until Ctrl-C.

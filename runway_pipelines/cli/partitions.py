@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -13,8 +15,11 @@ from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
+from runway_pipelines.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import dagster as dg
+
     from runway_pipelines.partner_tenants.reconciliation import PartitionChanges
     from runway_pipelines.partner_tenants.registry import Registry
 
@@ -35,12 +40,10 @@ def sync(target: Target, allow_mass_removal: bool, is_json: bool) -> None:
 
     Exit code 1 when it refuses to remove more than a quarter of them.
     """
-    import dagster as dg
-
     from runway_pipelines.partner_tenants.partitions import sync_partitions
     from runway_pipelines.partner_tenants.reconciliation import approval_of
 
-    with target.services() as services, dg.DagsterInstance.get() as instance:
+    with target.services() as services, _instance() as instance:
         registry = services.registry()
         plan = sync_partitions(instance, registry, allow_mass_removal=allow_mass_removal)
     document = {"skipped": registry.skipped, "partitions": plan}
@@ -49,6 +52,28 @@ def sync(target: Target, allow_mass_removal: bool, is_json: bool) -> None:
         raise click.ClickException("Nothing was removed. To remove these keys, add --allow-mass-removal.")
     if any(changes.refused for changes in plan.values()):
         sys.exit(ExitCode.REFUSED)
+
+
+@contextmanager
+def _instance() -> Iterator[dg.DagsterInstance]:
+    """Dagster's instance, once its storage has answered."""
+    import dagster as dg
+
+    with ExitStack() as until_closed:
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)  # dagster-postgres logs each failed attempt with the driver's text
+        try:
+            instance = until_closed.enter_context(dg.DagsterInstance.get())
+            instance.get_run_ids(limit=1)
+        except Exception as error:  # noqa: BLE001 - of any storage; its text may quote a DSN
+            raise ConfigurationError(
+                expected="Dagster's storage to answer",
+                came=type(error).__name__,
+                remedy="set DAGSTER_HOME to the folder with dagster.yaml, and compare its DAGSTER_PG_* with the server",
+            ) from None
+        finally:
+            logging.disable(before)
+        yield instance
 
 
 def _print_plan(registry: Registry, plan: Mapping[str, PartitionChanges]) -> None:

@@ -16,16 +16,16 @@ from rich.markup import escape
 from runway_pipelines.cli.arguments import PartnerOrTenantArgument, TenantArgument
 from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode
-from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.files import OutputFile
+from runway_pipelines.cli.registry import why_nothing
 from runway_pipelines.cli.results import json_option, name_of, print_result
 from runway_pipelines.cli.signature import signed_command
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, history_table
-from runway_pipelines.operations.wording import first_few
+from runway_pipelines.errors import Permanent
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
-    from runway_pipelines.partner_tenants.registry import Registry
     from runway_pipelines.rosters.advice import Advice
     from runway_pipelines.rosters.districts import District
     from runway_pipelines.rosters.holds import Hold
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.publication import Published
     from runway_pipelines.rosters.services import RosterServices
 
-MOST_NAMES = 10
 COMMAND_LINE = "command line"  # in the record, in place of a run
 
 
@@ -64,8 +63,9 @@ def show(target: Target, tenant: PartnerTenant, is_json: bool) -> None:
         hold = read_hold(services.store, tenant)
         district = _district(services, tenant, target.advice())
         if published is None and not (is_json and district):
-            said = hold.said_of(tenant) if hold else _why_unpublished(services, tenant, district)
-            raise click.ClickException(target.adapted(said))
+            if hold is None and district is None:
+                raise why_nothing(services.registry(), tenant)
+            raise click.ClickException(target.adapted(_why_unpublished(tenant, hold, district)))
         manifests = list_manifests(services.store, tenant)
 
     def for_people() -> None:
@@ -121,13 +121,14 @@ def _district(services: RosterServices, tenant: PartnerTenant, advice: Advice) -
     return district_of(entry, tenant.partner_id, datetime.now(UTC), services.policy.most_roster_age, advice)
 
 
-def _why_unpublished(services: RosterServices, tenant: PartnerTenant, district: District | None) -> str:
-    """Why nothing is published: what the last refresh found, or that there was none."""
-    if district is None:
-        return why_nothing(services.registry(), tenant)
+def _why_unpublished(tenant: PartnerTenant, hold: Hold | None, district: District | None) -> str:
+    """Why nothing is published: what waits, or what the last refresh found."""
+    nothing = f"Nothing was ever published for {tenant}"
+    if hold is not None or district is None:
+        return f"{nothing}: {hold.said_of(tenant) if hold else 'no refresh has reached it'}"
     # Without a hold, what is held was refused, and the reason says so.
     said = district.reason if district.status == "held" else f"{district.status}: {district.reason}"
-    return f"Nothing was ever published for {tenant}. Its last refresh: {said}. To do: {district.next_step}."
+    return f"{nothing}. Its last refresh: {said}. To do: {district.next_step}."
 
 
 def _standing(
@@ -183,7 +184,7 @@ def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None, 
         if sha256 is None and read_published(services.store, tenant) is None:
             registry = services.registry()
             if tenant.key not in registry.tenant_keys:  # of one that is there, `save_roster` says what to do
-                raise click.ClickException(why_nothing(registry, tenant))
+                raise why_nothing(registry, tenant)
         if sha256 is not None:
             sha256 = whole_sha256(services.store, tenant, sha256)
         students = save_roster(services.store, tenant, file, sha256)
@@ -194,21 +195,6 @@ def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None, 
         lambda: console.print(f"{tenant}: {students:,} students, {rows:,} {unit}, in {file}", soft_wrap=True),
         is_json=is_json,
     )
-
-
-def why_nothing(registry: Registry, tenant: PartnerTenant) -> str:
-    """Why nothing is published: nothing was yet, or the registry has no such tenant, or no such partner."""
-    if tenant.key in registry.tenant_keys:
-        return f"Nothing was ever published for {tenant}."
-    if (partner := registry.partners.get(tenant.partner_id)) is not None:
-        has = f"Tenants of {tenant.partner_id}: {first_few(partner.tenant_codes, MOST_NAMES)}"
-    elif tenant.partner_id in registry.switched_off:
-        has = f"The partner {tenant.partner_id} has cross-year matching switched off"
-    elif registry.partners:
-        has = f"Nor a partner {tenant.partner_id}. Partners: {first_few(sorted(registry.partners), MOST_NAMES)}"
-    else:
-        has = "It has no partner with cross-year matching at all"
-    return f"The registry has no tenant {tenant}, and nothing is published for it. {has}."
 
 
 def _is_table(file: Path) -> bool:
@@ -251,6 +237,7 @@ def purge(
 ) -> None:
     """Delete what is published for a PARTNER whose toggle went off, or for a TENANT that left: it stays until then."""
     from runway_pipelines.rosters import purging
+    from runway_pipelines.rosters.audit import changes
     from runway_pipelines.rosters.publication import published_keys
 
     if is_json and not yes:
@@ -259,10 +246,18 @@ def purge(
     with target.services() as services:
         registry = services.registry()
         if what in registry.partner_keys | registry.tenant_keys:
-            raise click.ClickException(
-                f"{what} still has cross-year matching: the next run would publish again. Switch it off first."
+            raise Permanent(
+                expected="a partner whose toggle is off, or a tenant that left",
+                came=f"{what}, which still has cross-year matching: the next run would publish again",
+                remedy="switch it off in the application's database first",
             )
         keys = list(published_keys(services.store, of, with_snapshots=with_snapshots))
+        if not keys and not changes(services.store, of, datetime.now(UTC)):
+            raise Permanent(
+                expected="a partner or a tenant of which something is published, or on record",
+                came=f"{what}, of which there is nothing",
+                remedy="correct its name",
+            )
         if keys and not yes:
             click.confirm(f"Delete {len(keys)} objects of {what}?", abort=True)
         purging.purge(

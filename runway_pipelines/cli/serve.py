@@ -27,7 +27,9 @@ _FIRST_RUN = 1  # of the synthetic data set
     )
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", default=8080, show_default=True, help="The port; 0 takes a free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="The port; 0 takes a free one."
+)
 @click.pass_obj
 def serve(target: Target, host: str, port: int) -> None:
     """Stream rosters to executors over HTTP, until SIGTERM or Ctrl-C (see docs/roster-stream.md)."""

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from runway_pipelines.cli.arguments import TenantArgument
 from runway_pipelines.cli.examples import examples
-from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.files import InputFile, OutputFile, OutputFolder
 from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.rosters import COMMAND_LINE
 from runway_pipelines.cli.target import Target
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("first_name", "middle_name", "last_name", "birth_date", "school_id", "sex", "grade")
 _STYLES = {"accept": "green", "review": "yellow", "none": "dim", "invalid": "bold red"}
-_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 def reads_candidates(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,9 +75,9 @@ def students() -> None:
         "runway-pipelines students resolve rows.jsonl --tenant acme/ashford --json",
     )
 )
-@click.argument("file", type=_FILE)
+@click.argument("file", type=InputFile())
 @reads_candidates
-@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write the answers here.")
+@click.option("--to", "folder", type=OutputFolder(), help="Write the answers here.")
 @json_option
 @click.pass_obj
 def resolve(
@@ -123,8 +122,8 @@ def resolve(
         "  --to matched.jsonl --unresolved unmatched.jsonl",
     )
 )
-@click.argument("file", type=_FILE)
-@click.option("--resolutions", type=_FILE, required=True, help="The resolutions.jsonl of the file's candidates.")
+@click.argument("file", type=InputFile())
+@click.option("--resolutions", type=InputFile(), required=True, help="The resolutions.jsonl of the file's candidates.")
 @click.option("--to", "resolved", type=OutputFile(), required=True, help="Where lines go that have their student.")
 @click.option("--unresolved", type=OutputFile(), required=True, help="Where the others go, unchanged.")
 @json_option
@@ -148,7 +147,7 @@ def apply(file: Path, resolutions: Path, resolved: Path, unresolved: Path, is_js
 
 
 @students.command(epilog=examples("runway-pipelines students explain results.csv row-17 --tenant acme/ashford"))
-@click.argument("file", type=_FILE)
+@click.argument("file", type=InputFile())
 @click.argument("candidate_id")
 @reads_candidates
 @json_option

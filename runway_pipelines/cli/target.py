@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from runway_pipelines.students.services import StudentServices
 
 
+DEFAULT_STATE = Path(".runway")
+START_DAEMON = "start dagster-daemon run with this DAGSTER_HOME"  # the doctor's remedy
+
+
 @dataclass(frozen=True)
 class Target:
     """The systems that the environment names, or the embedded stack of a folder."""
@@ -27,21 +32,43 @@ class Target:
         """A text of ours with its remedies as they are on these systems: the embedded stack has its own commands."""
         if not self.is_local:
             return text
-        from runway_pipelines.rosters.advice import COMMAND, Advice
+        from runway_pipelines.rosters.advice import Advice
 
         # Not `advice`: the text may be about settings that cannot be read.
-        local = Advice(f"{COMMAND} --local")
-        return local.adapted(text.replace("start dagster-daemon run with this DAGSTER_HOME", "run make dev"))
+        return Advice(self.command).adapted(text.replace(START_DAEMON, f"run {self.make_dev}"))
+
+    @property
+    def command(self) -> str:
+        """How whoever called this command calls another one."""
+        from runway_pipelines.rosters.advice import COMMAND
+
+        if not self.is_local:
+            return COMMAND
+        state = "" if self.state == DEFAULT_STATE else f" --state {shlex.quote(str(self.state))}"
+        return f"{COMMAND} --local{state}"
+
+    @property
+    def make_dev(self) -> str:
+        """What starts the embedded stack with Dagster."""
+        return "make dev" if self.state == DEFAULT_STATE else f"make dev STATE={shlex.quote(str(self.state))}"
 
     def advice(self) -> Advice:
         """How whoever called this command does what a next step says."""
-        from runway_pipelines.rosters.advice import COMMAND, Advice
+        from runway_pipelines.rosters.advice import Advice
         from runway_pipelines.settings import load_settings
 
-        settings = load_settings()
+        url = load_settings().dagster.url
         if self.is_local:
-            return Advice(f"{COMMAND} --local", settings.dagster.url, ui="the Dagster UI (make dev)")
-        return Advice(dagster_url=settings.dagster.url)
+            return Advice(self.command, url, ui=f"the Dagster UI ({self.make_dev})")
+        return Advice(dagster_url=url)
+
+    def hint(self) -> str:
+        """For somebody who forgot --local: no deployment is without a bucket. Empty for everybody else."""
+        from runway_pipelines.settings import load_settings
+
+        if self.is_local or load_settings().aws.bucket is not None:
+            return ""
+        return " RUNWAY_BUCKET is not set: for the embedded stack, say runway-pipelines --local ..."
 
     @contextmanager
     def services(self) -> Iterator[RosterServices]:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from runway_pipelines.cli import main
 from runway_pipelines.cli.exit_codes import ExitCode
-from runway_pipelines.cli.output import OutputFile
+from runway_pipelines.cli.files import OutputFile
 from runway_pipelines.cli.rosters import load as load_command
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.rosters.manifest import index_key
@@ -52,7 +52,10 @@ def test_show_prints_the_manifest_and_the_history(partner: TestPartner, instance
 
 @pytest.mark.parametrize(
     ("command", "nothing"),
-    [(["show"], "Nothing was ever published for {}."), (["load", "--to", "never.csv"], "a published roster of {}")],
+    [
+        (["show"], "something published for {}; got"),
+        (["load", "--to", "never.csv"], "a published roster of {}"),
+    ],
 )
 def test_nothing_published_is_told_apart_from_no_such_tenant(world: World, command: list[str], nothing: str) -> None:
     partner = world.partner(Warehouse(), ["north"])
@@ -63,8 +66,8 @@ def test_nothing_published_is_told_apart_from_no_such_tenant(world: World, comma
         return result.output
 
     assert nothing.format(f"{partner.partner_id}/north") in said(f"{partner.partner_id}/north")
-    assert f"Tenants of {partner.partner_id}: north." in said(f"{partner.partner_id}/nope")
-    assert "The registry has no tenant nobody/nowhere" in said("nobody/nowhere")
+    assert f"a tenant of {partner.partner_id} (north); got nope." in said(f"{partner.partner_id}/nope")
+    assert "got nobody. To do: name one of these." in said("nobody/nowhere")
 
 
 def test_a_key_that_is_none_is_refused(world: World) -> None:

@@ -17,6 +17,7 @@ from runway_pipelines.cli import main
 from runway_pipelines.cli.app import Commands
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.errors import Permanent
+from runway_pipelines.settings import load_settings
 
 SLOW = {"boto3", "dagster", "fakesnow", "httpx", "pandas", "psycopg", "pyarrow", "pydantic", "starlette"}
 WIDTH = 80  # of a terminal
@@ -194,3 +195,55 @@ def test_an_example_with_a_mistake_would_be_found() -> None:
     for mistake in ("rosters show acme", "rosters show acme/ashford --jsn", "roster show", "rosters approve acme/x 1a"):
         with pytest.raises(click.UsageError):
             parsed(main, mistake.split())
+
+
+def test_dagsters_storage_is_one_line_with_its_type_alone(
+    clean_environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clean_environment.setenv("DAGSTER_HOME", str(tmp_path / "none"))
+    result = CliRunner().invoke(main, ["partitions", "sync"])
+    assert result.exit_code == ExitCode.REFUSED
+    (line,) = result.output.splitlines()
+    assert line.startswith("Error: Expected Dagster's storage to answer; got Dagster")
+    assert "set DAGSTER_HOME" in line
+
+
+def test_somebody_who_forgot_local_is_told_so(clean_environment: pytest.MonkeyPatch) -> None:
+    said = CliRunner().invoke(main, ["rosters", "audit", "acme"]).output
+    assert said.startswith("Error: Expected the variable RUNWAY_BUCKET")
+    assert said.endswith("for the embedded stack, say runway-pipelines --local ...\n")
+    clean_environment.setenv("RUNWAY_BUCKET", "somebodys")
+    clean_environment.setenv("RUNWAY_APP_DB_PORT", "1")
+    load_settings.cache_clear()
+    assert "--local" not in CliRunner().invoke(main, ["rosters", "status"]).output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            "students explain missing.csv x --tenant a/b",
+            "a file for FILE to read; got missing.csv, which does not exist",
+        ),
+        ("students resolve . --tenant a/b", "a file for FILE to read; got ., which is a folder"),
+        ("students resolve a.csv --tenant a/b --to no/such", "a folder for --to to write in; got no, which does not"),
+        ("students resolve a.csv --tenant a/b --to a.csv", "a folder for --to to write in; got a.csv, which is a file"),
+        ("rosters load a/b --to .", "a file for --to to write; got ., which is a folder"),
+        ("rosters diff a/b --ids no/such", "a folder for --ids to write in; got no, which does not exist"),
+        (f"students resolve {'x' * 300} --tenant a/b", "a path for FILE; got xxx"),
+    ],
+)
+def test_a_file_that_is_of_no_use_is_one_line_before_any_work(
+    arguments: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.csv").touch()
+    result = CliRunner().invoke(main, arguments.split())
+    assert result.exit_code == ExitCode.REFUSED
+    (line,) = result.output.splitlines()
+    assert line.startswith(f"Error: Expected {said}") and " To do: " in line
+
+
+@pytest.mark.parametrize("arguments", [["serve", "--port", "99999"], ["dev", "--port", "0"]])
+def test_a_port_that_can_be_none_is_a_wrong_call(arguments: list[str]) -> None:
+    assert CliRunner().invoke(main, arguments).exit_code == ExitCode.USAGE

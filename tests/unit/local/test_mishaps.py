@@ -120,7 +120,8 @@ def test_without_local_every_command_is_refused_with_one_line(command: list[str]
     result = CliRunner().invoke(main, ["--state", str(tmp_path), *command])
     assert result.exit_code == 1
     assert result.output == (
-        "Error: This is for practice, on the embedded stack and on nothing else: runway-pipelines --local ...\n"
+        "Error: Expected --local, because this is for practice, on the embedded stack alone; got none. "
+        "To do: say runway-pipelines --local ...\n"
     )
 
 
@@ -129,7 +130,10 @@ def test_where_no_stack_runs_none_is_started(command: list[str], tmp_path: Path)
     for state in (tmp_path, tmp_path / "missing"):
         result = CliRunner().invoke(main, ["--local", "--state", str(state), *command])
         assert result.exit_code == 1
-        assert result.output == f"Error: No stack runs in {state}: start it with make dev, then say this again.\n"
+        assert result.output == (
+            f"Error: Expected a stack that runs in {state}; got none. To do: run make dev STATE={state} in another "
+            "terminal, then say this again.\n"
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["stack.lock"]
 
 

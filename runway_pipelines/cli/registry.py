@@ -1,0 +1,60 @@
+"""What the registry has, for somebody who named what it does not have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runway_pipelines.errors import Permanent
+from runway_pipelines.operations.wording import first_few
+
+if TYPE_CHECKING:
+    from runway_pipelines.partner_tenants.keys import PartnerTenant
+    from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
+
+MOST_NAMES = 10
+
+
+def known_partner(registry: Registry, partner_id: str) -> RosterPartner:
+    """The partner of that name; raises `Permanent` with the names that there are."""
+    if (partner := registry.partners.get(partner_id)) is not None:
+        return partner
+    if partner_id in registry.switched_off:
+        raise Permanent(
+            expected="a partner with cross-year matching",
+            came=f"{partner_id}, which has it switched off",
+            remedy="switch cross_year_matching_enabled on in the application's database, or name another one",
+        )
+    raise Permanent(
+        expected=f"a partner with cross-year matching ({_listed(sorted(registry.partners))})",
+        came=partner_id,
+        remedy="name one of these" if registry.partners else "switch it on for a partner in the application's database",
+    )
+
+
+def known_tenant(registry: Registry, tenant: PartnerTenant) -> PartnerTenant:
+    """The tenant itself; raises `Permanent` with the names that there are."""
+    partner = known_partner(registry, tenant.partner_id)
+    if tenant.tenant_code not in partner.tenant_codes:
+        raise Permanent(
+            expected=f"a tenant of {tenant.partner_id} ({_listed(partner.tenant_codes)})",
+            came=tenant.tenant_code,
+            remedy="name one of these; of a tenant that left, rosters purge deletes what is still published",
+        )
+    return tenant
+
+
+def why_nothing(registry: Registry, tenant: PartnerTenant) -> Permanent:
+    """Why nothing is published for a tenant: nothing was yet, or the registry has no such tenant or partner."""
+    try:
+        known_tenant(registry, tenant)
+    except Permanent as error:
+        return error
+    return Permanent(
+        expected=f"something published for {tenant}",
+        came="nothing so far",
+        remedy=f"materialize rosters/cross_year_roster, partition {tenant}, and look at what its run says",
+    )
+
+
+def _listed(names: tuple[str, ...] | list[str]) -> str:
+    return first_few(names, MOST_NAMES) if names else "there is none"
