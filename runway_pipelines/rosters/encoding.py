@@ -12,13 +12,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from runway_pipelines.errors import Held, RowsUnreadable, Unavailable
 from runway_pipelines.rosters import query
-from runway_pipelines.rosters.query import ROW_SCHEMA, id_type_of
+from runway_pipelines.rosters.arrow_columns import (
+    as_mask,
+    bytes_of,
+    changes,
+    count_true,
+    in_schema,
+    integers,
+    starts,
+    value_counts,
+)
+from runway_pipelines.rosters.json_columns import count_unsafe, json_text
+from runway_pipelines.rosters.query import id_type_of
 
 SLICE_ROWS = 65_536
 DEFAULT_ED_ORG_TYPE = "LocalEducationAgency"
@@ -106,7 +116,7 @@ class _Encoder:
         for batch in batches:
             table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
             for part in table.to_batches(max_chunksize=SLICE_ROWS):
-                rows = _with_schema(part)
+                rows = in_schema(part)
                 _check_tenant(rows, self._tenant_code)
                 if rows["announcement"].null_count < rows.num_rows:
                     is_announcement = pc.is_valid(rows["announcement"])
@@ -142,10 +152,10 @@ class _Encoder:
 
     def encode(self, rows: pa.RecordBatch) -> memoryview:
         """The lines of complete students."""
-        starts_student = _starts(rows["student_unique_id"])
-        starts_record = starts_student | _starts(rows["ed_org_id"])
+        starts_student = starts(rows["student_unique_id"])
+        starts_record = starts_student | starts(rows["ed_org_id"])
         first_rows = np.flatnonzero(starts_record)
-        code_rows = np.flatnonzero(_numpy(pc.and_(pc.is_valid(rows["id_system"]), pc.is_valid(rows["id_code"]))))
+        code_rows = np.flatnonzero(as_mask(pc.and_(pc.is_valid(rows["id_system"]), pc.is_valid(rows["id_code"]))))
         codes = _Codes(
             record=(np.cumsum(starts_record) - 1)[code_rows],
             id_type=self._positions(rows["id_system"].take(pa.array(code_rows))),
@@ -170,14 +180,14 @@ class _Encoder:
         heads = _line_heads(records)
         if line_record.size != first_rows.size:
             heads = heads.take(pa.array(line_record))
-        return _data(pc.binary_join_element_wise(heads, joined, "]}\n", ""))
+        return bytes_of(pc.binary_join_element_wise(heads, joined, "]}\n", ""))
 
     def _positions(self, id_systems: pa.Array) -> np.ndarray:
         """The place of each code's ID type among the announced ones."""
         places = pc.index_in(_id_types(id_systems), self._id_types)
         if places.null_count:
             raise _incomplete("every ID type to be announced", f"{places.null_count} codes of types that were not")
-        return _integers(places)
+        return integers(places)
 
     def _filler_entries(self, student_ids: pa.Array, first_codes: np.ndarray, position: int) -> list[pa.Array]:
         """Entries for the missing codes, whose positions (from ``position``) are noted in ``first_codes``."""
@@ -193,58 +203,20 @@ class _Encoder:
 
     def _count(self, records: pa.RecordBatch, starts_spelling: np.ndarray, first_codes: np.ndarray) -> None:
         """Add a piece. A student is counted in its first record: every record has the same codes."""
-        first = starts_spelling & (_integers(records["is_further_spelling"]) == 0)
+        first = starts_spelling & (integers(records["is_further_spelling"]) == 0)
         students = records.filter(pa.array(first))
         self._counts.records += records.num_rows
         self._students += students.num_rows
         self._counts.students_without_codes += int(np.count_nonzero((first_codes[first] < 0).all(axis=1)))
-        self._counts.students_by_school_year.update(_value_counts(students["api_year"]))
-        self._counts.unsafe_ids += _count_unsafe(students["student_unique_id"])
-
-
-def _with_schema(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The columns in our order and types; Snowflake sends each batch in the smallest integer type that fits."""
-    positions = {name.lower(): position for position, name in enumerate(batch.schema.names)}
-    missing = [name for name in ROW_SCHEMA.names if name not in positions]
-    if missing:
-        raise RowsUnreadable(
-            expected=f"the columns {', '.join(ROW_SCHEMA.names)}",
-            came=f"a result without {', '.join(missing)}",
-            remedy="compare the statement with the warehouse's tables",
-        )
-    columns = [_with_type(column, batch.column(positions[column.name])) for column in ROW_SCHEMA]
-    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
-
-
-def _with_type(column: pa.Field, values: pa.Array) -> pa.Array:
-    """Text must be text and whole numbers whole numbers: an id sent as a number has lost its leading zeros."""
-    found = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
-    fits = _is_text_type if pa.types.is_string(column.type) else _is_whole_number
-    try:
-        if fits(found) or pa.types.is_null(found):
-            return values.cast(column.type)
-    except pa.ArrowInvalid:
-        pass
-    raise RowsUnreadable(
-        expected=f"{column.name} as {column.type}",
-        came=f"values of type {values.type} that do not fit",
-        remedy="compare the warehouse's tables with the rosters contract, section 1 (docs/contracts)",
-    )
-
-
-def _is_text_type(found: pa.DataType) -> bool:
-    return bool(pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found))
-
-
-def _is_whole_number(found: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(found) or (pa.types.is_decimal(found) and found.scale == 0))
+        self._counts.students_by_school_year.update(value_counts(students["api_year"]))
+        self._counts.unsafe_ids += count_unsafe(students["student_unique_id"])
 
 
 def _check_tenant(rows: pa.RecordBatch, tenant_code: str) -> None:
     """Every row must belong to the requested tenant, in the association and in the code if there is one."""
-    foreign = _count_true(pc.not_equal(rows["tenant_code"], tenant_code)) + rows["tenant_code"].null_count
+    foreign = count_true(pc.not_equal(rows["tenant_code"], tenant_code)) + rows["tenant_code"].null_count
     code_of_tenant = pc.fill_null(pc.equal(rows["code_tenant_code"], tenant_code), False)
-    foreign += _count_true(pc.and_(pc.is_valid(rows["id_code"]), pc.invert(code_of_tenant)))
+    foreign += count_true(pc.and_(pc.is_valid(rows["id_code"]), pc.invert(code_of_tenant)))
     if foreign:
         raise Held(
             check=ROWS_OF_TENANT,
@@ -279,9 +251,9 @@ def _check_order(rows: pa.RecordBatch) -> None:
     same = pa.scalar(True)
     for name in ("student_unique_id", "ed_org_id", "id_type", "id_code"):
         earlier, later = (_id_types(part["id_system"]) if name == "id_type" else part[name] for part in (before, after))
-        out_of_order += _count_true(pc.and_(same, pc.less(later, earlier)))
+        out_of_order += count_true(pc.and_(same, pc.less(later, earlier)))
         same = pc.and_(same, pc.equal(later, earlier))
-    if out_of_order or _count_true(same):
+    if out_of_order or count_true(same):
         raise RowsUnreadable(
             expected="distinct rows sorted by student, ed org, id system and code in the order of their UTF-8 bytes",
             came="rows out of that order",
@@ -315,7 +287,7 @@ class _Codes:
         lines = first[line_record]
         if extra_codes.size:
             # An extra line is [e, f0 .. f(p-1), f(p+1) ..], where p is the place of e's type.
-            is_extra = ~_changes(line_record)
+            is_extra = ~changes(line_record)
             places = np.arange(first.shape[1])
             moved = places <= self.id_type[extra_codes][:, None]
             source = np.where(moved, places - 1, places)
@@ -326,7 +298,7 @@ class _Codes:
 
     def _starts_type(self) -> np.ndarray:
         """Whether each code is its record's first of its type."""
-        starts: np.ndarray = _changes(self.record) | _changes(self.id_type)
+        starts: np.ndarray = changes(self.record) | changes(self.id_type)
         return starts
 
 
@@ -354,82 +326,13 @@ def _line_heads(records: pa.RecordBatch) -> pa.Array:
     )
 
 
-# What JSON must escape, and the line breaks of Unicode: clients that split lines at them would see broken lines.
-_TO_ESCAPE = r'["\\\x00-\x1f\x{85}\x{2028}\x{2029}]'
-_LINE_BREAKS = str.maketrans({character: f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"})
-# The bytes that all of them contain or begin with, in UTF-8.
-_MAY_NEED_ESCAPE = np.zeros(256, dtype=bool)
-_MAY_NEED_ESCAPE[[*range(0x20), ord('"'), ord("\\"), 0xC2, 0xE2]] = True
-_UNSAFE = r'["\\\x00-\x1f]'
-
-
-def json_text(values: pa.Array) -> pa.Array:
-    """Each string as it appears between the quotes of a JSON string; nulls stay null.
-
-    The raw bytes show whether any value of the column needs an escape; hardly any does.
-    """
-    if not _may_need_escape(values):
-        return values
-    needs_escape = pc.match_substring_regex(values, _TO_ESCAPE)
-    texts = values.filter(needs_escape).to_pylist()
-    escaped = [orjson.dumps(text)[1:-1].decode().translate(_LINE_BREAKS) for text in texts]
-    return pc.replace_with_mask(values, pc.fill_null(needs_escape, False), pa.array(escaped, pa.string()))
-
-
-def _count_unsafe(ids: pa.Array) -> int:
-    return _count_true(pc.match_substring_regex(ids, _UNSAFE)) if _may_need_escape(ids) else 0
-
-
-def _may_need_escape(values: pa.Array) -> bool:
-    return bool(np.any(_MAY_NEED_ESCAPE[np.frombuffer(_data(values), dtype=np.uint8)]))
-
-
 def _id_types(systems: pa.Array) -> pa.Array:
     """The ID type of each id system; null stays null."""
-    if b"#" not in bytes(_data(systems)):
+    if b"#" not in bytes(bytes_of(systems)):
         return systems
     texts = systems.dictionary_encode()
     types = pa.array([id_type_of(system) for system in texts.dictionary.to_pylist()], pa.string())
     return types.take(texts.indices)
-
-
-def _data(strings: pa.Array) -> memoryview:
-    """The bytes of all strings of an array, end to end, without a copy."""
-    _, offsets_buffer, data_buffer = strings.buffers()
-    if data_buffer is None or not len(strings):
-        return memoryview(b"")
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[strings.offset : strings.offset + len(strings) + 1]
-    return memoryview(data_buffer)[int(offsets[0]) : int(offsets[-1])]
-
-
-def _starts(column: pa.Array) -> np.ndarray:
-    """Where a value differs from the one before it, as the first always does. The column has no nulls."""
-    starts = np.ones(len(column), dtype=bool)
-    if len(column) > 1:
-        starts[1:] = _numpy(pc.not_equal(column[1:], column[:-1]))
-    return starts
-
-
-def _changes(values: np.ndarray) -> np.ndarray:
-    changes = np.ones(values.size, dtype=bool)
-    changes[1:] = values[1:] != values[:-1]
-    return changes
-
-
-def _numpy(mask: pa.Array) -> np.ndarray:
-    return np.asarray(mask.to_numpy(zero_copy_only=False), dtype=bool)
-
-
-def _integers(values: pa.Array) -> np.ndarray:
-    return np.asarray(values.to_numpy(zero_copy_only=False))
-
-
-def _count_true(mask: pa.Array) -> int:
-    return int(mask.true_count)
-
-
-def _value_counts(values: pa.Array) -> dict:  # type: ignore[type-arg]
-    return {entry["values"]: entry["counts"] for entry in values.value_counts().to_pylist()}
 
 
 def _incomplete(expected: str, came: str) -> Unavailable:
