@@ -27,7 +27,7 @@ from runway_pipelines.students.memory_database import Means
 from runway_pipelines.students.model import Model, shipped_model
 from runway_pipelines.students.observables import Candidate, read_candidates
 from runway_pipelines.students.persons import Persons, prepare_persons
-from runway_pipelines.students.scoring_sql import MISTYPED
+from runway_pipelines.students.scoring_sql import MISTYPED, scoring_sql
 
 SHIPPED = Path(str(files("runway_pipelines.students").joinpath("model.json")))
 # m and u of what no training pair showed: one odd field must not veto a match by itself.
@@ -56,9 +56,10 @@ def weights_beside_splinks(candidates: tuple[Candidate, ...], persons: Persons) 
     model = shipped_model()
     with _database(candidates, persons, model) as database:
         started = time.perf_counter()
-        scoring._weigh(database, persons, model)
-        ours = time.perf_counter() - started
         prior = scoring.prior_bits(model, persons)
+        scoring._pair(database, persons, model)
+        database.execute(scoring_sql(model), {"prior": prior, "least": scoring.LEAST_WEIGHT})
+        ours = time.perf_counter() - started
         linker = _linker(database, settings_of(model, 1 / (1 + 2**-prior)))
         started = time.perf_counter()
         with _quiet():
@@ -180,10 +181,11 @@ def _database(candidates: tuple[Candidate, ...], persons: Persons, model: Model)
     """Our tables, and Splink's two of them: a file and a roster with the same columns."""
     database = duckdb.connect(":memory:", config={"threads": Means().threads})
     try:
-        scoring._register(database, persons, scoring._surnames(persons.variants))
-        scoring._load_candidates(database, scoring._candidate_table(candidates))
+        for name, table in scoring._tables(persons).items():
+            database.register(name, table)
+        scoring._load_candidates(database, candidates)
         scoring._load_ids(database, candidates)
-        database.execute("create temp table pair as select variant from variant")
+        database.execute("create table pair as select variant from variant")
         scoring._look_at_students(database, persons, model)
         database.execute(_ROSTER)
         database.execute(_MISTYPED)

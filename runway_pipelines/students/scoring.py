@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import msgspec
@@ -22,7 +22,7 @@ from runway_pipelines.students.agreement import CONTRADICTS
 from runway_pipelines.students.memory_database import USUAL_MEANS, Means, memory_database
 from runway_pipelines.students.model import Model
 from runway_pipelines.students.names import nicknames
-from runway_pipelines.students.numbering import read_once
+from runway_pipelines.students.numbering import read_once, whole
 from runway_pipelines.students.observables import Candidate
 from runway_pipelines.students.persons import Persons
 from runway_pipelines.students.scoring_sql import pairs_sql, scoring_sql
@@ -44,7 +44,7 @@ _CANDIDATE = {
 
 # All ways of writing those students of whom one way is in a pair, as the model compares them.
 _STUDENTS = """
-create or replace temp table student as
+create or replace table student as
     select variant.*, first_name[1] as initial, replace(last_name, ' ', '') as last_name_plain,
         student_unique_id, school_ids, grade,
         (first_name_students + $average * $first_name_u) / ($count + $average) as first_name_frequency,
@@ -53,11 +53,11 @@ create or replace temp table student as
     where person in (select person from variant join pair using (variant));
 """
 _HITS = """
-create temp table hit as
+create table hit as
     select line, place, id_type, person from candidate_id join code using (student_id);
 """
 _BEST = """
-create or replace temp table best as
+create or replace table best as
     select scored.*, student_unique_id, school_ids, is_multiple_birth, is_divided,
         row_number() over (partition by line order by weight desc, student_unique_id)::int as rank
     from scored join people using (person) qualify rank <= 2;
@@ -173,19 +173,24 @@ class Scores:
 def score(candidates: Sequence[Candidate], persons: Persons, model: Model, means: Means = USUAL_MEANS) -> Scores:
     """The evidence of every candidate. Raises `TooLargeToResolve`."""
     evidence: dict[int, Evidence] = {}
-    with memory_database(means) as database:
-        with ThreadPoolExecutor(1) as beside:
-            surnames = beside.submit(_surnames, persons.variants)
-            table = _candidate_table(candidates[:PART])
-            _register(database, persons, surnames.result())
-        _load_ids(database, candidates)
-        owners, id_alone = (_persons_by_line(database, statement) for statement in (_OWNERS, _ID_ALONE))
+    students = _tables(persons)
+    # Most of the statements are too small for two threads: two connections keep both cores busy.
+    with memory_database(means) as database, ThreadPoolExecutor(1) as beside:
+        other = database.cursor()
+        for connection in (database, other):
+            for name, table in students.items():
+                connection.register(name, table)
+        hits = beside.submit(_hits, other, candidates)
         for start in range(0, len(candidates), PART):
-            _load_candidates(database, table if start == 0 else _candidate_table(candidates[start : start + PART]))
-            _weigh(database, persons, model)
+            _load_candidates(database, candidates[start : start + PART])
+            _pair(database, persons, model)
+            owners = hits.result().owners
+            database.execute(scoring_sql(model), {"prior": prior_bits(model, persons), "least": LEAST_WEIGHT})
             database.execute(_BEST)
-            evidence.update(_evidence(database, model, owners))
-    return Scores({each.line: evidence.get(each.line, Evidence()) for each in candidates}, id_alone)
+            facts = beside.submit(_facts, other, model)
+            pairs = _best_pairs(database, model)
+            evidence.update(_evidence(pairs, facts.result(), owners))
+        return Scores({each.line: evidence.get(each.line, Evidence()) for each in candidates}, hits.result().id_alone)
 
 
 def prior_bits(model: Model, persons: Persons) -> float:
@@ -194,30 +199,27 @@ def prior_bits(model: Model, persons: Persons) -> float:
     return math.log2(prior / (1 - prior))
 
 
-def _register(database: duckdb.DuckDBPyConnection, persons: Persons, surnames: pa.Table) -> None:
-    """What is known of all students is looked at where it is: few of them are in a pair."""
-    database.register("people", persons.people)
-    database.register("variant", _with_places(persons.variants))
-    database.register("surname", surnames)
-    database.register("code", persons.codes)
+def _tables(persons: Persons) -> dict[str, pa.Table]:
+    """All students, as the statements name them. They stay where they are: few students are in a pair."""
+    variants = persons.variants.append_column("variant", _places(persons.variants.num_rows))
+    return {"people": persons.people, "variant": variants, "surname": _surnames(variants), "code": persons.codes}
 
 
-def _with_places(variants: pa.Table) -> pa.Table:
-    return variants.append_column("variant", pc.cumulative_sum(pa.repeat(pa.scalar(1, pa.int32()), variants.num_rows)))
+def _places(count: int) -> pa.Array:
+    return pc.cumulative_sum(pa.repeat(pa.scalar(1, pa.int32()), count))
 
 
 def _surnames(variants: pa.Table) -> pa.Table:
     """A row for each surname of each way of writing, with what is looked for beside it."""
-    tokens = variants["surname_tokens"].combine_chunks()
-    rows = _with_places(variants).select(["variant", "person", "first_name", "birth_date"])
-    return rows.take(pc.list_parent_indices(tokens)).append_column("surname_token", pc.list_flatten(tokens))
+    tokens = whole(variants["surname_tokens"])
+    rows = variants.select(["variant", "person", "first_name", "birth_date"]).take(pc.list_parent_indices(tokens))
+    return rows.append_column("surname_token", pc.list_flatten(tokens))
 
 
-def _weigh(database: duckdb.DuckDBPyConnection, persons: Persons, model: Model) -> None:
-    """Make ``scored`` of the part of the file that is loaded."""
+def _pair(database: duckdb.DuckDBPyConnection, persons: Persons, model: Model) -> None:
+    """Make ``pair`` and ``student`` for the part of the file that is loaded."""
     database.execute(pairs_sql(model))
     _look_at_students(database, persons, model)
-    database.execute(scoring_sql(model), {"prior": prior_bits(model, persons), "least": LEAST_WEIGHT})
 
 
 def _look_at_students(database: duckdb.DuckDBPyConnection, persons: Persons, model: Model) -> None:
@@ -228,6 +230,18 @@ def _look_at_students(database: duckdb.DuckDBPyConnection, persons: Persons, mod
         if level.frequency is not None
     }
     database.execute(_STUDENTS, usual | {"average": _AVERAGE_NAMES, "count": persons.count})
+
+
+class _Hits(NamedTuple):
+    """The students who have an ID of a line's, and those whom ID matching alone would find."""
+
+    owners: dict[int, frozenset[int]]
+    id_alone: dict[int, frozenset[int]]
+
+
+def _hits(database: duckdb.DuckDBPyConnection, candidates: Sequence[Candidate]) -> _Hits:
+    _load_ids(database, candidates)
+    return _Hits(*(_persons_by_line(database, statement) for statement in (_OWNERS, _ID_ALONE)))
 
 
 def _load_ids(database: duckdb.DuckDBPyConnection, candidates: Sequence[Candidate]) -> None:
@@ -267,44 +281,62 @@ def _nicknames(first_names: pa.ChunkedArray) -> pa.Array:
     return pa.array(readings, _TEXTS).take(places)
 
 
-def _load_candidates(database: duckdb.DuckDBPyConnection, table: pa.Table) -> None:
-    database.register("candidate_arrow", table)
-    database.execute("create or replace temp table candidate as from candidate_arrow")
+def _load_candidates(database: duckdb.DuckDBPyConnection, candidates: Sequence[Candidate]) -> None:
+    database.register("candidate_arrow", _candidate_table(candidates))
+    database.execute("create or replace table candidate as from candidate_arrow")
 
 
-def _evidence(
-    database: duckdb.DuckDBPyConnection, model: Model, owners: Mapping[int, frozenset[int]]
-) -> Iterator[tuple[int, Evidence]]:
+def _best_pairs(database: duckdb.DuckDBPyConnection, model: Model) -> dict[int, list[Pair]]:
+    """The one or two best pairs of each line that has any."""
     names = [comparison.name for comparison in model.comparisons]
     level_names = [[level.name for level in comparison.levels] for comparison in model.comparisons]
-    columns = ", ".join(names)
     known: dict[tuple[int, ...], Mapping[str, str]] = {}  # pairs share a few hundred combinations of levels
     pairs: dict[int, list[Pair]] = defaultdict(list)
-    best = _RANKED.format(columns=columns)
-    for line, person, student_unique_id, weight, ids_agree, *levels in _rows(database, best):
+    ranked = _rows(database, _RANKED.format(columns=", ".join(names)))
+    for line, person, student_unique_id, weight, ids_agree, *levels in ranked:
         key = tuple(levels)
         if key not in known:
             known[key] = {name: of[level] for name, of, level in zip(names, level_names, levels, strict=True)}
         pairs[line].append(Pair(person, student_unique_id, weight, known[key], ids_agree))
-    rivals = {line: Rivals(likeness, own) for line, likeness, own in _rows(database, _RIVALS)}
-    chosen = {line: facts for line, *facts in _rows(database, _CHOSEN)}
-    contradicted = _contradicted(database, model)
-    namesakes_at_school = {line for (line,) in _rows(database, _NAMESAKES)}
+    return pairs
+
+
+class _Facts(NamedTuple):
+    """What is known of the best pairs, by line."""
+
+    rivals: dict[int, Rivals]
+    chosen: dict[int, tuple[Any, ...]]
+    contradicted: frozenset[int]
+    namesakes_at_school: frozenset[int]
+
+
+def _facts(database: duckdb.DuckDBPyConnection, model: Model) -> _Facts:
+    return _Facts(
+        {line: Rivals(likeness, own) for line, likeness, own in _rows(database, _RIVALS)},
+        {line: tuple(facts) for line, *facts in _rows(database, _CHOSEN)},
+        _contradicted(database, model),
+        frozenset(line for (line,) in _rows(database, _NAMESAKES)),
+    )
+
+
+def _evidence(
+    pairs: Mapping[int, list[Pair]], facts: _Facts, owners: Mapping[int, frozenset[int]]
+) -> Iterator[tuple[int, Evidence]]:
     for line, found in pairs.items():
-        is_multiple_birth, is_divided, suffix_differs, namesakes, is_half_named = chosen[line]
+        is_multiple_birth, is_divided, suffix_differs, namesakes, is_half_named = facts.chosen[line]
         yield (
             line,
             Evidence(
                 best=found[0],
                 second=found[1] if len(found) > 1 else None,
-                rivals=rivals.get(line),
+                rivals=facts.rivals.get(line),
                 owners=owners.get(line, frozenset()),
-                owners_contradicted=line in contradicted,
+                owners_contradicted=line in facts.contradicted,
                 is_multiple_birth=is_multiple_birth,
                 is_divided=is_divided,
                 suffix_differs=suffix_differs,
                 namesakes=namesakes,
-                has_namesake=line in namesakes_at_school,
+                has_namesake=line in facts.namesakes_at_school,
                 is_half_named=is_half_named,
             ),
         )

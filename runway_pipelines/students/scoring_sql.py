@@ -28,7 +28,7 @@ _STUDENTS_KEYS = {"initial": "first_name[1]", "school_id": "unnest(school_ids)"}
 # Of each candidate and student the variant that weighs most. Pairs below $least are not worth a look, but those whose
 # ID is equal always are. IDs are compared last: for most pairs names, birth date and school have said enough.
 _SCORING = """
-create or replace temp table scored as
+create or replace table scored as
 with compared as (
     select line, variant, person, r.first_name_frequency, r.last_name_frequency,
         {levels}
@@ -75,7 +75,7 @@ _BLOCK = """
 
 def pairs_sql(model: Model) -> str:
     """The statement that makes ``pair`` (line, variant) of ``candidate`` and, for all students, the tables above."""
-    return "create or replace temp table pair as\n" + "\n    union\n".join(map(_block, model.blocking))
+    return "create or replace table pair as\n" + "\n    union\n".join(map(_block, model.blocking))
 
 
 def scoring_sql(model: Model) -> str:
