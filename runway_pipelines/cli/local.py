@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from runway_pipelines.local.processes import StateLock
 
 STOPPED = "Stopped. The next run takes up what is missing."
+STARTING = "Starting the embedded stack in {}: synthetic data, servers on loopback alone ..."
 STOPPING = "Stopping (runs under way finish first, for up to a minute) ..."
 
 
@@ -36,8 +38,8 @@ def demo(target: Target, is_json: bool) -> None:
         from runway_pipelines.local.processes import aside, exit_on_interrupt
     story = Console(stderr=is_json)
     with exit_on_interrupt(STOPPED) as before_exit:
-        click.echo(f"Starting the embedded stack (Postgres, S3, Snowflake, LML) in {target.state} ...", err=is_json)
-        with target.stack() as services:
+        click.echo(STARTING.format(target.state), err=is_json)
+        with target.stack(on_ready=Progress(err=is_json)) as services:
             from runway_pipelines.local.demo import cancel_runs_under_way, tell_story
             from runway_pipelines.local.session import published_files
 
@@ -77,20 +79,39 @@ def dev(target: Target, port: int) -> None:
 
 def _run_dagster(target: Target, port: int, lock: StateLock) -> None:
     """Run Dagster on a stack of our own: a joined one would end with its owner, under our daemon."""
-    click.echo(f"Starting the embedded stack (Postgres, S3, Snowflake, LML) in {target.state} ...")
-    with target.stack(must_own=True) as services:
+    progress = Progress()
+    click.echo(STARTING.format(target.state))
+    with target.stack(must_own=True, on_ready=progress) as services:
         import dagster as dg
 
         from runway_pipelines.local.dagster_services import dagster_services
+        from runway_pipelines.local.partners import synthetic_partners
+        from runway_pipelines.local.welcome import Welcome
         from runway_pipelines.partner_tenants.partitions import sync_partitions
 
         with dg.DagsterInstance.get() as instance:
             sync_partitions(instance, services.registry())
         click.echo("Starting Dagster (code server, daemon, webserver) ...")
-        with dagster_services(target.state, _free_port_from(port), lock) as running:
-            console.print(f"Dagster UI: [bold]{running.url}[/]  (Ctrl-C ends everything)")
-            console.print(f"Logs: {target.state / 'logs'}")
+        with dagster_services(target.state, _free_port_from(port), lock, progress) as running:
+            console.print(f"\nDagster UI: [bold]{running.url}[/]  (Ctrl-C ends everything)")
+            console.print(f"Logs: {target.state / 'logs'}", soft_wrap=True)
+            for line in Welcome(running.url, target.command_beside, synthetic_partners()).lines():
+                is_command = line.startswith(" ")  # never broken: somebody copies it
+                console.print(line if is_command else f"\n{line}", soft_wrap=is_command, highlight=False, markup=False)
             running.wait()
+
+
+class Progress:
+    """Prints a line for each thing that is ready, with the seconds since it was made."""
+
+    def __init__(self, *, err: bool = False) -> None:
+        self._started = time.monotonic()
+        self._err = err
+
+    def __call__(self, what: str, state: str) -> None:
+        """Print that it is ready."""
+        seconds = time.monotonic() - self._started
+        click.echo(f"  {seconds:5.1f} s  {what:<20} {state}", err=self._err)
 
 
 def _free_port_from(first: int) -> int:

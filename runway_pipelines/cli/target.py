@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from runway_pipelines.local.processes import OnReady
     from runway_pipelines.rosters.advice import Advice
     from runway_pipelines.rosters.services import RosterServices
     from runway_pipelines.students.services import StudentServices
@@ -46,6 +47,11 @@ class Target:
             return COMMAND
         state = "" if self.state == DEFAULT_STATE else f" --state {shlex.quote(str(self.state))}"
         return f"{COMMAND} --local{state}"
+
+    @property
+    def command_beside(self) -> str:
+        """How somebody in the checkout calls a command on the embedded stack, whether or not this one had --local."""
+        return f".venv/bin/{Target(True, self.state).command}"
 
     @property
     def make_dev(self) -> str:
@@ -83,12 +89,12 @@ class Target:
             yield services
 
     @contextmanager
-    def stack(self, *, must_own: bool = False) -> Iterator[RosterServices]:
+    def stack(self, *, must_own: bool = False, on_ready: OnReady | None = None) -> Iterator[RosterServices]:
         """The embedded stack, started with its data; SIGTERM stops it cleanly.
 
-        A stack that is already running is joined or, with ``must_own``, waited for.
+        A stack that is already running is joined or, with ``must_own``, waited for. ``on_ready`` is told what is ready.
         """
-        with self._local(must_own=must_own), _services() as services:
+        with self._local(must_own=must_own, on_ready=on_ready), _services() as services:
             yield services
 
     @contextmanager
@@ -100,15 +106,20 @@ class Target:
             yield
 
     @contextmanager
-    def _local(self, *, must_own: bool = False) -> Iterator[None]:
+    def _local(self, *, must_own: bool = False, on_ready: OnReady | None = None) -> Iterator[None]:
         with local_parts():
-            from runway_pipelines.local.processes import LocalServerError, exit_on_termination
+            from runway_pipelines.local.processes import LocalServerError, exit_on_termination, tell_nobody
             from runway_pipelines.local.session import local_session
         try:
             with (
                 exit_on_termination(),
                 # To stderr, because a machine may read stdout.
-                local_session(self.state, must_own=must_own, say=lambda text: click.echo(text, err=True)),
+                local_session(
+                    self.state,
+                    must_own=must_own,
+                    say=lambda text: click.echo(text, err=True),
+                    on_ready=on_ready or tell_nobody,
+                ),
             ):
                 yield
         except LocalServerError as error:

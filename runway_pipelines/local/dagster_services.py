@@ -15,11 +15,13 @@ from runway_pipelines.local.processes import (
     Child,
     Holder,
     LocalServerError,
+    OnReady,
     StateLock,
     free_port,
     running_servers,
     start_child,
     stop_stale,
+    tell_nobody,
 )
 
 _HOST = "127.0.0.1"
@@ -80,14 +82,18 @@ def dagster_lock(state_dir: Path) -> Iterator[StateLock]:
 
 
 @contextmanager
-def dagster_services(state_dir: Path, ui_port: int, lock: StateLock) -> Iterator[RunningDagster]:
+def dagster_services(
+    state_dir: Path, ui_port: int, lock: StateLock, on_ready: OnReady = tell_nobody
+) -> Iterator[RunningDagster]:
     """Start all three with this process's environment (DAGSTER_HOME in it), and end them: runs under way finish first.
 
     ``lock`` is `dagster_lock`'s. Without it, another owner's processes would be stopped as a killed owner's are.
     """
     with ExitStack() as undo:
         code_server = start_code_server(state_dir, undo)
+        on_ready("code server", "has loaded runway_pipelines")
         daemon = start_daemon(state_dir, undo)
+        on_ready("daemon", "has been started: sensors, schedules, the queue of runs")
         webserver = _start(
             "dagster_webserver",
             ["dagster_webserver", "-h", _HOST, "-p", str(ui_port), "-w", str(_workspace(state_dir))],
@@ -96,6 +102,7 @@ def dagster_services(state_dir: Path, ui_port: int, lock: StateLock) -> Iterator
         )
         webserver.wait_until(lambda: _accepts(ui_port), _WEBSERVER_SECONDS)
         url = f"http://{_HOST}:{ui_port}"
+        on_ready("UI", f"listens on {_HOST}:{ui_port}")
         lock.note(url)
         yield RunningDagster(url, (code_server, daemon, webserver))
 

@@ -25,12 +25,17 @@ from weakref import WeakSet
 import psutil
 
 Result = TypeVar("Result")
+OnReady = Callable[[str, str], None]  # is told what is up, and what it does now
 
 READY_PREFIX = "READY "
 _POLL_SECONDS = 0.02
 _LOG_TAIL_LINES = 25
 # Variables that would redirect our servers (or, FAKESNOW_DEBUG, make one print its bind values).
 _NOT_INHERITED = ("PG", "AWS_", "MOTO_", "FAKESNOW_", "SNOWFLAKE_")
+
+
+def tell_nobody(what: str, state: str) -> None:
+    """The `OnReady` of a command whose reader has another question."""
 
 
 class LocalServerError(RuntimeError):

@@ -17,7 +17,7 @@ import psycopg
 
 from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.local.catalogue import seed_catalogue
-from runway_pipelines.local.processes import Holder, StackAlreadyRunning, impatience, undisturbed
+from runway_pipelines.local.processes import Holder, OnReady, StackAlreadyRunning, impatience, tell_nobody, undisturbed
 from runway_pipelines.local.seed import seed
 from runway_pipelines.local.stack import APP_DATABASE, BUCKET, CATALOGUE_DATABASE, EmbeddedStack
 from runway_pipelines.settings import load_settings
@@ -29,16 +29,20 @@ _CHANGE_SECONDS = 120.0  # a start takes 4 s, the data set at first 5; a stop th
 
 @contextmanager
 def local_session(
-    state_dir: Path, *, must_own: bool = False, say: Callable[[str], None] = lambda text: None
+    state_dir: Path,
+    *,
+    must_own: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+    on_ready: OnReady = tell_nobody,
 ) -> Iterator[None]:
     """Start the stack, bring the data set into it, and point this process's environment at both.
 
     A stack that already runs on this folder (``make dev`` in another terminal) is joined: its owner keeps it running
     until every process that joined has ended. With ``must_own``, for a process that runs until it is stopped, the
-    session waits until it can start its own. ``say`` reports each wait. DAGSTER_HOME becomes a folder of the state
-    folder, with the checkout's ``dagster.yaml``.
+    session waits until it can start its own. ``say`` reports each wait for another process, ``on_ready`` what of a
+    stack of its own is ready. DAGSTER_HOME becomes a folder of the state folder, with the checkout's ``dagster.yaml``.
     """
-    stack = EmbeddedStack(state_dir)
+    stack = EmbeddedStack(state_dir, on_ready=on_ready)
     with ExitStack() as undo:
         if (joined := _start_or_join(stack, must_own=must_own, say=say, undo=undo)) is not None:
             _use(joined)
@@ -47,7 +51,7 @@ def local_session(
         undo.enter_context(_stopped_at_the_end(stack, say))
         environment = stack.environment() | {"DAGSTER_HOME": str(_dagster_home(stack.state_dir))}
         _use(environment)
-        _seed(stack)
+        _seed(stack, on_ready)
         _write_private(_environment_file(state_dir), json.dumps({"owner": os.getpid(), "environment": environment}))
         yield
 
@@ -157,7 +161,7 @@ def _use(environment: Mapping[str, str]) -> None:
     load_settings.cache_clear()
 
 
-def _seed(stack: EmbeddedStack) -> None:
+def _seed(stack: EmbeddedStack, on_ready: OnReady) -> None:
     with psycopg.connect(stack.postgres.dsn(APP_DATABASE)) as connection:
         seed(
             stack.state_dir,
@@ -165,8 +169,10 @@ def _seed(stack: EmbeddedStack) -> None:
             secrets_client=boto3.client("secretsmanager"),
             envlabel=load_settings().general.envlabel or "",
         )
+    on_ready("synthetic districts", "are in the registry, the warehouses and the secrets")
     with psycopg.connect(stack.postgres.dsn(CATALOGUE_DATABASE)) as connection:
         seed_catalogue(connection, load_settings().catalogue.schema_name)
+    on_ready("synthetic catalogue", f"is in the database {CATALOGUE_DATABASE}")
 
 
 def _dagster_home(state_dir: Path) -> Path:

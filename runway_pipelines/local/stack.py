@@ -24,7 +24,15 @@ from botocore.config import Config
 
 from runway_pipelines.local.partners import RESOLVED_PARTNER
 from runway_pipelines.local.postgres_server import PostgresServer, start_postgres
-from runway_pipelines.local.processes import Child, LocalServerError, StateLock, start_child, stop_stale
+from runway_pipelines.local.processes import (
+    Child,
+    LocalServerError,
+    OnReady,
+    StateLock,
+    start_child,
+    stop_stale,
+    tell_nobody,
+)
 from runway_pipelines.systems.disk import machine_trouble
 
 DEFAULT_STATE_DIR = Path(".runway")
@@ -47,7 +55,13 @@ class EmbeddedStack:
     so that SIGTERM stops the servers in order.
     """
 
-    def __init__(self, state_dir: Path = DEFAULT_STATE_DIR, lml_options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        state_dir: Path = DEFAULT_STATE_DIR,
+        lml_options: Sequence[str] = (),
+        on_ready: OnReady = tell_nobody,
+    ) -> None:
+        self._on_ready = on_ready
         self.state_dir = state_dir.resolve()
         self._lml_options = list(lml_options)
         self.warehouse_dir = self.state_dir / "warehouse"
@@ -114,10 +128,14 @@ class EmbeddedStack:
             self._postgres.create_database(APP_DATABASE)
             self._postgres.create_database(DAGSTER_DATABASE)
             self._postgres.create_database(CATALOGUE_DATABASE)
+            self._on_ready("Postgres", f"listens on {self._postgres.host}:{self._postgres.port}")
             self._aws_port = aws.wait_for_ready_line(_READY_SECONDS)
             self._create_bucket()
+            self._on_ready("AWS (S3, secrets)", f"listens on {_HOST}:{self._aws_port}")
             self._lml_port = lml.wait_for_ready_line(_READY_SECONDS)
+            self._on_ready("LML", f"listens on {_HOST}:{self._lml_port}")
             self._snowflake_port = snowflake.wait_for_ready_line(_READY_SECONDS)
+            self._on_ready("Snowflake", f"listens on {_HOST}:{self._snowflake_port}")
             self._running = undo.pop_all()
 
     def stop(self) -> None:

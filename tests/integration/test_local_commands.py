@@ -19,6 +19,11 @@ from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
 
+# As `make dev` tells of each, also to whoever wonders what it waits for.
+UP_IN_ORDER = [
+    *("Postgres", "AWS (S3, secrets)", "LML", "Snowflake", "synthetic districts", "synthetic catalogue"),
+    *("code server", "daemon", "UI"),
+]
 CLI = [sys.executable, "-m", "runway_pipelines.cli"]
 # A command that uses the stack until a line comes from stdin, and shows that it can.
 USER = """
@@ -115,8 +120,11 @@ def test_a_second_dev_says_where_the_first_one_is_and_ctrl_c_thrice_ends_that_in
     start: Start, state: Path
 ) -> None:
     first = start("dev", "--port", "3700")
-    url = re.search(r"Dagster UI: (\S+)", first.wait_for("Logs:"))
+    said = first.wait_for("rosters holds")
+    url = re.search(r"Dagster UI: (\S+)", said)
     assert url is not None
+    assert re.findall(r"^ +[\d.]+ s  (.+?)  ", said, re.MULTILINE) == UP_IN_ORDER
+    assert f"Look: {url[1]}/assets/rosters/board" in said
     servers = {file.stem: psutil.Process(int(file.read_text())) for file in state.glob("*.pid")}
     assert servers.keys() >= {"postgres", "dagster_daemon", "dagster_code_server", "dagster_webserver"}
 
