@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import get_completion_class
 from click.testing import CliRunner
 
 from runway_pipelines.cli import main
@@ -247,3 +248,15 @@ def test_a_file_that_is_of_no_use_is_one_line_before_any_work(
 @pytest.mark.parametrize("arguments", [["serve", "--port", "99999"], ["dev", "--port", "0"]])
 def test_a_port_that_can_be_none_is_a_wrong_call(arguments: list[str]) -> None:
     assert CliRunner().invoke(main, arguments).exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_options_as_the_page_says(shell: str) -> None:
+    variable = "_RUNWAY_PIPELINES_COMPLETE"
+    assert f"{variable}={shell}_source runway-pipelines" in OPERATIONS.read_text()
+    found = get_completion_class(shell)
+    assert found is not None
+    completion = found(main, {}, "runway-pipelines", variable)
+    assert variable in completion.source()
+    assert [each.value for each in completion.get_completions(["rosters"], "re")] == ["reject"]
+    assert "--json" in [each.value for each in completion.get_completions(["rosters", "show"], "--")]
