@@ -21,7 +21,7 @@ from runway_pipelines.rosters.earlier import carried_on
 from runway_pipelines.rosters.guards import GUARD_NAMES, as_warnings, holding
 from runway_pipelines.rosters.holds import SHA256_SHOWN, Hold, delete_hold, held_for, what_to_do, write_hold
 from runway_pipelines.rosters.judgement import judged, manifest_of
-from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer, Signature, snapshots_prefix
+from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer, Signature
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus, refused
 from runway_pipelines.rosters.publication import Published, copy_again, keep_snapshot, point, previous_of, publish
 from runway_pipelines.rosters.quality import STUDENTS_LOST, CheckResult, as_refusals, blocking
@@ -53,7 +53,6 @@ def publish_extract(
             verified_at=standing.pointer.verified_at if standing.pointer else None,
         )
 
-    context.store.abort_pending_uploads(snapshots_prefix(tenant))
     manifest = manifest_of(context, tenant, file, extract, standing)
     results, expected = judged(context, tenant, manifest, standing)
     if blocks := blocking(results):

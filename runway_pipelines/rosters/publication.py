@@ -116,11 +116,13 @@ def keep_snapshot(
     """Store the snapshot and its manifest unless they are there; ``known`` is a manifest that was read.
 
     A manifest is written once its snapshot is verified. A snapshot without one comes from a run that was killed in
-    between, and is verified now.
+    between, and is verified now. What a killed run left of an upload is aborted before the next one: on most nights
+    there is none, and nothing is listed.
     """
     key = snapshot_key(tenant, digest.sha256)
     is_new = not store.holds(key, digest)
     if is_new:
+        store.abort_pending_uploads(snapshots_prefix(tenant))
         store.upload(key, file, digest)
     if known is not None and known.sha256 == digest.sha256:
         return
