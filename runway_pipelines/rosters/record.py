@@ -161,10 +161,11 @@ def _arguments(entry: Entry) -> str:
 
 
 def _expected(details: Mapping[str, str | int | float | None]) -> str:
-    guards = "".join(f" --guard {guard}" for guard in str(details["guards"]).split(", "))
-    return f"{guards} --until {last_day(str(details['until']))}"
+    guards = "".join(f" --guard {guard}" for guard in str(details.get("guards")).split(", "))
+    return f"{guards} --until {last_day(str(details.get('until')))}"
 
 
 def last_day(until: str) -> str:
     """The last day of what is expected ``until`` then, as the command line names it: midnight ends the day before."""
-    return f"{datetime.fromisoformat(until) - timedelta(seconds=1):%Y-%m-%d}"
+    moment = moment_of(until)
+    return until if moment is None else f"{moment - timedelta(seconds=1):%Y-%m-%d}"

@@ -123,6 +123,12 @@ def test_what_a_person_began_is_finished_by_saying_it_again_with_the_same_reason
     assert what_finishes(begun) == f"""runway-pipelines {said} 'it'"'"'s closed'"""
 
 
+def test_an_entry_without_its_details_is_no_reason_to_show_none() -> None:
+    foreign = entry("expect")
+    assert states(foreign, entry("expect", id="2")) == OVER * 2
+    assert "--until None" in what_finishes(foreign)
+
+
 def test_what_a_run_began_the_next_one_finishes() -> None:
     assert what_finishes(entry("hold")) == "the next refresh of acme/north finishes it"
     assert what_finishes(entry("prune")) == "the next run_retention_job finishes it"
