@@ -25,8 +25,8 @@ class Welcome:
             "the sensors request within a minute; the board in another terminal:",
             f"  {self.command} rosters status",
             f"Wrong on purpose: {'; '.join(self._wrong())}.",
-            f"Try: take most students of a district away, refresh its partner ({self.url}/assets/rosters/"
-            f"partner_roster_index, Materialize, {partner}), see the district held, and undo it:",
+            f"Try, once the run of {partner} has ended: take most students of a district away, refresh its partner "
+            f"({self.url}/assets/rosters/partner_roster_index, Materialize, {partner}), see it held, and undo it:",
             f"  {self.command} break mass-loss {partner}/{tenant}",
             f"  {self.command} rosters holds",
             f"  {self.command} mend",

@@ -22,7 +22,7 @@ def test_a_newcomer_is_told_where_to_look_what_is_wrong_and_what_to_try() -> Non
         "Wrong on purpose: acme/kestrel has no students, so the run of acme ends red; cascade has no school year to "
         "publish to, so its rosters are kept, not published; driftwood has no credentials, so it has no run."
     )
-    assert try_it.startswith("Try: take most students of a district away")
+    assert try_it.startswith("Try, once the run of acme has ended: take most students of a district away")
 
 
 def test_what_is_wrong_is_what_the_data_set_has() -> None:
