@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,18 +25,27 @@ class Numbered:
     """For each row its value's place in ``values``, which are distinct and in their order; null is no value."""
 
     numbers: pa.Array
-    values: Sequence[Any]
+    values: pa.Array
 
     def at(self, places: pa.Array) -> Numbered:
         """The rows at these places, with the same values."""
         return Numbered(self.numbers.take(places), self.values)
 
 
-def numbered(values: Sequence[Any]) -> Numbered:
-    """Rows with these values, which can be compared with each other; None is no value."""
-    ordered = sorted(set(values) - {None})
-    place = {value: number for number, value in enumerate(ordered)}
-    return Numbered(pa.array([place.get(value) for value in values], pa.int32()), ordered)
+def numbered_texts(texts: Sequence[str | None]) -> Numbered:
+    """Rows with these texts."""
+    values = pa.array(texts, pa.string())
+    known = values.unique().drop_null()
+    ordered = known.take(pc.sort_indices(known))
+    return Numbered(pc.index_in(values, value_set=ordered), ordered)
+
+
+def numbered_lists(lists: Sequence[tuple[str, ...] | None]) -> Numbered:
+    """Rows with these lists of texts, which Arrow cannot sort."""
+    ordered = sorted({each for each in lists if each is not None})
+    place = {each: number for number, each in enumerate(ordered)}
+    numbers = [None if each is None else place[each] for each in lists]
+    return Numbered(pa.array(numbers, pa.int32()), pa.array(ordered, pa.list_(pa.string())))
 
 
 def read_once(texts: pa.ChunkedArray, read: Callable[[str | None], Reading]) -> tuple[list[Reading], pa.Array]:

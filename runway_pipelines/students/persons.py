@@ -19,7 +19,7 @@ from runway_pipelines.errors import RowsUnreadable
 from runway_pipelines.students.dates import DEFAULT_DATES, FEWEST_OF_ONE_DATE, MOST_OF_ONE_DATE
 from runway_pipelines.students.memory_database import USUAL_MEANS, Means, memory_database
 from runway_pipelines.students.names import MISSING
-from runway_pipelines.students.numbering import lists_by, numbered, read_once, trimmed, whole, without_repeated
+from runway_pipelines.students.numbering import lists_by, numbered_texts, read_once, trimmed, whole, without_repeated
 from runway_pipelines.students.observables import grade_number
 from runway_pipelines.students.written_names import WrittenNames, read_names
 
@@ -119,8 +119,8 @@ def prepare_persons(students: pa.Table, schools: pa.Table, codes: pa.Table, mean
     _require(students, STUDENTS_COLUMNS, "students")
     _require(schools, SCHOOLS_COLUMNS, "school associations")
     _require(codes, CODES_COLUMNS, "codes")
-    known = _known_keys(students)
-    usable = _usable(students, known)
+    known, numbers = _numbered_students(students)
+    usable = _usable(students, numbers)
     with memory_database(means) as database, ThreadPoolExecutor(1) as beside:
         database.register("student", usable)
         # DuckDB works on what needs no name while Python reads the names.
@@ -140,11 +140,12 @@ def _require(table: pa.Table, columns: Sequence[str], name: str) -> None:
         )
 
 
-def _known_keys(students: pa.Table) -> pa.Array:
-    """The students' keys in their order, so that no number depends on the order of the rows. A blank one is none."""
-    keys = pc.unique(_keys(students).drop_null())
-    keys = keys.filter(pc.not_equal(keys, ""))
-    return keys.take(pc.sort_indices(keys))
+def _numbered_students(students: pa.Table) -> tuple[pa.Array, pa.Array]:
+    """The keys, sorted, and the number of each row's student. No number depends on the order of the rows."""
+    written = whole(_keys(students)).dictionary_encode()
+    known = written.dictionary.filter(pc.not_equal(written.dictionary, ""))  # a blank is no key
+    known = known.take(pc.sort_indices(known))
+    return known, pc.index_in(written.dictionary, value_set=known).take(written.indices)
 
 
 def _numbers(rows: pa.Table, known: pa.Array) -> pa.ChunkedArray:
@@ -156,14 +157,14 @@ def _keys(rows: pa.Table) -> pa.ChunkedArray:
     return pc.utf8_trim_whitespace(rows["k_student_xyear"].cast(pa.string()))
 
 
-def _usable(students: pa.Table, known: pa.Array) -> pa.Table:
+def _usable(students: pa.Table, numbers: pa.Array) -> pa.Table:
     """The rows that have a key and an ID, as numbers, dates and truth values."""
     unique_ids = trimmed(students["student_unique_id"])
     rows = pa.table(
         {name: students[name] for name in _NAMES}
         | {name: _typed(students, name) for name in ("api_year", "birth_date")}
         | {
-            "person": _numbers(students, known),
+            "person": numbers,
             "unique_id": unique_ids,
             "is_multiple_birth": _typed(students, "is_multiple_birth").fill_null(False),
         }
@@ -211,7 +212,7 @@ class _Attended(NamedTuple):
 def _attended(database: duckdb.DuckDBPyConnection, schools: pa.Table, known: pa.Array) -> _Attended:
     ids, id_places = read_once(trimmed(schools["school_id"]), lambda text: text or None)
     grades, grade_places = read_once(schools["entry_grade_level"], grade_number)
-    school = numbered(ids).at(id_places)
+    school = numbered_texts(ids).at(id_places)
     rows = pa.table(
         {
             "person": _numbers(schools, known),
@@ -222,7 +223,7 @@ def _attended(database: duckdb.DuckDBPyConnection, schools: pa.Table, known: pa.
     )
     database.register("attended", rows)
     sorted_rows = database.sql(_ATTENDED).to_arrow_table()
-    names = pa.array(school.values, pa.string()).take(whole(sorted_rows["school_id"]))
+    names = school.values.take(whole(sorted_rows["school_id"]))
     return _Attended(rows, *lists_by(whole(sorted_rows["person"]), names))
 
 

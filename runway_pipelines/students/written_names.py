@@ -12,11 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from runway_pipelines.students.names import SUFFIXES, given_names, suffix_of, surname
-from runway_pipelines.students.numbering import Numbered, numbered, read_once, trimmed
+from runway_pipelines.students.numbering import Numbered, numbered_lists, numbered_texts, read_once, trimmed
 from runway_pipelines.students.observables import sex_letter
 
 _SUFFIXES = sorted(SUFFIXES)
-_TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,13 +44,13 @@ def read_names(students: pa.Table) -> WrittenNames:
     last, last_places = read_once(written["last_name"], surname)
     codes, code_places = read_once(written["generation_code_suffix"], suffix_of)
     sexes, sex_places = read_once(written["birth_sex"], sex_letter)
-    first_names = numbered([name.first for name in given]).at(given_places)
-    last_names = numbered([name.joined for name in last]).at(last_places)
+    first_names = numbered_texts([name.first for name in given]).at(given_places)
+    last_names = numbered_texts([name.joined for name in last]).at(last_places)
     initials = _together(
-        numbered([_initials(name.middle) for name in given]).at(given_places),
-        numbered([_initials((name.first or "", *name.middle)) for name in middle]).at(middle_places),
+        numbered_lists([_initials(name.middle) for name in given]).at(given_places),
+        numbered_lists([_initials((name.first or "", *name.middle)) for name in middle]).at(middle_places),
     )
-    sex = numbered(sexes).at(sex_places)
+    sex = numbered_texts(sexes).at(sex_places)
     suffix = pc.coalesce(
         _suffix_numbers(codes).take(code_places),
         _suffix_numbers(name.suffix for name in last).take(last_places),
@@ -71,13 +70,13 @@ def read_names(students: pa.Table) -> WrittenNames:
     return WrittenNames(
         rows=pa.table(rows),
         values={
-            "first_name": pa.array(first_names.values, _TEXT),
-            "initials": pa.array(initials.values, _TEXTS),
-            "last_name": pa.array(last_names.values, _TEXT),
-            "suffix": pa.array(_SUFFIXES, _TEXT),
-            "sex": pa.array(sex.values, _TEXT),
+            "first_name": first_names.values,
+            "initials": initials.values,
+            "last_name": last_names.values,
+            "suffix": pa.array(_SUFFIXES, pa.string()),
+            "sex": sex.values,
         },
-        surname_tokens=pa.array([tokens[name] for name in last_names.values], _TEXTS),
+        surname_tokens=pa.array([tokens[name] for name in last_names.values.to_pylist()], pa.list_(pa.string())),
     )
 
 
@@ -96,10 +95,10 @@ def _initials(words: Iterable[str]) -> tuple[str, ...]:
 
 def _together(one: Numbered, other: Numbered) -> Numbered:
     """The letters of both, read once for each two sets that come together; no letters are no value."""
-    count = len(other.values)
-    pairs = pc.add(pc.multiply(one.numbers.cast(pa.int64()), count), other.numbers).dictionary_encode()
-    both = [{*one.values[pair // count], *other.values[pair % count]} for pair in pairs.dictionary.to_pylist()]
-    return numbered([tuple(sorted(letters)) or None for letters in both]).at(pairs.indices)
+    letters, others = one.values.to_pylist(), other.values.to_pylist()
+    pairs = pc.add(pc.multiply(one.numbers.cast(pa.int64()), len(others)), other.numbers).dictionary_encode()
+    both = [{*letters[pair // len(others)], *others[pair % len(others)]} for pair in pairs.dictionary.to_pylist()]
+    return numbered_lists([tuple(sorted(each)) or None for each in both]).at(pairs.indices)
 
 
 def _suffix_numbers(suffixes: Iterable[str | None]) -> pa.Array:

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 from itertools import groupby
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runway_pipelines.students.numbering import lists_by, numbered, read_once, trimmed, without_repeated
+from runway_pipelines.students.numbering import (
+    Numbered,
+    lists_by,
+    numbered_lists,
+    numbered_texts,
+    read_once,
+    trimmed,
+    without_repeated,
+)
 
 texts = st.lists(st.none() | st.text("ab \u3000é", max_size=3))
 pairs = st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc")))
 
 
 @given(texts)
-def test_numbers_are_in_the_order_of_their_values(values: list[str | None]) -> None:
-    found = numbered(values)
-    numbers = found.numbers.to_pylist()
-    assert [None if number is None else found.values[number] for number in numbers] == values
-    assert list(found.values) == sorted({value for value in values if value is not None})
+def test_numbers_are_in_the_order_of_their_texts(values: list[str | None]) -> None:
+    is_numbered(values, numbered_texts(values))
+
+
+@given(st.lists(st.none() | st.lists(st.text("abé", min_size=1, max_size=2), max_size=3).map(tuple)))
+def test_numbers_are_in_the_order_of_their_lists(values: list[tuple[str, ...] | None]) -> None:
+    is_numbered([None if value is None else list(value) for value in values], numbered_lists(values))
+
+
+def is_numbered(values: list[Any], found: Numbered) -> None:
+    numbers, known = found.numbers.to_pylist(), found.values.to_pylist()
+    assert [None if number is None else known[number] for number in numbers] == values
+    assert known == [value for value, _ in groupby(sorted(value for value in values if value is not None))]
     backwards = pa.array(reversed(range(len(values))), pa.int32())
     assert found.at(backwards).numbers.to_pylist() == numbers[::-1]
 
