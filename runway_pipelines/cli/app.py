@@ -12,6 +12,7 @@ from runway_pipelines.cli.credentials import credentials
 from runway_pipelines.cli.decisions import approve, audit, expect, reject, rollback, unpin
 from runway_pipelines.cli.doctor import doctor
 from runway_pipelines.cli.documents import data_contracts, iam_policy, settings
+from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode, exit_codes_in_words
 from runway_pipelines.cli.holds import diff, holds
 from runway_pipelines.cli.identity import identity
@@ -61,7 +62,16 @@ def _said(error: RunwayError, target: object) -> str:
 
 @click.group(
     cls=Commands,
-    epilog=exit_codes_in_words(),
+    epilog="\n\n".join(
+        [
+            examples(
+                "runway-pipelines rosters status",
+                "runway-pipelines --local doctor   # of what make dev runs",
+                "runway-pipelines rosters show --help",
+            ),
+            exit_codes_in_words(),
+        ]
+    ),
     commands=[
         demo,
         dev,

@@ -41,12 +41,13 @@ MOST_NAMES = 8
 
 
 @click.command(
+    short_help="How fresh the rosters are, and what to do.",
     epilog=examples(
         "runway-pipelines rosters status          # all partners, the worst first",
         "runway-pipelines rosters status acme     # its districts, and why",
         "runway-pipelines rosters status --watch  # every 10 seconds, until Ctrl-C",
         "runway-pipelines rosters status --json | jq .partners[].held",
-    )
+    ),
 )
 @click.argument("partner", metavar="[PARTNER]", type=PartnerArgument(), required=False)
 @json_option
@@ -78,6 +79,7 @@ def status(target: Target, partner: str | None, is_json: bool, watch: bool, ever
 
 
 @click.command(
+    short_help="Every district, on a line each.",
     name="list",
     epilog=examples(
         "runway-pipelines rosters list            # every district",

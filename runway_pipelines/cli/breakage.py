@@ -23,12 +23,16 @@ REFRESH = "materialize rosters/partner_roster_index, partition {}, in the Dagste
 ROTATED = "wait a minute for edu_credentials_rotated_sensor, or " + REFRESH
 
 
-@click.group(name="break")
+@click.group(short_help="Break the embedded stack, to practise.", name="break")
 def break_() -> None:
     """Make something go wrong in the embedded stack that `make dev` runs, for practice. `mend` undoes it."""
 
 
-@break_.command(name="mass-loss", epilog=examples("runway-pipelines --local break mass-loss acme/ashford"))
+@break_.command(
+    short_help="Most students vanish from the warehouse.",
+    name="mass-loss",
+    epilog=examples("runway-pipelines --local break mass-loss acme/ashford"),
+)
 @click.argument("name", metavar="PARTNER/TENANT")
 @json_option
 @click.pass_obj
@@ -44,7 +48,10 @@ def mass_loss(target: Target, name: str, is_json: bool) -> None:
     _print_broken(target, name, done, see, is_json=is_json)
 
 
-@break_.command(epilog=examples("runway-pipelines --local break empty acme/ashford"))
+@break_.command(
+    short_help="All students vanish from the warehouse.",
+    epilog=examples("runway-pipelines --local break empty acme/ashford"),
+)
 @click.argument("name", metavar="PARTNER/TENANT")
 @json_option
 @click.pass_obj
@@ -60,7 +67,9 @@ def empty(target: Target, name: str, is_json: bool) -> None:
     _print_broken(target, name, done, see, is_json=is_json)
 
 
-@break_.command(epilog=examples("runway-pipelines --local break rotate acme"))
+@break_.command(
+    short_help="The secret gets a key that nobody knows.", epilog=examples("runway-pipelines --local break rotate acme")
+)
 @click.argument("name", metavar="PARTNER[/TENANT]")
 @json_option
 @click.pass_obj
@@ -78,6 +87,7 @@ def rotate(target: Target, name: str, is_json: bool) -> None:
 
 
 @break_.command(
+    short_help="The secret opens another partner's warehouse.",
     name="wrong-warehouse",
     epilog=examples(
         "runway-pipelines --local break wrong-warehouse acme",
@@ -107,7 +117,10 @@ def wrong_warehouse(target: Target, name: str, is_json: bool) -> None:
     _print_broken(target, name, done, f"{ROTATED.format(partner.partner_id)}: its tenants are held", is_json=is_json)
 
 
-@click.command(epilog=examples("runway-pipelines --local mend", "runway-pipelines --local mend acme/ashford"))
+@click.command(
+    short_help="Undo what `break` did.",
+    epilog=examples("runway-pipelines --local mend", "runway-pipelines --local mend acme/ashford"),
+)
 @click.argument("name", metavar="[PARTNER[/TENANT]]", required=False)
 @json_option
 @click.pass_obj

@@ -20,10 +20,11 @@ def credentials() -> None:
 
 
 @credentials.command(
+    short_help="Each key's fingerprint and age.",
     epilog=examples(
         "runway-pipelines credentials report",
         "runway-pipelines credentials report --json | jq '.[].is_fine'",
-    )
+    ),
 )
 @json_option
 @click.pass_obj

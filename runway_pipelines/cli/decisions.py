@@ -36,10 +36,11 @@ LEAST_SHOWN = 8  # digits of a digest: as many as a decision needs
 
 
 @click.command(
+    short_help="Publish what is held.",
     epilog=examples(
         'runway-pipelines rosters approve acme/ashford 1a2b3c4d --reason "Elm closed"',
         'runway-pipelines rosters approve acme --all --reason "they moved"',
-    )
+    ),
 )
 @click.argument("of", metavar="PARTNER/TENANT", type=PartnerOrTenantArgument())
 @click.argument("sha256", required=False)
@@ -120,7 +121,10 @@ def _approved(
     return _document(outcome)
 
 
-@click.command(epilog=examples('runway-pipelines rosters reject acme/ashford 1a2b3c4d --reason "half a load"'))
+@click.command(
+    short_help="Leave what is held unpublished.",
+    epilog=examples('runway-pipelines rosters reject acme/ashford 1a2b3c4d --reason "half a load"'),
+)
 @click.argument("tenant", type=TenantArgument())
 @click.argument("sha256")
 @signed_command
@@ -134,10 +138,11 @@ def reject(target: Target, tenant: PartnerTenant, sha256: str, decided_by: str, 
 
 
 @click.command(
+    short_help="Publish an older roster, and pin it.",
     epilog=examples(
         'runway-pipelines rosters rollback acme/ashford --reason "wrong year"',
         'runway-pipelines rosters rollback acme/ashford --to 1a2b3c4d --reason "..."',
-    )
+    ),
 )
 @click.argument("tenant", type=TenantArgument())
 @click.option("--to", "sha256", help="The snapshot, at least 8 digits of it; left out, the one published before.")
@@ -153,7 +158,10 @@ def rollback(
     _decide(target, tenant, What.ROLLBACK, sha256, decided_by, reason, is_json=is_json)
 
 
-@click.command(epilog=examples('runway-pipelines rosters unpin acme/ashford --reason "the load is mended"'))
+@click.command(
+    short_help="Let refreshes publish again.",
+    epilog=examples('runway-pipelines rosters unpin acme/ashford --reason "the load is mended"'),
+)
 @click.argument("tenant", type=TenantArgument())
 @signed_command
 @json_option
@@ -195,12 +203,13 @@ def _document(outcome: TenantOutcome) -> dict[str, Any]:
 
 
 @click.command(
+    short_help="Approve ahead, or list what is expected.",
     epilog=examples(
         "runway-pipelines rosters expect acme",
         "runway-pipelines rosters expect acme/ashford --guard students_added \\",
         '  --until 2026-12-24 --reason "merger with brookdale"',
         'runway-pipelines rosters expect acme --end 1a2b3c4d --reason "called off"',
-    )
+    ),
 )
 @click.argument("of", type=PartnerOrTenantArgument())
 @click.option("--guard", "guards", multiple=True, help="A guard that will fail; may be given more than once.")
@@ -266,10 +275,11 @@ def _require(value: object, option: str) -> None:
 
 
 @click.command(
+    short_help="What is on record: holds, decisions, purges.",
     epilog=examples(
         "runway-pipelines rosters audit acme/ashford",
         "runway-pipelines rosters audit acme --json | jq -r '.[].what'",
-    )
+    ),
 )
 @click.argument("of", type=PartnerOrTenantArgument())
 @json_option

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="Try everything that is needed, and say what to mend.",
     epilog=examples(
         "runway-pipelines doctor",
         "runway-pipelines doctor --partner acme",
         "runway-pipelines doctor --json | jq .is_healthy",
-    )
+    ),
 )
 @click.option("--partner", "partner_id", metavar="PARTNER", help="Examine only this partner.")
 @json_option

@@ -12,9 +12,10 @@ from runway_pipelines.cli.results import json_option, print_result
 
 
 @click.command(
+    short_help="Every setting, as a page.",
     epilog=examples(
         "runway-pipelines settings > docs/configuration.md", "runway-pipelines settings --json | jq -r '.[].variable'"
-    )
+    ),
 )
 @json_option
 def settings(is_json: bool) -> None:
@@ -29,7 +30,10 @@ def settings(is_json: bool) -> None:
     print_result(document, lambda: click.echo(settings_markdown(), nl=False), is_json=is_json)
 
 
-@click.command(epilog=examples("runway-pipelines data-contracts > docs/data-contracts.md"))
+@click.command(
+    short_help="Every name and path of the data, as a page.",
+    epilog=examples("runway-pipelines data-contracts > docs/data-contracts.md"),
+)
 def data_contracts() -> None:
     """Every name and path by which data and data stores are found, as docs/data-contracts.md has them."""
     from runway_pipelines.cli.data_contracts import page
@@ -38,10 +42,11 @@ def data_contracts() -> None:
 
 
 @click.command(
+    short_help="What a role may do in AWS, as a policy.",
     epilog=examples(
         "runway-pipelines iam-policy --account 123456789012 --for pipeline",
         "runway-pipelines iam-policy --account 123456789012 --partner acme",
-    )
+    ),
 )
 @click.option("--account", required=True, help="The AWS account's id.")
 @click.option(

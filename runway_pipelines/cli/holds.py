@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    short_help="What waits for a person.",
     epilog=examples(
         "runway-pipelines rosters holds",
         "runway-pipelines rosters holds acme",
         "runway-pipelines rosters holds --json | jq -r '.[].next_step'",
-    )
+    ),
 )
 @click.argument("partner", metavar="[PARTNER]", type=PartnerArgument(), required=False)
 @json_option
@@ -86,11 +87,12 @@ def holds_table(found: list[tuple[PartnerTenant, Hold]]) -> Table:
 
 
 @click.command(
+    short_help="What changes between two snapshots.",
     epilog=examples(
         "runway-pipelines rosters diff acme/ashford   # published and held",
         "runway-pipelines rosters diff acme/ashford 1a2b3c4d 5e6f7a8b",
         "runway-pipelines rosters diff acme/ashford --ids students.csv",
-    )
+    ),
 )
 @click.argument("tenant", type=TenantArgument())
 @click.argument("a", required=False)

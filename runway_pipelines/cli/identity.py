@@ -26,10 +26,11 @@ def identity() -> None:
 
 
 @identity.command(
+    short_help="Check for optional columns, or add them.",
     epilog=examples(
         "runway-pipelines identity migrate --check",
         "runway-pipelines identity migrate --apply   # as the tables' owner",
-    )
+    ),
 )
 @click.option("--check", "is_check", is_flag=True, help="Only name the missing columns; exit code 3 when there are.")
 @click.option("--apply", "is_apply", is_flag=True, help="Add the missing columns; needs the tables' owner.")

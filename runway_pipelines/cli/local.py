@@ -24,7 +24,10 @@ STARTING = "Starting the embedded stack in {}: synthetic data, servers on loopba
 STOPPING = "Stopping (runs under way finish first, for up to a minute) ..."
 
 
-@click.command(epilog=examples("runway-pipelines demo", "runway-pipelines demo --json | jq .is_success"))
+@click.command(
+    short_help="Run the main jobs on the embedded stack.",
+    epilog=examples("runway-pipelines demo", "runway-pipelines demo --json | jq .is_success"),
+)
 @json_option
 @click.pass_obj
 def demo(target: Target, is_json: bool) -> None:
@@ -50,7 +53,10 @@ def demo(target: Target, is_json: bool) -> None:
     sys.exit(ExitCode.of(is_well=document["is_success"]))
 
 
-@click.command(epilog=examples("runway-pipelines dev", "runway-pipelines --state /tmp/elsewhere dev --port 3100"))
+@click.command(
+    short_help="Run the embedded stack and Dagster's UI.",
+    epilog=examples("runway-pipelines dev", "runway-pipelines --state /tmp/elsewhere dev --port 3100"),
+)
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),

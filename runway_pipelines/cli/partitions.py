@@ -30,7 +30,8 @@ def partitions() -> None:
 
 
 @partitions.command(
-    epilog=examples("runway-pipelines partitions sync", "runway-pipelines partitions sync --allow-mass-removal")
+    short_help="Match the keys to the database.",
+    epilog=examples("runway-pipelines partitions sync", "runway-pipelines partitions sync --allow-mass-removal"),
 )
 @click.option("--allow-mass-removal", is_flag=True, help="Remove more than a quarter of the keys at once.")
 @json_option

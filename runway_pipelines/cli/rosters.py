@@ -42,10 +42,11 @@ def rosters() -> None:
 
 
 @rosters.command(
+    short_help="What is published of a district, and its history.",
     epilog=examples(
         "runway-pipelines rosters show acme/ashford",
         "runway-pipelines rosters show 'acme/St. Mary' --json | jq .district",
-    )
+    ),
 )
 @click.argument("tenant", type=TenantArgument())
 @json_option
@@ -160,10 +161,11 @@ def _document(
 
 
 @rosters.command(
+    short_help="Write a roster to a file.",
     epilog=examples(
         "runway-pipelines rosters load acme/ashford --to ashford.parquet",
         "runway-pipelines rosters load acme/ashford --to old.csv --sha256 1a2b3c4d",
-    )
+    ),
 )
 @click.argument("tenant", type=TenantArgument())
 @click.option("--to", "file", type=OutputFile(), required=True, help="The file to write, in a folder that exists.")
@@ -215,10 +217,11 @@ def _rows(file: Path) -> int:
 
 
 @rosters.command(
+    short_help="Delete what is published of a partner or district that left.",
     epilog=examples(
         'runway-pipelines rosters purge acme/ashford --reason "closed in June"',
         'runway-pipelines rosters purge acme --with-snapshots --reason "left in June"',
-    )
+    ),
 )
 @click.argument("of", type=PartnerOrTenantArgument())
 @click.option("--with-snapshots", is_flag=True, help="Delete the snapshots and manifests too.")

@@ -21,10 +21,11 @@ _FIRST_RUN = 1  # of the synthetic data set
 
 
 @click.command(
+    short_help="Stream rosters to executors over HTTP.",
     epilog=examples(
         "runway-pipelines serve --host 0.0.0.0 --port 8080",
         "runway-pipelines --local serve   # with a command that pulls from it",
-    )
+    ),
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(

@@ -63,7 +63,7 @@ class StudentCommands(click.Group):
             ) from None
 
 
-@click.group(cls=StudentCommands)
+@click.group(short_help="Whose rows a file has.", cls=StudentCommands)
 def students() -> None:
     """Whose row is it: a file's rows against a tenant's students."""
 
@@ -146,7 +146,10 @@ def apply(file: Path, resolutions: Path, resolved: Path, unresolved: Path, is_js
     print_result(counts._asdict(), for_people, is_json=is_json)
 
 
-@students.command(epilog=examples("runway-pipelines students explain results.csv row-17 --tenant acme/ashford"))
+@students.command(
+    short_help="Say why a row is whose it is.",
+    epilog=examples("runway-pipelines students explain results.csv row-17 --tenant acme/ashford"),
+)
 @click.argument("file", type=InputFile())
 @click.argument("candidate_id")
 @reads_candidates

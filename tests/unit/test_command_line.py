@@ -260,3 +260,18 @@ def test_the_shell_completes_commands_and_options_as_the_page_says(shell: str) -
     assert variable in completion.source()
     assert [each.value for each in completion.get_completions(["rosters"], "re")] == ["reject"]
     assert "--json" in [each.value for each in completion.get_completions(["rosters", "show"], "--")]
+
+
+def groups(group: click.Group, *before: str) -> Iterator[list[str]]:
+    """The words of every group of the tree."""
+    yield list(before)
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from groups(command, *before, name)
+
+
+@pytest.mark.parametrize("words", list(groups(main)), ids=" ".join)
+def test_no_list_of_commands_breaks_off(words: list[str]) -> None:
+    listed = CliRunner().invoke(main, [*words, "--help"]).output.partition("Commands:\n")[2]
+    assert listed
+    assert [line for line in listed.splitlines() if line.endswith("...")] == []
