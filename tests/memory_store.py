@@ -28,12 +28,13 @@ class Killed(BaseException):
 class MemoryS3:
     """The client. ``dies_before`` is the number of the call that changes something and is not made any more.
 
-    ``changed`` has the key of each call that changed something.
+    ``changed`` has the key of each call that changed something, and ``asked`` each call that only read, with its key.
     """
 
     def __init__(self) -> None:
         self.objects: dict[str, Stored] = {}
         self.changed: list[str] = []
+        self.asked: list[tuple[str, str]] = []
         self.dies_before: int | None = None
         self._lock = Lock()
 
@@ -78,6 +79,7 @@ class MemoryS3:
             self.objects[key] = (file.read(), dict(ExtraArgs["Metadata"]))
 
     def get_paginator(self, name: str) -> _Pages:
+        self.asked.append((name, ""))
         return _Pages(self.objects if name == "list_objects_v2" else {})
 
     @property
@@ -92,6 +94,7 @@ class MemoryS3:
 
     def _found(self, key: str, code: str, operation: str) -> Stored:
         with self._lock:
+            self.asked.append((operation, key))
             if key not in self.objects:
                 raise _error(code, 404, operation)
             return self.objects[key]

@@ -126,7 +126,8 @@ def keep_snapshot(
         store.upload(key, file, digest)
     if known is not None and known.sha256 == digest.sha256:
         return
-    if read_manifest(store, tenant, digest.sha256) is None:
+    # A manifest goes before its snapshot does, so that a new snapshot has none.
+    if is_new or read_manifest(store, tenant, digest.sha256) is None:
         if not is_new:
             store.verify(key, digest)
         store.overwrite(manifest_key(tenant, digest.sha256), manifest.to_json())

@@ -302,6 +302,21 @@ def whole_copies(sha256: str) -> Sequence[bytes]:
     return [BY_SHA256[sha256].body] * len(YEARS)
 
 
+def kind_of(key: str) -> str:
+    """What is stored under it."""
+    endings = {
+        "current.json": "pointer",
+        "held.json": "hold",
+        "expectations.json": "expectations",
+        ".manifest.json": "manifest",
+    }
+    if key.startswith("__roster_audit/"):
+        return "record"
+    if key.startswith("__rosters/"):
+        return "copy"
+    return next((kind for ending, kind in endings.items() if key.endswith(ending)), "snapshot")
+
+
 def done_name(step: Step, untouched: PublicationWorld) -> str | None:
     """What a person says again: the digits, or the expectation, that were said before."""
     if step.what == "end":

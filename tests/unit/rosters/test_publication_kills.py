@@ -36,6 +36,7 @@ from tests.unit.rosters.publication_world import (
     assert_settled,
     assert_whole,
     done_name,
+    kind_of,
     world_after,
 )
 
@@ -116,21 +117,6 @@ def test_the_steps_of_what_is_recorded_begin_and_end_with_the_record(name: str) 
     world = world_after(*before).forked()
     world.take(step)
     assert ", ".join(map(kind_of, world.s3.changed)) == RECORDED[name]
-
-
-def kind_of(key: str) -> str:
-    """What is stored under it."""
-    endings = {
-        "current.json": "pointer",
-        "held.json": "hold",
-        "expectations.json": "expectations",
-        ".manifest.json": "manifest",
-    }
-    if key.startswith("__roster_audit/"):
-        return "record"
-    if key.startswith("__rosters/"):
-        return "copy"
-    return next((kind for ending, kind in endings.items() if key.endswith(ending)), "snapshot")
 
 
 # any sequence
