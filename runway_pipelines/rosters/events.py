@@ -162,7 +162,7 @@ def problem_metadata(
     if outcome.pinned_at is not None:
         metadata["pinned since"] = outcome.pinned_at
     metadata |= {
-        "next step": _next_step(outcome),
+        **_commands(_next_step(outcome)),
         **runbook("a-roster-is-held" if is_held else "a-run-failed-what-now"),
     }
     if (candidate := outcome.candidate) is not None:
@@ -173,6 +173,12 @@ def problem_metadata(
             "dagster/uri": store.uri(snapshot_key(outcome.tenant, candidate.sha256)),
         }
     return metadata
+
+
+def _commands(next_step: str) -> dict[str, str]:
+    """A next step of one or two lines. Dagster shows no line breaks, so the second has a place of its own."""
+    first, _, second = next_step.partition("\n")
+    return {"next step": first, "then": second} if second else {"next step": first}
 
 
 def _next_step(outcome: TenantOutcome) -> str:
@@ -229,8 +235,6 @@ def index_metadata(
 
 
 def _problem_row(district: District) -> dg.TableRecord:
-    """Dagster's tables show no line breaks, so the second of two commands has a column of its own."""
-    next_step, _, then = district.next_step.partition("\n")
     return dg.TableRecord(
         {
             "tenant": district.tenant_code,
@@ -238,9 +242,10 @@ def _problem_row(district: District) -> dg.TableRecord:
             "since": district.since_in_words.removeprefix("since "),
             "students": district.students,
             "reason": district.reason,
-            "next step": next_step,
-            "then": then,
+            "next step": "",
+            "then": "",
         }
+        | _commands(district.next_step)
     )
 
 
