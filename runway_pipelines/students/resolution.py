@@ -22,7 +22,7 @@ from runway_pipelines.students.persons import Persons
 from runway_pipelines.students.scoring import Pair, Scores, score
 
 
-class Match(msgspec.Struct, frozen=True):
+class Match(msgspec.Struct, frozen=True, gc=False):
     """A student whom a review names, with what agrees."""
 
     student_unique_id: str
@@ -30,7 +30,7 @@ class Match(msgspec.Struct, frozen=True):
     agreement: dict[str, str]
 
 
-class Resolution(msgspec.Struct, frozen=True):
+class Resolution(msgspec.Struct, frozen=True, gc=False):
     """The answer to one line of the file."""
 
     candidate_id: str | None

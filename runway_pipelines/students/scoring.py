@@ -190,7 +190,8 @@ def score(candidates: Sequence[Candidate], persons: Persons, model: Model, means
             facts = beside.submit(_facts, other, model)
             pairs = _best_pairs(database, model)
             evidence.update(_evidence(pairs, facts.result(), owners))
-        return Scores({each.line: evidence.get(each.line, Evidence()) for each in candidates}, hits.result().id_alone)
+        nobody = Evidence()
+        return Scores({each.line: evidence.get(each.line, nobody) for each in candidates}, hits.result().id_alone)
 
 
 def prior_bits(model: Model, persons: Persons) -> float:
