@@ -270,9 +270,14 @@ def run_identity() -> IdentityResult:
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
         run = _execute(defs().resolve_job_def(library_identity_job.name), instance, {TRIGGER_TAG: "demo"})
+    # A run that found nothing due observes the tables, and materializes none.
+    told = [
+        *(event.materialization.metadata for event in run.get_asset_materialization_events()),
+        *(event.asset_observation_data.asset_observation.metadata for event in run.get_asset_observation_events()),
+    ]
     counts: dict[str, Any] = {}
-    for event in run.get_asset_materialization_events():
-        found = event.materialization.metadata.get(COUNTS)
+    for metadata in told:
+        found = metadata.get(COUNTS)
         if isinstance(found, dg.JsonMetadataValue) and isinstance(found.value, Mapping):
             counts = dict(found.value)
     is_expected = run.success and all(check.passed for check in run.get_asset_check_evaluations())
@@ -285,6 +290,9 @@ def print_identity(result: IdentityResult, console: Console) -> None:
         console.print(f"[red]Not expected[/]: the identity run {result.run_id} failed, or one of its checks did.")
         return
     counts = result.counts
+    if not counts["scanned"]:
+        console.print(f"[bold]Library identity[/]: nothing was due; an earlier run did it ({result.seconds} s).")
+        return
     console.print(
         f"[bold]Library identity[/]: {counts['scanned']:,} libraries asked about in {counts['lml_total_calls']} calls "
         f"of LML: {counts['rows_resolved']:,} resolved, {counts['rows_resolved_compilation']} compilations, "

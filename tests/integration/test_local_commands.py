@@ -174,6 +174,16 @@ def test_ctrl_c_ends_a_demo_with_one_line_and_no_further_work(start: Start, at: 
     assert "Rotated the key" not in demo.output
 
 
+def test_a_demo_on_a_folder_that_has_one_already_ends_as_well(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = subprocess.run(
+            [*CLI, "--state", str(tmp_path / "state"), "demo", "--json"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["is_success"]
+        assert "Library identity: " in done.stderr
+
+
 def test_dev_waits_for_the_stacks_owner_and_then_starts_its_own(start: Start, state: Path) -> None:
     owner = start()
     owner.wait_for("partners: ")

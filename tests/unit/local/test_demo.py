@@ -9,10 +9,12 @@ import pytest
 from rich.console import Console
 
 from runway_pipelines.local.demo import (
+    IdentityResult,
     PartnerResult,
     TenantResult,
     expected_trouble,
     log_told,
+    print_identity,
     print_results,
     readable_log_line,
     results_document,
@@ -64,6 +66,12 @@ def test_the_columns_count_lines_of_the_file_and_fit_into_80_columns() -> None:
     assert "┃ lines ┃ published for    ┃ result    ┃" in table
     assert "rows" not in table
     assert "…" not in table
+
+
+def test_an_identity_run_with_nothing_due_is_told_as_that() -> None:
+    console = Console(file=StringIO(), width=200)
+    print_identity(IdentityResult("run", {"scanned": 0}, 1.5, is_expected=True), console)
+    assert "Library identity: nothing was due; an earlier run did it (1.5 s)." in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 PREFIX = "2026-11-21 19:56:56 +0000 - dagster - INFO - "
