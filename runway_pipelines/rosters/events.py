@@ -235,18 +235,14 @@ def index_metadata(
 
 
 def _problem_row(district: District) -> dg.TableRecord:
-    return dg.TableRecord(
-        {
-            "tenant": district.tenant_code,
-            "status": district.status,
-            "since": district.since_in_words.removeprefix("since "),
-            "students": district.students,
-            "reason": district.reason,
-            "next step": "",
-            "then": "",
-        }
-        | _commands(district.next_step)
-    )
+    facts: dict[str, str | int] = {
+        "tenant": district.tenant_code,
+        "status": district.status,
+        "since": district.since_in_words.removeprefix("since "),
+        "students": district.students,
+        "reason": district.reason,
+    }
+    return dg.TableRecord({**facts, "next step": "", "then": "", **_commands(district.next_step)})
 
 
 def _roster_row(district: District) -> dg.TableRecord:
