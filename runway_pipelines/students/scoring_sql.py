@@ -1,4 +1,4 @@
-"""Makes the one SQL text that weighs pairs of a model: pure (student resolution contract, section 5).
+"""Makes the SQL texts that find a model's pairs and weigh them: pure (student resolution contract, section 5).
 
 A pair's weight is the logarithm to base 2 of the odds that both are one student: the prior's, and for each comparison
 that of its level. A weight of 14 is odds of 16,000 to 1.

@@ -1,4 +1,4 @@
-"""The one SQL text weighs pairs as a naive reference does, whatever the order of the rows."""
+"""The SQL texts weigh pairs as a naive reference does, whatever the order of the rows."""
 
 from __future__ import annotations
 
