@@ -5,7 +5,7 @@ What belongs here: rows with numbers for names, and the names that the numbers s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -51,12 +51,12 @@ def read_names(students: pa.Table) -> WrittenNames:
         numbered_lists([_initials((name.first or "", *name.middle)) for name in middle]).at(middle_places),
     )
     sex = numbered_texts(sexes).at(sex_places)
-    suffix = pc.coalesce(
-        _suffix_numbers(codes).take(code_places),
-        _suffix_numbers(name.suffix for name in last).take(last_places),
-        _suffix_numbers(name.suffix for name in given).take(given_places),
+    suffix = _first_suffix(
+        (codes, code_places),
+        ([name.suffix for name in last], last_places),
+        ([name.suffix for name in given], given_places),
     )
-    tokens = {name.joined: name.tokens for name in last}
+    tokens = {name.joined: name.tokens for name in last}  # the same words have the same tokens
     rows = {
         "person": written["person"],
         "first_name": first_names.numbers,
@@ -85,7 +85,8 @@ def _with_maiden_names(students: pa.Table) -> pa.Table:
     maiden_names = trimmed(students["maiden_name"])
     with_maiden_name = students.filter(pc.not_equal(maiden_names, ""))
     place = students.column_names.index("last_name")
-    maiden = with_maiden_name.set_column(place, students.field(place), with_maiden_name["maiden_name"])
+    field = students.field(place)
+    maiden = with_maiden_name.set_column(place, field, with_maiden_name["maiden_name"].cast(field.type))
     return pa.concat_tables([students, maiden])
 
 
@@ -101,5 +102,12 @@ def _together(one: Numbered, other: Numbered) -> Numbered:
     return numbered_lists([tuple(sorted(each)) or None for each in both]).at(pairs.indices)
 
 
-def _suffix_numbers(suffixes: Iterable[str | None]) -> pa.Array:
-    return pa.array([None if suffix is None else _SUFFIXES.index(suffix) for suffix in suffixes], pa.int32())
+def _first_suffix(*columns: tuple[Sequence[str | None], pa.Array]) -> pa.Array:
+    """The number of each row's suffix: the first that a column has, of its readings and the rows' places in them."""
+    number = {suffix: place for place, suffix in enumerate(_SUFFIXES)}
+    return pc.coalesce(
+        *(
+            pa.array([None if suffix is None else number[suffix] for suffix in suffixes], pa.int32()).take(places)
+            for suffixes, places in columns
+        )
+    )
