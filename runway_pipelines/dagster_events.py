@@ -27,6 +27,7 @@ from dagster._core.events import (
 )
 from dagster._core.instance.utils import RUNLESS_RUN_ID
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log.base import EventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.tags import RESUME_RETRY_TAG
@@ -55,7 +56,26 @@ def keep_storage_connections(instance: dg.DagsterInstance) -> None:
     """
     if instance not in _keeping_connections:
         instance.optimize_for_webserver(statement_timeout=60_000, pool_recycle=60, max_overflow=20)
+        _remember_tables(instance.event_log_storage)
         _keeping_connections.add(instance)
+
+
+def _remember_tables(storage: EventLogStorage) -> None:
+    """Ask Postgres once for each table whether it is there, and not again for each check's event.
+
+    That was 619 statements for a partner of 40 tenants, a tenth of the run's CPU time. A table that is not there yet is
+    asked for again: somebody may be migrating the storage.
+    """
+    if not isinstance(storage, SqlEventLogStorage):
+        return
+    has_table, found = storage.has_table, set[str]()
+
+    def has_table_still(table_name: str) -> bool:
+        if table_name not in found and has_table(table_name):
+            found.add(table_name)
+        return table_name in found
+
+    storage.has_table = has_table_still  # type: ignore[method-assign]
 
 
 def replace_console_logger(make: Callable[[str, str | int], logging.Logger]) -> None:

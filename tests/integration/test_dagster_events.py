@@ -3,9 +3,11 @@
 import dagster as dg
 import psycopg
 import pytest
+from dagster_postgres import PostgresEventLogStorage
 
 from runway_pipelines.local.stack import DAGSTER_DATABASE
 from runway_pipelines.operations.tags import PARTITION_TAG, PARTNER_TAG
+from runway_pipelines.rosters.events import CHECK_SPECS
 from tests.integration.world import (
     TestPartner,
     Warehouse,
@@ -97,6 +99,24 @@ def sessions_so_far(world: World) -> int:
         row = connection.execute("select sessions from pg_stat_database where datname = current_database()").fetchone()
     assert row is not None
     return int(row[0])
+
+
+def test_a_run_does_not_ask_for_each_checks_event_whether_the_table_of_checks_is_there(
+    world: World, postgres_instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster does, and before the run's first step nobody keeps it from that."""
+    asked: list[str] = []
+    real = PostgresEventLogStorage.has_table
+
+    def counted(self: PostgresEventLogStorage, table_name: str) -> bool:
+        asked.append(table_name)
+        return real(self, table_name)
+
+    monkeypatch.setattr(PostgresEventLogStorage, "has_table", counted)
+    warehouse = Warehouse()
+    warehouse.students("north", 3)
+    assert run_partner(postgres_instance, world.partner(warehouse, ["north"])).success
+    assert asked.count("asset_check_executions") < len(CHECK_SPECS)
 
 
 def test_the_queue_runs_one_run_at_a_time_for_each_partner(postgres_instance: dg.DagsterInstance) -> None:
