@@ -59,7 +59,7 @@ create table hit as
 _BEST = """
 create or replace table best as
     select scored.*, student_unique_id, school_ids, is_multiple_birth, is_divided,
-        row_number() over (partition by line order by weight desc, student_unique_id)::int as rank
+        row_number() over (partition by line order by weight desc, student_unique_id, person)::int as rank
     from scored join people using (person) qualify rank <= 2;
 """
 _RANKED = "select line, person, student_unique_id, weight, ids_agree, {columns} from best order by line, rank"

@@ -93,6 +93,13 @@ def by_id(rows: list[dict[str, Any]], roster: list[dict[str, Any]]) -> dict[str,
     return {each.candidate_id: found[each.line] for each in candidates}
 
 
+def test_two_keys_with_one_id_have_one_order() -> None:
+    ana = student("1234567", "Ana", "Lopez", "2010-01-31")
+    both = persons(*({**ana, "k_student_xyear": f"k{number}"} for number in range(20)))
+    found = score(read(candidate("ana", "lopez", "2010-01-31", ["1234567"])).valid, both, shipped_model()).evidence[0]
+    assert [pair.person for pair in (found.best, found.second) if pair is not None] == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("written", "level"),
     [
