@@ -263,3 +263,14 @@ def test_a_folder_that_vanishes_meanwhile_is_one_line_too(partner: TestPartner, 
     assert result.exit_code == 1
     (line,) = result.output.splitlines()
     assert line.startswith("Error: Expected to use") and "no such folder" in line
+
+
+def test_a_name_of_which_there_is_nothing_is_refused_and_leaves_no_record(world: World) -> None:
+    partner = world.partner(Warehouse(), ["north"])
+    for name, known in (("nobody", "(p-"), (f"{partner.partner_id}/nope", "(north)")):
+        purged = CliRunner().invoke(main, ["rosters", "purge", name, "--yes", "--reason", "it left"])
+        assert (purged.exit_code, "of which there is nothing" in purged.output) == (1, True)
+        read = CliRunner().invoke(main, ["rosters", "audit", name])
+        assert read.exit_code == 1
+        assert known in read.output and "To do: name one of these" in read.output
+    assert "Nothing is on record" in CliRunner().invoke(main, ["rosters", "audit", partner.partner_id]).output
