@@ -39,7 +39,7 @@ class GivenNames(NamedTuple):
     first: str | None
     middle: tuple[str, ...]
     suffix: str | None
-    is_compound: bool = False  # the first name itself has further words, not only initials
+    further: str | None = None  # the first name's own second word, where it is no initial
 
 
 class Surname(NamedTuple):
@@ -62,8 +62,8 @@ def given_names(first_name: str | None, middle_name: str | None = None) -> Given
         return GivenNames(words[0], (), suffix)
     further, other_suffix = _without_suffix(_words(middle_name))
     middle = [*words[1:], *(word for word in further if word not in words[1:])]
-    is_compound = any(len(word) > 1 for word in words[1:])
-    return GivenNames(words[0] if words else None, tuple(middle), suffix or other_suffix, is_compound)
+    own_second = next((word for word in words[1:] if len(word) > 1), None)
+    return GivenNames(words[0] if words else None, tuple(middle), suffix or other_suffix, own_second)
 
 
 def surname(last_name: str | None) -> Surname:

@@ -53,7 +53,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     record_count: int
     first_name: str | None
     middle_names: tuple[str, ...]
-    is_compound: bool  # the first name has further words, and no initials
+    further_name: str | None  # the first name's own second word, where it is no initial
     last_name: str | None
     surname_tokens: tuple[str, ...]
     suffix: str | None
@@ -282,7 +282,7 @@ def _candidate(line: int, entry: _Line, birth_date: date | None, names: _Names) 
         record_count=_record_count(entry.record_count),
         first_name=given.first,
         middle_names=given.middle,
-        is_compound=given.is_compound,
+        further_name=given.further,
         last_name=last.joined,
         surname_tokens=last.tokens,
         suffix=last.suffix or given.suffix,

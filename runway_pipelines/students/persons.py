@@ -98,7 +98,7 @@ class Persons:
     """A tenant's students: a row each in ``people``, one for each way of writing in ``variants``, IDs in ``codes``."""
 
     people: pa.Table  # person, student_unique_id, school_ids, grade, is_multiple_birth, is_divided
-    # person, first_name, is_compound, initials, last_name, surname_tokens, suffix, birth_date, sex, and how many
+    # person, first_name, further_name, initials, last_name, surname_tokens, suffix, birth_date, sex, and how many
     # students have its names: first_name_students, last_name_students
     variants: pa.Table
     codes: pa.Table  # person, id_type, student_id

@@ -37,7 +37,7 @@ _AVERAGE_NAMES = 500
 
 _TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
 _CANDIDATE = {
-    "line": pa.int32(), "first_name": _TEXT, "is_compound": pa.bool_(), "initial": _TEXT, "initials": _TEXTS,
+    "line": pa.int32(), "first_name": _TEXT, "further_name": _TEXT, "initial": _TEXT, "initials": _TEXTS,
     "last_name": _TEXT, "last_name_plain": _TEXT, "surname_tokens": _TEXTS, "suffix": _TEXT, "birth_date": _TEXT,
     "school_id": _TEXT, "student_ids": _TEXTS, "sex": _TEXT, "grade": pa.int32(),
 }  # fmt: skip
@@ -91,11 +91,11 @@ _CHOSEN = """
 select line, is_multiple_birth, is_divided,
     coalesce(bool_or(suffix_l <> suffix_r) and not bool_or(suffix_l = suffix_r), false) as suffix_differs,
     coalesce(any_value(called.students), 0)::int as namesakes,
-    not bool_or(compound_l = compound_r) as is_half_named
+    not bool_or(further_l is not distinct from further_r) as is_half_named
 from (
     select line, is_multiple_birth, is_divided, candidate.first_name,
         candidate.suffix as suffix_l, student.suffix as suffix_r,
-        candidate.is_compound as compound_l, student.is_compound as compound_r
+        candidate.further_name as further_l, student.further_name as further_r
     from best join candidate using (line) join student on student.person = best.person where rank = 1
 ) left join (
     select first_name, any_value(first_name_students) as students from variant
@@ -159,7 +159,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     suffix_differs: bool = False
     namesakes: int = 0  # how many students have the candidate's first name
     has_namesake: bool = False  # another student of the school has the candidate's whole name
-    is_half_named: bool = False  # one is called ANA and the other ANA MARIA
+    is_half_named: bool = False  # one is called ANA MARIA, and the other ANA or ANA LUISA
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def _candidate_table(candidates: Sequence[Candidate]) -> pa.Table:
     columns = {
         "line": [each.line for each in candidates],
         "first_name": [each.first_name for each in candidates],
-        "is_compound": [each.is_compound for each in candidates],
+        "further_name": [each.further_name for each in candidates],
         "initial": [each.first_name[0] if each.first_name else None for each in candidates],
         "initials": [[word[0] for word in each.middle_names] or None for each in candidates],
         "last_name": [each.last_name for each in candidates],

@@ -22,7 +22,7 @@ _SUFFIXES = sorted(SUFFIXES)
 class WrittenNames:
     """Each way in which a row writes its student, in numbers: their order is that of the values they stand for."""
 
-    rows: pa.Table  # person, first_name, is_compound, initials, last_name, suffix, birth_date, sex
+    rows: pa.Table  # person, first_name, further_name, initials, last_name, suffix, birth_date, sex
     values: Mapping[str, pa.Array]  # by column
     surname_tokens: pa.Array  # by the last name's number
 
@@ -45,6 +45,7 @@ def read_names(students: pa.Table) -> WrittenNames:
     codes, code_places = read_once(written["generation_code_suffix"], suffix_of)
     sexes, sex_places = read_once(written["birth_sex"], sex_letter)
     first_names = numbered_texts([name.first for name in given]).at(given_places)
+    further_names = numbered_texts([name.further for name in given]).at(given_places)
     last_names = numbered_texts([name.joined for name in last]).at(last_places)
     initials = _together(
         numbered_lists([_initials(name.middle) for name in given]).at(given_places),
@@ -60,7 +61,7 @@ def read_names(students: pa.Table) -> WrittenNames:
     rows = {
         "person": written["person"],
         "first_name": first_names.numbers,
-        "is_compound": pa.array([name.is_compound for name in given]).take(given_places),
+        "further_name": further_names.numbers,
         "initials": initials.numbers,
         "last_name": last_names.numbers,
         "suffix": suffix,
@@ -71,6 +72,7 @@ def read_names(students: pa.Table) -> WrittenNames:
         rows=pa.table(rows),
         values={
             "first_name": first_names.values,
+            "further_name": further_names.values,
             "initials": initials.values,
             "last_name": last_names.values,
             "suffix": pa.array(_SUFFIXES, pa.string()),

@@ -200,6 +200,14 @@ def test_a_half_named_twin_is_reviewed() -> None:
     )
 
 
+def test_a_twin_with_another_second_name_is_reviewed() -> None:
+    """Maximino José is not Maximino Espiridión José, whose twin he may be: the second name is a name too."""
+    known = student("1252587", "Maximino Espiridión", "Tórrez Huguet", "2010-01-31", middle_name="José Mari")
+    for called, expected in (("maximino josé", "review"), ("maximino espiridion", "accept")):
+        row = candidate(called, "torrez huguet", "01312010", ["1252588"])
+        assert verdict(answer(row, known))[0] == expected
+
+
 def test_a_mistyped_id_supports_nobody_of_a_multiple_birth() -> None:
     twin = student("1203524", "Ana", "Quist", "2010-01-31", is_multiple_birth=True)
     assert verdict(answer(candidate("ana", "quist", "01312010", ["1203523"]), twin)) == ("review", "weak_evidence")

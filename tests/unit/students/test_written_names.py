@@ -58,7 +58,7 @@ def said(person: int, row: dict[str, Any], last_name: str | None) -> dict[str, A
     return {
         "person": person,
         "first_name": first.first,
-        "is_compound": first.is_compound,
+        "further_name": first.further,
         "initials": sorted({word[0] for word in words if word}) or None,
         "last_name": last.joined,
         "surname_tokens": list(last.tokens) or None,
