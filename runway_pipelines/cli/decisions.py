@@ -271,7 +271,7 @@ def _end_of(day: datetime, *, longest: timedelta) -> datetime:
 
 def _require(value: object, option: str) -> None:
     if not value:
-        raise click.UsageError(f"Expected {option}; got none. To do: say it, with --guard, --until and --reason.")
+        raise click.UsageError(f"Expected {option}; got none. To do: add it; the examples in --help have it.")
 
 
 @click.command(

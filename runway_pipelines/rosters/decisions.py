@@ -19,7 +19,7 @@ from psycopg import Connection
 
 from runway_pipelines.errors import DecisionRefused, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
-from runway_pipelines.rosters.audit import complete_begun, on_record
+from runway_pipelines.rosters.audit import complete_begun, entries, on_record
 from runway_pipelines.rosters.holds import (
     LEAST_SHA256,
     SHA256_SHOWN,
@@ -33,6 +33,7 @@ from runway_pipelines.rosters.manifest import Manifest, Pointer, Signature, lock
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import (
     copy_again,
+    list_manifests,
     point,
     previous_of,
     publish,
@@ -190,10 +191,11 @@ def _roll_back(case: _Case) -> TenantOutcome:
         )
         outcome = _publish(case, pinned, manifest)
         delete_hold(case.context.store, case.tenant)
+    what = f"rolled back to {sha256[:SHA256_SHOWN]} with {manifest.students:,} students, and pinned {case.signature}"
     return replace(
         outcome,
         status=TenantStatus.PINNED,
-        reason=f"rolled back to {sha256[:SHA256_SHOWN]} and pinned {case.signature}; {outcome.reason}",
+        reason=f"{what}; {outcome.reason}",
         pinned_at=case.signature.at,
     )
 
@@ -257,7 +259,24 @@ def _target(case: _Case) -> str:
         return pointer.previous_sha256
     if len(named) < LEAST_SHA256:
         raise refusal(f"at least the first {LEAST_SHA256} digits of a snapshot", f"{len(named)} digits", remedy)
-    return whole_sha256(case.context.store, case.tenant, named)
+    found = whole_sha256(case.context.store, case.tenant, named)
+    if not _was_published(case, found):
+        raise refusal(
+            "a snapshot that was published",
+            f"{found[:SHA256_SHOWN]}, a candidate that never was",
+            f"choose another; what is held is published with runway-pipelines rosters approve {case.tenant}",
+        )
+    return found
+
+
+def _was_published(case: _Case, sha256: str) -> bool:
+    """Whether it is or was: each manifest names what was published when it was taken, each decision what was before."""
+    pointer, store, tenant = case.pointer, case.context.store, case.tenant
+    if pointer is not None and sha256 in (pointer.sha256, pointer.previous_sha256):
+        return True
+    return any(manifest.previous_sha256 == sha256 for manifest in list_manifests(store, tenant)) or any(
+        entry.from_sha256 == sha256 for entry in entries(store, tenant)
+    )
 
 
 def _acceptable(case: _Case, sha256: str) -> Manifest:

@@ -119,6 +119,20 @@ def test_the_steps_of_what_is_recorded_begin_and_end_with_the_record(name: str) 
     assert ", ".join(map(kind_of, world.s3.changed)) == RECORDED[name]
 
 
+@pytest.mark.parametrize("ending", [REJECT, WHOLE], ids=["rejected", "replaced by data that are back"])
+def test_a_rollback_publishes_no_candidate_that_never_was(ending: Step) -> None:
+    world = world_after(WHOLE, MORE, HALF, ending)
+    published = world.pointer
+    assert world.take(Step("rollback", named=ROSTERS["half"].sha256)) is None
+    assert world.pointer == published
+
+
+def test_a_rollback_leads_back_to_what_was_rolled_back_from() -> None:
+    world = world_after(WHOLE, MORE, ROLLBACK)
+    assert world.take(Step("rollback", named=ROSTERS["one more"].sha256)) is not None
+    assert world.pointer is not None and world.pointer.sha256 == ROSTERS["one more"].sha256
+
+
 # any sequence
 
 
