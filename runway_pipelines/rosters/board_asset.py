@@ -28,7 +28,12 @@ from runway_pipelines.systems.aws.object_store import ObjectStore
 
 BOARD = dg.AssetKey(["rosters", "board"])
 SENSOR_NAME = "roster_board_sensor"
-MADE_OF = [PARTNER_ROSTER_INDEX, EDU_CONNECTION]
+# Of no partition: the board is made of the documents as they are. Dagster would call it unsynced beside each partner's
+# newest event, and for ever beside a partner that has none.
+MADE_OF = [
+    dg.AssetDep(key, partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
+    for key in (PARTNER_ROSTER_INDEX, EDU_CONNECTION)
+]
 HTML = "text/html; charset=utf-8"
 # A materialization takes up to 10 KB of Dagster's storage for 90 days: one an hour while nothing changes.
 RECORDED_EVERY = timedelta(hours=1)
@@ -157,8 +162,7 @@ def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDef
         board = make_and_store(context.instance, rosters, now, advice)
         # To the microsecond: a run that ended in the same second, before, would make it again.
         at, numbers = now.isoformat(), json.dumps([row_numbers(row) for row in board.partners])
-        is_recorded = numbers == cursor.numbers and not is_due(cursor.recorded_at, now, RECORDED_EVERY)
-        if is_recorded and not _is_behind(context.instance, datetime.fromisoformat(cursor.recorded_at)):
+        if numbers == cursor.numbers and not is_due(cursor.recorded_at, now, RECORDED_EVERY):
             kept = BoardCursor(at, cursor.recorded_at, numbers)
             return dg.SensorResult(skip_reason=f"{board.summary}, as before", cursor=kept.to_json())
         return dg.SensorResult(
@@ -173,12 +177,6 @@ def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDef
 def row_numbers(row: PartnerRow) -> list[object]:
     """What has changed when a materialization is worth recording: ages always have."""
     return [row.partner_id, row.fresh, row.stale, row.held, row.failed, row.never, row.trouble]
-
-
-def _is_behind(instance: dg.DagsterInstance, recorded_at: datetime) -> bool:
-    """Whether what the board is made of was materialized since. Dagster would call the board unsynced."""
-    newest = [instance.fetch_materializations(key, limit=1).records for key in MADE_OF]
-    return any(record.timestamp > recorded_at.timestamp() for records in newest for record in records)
 
 
 def _has_ended(instance: dg.DagsterInstance, since: datetime) -> bool:

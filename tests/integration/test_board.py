@@ -12,6 +12,8 @@ from typing import Any
 import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 
 from runway_pipelines.cli import main
 from runway_pipelines.cli.exit_codes import ExitCode
@@ -85,7 +87,7 @@ def test_the_first_tick_makes_the_page_and_records_the_numbers(night: Night) -> 
     assert head["ContentType"] == "text/html; charset=utf-8"
 
 
-def test_a_later_tick_makes_it_again_when_a_run_ended_and_records_it_when_something_is_new(night: Night) -> None:
+def test_a_later_tick_makes_it_again_when_a_run_ended_and_records_it_when_it_changed(night: Night) -> None:
     idle = night.tick(night.made.cursor)
     assert not idle.asset_events
     assert idle.cursor == night.made.cursor
@@ -95,16 +97,23 @@ def test_a_later_tick_makes_it_again_when_a_run_ended_and_records_it_when_someth
     again = night.tick(night.made.cursor)
     assert not again.asset_events and "as before" in again.skip_message
     assert json.loads(again.cursor)["recorded_at"] == json.loads(night.made.cursor)["recorded_at"]
-    index = dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=night.partner.partner_id)
-    night.instance.report_runless_asset_event(index)  # as a run does that finds nothing new
-    due = json.dumps(json.loads(again.cursor) | {"made_at": "2026-11-01T00:00:00+00:00"})
-    assert night.tick(due).asset_events, "Dagster would call the board unsynced"
     confirmed_at = night.partner.pointer("north").verified_at  # type: ignore[union-attr]
     night.partner.change_index("north", refreshed_at="2026-01-01T00:00:00+00:00")
     hour_ago = json.dumps(json.loads(again.cursor) | {"made_at": "2026-11-01T00:00:00+00:00"})
     (event,) = night.tick(hour_ago).asset_events
     night.partner.change_index("north", refreshed_at=confirmed_at)
     assert (event.metadata["fresh"].value, event.metadata["stale"].value) == (0, 1)
+
+
+def test_dagster_never_calls_the_board_unsynced(night: Night) -> None:
+    """A partner without credentials has no materialization, and the others get newer ones each night."""
+    night.instance.report_runless_asset_event(night.made.asset_events[0])
+    index = dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=night.partner.partner_id)
+    night.instance.report_runless_asset_event(index)
+    graph = definitions().get_repository_def().asset_graph
+    stale = CachingStaleStatusResolver(night.instance, graph, LoadingContextForTest(night.instance))
+    assert stale.get_stale_causes(BOARD) == []
+    assert stale.get_status(BOARD) is StaleStatus.FRESH
 
 
 def test_what_was_recorded_long_ago_is_deleted_and_the_newest_stays(night: Night) -> None:
