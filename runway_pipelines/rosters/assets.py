@@ -243,7 +243,7 @@ def _registered_partner(context: dg.AssetExecutionContext, rosters: RosterServic
         published = sum(1 for _ in published_keys(rosters.store, partner_id, with_snapshots=False))
         context.log.warning(
             f"{partner_id}: {published} files are still published; to delete them, run "
-            f"runway-pipelines rosters purge {partner_id}"
+            f"runway-pipelines rosters purge {partner_id} --reason '...'"
         )
         raise
 

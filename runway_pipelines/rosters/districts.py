@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # A reason ends with what to do about it: our errors' remedy, a hold's commands, the end of a pin.
 _WHAT_TO_DO = re.compile(
-    r"\s*(?:To do: (?P<remedy>.+)|(?P<commands>(?:To see what would change|To publish it all the same|To publish again)"
-    r": .+))\Z",
+    r"\s*(?:To do: (?P<remedy>.+)|(?P<steps>(?:If it is another partner's warehouse|To see what would change"
+    r"|To publish it all the same|To release it|To publish again): .+))\Z",
     re.DOTALL,
 )
 _SINCE = re.compile(r"\Aheld since [0-9: -]+ UTC: ")  # the board says it beside the state
@@ -210,7 +210,7 @@ def _step(
         case DistrictState.HELD if to_do:
             return to_do
         case DistrictState.HELD if entry.since is not None:
-            return f"{advice.command} rosters show {tenant} says what may be decided"
+            return f"{advice.command} rosters show {tenant}"
         case DistrictState.HELD:
             return f"correct the data in the warehouse, then {_refresh(partner_id, advice)}"
         case DistrictState.FAILED if to_do:
@@ -224,7 +224,7 @@ def _step(
         case DistrictState.STALE | DistrictState.NEVER:
             return _refresh(partner_id, advice)
         case DistrictState.LEFT:
-            return f"{advice.command} rosters purge {tenant} deletes what is still published"
+            return f"{advice.command} rosters purge {tenant} --reason '...' deletes what is still published"
         case _:
             return ""
 
@@ -249,9 +249,9 @@ def _split(reason: str) -> tuple[str, str]:
     found = _WHAT_TO_DO.search(reason)
     if found is None:
         return reason, ""
-    to_do = (found["remedy"] or found["commands"]).strip().rstrip(".")
-    # Two commands are two lines: one copies one of them.
-    return reason[: found.start()].rstrip("."), to_do.replace(". To publish it all", "\nTo publish it all")
+    to_do = (found["remedy"] or found["steps"]).strip().rstrip(".")
+    # Each step is a line: one copies one command.
+    return reason[: found.start()].rstrip("."), re.sub(r"\. (?=To (?:see|publish) )", "\n", to_do)
 
 
 def what_to_do(reason: str) -> str:

@@ -19,7 +19,7 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import on_record
 from runway_pipelines.rosters.earlier import carried_on
 from runway_pipelines.rosters.guards import GUARD_NAMES, as_warnings, holding
-from runway_pipelines.rosters.holds import SHA256_SHOWN, Hold, delete_hold, held_for, what_to_do, write_hold
+from runway_pipelines.rosters.holds import SHA256_SHOWN, Hold, delete_hold, held_for, write_hold
 from runway_pipelines.rosters.judgement import judged, manifest_of
 from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer, Signature
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus, refused
@@ -150,14 +150,14 @@ def _held(
         entry = _entry(context, tenant, "hold", hold.published_sha256, hold.sha256, {"guards": ", ".join(hold.guards)})
         with on_record(context.store, entry, context.now):
             write_hold(context.store, tenant, hold)
-    command = what_to_do(tenant, hold.sha256, is_first=standing.published is None)
+    to_do = hold.what_to_do(tenant)
     return TenantOutcome(
         tenant,
         TenantStatus.HELD,
         hold.said_of(tenant),
         time.monotonic() - started,
         check_results=tuple(
-            replace(result, reason=f"{result.reason}. {command}") if result in holding(results) else result
+            replace(result, reason=f"{result.reason}. {to_do}") if result in holding(results) else result
             for result in results
         ),
         keys_written=keys_written,

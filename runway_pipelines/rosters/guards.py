@@ -273,8 +273,7 @@ def moved(place: Place | None, known: Collection[Place]) -> CheckResult:
         return _passed(WAREHOUSE_MOVED, "the warehouse is the one that it was" if known else "nothing to compare with")
     return _failed(
         WAREHOUSE_MOVED,
-        f"the roster comes from {place}; what is published came from {known_as(known)}. If that is another partner's "
-        "warehouse, do not approve: correct the secret",
+        f"the roster comes from {place}; what is published came from {known_as(known)}",
         {"places": 1},
     )
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from runway_pipelines.errors import DecisionRefused, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.freshness import moment_of
+from runway_pipelines.rosters.guards import WAREHOUSE_MOVED
 from runway_pipelines.rosters.manifest import (
     Signature,
     dump_document,
@@ -69,9 +70,14 @@ class Hold:
         return tuple(each.guard for each in self.reasons)
 
     @property
+    def digits(self) -> str:
+        """The candidate's sha256 as it is shown."""
+        return self.sha256[:SHA256_SHOWN]
+
+    @property
     def identity(self) -> str:
         """By which operators are told of a hold once: the candidate and its guards."""
-        return f"{self.sha256[:SHA256_SHOWN]} {','.join(self.guards)}"
+        return f"{self.digits} {','.join(self.guards)}"
 
     def said_of(self, tenant: PartnerTenant) -> str:
         """The hold in words, with its numbers and what to do."""
@@ -79,22 +85,25 @@ class Hold:
             return f"held, and held.json cannot be read: refresh {tenant}, which writes it anew"
         why = "; ".join(f"{each.guard}: {each.reason}" for each in self.reasons)
         if self.rejected is not None:
-            return f"the candidate {self.sha256[:SHA256_SHOWN]} was rejected {self.rejected.said} ({why})"
-        return f"held since {self.since[:16].replace('T', ' ')} UTC: {why}. " + what_to_do(
-            tenant, self.sha256, is_first=self.published_sha256 is None
-        )
+            said = f"the candidate {self.digits} was rejected {self.rejected.said} ({why})"
+        else:
+            said = f"held since {self.since[:16].replace('T', ' ')} UTC: {why}"
+        return f"{said}. {self.what_to_do(tenant)}"
+
+    def what_to_do(self, tenant: PartnerTenant) -> str:
+        """How to end it, to look at the candidate (which is compared with what is published), and to publish it."""
+        if self.rejected is not None:
+            return "To release it: correct the data in the warehouse, and refresh; another roster is judged anew"
+        steps = [f"To publish it all the same: runway-pipelines rosters approve {tenant} {self.digits} --reason '...'"]
+        if self.published_sha256 is not None:
+            steps.insert(0, f"To see what would change: runway-pipelines rosters diff {tenant}")
+        if WAREHOUSE_MOVED in self.guards:
+            wrong = f"If it is another partner's warehouse: correct the secret of {tenant.partner_id}, approve nothing"
+            steps.insert(0, wrong)
+        return ". ".join(steps)
 
 
 UNREADABLE = Hold("", "", "", (HoldReason("unreadable", "held.json cannot be read"),), None, 0, "", "", "")
-
-
-def what_to_do(tenant: PartnerTenant, sha256: str, *, is_first: bool) -> str:
-    """How to look at a candidate (which is compared with what is published), and to publish it all the same."""
-    look = "" if is_first else f"To see what would change: runway-pipelines rosters diff {tenant}. "
-    return (
-        f"{look}To publish it all the same: "
-        f"runway-pipelines rosters approve {tenant} {sha256[:SHA256_SHOWN]} --reason '...'"
-    )
 
 
 def held_for(results: Sequence[CheckResult]) -> tuple[HoldReason, ...]:

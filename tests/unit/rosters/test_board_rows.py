@@ -24,6 +24,16 @@ HELD = (
     "runway-pipelines rosters diff acme/north. To publish it all the same: "
     "runway-pipelines rosters approve acme/north 1a2b3c4d5e6f --reason '...'"
 )
+MOVED = (
+    "held since 2026-11-28 02:03 UTC: warehouse_moved: the roster comes from b; what is published came from a. If it "
+    "is another partner's warehouse: correct the secret of acme, approve nothing. To see what would change: "
+    "runway-pipelines rosters diff acme/north. To publish it all the same: runway-pipelines rosters approve acme/north "
+    "1a2b3c4d5e6f --reason '...'"
+)
+REJECTED = (
+    "the candidate 1a2b3c4d5e6f was rejected by ann: wrong load (students_lost: 640 are gone). To release it: correct "
+    "the data in the warehouse, and refresh; another roster is judged anew"
+)
 REFUSED = "Expected students of north in the warehouse; got none. To do: correct the tenant code."
 NO_SECRET = "Expected the secret dev-acme; got no secret of that name. To do: create it."
 PINNED = (
@@ -90,6 +100,24 @@ def district(one: IndexEntry) -> District:
             "To see what would change: runway-pipelines rosters diff acme/north\nTo publish it all the same: "
             "runway-pipelines rosters approve acme/north 1a2b3c4d5e6f --reason '...'",
             id="held for a person",
+        ),
+        pytest.param(
+            entry(status="held", age=27, reason=MOVED, since=ago(20)),
+            "held",
+            "warehouse_moved: the roster comes from b; what is published came from a",
+            "since 2026-11-28 02:30 UTC",
+            "If it is another partner's warehouse: correct the secret of acme, approve nothing\n"
+            "To see what would change: runway-pipelines rosters diff acme/north\nTo publish it all the same: "
+            "runway-pipelines rosters approve acme/north 1a2b3c4d5e6f --reason '...'",
+            id="held, perhaps with another partner's key",
+        ),
+        pytest.param(
+            entry(status="held", age=27, reason=REJECTED, since=ago(20)),
+            "held",
+            "the candidate 1a2b3c4d5e6f was rejected by ann: wrong load (students_lost: 640 are gone)",
+            "since 2026-11-28 02:30 UTC",
+            "To release it: correct the data in the warehouse, and refresh; another roster is judged anew",
+            id="rejected",
         ),
         pytest.param(
             entry(status="held", age=None, reason=REFUSED),
@@ -161,7 +189,7 @@ def district(one: IndexEntry) -> District:
             "left",
             STILL_PUBLISHED,
             "",
-            "runway-pipelines rosters purge acme/north deletes what is still published",
+            "runway-pipelines rosters purge acme/north --reason '...' deletes what is still published",
             id="left",
         ),
         pytest.param(
@@ -346,7 +374,7 @@ def test_a_command_can_be_copied_by_itself() -> None:
         ),
         "runway-pipelines doctor --partner acme": entry(status="failed", reason="no"),
         "runway-pipelines rosters unpin acme/north --reason '...'": entry(status="pinned", age=99, since=ago(9)),
-        "runway-pipelines rosters purge acme/north": entry(status=DEPARTED),
+        "runway-pipelines rosters purge acme/north --reason '...'": entry(status=DEPARTED),
     }
     for command, one in steps.items():
         assert f"<code>{escape(command)}</code>" in board_page(board_of(partner("acme", one)))
