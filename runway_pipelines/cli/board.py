@@ -38,6 +38,7 @@ STYLES = {
 }
 MOST_GROUPS = 3  # of a partner, beside all others
 MOST_NAMES = 8
+MOST_CHANGES = 5
 
 
 @click.command(
@@ -155,6 +156,11 @@ def print_board(to: Console, board: Board, *, most_groups: int | None) -> None:
             to.print(Text(f"\n{row.partner_id}", style="bold"))
         for line in lines:
             to.print(line, soft_wrap=True, highlight=False)
+    to.print(Text(f"\n{board.changes}."))
+    for partner_id, district, change in board.changed[:MOST_CHANGES]:
+        to.print(Text(f"  {partner_id}/{district.tenant_code}: {change.in_words}"), soft_wrap=True, highlight=False)
+    if left := len(board.changed[MOST_CHANGES:]):
+        to.print(Text(f"  and {left:,} more: rosters list --json has all"))
 
 
 def _partners_table(board: Board) -> Table:
@@ -215,7 +221,7 @@ def _group_lines(group: DistrictGroup, *, with_step: bool) -> Iterator[Text]:
 
 def _next(line: str) -> str:
     """A line of a next step; some say themselves what they are for."""
-    return line if line.startswith("To ") else f"Next: {line}"
+    return line if line.startswith(("To ", "If ")) else f"Next: {line}"
 
 
 def _districts_table(rows: list[PartnerRow]) -> Table:

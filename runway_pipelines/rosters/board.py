@@ -16,10 +16,21 @@ from typing import TYPE_CHECKING, Any
 from runway_pipelines.credentials.key_hygiene import NO_KEY_FACTS, KeyFacts
 from runway_pipelines.operations.run_report import hours
 from runway_pipelines.rosters.advice import Advice
-from runway_pipelines.rosters.districts import COUNTED, District, DistrictState, district_document, districts_of
+from runway_pipelines.rosters.districts import (
+    COUNTED,
+    Change,
+    District,
+    DistrictState,
+    district_document,
+    districts_of,
+    in_order,
+)
 
 if TYPE_CHECKING:
     from runway_pipelines.rosters.index import IndexEntry
+
+RECENT = timedelta(days=1)  # what changed last night
+_COUNTS = ("added", "removed", "changed")
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,29 @@ class Board:
         return max((row.oldest_hours for row in self.partners if row.oldest_hours is not None), default=None)
 
     @property
+    def changed(self) -> list[tuple[str, District, Change]]:
+        """The districts whose roster changed within `RECENT`, with their partners, the greatest change first."""
+        since = self.made_at - RECENT
+        found = [
+            (row.partner_id, district, district.change)
+            for row in self.partners
+            for district in row.districts
+            if district.change is not None and datetime.fromisoformat(district.change.at) > since
+        ]
+        return sorted(found, key=lambda each: (-each[2].size, each[0], in_order(each[1].tenant_code)))
+
+    @property
+    def changes(self) -> str:
+        """What changed, in one sentence for a person."""
+        within = f"within the last {hours(RECENT):g} hours"
+        changed = [change for _, _, change in self.changed]
+        if not changed:
+            return f"No roster changed {within}"
+        came, went, other = (sum(getattr(each, name) or 0 for each in changed) for name in _COUNTS)
+        rosters = "1 roster" if len(changed) == 1 else f"{len(changed):,} rosters"
+        return f"{rosters} changed {within}: {came:,} students came, {went:,} went, {other:,} changed"
+
+    @property
     def is_fine(self) -> bool:
         """Whether every roster of every partner is fresh."""
         return all(row.is_fine for row in self.partners)
@@ -130,6 +164,7 @@ class Board:
             "districts": sum(self.totals.values()),
             **self.totals,
             "oldest_hours": self.oldest_hours,
+            "rosters_changed": len(self.changed),
             "partners": [_partner_document(row) for row in self.partners],
         }
 
@@ -191,7 +226,7 @@ def _step_of_partner(row: PartnerRow, advice: Advice) -> str:
         return ""
     worst = [district for district in listed if district.state is listed[0].state]
     if len({district.next_step for district in worst}) == 1:
-        return worst[0].next_step
+        return worst[0].next_step.partition("\n")[0]  # the first; the others are below it
     if worst[0].state is DistrictState.HELD:
         return f"{advice.command} rosters holds {partner}"
     return f"{advice.command} rosters status {partner}"

@@ -84,11 +84,16 @@ def make_and_store(instance: dg.DagsterInstance, rosters: RosterServices, now: d
 
 def board_metadata(board: Board, store: ObjectStore) -> Mapping[str, dg.MetadataValue | int | float | str]:
     """The numbers that Dagster plots, and the partners as a table."""
-    metadata: dict[str, dg.MetadataValue | int | float | str] = {**board.totals, "partners": len(board.partners)}
+    metadata: dict[str, dg.MetadataValue | int | float | str] = {
+        **board.totals,
+        "partners": len(board.partners),
+        "rosters changed": len(board.changed),
+    }
     if board.oldest_hours is not None:
         metadata["oldest hours"] = board.oldest_hours
     metadata["dagster/uri"] = store.uri(BOARD_KEY)
     metadata["summary"] = board.summary
+    metadata["what changed"] = board.changes
     if board.partners:
         metadata["board"] = dg.MetadataValue.table(list(map(_record, board.partners[:MOST_PARTNERS])))
     return metadata

@@ -11,7 +11,7 @@ from datetime import UTC
 from html import escape
 
 from runway_pipelines.operations.run_report import hours
-from runway_pipelines.operations.wording import first_few
+from runway_pipelines.operations.wording import first_few, minute
 from runway_pipelines.rosters.advice import COMMAND
 from runway_pipelines.rosters.board import Board, PartnerRow
 from runway_pipelines.rosters.districts import COUNTED, DistrictGroup, grouped
@@ -22,6 +22,7 @@ MADE_EVERY_MINUTES = 15
 # More of a partner are in the terminal. A page of 30 partners with so many each opens within a second.
 MOST_GROUPS = 25
 MOST_NAMES = 40
+MOST_CHANGES = 50
 _ADDRESS = re.compile(r"https?://[^\s<>\"']+")
 _COMMAND = re.compile(rf"{COMMAND} .+?(?=, then |, mend | says | deletes |\n|\Z)")
 _BAR_WIDTH = 120
@@ -96,6 +97,7 @@ def board_page(board: Board) -> str:
             *_head(board),
             *_partners(board),
             *(part for row in to_look_at for part in _partner(row)),
+            *_changes(board),
             "</body></html>\n",
         ]
     )
@@ -103,7 +105,8 @@ def board_page(board: Board) -> str:
 
 def _head(board: Board) -> Iterator[str]:
     made = f"{board.made_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    yield f"<header><h1>Cross-year rosters</h1><p>{escape(board.summary)}.</p>"
+    yield f"<header><h1>Cross-year rosters</h1><p>{escape(board.summary)}. "
+    yield f'<a href="#changes">{escape(board.changes)}</a>.</p>'
     yield (
         f'<p class="quiet">As of {made}. A roster is fresh while the warehouse has confirmed it within '
         f"{hours(board.most_age):g} hours. This page is made every {MADE_EVERY_MINUTES} minutes and after each run; if "
@@ -172,20 +175,43 @@ def _partner(row: PartnerRow) -> Iterator[str]:
     if not row.school_years:
         yield '<p class="quiet">It publishes to no school year: what is fresh is kept as a snapshot alone.</p>'
     groups = grouped(row.to_look_at)
-    yield from map(_group, groups[:MOST_GROUPS])
+    # The partner's own next step comes first where it has no credentials.
+    yield from (_group(group, with_step=not row.keys.trouble) for group in groups[:MOST_GROUPS])
     if left := sum(len(group.districts) for group in groups[MOST_GROUPS:]):
         yield f'<p class="quiet">and {left:,} more: runway-pipelines rosters status {escape(row.partner_id)}</p>'
     yield "</section>"
 
 
-def _group(group: DistrictGroup) -> str:
+def _changes(board: Board) -> Iterator[str]:
+    """What changed last night, the greatest change first."""
+    changed = board.changed
+    yield f'<section id="changes"><h2>What changed</h2><p>{escape(board.changes)}.</p>'
+    if changed:
+        yield '<table><thead><tr><th scope="col">district</th><th scope="col">when (UTC)</th>'
+        yield '<th scope="col" class="number">students</th><th scope="col">what</th></tr></thead><tbody>'
+    for partner_id, district, change in changed[:MOST_CHANGES]:
+        yield (
+            f'<tr><th scope="row">{escape(partner_id)}/{escape(district.tenant_code)}</th>'
+            f'<td class="words" data-label="when (UTC)">{escape(minute(change.at))}</td>'
+            f'<td class="number" data-label="students">{district.students:,}</td>'
+            f'<td data-label="what">{escape(change.in_words)}</td></tr>'
+        )
+    if changed:
+        yield "</tbody></table>"
+    if left := len(changed[MOST_CHANGES:]):
+        yield f'<p class="quiet">and {left:,} more: runway-pipelines rosters list</p>'
+    yield "</section>"
+
+
+def _group(group: DistrictGroup, *, with_step: bool) -> str:
     first = group.first
     names = first_few([district.tenant_code for district in group.districts], MOST_NAMES)
     count = f"{len(group.districts):,} districts: " if len(group.districts) > 1 else ""
     state = first.state.value + (", pinned" if first.is_pinned else "")
     since = f" · {escape(group.since_in_words)}" if group.since_in_words else ""
     reason = f"<p>{escape(first.reason)}</p>" if first.reason else ""
-    step = "".join(f'<p class="step">{_marked_up(line)}</p>' for line in first.next_step.splitlines())
+    lines = first.next_step.splitlines() if with_step else []
+    step = "".join(f'<p class="step">{_marked_up(line)}</p>' for line in lines)
     return (
         f'<div class="group {first.state.value}"><p><span class="pill {first.state.value}">{state}</span>'
         f'{count}<b>{escape(names)}</b><span class="quiet">{since}</span></p>{reason}{step}</div>'

@@ -59,6 +59,28 @@ COUNTED = (
 
 
 @dataclass(frozen=True)
+class Change:
+    """What a district's newest roster brought, in students; no counts where it was not compared. ``at`` is ISO 8601."""
+
+    at: str
+    added: int | None
+    removed: int | None
+    changed: int | None
+
+    @property
+    def size(self) -> int:
+        """How many students it concerns."""
+        return (self.added or 0) + (self.removed or 0) + (self.changed or 0)
+
+    @property
+    def in_words(self) -> str:
+        """The counts for a person."""
+        if self.added is None or self.removed is None or self.changed is None:
+            return "a first roster, or one that was not compared"
+        return f"{self.added:,} came, {self.removed:,} went, {self.changed:,} changed"
+
+
+@dataclass(frozen=True)
 class District:
     """One district. Moments are ISO 8601 in UTC.
 
@@ -77,6 +99,12 @@ class District:
     students: int
     lines: int
     is_pinned: bool = False
+    change: Change | None = None
+
+    @property
+    def last_change(self) -> str:
+        """When its roster changed last, and how, for a person."""
+        return "unknown" if self.change is None else f"{_minute(self.change.at)}: {self.change.in_words}"
 
     @property
     def needs_a_look(self) -> bool:
@@ -151,7 +179,12 @@ def district_of(
         students=entry.students,
         lines=entry.lines,
         is_pinned=entry.status == "pinned",
+        change=None if entry.changed_at is None else _change(entry, entry.changed_at),
     )
+
+
+def _change(entry: IndexEntry, at: str) -> Change:
+    return Change(at, entry.students_added, entry.students_removed, entry.students_changed)
 
 
 def _state(entry: IndexEntry, age: timedelta | None, most_age: timedelta) -> DistrictState:

@@ -253,6 +253,7 @@ def _roster_row(district: District) -> dg.TableRecord:
             "lines": district.lines,
             "students": district.students,
             "refreshed_at": minute(district.confirmed_at) if district.confirmed_at else None,
+            "last change": district.last_change,
         }
     )
 

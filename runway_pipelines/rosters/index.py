@@ -36,6 +36,7 @@ class IndexEntry:
     """One tenant. ``refreshed_at`` (ISO 8601, UTC) is when the warehouse last confirmed what is published, ``status``
     how the last try ended. ``since`` is when a person's decision was first needed, or made (held, pinned);
     ``failing_since`` is when the first of the tries ended that failed, or were refused by a check, without a break.
+    ``changed_at`` is when a new roster was published last, and the counts are its manifest's.
     """
 
     tenant_code: str
@@ -47,6 +48,10 @@ class IndexEntry:
     students: int = 0
     since: str | None = None
     failing_since: str | None = None
+    changed_at: str | None = None
+    students_added: int | None = None
+    students_removed: int | None = None
+    students_changed: int | None = None
 
     @property
     def name(self) -> str:
@@ -238,8 +243,16 @@ def _after(entry: IndexEntry, outcome: TenantOutcome, now: datetime) -> IndexEnt
         )
     # Of a superseded run it is the other run's moment: this run confirmed nothing.
     verified_at = None if outcome.verified_at is None else moment_of(outcome.verified_at)
-    return IndexEntry(
-        tenant_code=entry.tenant_code,
+    if outcome.status is TenantStatus.NEW:
+        entry = replace(
+            entry,
+            changed_at=_stored(now),
+            students_added=outcome.manifest.students_added,
+            students_removed=outcome.manifest.students_removed,
+            students_changed=outcome.manifest.students_changed,
+        )
+    return replace(
+        entry,
         status=outcome.status.value,
         reason=outcome.reason,
         refreshed_at=entry.refreshed_at if verified_at is None else _stored(verified_at),
@@ -247,6 +260,7 @@ def _after(entry: IndexEntry, outcome: TenantOutcome, now: datetime) -> IndexEnt
         lines=outcome.manifest.lines,
         students=outcome.manifest.students,
         since=outcome.pinned_at,
+        failing_since=None,
     )
 
 

@@ -362,6 +362,7 @@ def test_the_page_loads_nothing_and_links_to_dagster_alone() -> None:
     links = {attributes["href"] for tag, attributes in tags if tag == "a"}
     assert links == {
         "#partner-acme",
+        "#changes",
         "http://127.0.0.1:3000/assets/rosters/partner_roster_index?view=partitions&partition=acme",
     }
     assert "url(" not in board_page(made)
@@ -398,3 +399,47 @@ def test_known_key_facts_grow_older_with_the_time_that_passed() -> None:
     assert facts == KeyFacts(5, "5 days ago")
     assert KeyFacts(3, "never").later(timedelta(days=1)) == KeyFacts(4, "never")
     assert KeyFacts().later(timedelta(days=9)) == KeyFacts()
+
+
+def changed(code: str, age: float, *counts: int | None) -> IndexEntry:
+    added, removed, other = counts or (None, None, None)
+    return replace(
+        entry(code),
+        changed_at=ago(age),
+        students_added=added,
+        students_removed=removed,
+        students_changed=other,
+    )
+
+
+def test_what_changed_last_night_is_told_the_greatest_change_first() -> None:
+    made = board_of(
+        partner("acme", changed("a", 20, 1, 2, 3), changed("old", 25, 9, 9, 9), entry("b")),
+        partner("other", changed("c", 2, 1_000, 0, 40), changed("first", 3)),
+    )
+    assert [(partner_id, district.tenant_code) for partner_id, district, _ in made.changed] == [
+        ("other", "c"),
+        ("acme", "a"),
+        ("other", "first"),
+    ]
+    assert made.changes == ("3 rosters changed within the last 24 hours: 1,001 students came, 2 went, 43 changed")
+    page = board_page(made)
+    for text in ("other/c", "1,000 came, 0 went, 40 changed", "a first roster, or one that was not compared"):
+        assert text in page
+    assert "acme/old" not in page
+    assert made.document()["rosters_changed"] == 3
+
+
+def test_a_night_without_changes_says_so() -> None:
+    made = board_of(partner("acme", entry("a")))
+    assert made.changes == "No roster changed within the last 24 hours"
+    assert made.changes in board_page(made)
+
+
+def test_a_partner_without_credentials_has_one_next_step() -> None:
+    """To materialize its index would fail again."""
+    page = board_page(
+        board_of(partner("acme", entry("a", "failed", None, NO_SECRET), keys=KeyFacts(trouble="no such secret")))
+    )
+    assert "put its secret into Secrets Manager" in page
+    assert "materialize" not in page

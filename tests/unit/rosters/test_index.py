@@ -1,14 +1,15 @@
-"""Since when a tenant fails, in its partner's index."""
+"""Since when a tenant fails, and what changed last, in its partner's index."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.holds import Hold, HoldReason
-from runway_pipelines.rosters.index import failing_since, record_outcomes
+from runway_pipelines.rosters.index import PartnerIndex, failing_since, record_outcomes
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from tests.factories import TENANT, manifest
 from tests.memory_store import MemoryS3, memory_store
@@ -58,3 +59,15 @@ def test_a_tenant_fails_since_the_first_failure_after_its_last_good_refresh(
     for night, outcome in enumerate(outcomes):
         record_outcomes(store, PARTNER, [outcome], "run", FIRST_NIGHT + timedelta(days=night))
     assert failing_since(store, PARTNER).get(TENANT.tenant_code) == since
+
+
+def test_what_the_newest_roster_brought_stays_until_another_comes() -> None:
+    store = memory_store(MemoryS3())
+    new = replace(GOOD, status=TenantStatus.NEW, manifest=manifest(students_added=3, students_removed=2))
+    index = None
+    for night, outcome in enumerate([new, GOOD, FAILED]):
+        index = record_outcomes(store, PARTNER, [outcome], "run", FIRST_NIGHT + timedelta(days=night))
+    assert index is not None
+    (entry,) = PartnerIndex.read(store, PARTNER).tenants
+    assert (entry,) == index.tenants
+    assert (entry.changed_at, entry.students_added, entry.students_removed) == (NIGHTS[0], 3, 2)
