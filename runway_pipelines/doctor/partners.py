@@ -15,20 +15,23 @@ from runway_pipelines.doctor.findings import CheckStatus, Finding, Seen, in_turn
 from runway_pipelines.errors import Permanent, RunwayError
 from runway_pipelines.operations.wording import first_few
 from runway_pipelines.partner_tenants.keys import checked_part, is_valid_part, shown
+from runway_pipelines.rosters.index import PLACES_ASKED, PublishedPlaces
 from runway_pipelines.rosters.query import READABLE_SQL
 from runway_pipelines.systems.aws.secret_versions import Unreadable
+from runway_pipelines.systems.snowflake.connection import is_elsewhere, known_as
 
 if TYPE_CHECKING:
     from runway_pipelines.credentials.partner_secrets import PartnerSecrets
     from runway_pipelines.partner_tenants.registry import Registry
     from runway_pipelines.rosters.services import RosterServices
     from runway_pipelines.systems.snowflake.client import EduSession
+    from runway_pipelines.systems.snowflake.connection import Place
 
 # Opening a session takes 20 s, nearly all of it waiting.
 PARTNERS_AT_ONCE = 4
 MOST_SHOWN = 5
 DATABASE_CHECKS = ("connection", "clock", "registry")
-PARTNER_CHECKS = ("registry", "secret", "fields", "login", "tables", "clock")
+PARTNER_CHECKS = ("registry", "secret", "fields", "login", "tables", "clock", "same warehouse")
 # Seconds since 1970: the one form in which no session's time zone has a say.
 CLOCK_SQL = "select date_part(epoch_second, current_timestamp())"
 
@@ -118,6 +121,7 @@ def _partner_steps(
             pass  # the driver reports some errors only while fetching
         yield Seen(CheckStatus.OK, "both tables, with every column that a roster needs")
         yield seen_clock("Snowflake's", lambda: _snowflake_time(session, tag), now)
+    yield seen_warehouse(services, registry, partner_id, connection.place)
 
 
 def _postgres_time(services: RosterServices) -> datetime | None:
@@ -143,6 +147,26 @@ def seen_partner(registry: Registry | None, partner_id: str) -> Seen:
         return replace(seen_error(error), status=CheckStatus.WARNING)
     years = ", ".join(map(str, partner.published_years)) or "no school year"
     return Seen(CheckStatus.OK, f"{len(partner.tenant_codes)} tenants, published for {years}")
+
+
+def seen_warehouse(services: RosterServices, registry: Registry | None, partner_id: str, place: Place) -> Seen:
+    """Whether the secret opens the warehouse that the published rosters come from: a key may be another partner's."""
+    partner = registry.partners.get(partner_id) if registry else None
+    if partner is None:
+        return Seen(CheckStatus.SKIPPED, "the registry does not say which rosters it has")
+    try:
+        known = PublishedPlaces(services.store, partner, at_most=PLACES_ASKED)()
+    except RunwayError:
+        return Seen(CheckStatus.SKIPPED, "the bucket cannot be read")
+    if not known:
+        return Seen(CheckStatus.OK, "nothing is published yet to compare it with")
+    if is_elsewhere(place, known):
+        return Seen(
+            CheckStatus.FAILED,
+            f"the secret opens {place}; what is published came from {known_as(known)}",
+            "correct the secret if it is another partner's key; if the partner moved, approve what is held",
+        )
+    return Seen(CheckStatus.OK, f"{place}, where the published rosters come from")
 
 
 def _previous_version(secrets: PartnerSecrets, partner_id: str) -> str:

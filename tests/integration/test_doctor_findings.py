@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 
@@ -27,7 +28,7 @@ from runway_pipelines.partner_tenants.registry import Registry
 from runway_pipelines.settings import load_settings
 from runway_pipelines.wiring import build_services
 from tests.integration.fault_proxy import fault_proxy
-from tests.integration.world import TestPartner, Warehouse, World
+from tests.integration.world import TestPartner, Warehouse, World, run_partner
 
 Checks = dict[tuple[str, str], dict[str, Any]]
 
@@ -127,6 +128,24 @@ def test_a_partners_first_failure_has_a_reason_and_a_fix_and_skips_the_rest(
     assert fix in checks[(subject, check)]["fix"]
     later = PARTNER_CHECKS[PARTNER_CHECKS.index(check) + 1 :]
     assert [checks[(subject, name)]["detail"] for name in later] == [f"{check} failed"] * len(later)
+
+
+def test_another_partners_key_is_no_good_key(world: World, instance: dg.DagsterInstance) -> None:
+    ours, theirs = world.partner(students(), ["north"]), world.partner(students(), ["north"])
+    assert run_partner(instance, ours).success
+    ours.put_secret(theirs.secret_text())
+    result, checks = doctor("--partner", ours.partner_id)
+    assert result.exit_code == ExitCode.NOT_WELL
+    check = checks[(f"partner {ours.partner_id}", "same warehouse")]
+    assert f"the secret opens {theirs.account}/EDU.PROD" in check["detail"]
+    assert f"came from {ours.account}/EDU.PROD" in check["detail"]
+    assert "another partner's key" in check["fix"]
+
+
+def students() -> Warehouse:
+    warehouse = Warehouse()
+    warehouse.students("north", 3)
+    return warehouse
 
 
 @pytest.mark.slow
