@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PARTNERS_AT_ONCE = 4
 MOST_SHOWN = 5
 DATABASE_CHECKS = ("connection", "clock", "registry")
-PARTNER_CHECKS = ("registry", "secret", "fields", "login", "tables", "clock", "same warehouse")
+PARTNER_CHECKS = ("registry", "secret", "fields", "login", "tables", "clock", "warehouse")
 # Seconds since 1970: the one form in which no session's time zone has a say.
 CLOCK_SQL = "select date_part(epoch_second, current_timestamp())"
 

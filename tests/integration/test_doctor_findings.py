@@ -136,7 +136,7 @@ def test_another_partners_key_is_no_good_key(world: World, instance: dg.DagsterI
     ours.put_secret(theirs.secret_text())
     result, checks = doctor("--partner", ours.partner_id)
     assert result.exit_code == ExitCode.NOT_WELL
-    check = checks[(f"partner {ours.partner_id}", "same warehouse")]
+    check = checks[(f"partner {ours.partner_id}", "warehouse")]
     assert f"the secret opens {theirs.account}/EDU.PROD" in check["detail"]
     assert f"came from {ours.account}/EDU.PROD" in check["detail"]
     assert "another partner's key" in check["fix"]
