@@ -166,11 +166,12 @@ def problem_metadata(
         **runbook("a-roster-is-held" if is_held else "a-run-failed-what-now"),
     }
     if (candidate := outcome.candidate) is not None:
+        # Dagster's page mixes it with what was published last, whose members have the plain names.
         metadata |= {
-            "students": candidate.students,
-            "since published snapshot": changes_table(candidate),
-            "sha256": candidate.sha256,
-            "dagster/uri": store.uri(snapshot_key(outcome.tenant, candidate.sha256)),
+            "candidate's students": candidate.students,
+            "candidate beside what is published": changes_table(candidate),
+            "candidate's sha256": candidate.sha256,
+            "candidate's snapshot": store.uri(snapshot_key(outcome.tenant, candidate.sha256)),
         }
     return metadata
 

@@ -151,3 +151,17 @@ def test_a_partner_that_publishes_nowhere_has_no_green_publication(
     *_, said = events_of(instance, nowhere, store)
     assert isinstance(said, dg.AssetObservation)
     assert said.asset_key == PUBLISHED_ROSTER
+
+
+def test_a_candidates_numbers_are_not_taken_for_those_of_what_is_published(
+    instance: dg.DagsterInstance, store: ObjectStore
+) -> None:
+    """Dagster's page shows an observation's members among those of the newest materialization."""
+    published, candidate = manifest(students=3_200), manifest(students=160)
+    good = TenantOutcome(TENANT, TenantStatus.NEW, "", 0.1, published, school_years=(2026,))
+    held = TenantOutcome(TENANT, TenantStatus.HELD, HELD, 0.1, candidate=candidate)
+    materialized, _ = events_of(instance, good, store)
+    (observed,) = events_of(instance, held, store)
+    assert isinstance(materialized, dg.AssetMaterialization) and isinstance(observed, dg.AssetObservation)
+    assert not materialized.metadata.keys() & observed.metadata.keys()
+    assert observed.metadata["candidate's students"].value == 160
