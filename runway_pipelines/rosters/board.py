@@ -223,7 +223,7 @@ def _step_of_partner(row: PartnerRow, advice: Advice) -> str:
     if not listed:
         if row.is_key_old:
             return f"rotate the key as {advice.runbook('rotate-a-key-with-no-outage')} says"
-        return ""
+        return "" if row.school_years else "enable a school year in the application: no roster of it is published"
     worst = [district for district in listed if district.state is listed[0].state]
     if len({district.next_step for district in worst}) == 1:
         return worst[0].next_step.partition("\n")[0]  # the first; the others are below it

@@ -22,7 +22,7 @@ TENANTS_FRESH_SPEC = dg.AssetCheckSpec(
     TENANTS_FRESH.name,
     asset=PARTNER_ROSTER_INDEX,
     description="Every tenant's roster was confirmed correct within the last RUNWAY_ROSTER_FRESH_HOURS hours. Names "
-    "the tenants whose roster was not; one that is dated in the future was not. Judged after each run and every hour.",
+    "those that were not. A date in the future is no confirmation. Judged after each run and every hour.",
     partitions_def=PARTNERS,
 )
 

@@ -29,10 +29,14 @@ ID_TYPE_LOST = "id_type_lost"
 WAREHOUSE_MOVED = "warehouse_moved"
 
 _OWN_RULES = (
-    QualityRule(STUDENTS_ADDED, False, "No more students came since the last snapshot than a district grows by."),
+    QualityRule(
+        STUDENTS_ADDED,
+        False,
+        "No more new students than a district grows by. Many mean a doubled load, or two districts in one code.",
+    ),
     QualityRule(STUDENTS_CHANGED, False, "Most students have the codes and schools that they had."),
-    QualityRule(ID_TYPE_LOST, False, "No ID type lost many students since the last snapshot."),
-    QualityRule(WAREHOUSE_MOVED, False, "Account, database and schema are those of the last snapshot."),
+    QualityRule(ID_TYPE_LOST, False, "No ID type lost many of the published students."),
+    QualityRule(WAREHOUSE_MOVED, False, "Account, database and schema are those that the published roster came from."),
 )
 _RULES = {rule.name: rule for rule in (*RULES, *_OWN_RULES)}
 GUARD_NAMES = (STUDENTS_LOST, STUDENTS_ADDED, STUDENTS_CHANGED, ID_TYPE_LOST, COLLIDING_CODES, WAREHOUSE_MOVED)

@@ -64,10 +64,14 @@ RULES = (
     ),
     QualityRule(UNSAFE_IDS, False, "No student's id has characters that consumers write without an escape."),
     QualityRule(
-        ID_TYPE_COVERAGE, False, "Enough students have an ID code, and no ID type lost many since the last snapshot."
+        ID_TYPE_COVERAGE,
+        False,
+        "Enough students have an ID code, and no ID type lost many of those that are published.",
     ),
     QualityRule(
-        STUDENTS_LOST, False, "No more students have vanished since the last snapshot than merged records explain."
+        STUDENTS_LOST,
+        False,
+        "Nearly all published students are still there. A few vanish when records are merged; many mean a broken load.",
     ),
 )
 
