@@ -220,7 +220,7 @@ def test_operators_hear_of_each_failure_and_of_the_recovery_and_of_nothing_else(
     )
     assert detail["run_url"] == f"https://dagster.example.org/runs/{first.run_id}"
     assert detail["counts"]["held"] == 1
-    assert detail["reasons"][partner.tenant("north").key].startswith("held: ")
+    assert detail["reasons"][partner.tenant("north").key].startswith("refused by not_empty, ")
     ended = instance.get_run_record_by_id(first.run_id).end_time  # type: ignore[union-attr]
     assert datetime.fromisoformat(detail["occurred_at"]).timestamp() == pytest.approx(ended)
 
