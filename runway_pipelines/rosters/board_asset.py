@@ -5,9 +5,10 @@ a task. Whatever ended between two ticks, the next one makes the board once.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import starmap
 from typing import Self
 
 import dagster as dg
@@ -17,10 +18,12 @@ from runway_pipelines.credentials.known_keys import known_keys
 from runway_pipelines.dagster_events import delete_old_runless
 from runway_pipelines.operations.run_log import ENDED
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
+from runway_pipelines.operations.wording import first_few, minute
 from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.board import Board, PartnerRow
 from runway_pipelines.rosters.board_page import MADE_EVERY_MINUTES, board_page
 from runway_pipelines.rosters.board_reading import read_board
+from runway_pipelines.rosters.districts import Change, District, grouped
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.manifest import BOARD_KEY
 from runway_pipelines.rosters.services import RosterServices
@@ -35,9 +38,12 @@ MADE_OF = [
     for key in (PARTNER_ROSTER_INDEX, EDU_CONNECTION)
 ]
 HTML = "text/html; charset=utf-8"
-# A materialization takes up to 10 KB of Dagster's storage for 90 days: one an hour while nothing changes.
+# A materialization takes up to 20 KB of Dagster's storage for 90 days: one an hour while nothing changes.
 RECORDED_EVERY = timedelta(hours=1)
-MOST_PARTNERS = 100  # rows of the table; the page has all
+MOST_PARTNERS = 100  # rows of a table; the page has all
+MOST_DISTRICTS = 30
+MOST_NAMES = 10
+MOST_CHANGES = 10
 
 
 def build_board_asset(advice: Advice) -> dg.AssetsDefinition:
@@ -83,20 +89,51 @@ def make_and_store(instance: dg.DagsterInstance, rosters: RosterServices, now: d
 
 
 def board_metadata(board: Board, store: ObjectStore) -> Mapping[str, dg.MetadataValue | int | float | str]:
-    """The numbers that Dagster plots, and the partners as a table."""
-    metadata: dict[str, dg.MetadataValue | int | float | str] = {
-        **board.totals,
-        "partners": len(board.partners),
-        "rosters changed": len(board.changed),
-    }
+    """What a person asks, in words and tables, then the numbers that Dagster plots."""
+    metadata: dict[str, dg.MetadataValue | int | float | str] = {"summary": board.summary}
+    if rows := [row for each in board.partners for row in _not_fresh(each)]:
+        metadata["not fresh"] = dg.MetadataValue.table(rows[:MOST_DISTRICTS])
+    metadata["what changed"] = board.changes
+    if changed := board.changed:
+        metadata["changed most"] = dg.MetadataValue.table(list(starmap(_changed, changed[:MOST_CHANGES])))
+    if board.partners:
+        metadata["board"] = dg.MetadataValue.table(list(map(_record, board.partners[:MOST_PARTNERS])))
+    metadata |= {**board.totals, "partners": len(board.partners), "rosters changed": len(changed)}
     if board.oldest_hours is not None:
         metadata["oldest hours"] = board.oldest_hours
     metadata["dagster/uri"] = store.uri(BOARD_KEY)
-    metadata["summary"] = board.summary
-    metadata["what changed"] = board.changes
-    if board.partners:
-        metadata["board"] = dg.MetadataValue.table(list(map(_record, board.partners[:MOST_PARTNERS])))
     return metadata
+
+
+def _not_fresh(row: PartnerRow) -> Iterator[dg.TableRecord]:
+    """Its districts that are not fresh. Where the same is to be said of several, they are one row."""
+    for group in grouped(row.to_look_at):
+        first = group.first
+        names = first_few([district.tenant_code for district in group.districts], MOST_NAMES)
+        # Without credentials, what is to be done is the partner's.
+        step = row.next_step if row.keys.trouble else first.next_step
+        yield dg.TableRecord(
+            {
+                "partner": row.partner_id,
+                "district": names,
+                "state": first.state.value + (", pinned" if first.is_pinned else ""),
+                "since": group.since_in_words.removeprefix("since "),
+                "why": first.reason,
+                "next step": step.replace("\n", ". "),
+            }
+        )
+
+
+def _changed(partner_id: str, district: District, change: Change) -> dg.TableRecord:
+    return dg.TableRecord(
+        {
+            "partner": partner_id,
+            "district": district.tenant_code,
+            "when (UTC)": minute(change.at),
+            "students": district.students,
+            "what": change.in_words,
+        }
+    )
 
 
 def _record(row: PartnerRow) -> dg.TableRecord:
@@ -181,7 +218,8 @@ def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDef
 
 def row_numbers(row: PartnerRow) -> list[object]:
     """What has changed when a materialization is worth recording: ages always have."""
-    return [row.partner_id, row.fresh, row.stale, row.held, row.failed, row.never, row.trouble]
+    newest = max((district.change.at for district in row.districts if district.change), default="")
+    return [row.partner_id, row.fresh, row.stale, row.held, row.failed, row.never, row.trouble, newest]
 
 
 def _has_ended(instance: dg.DagsterInstance, since: datetime) -> bool:

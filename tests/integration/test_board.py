@@ -77,6 +77,14 @@ def test_the_first_tick_makes_the_page_and_records_the_numbers(night: Night) -> 
     assert numbers == {"fresh": 1, "stale": 0, "held": 1, "failed": 0, "never": 2, "partners": 2}
     rows = {row.data["partner"]: row.data for row in metadata["board"].records}
     mine = rows[night.partner.partner_id]
+    not_fresh = {(row.data["partner"], row.data["district"]): row.data for row in metadata["not fresh"].records}
+    refused = not_fresh[night.partner.partner_id, "empty"]
+    assert refused["state"] == "held" and "no student" in refused["why"] and refused["since"]
+    (lost,) = [row for (partner_id, _), row in not_fresh.items() if partner_id == night.lost.partner_id]
+    assert "put its secret into Secrets Manager" in lost["next step"]
+    (changed,) = (row.data for row in metadata["changed most"].records)
+    assert (changed["district"], changed["students"]) == ("north", 3)
+    assert metadata["what changed"].value.startswith("1 roster changed")
     # The run recorded the key's age; nobody knows anything of a key that is not there.
     assert (mine["key age"], mine["last rotation"]) == ("0 days", "never")
     assert rows[night.lost.partner_id]["key age"] == "none"
