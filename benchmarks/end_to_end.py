@@ -183,7 +183,7 @@ def statement_alone(warehouse: str) -> dict[str, Any]:
     from runway_pipelines.local.snowflake_accounts import Account
 
     warnings.filterwarnings("ignore")
-    account = Account(Path(warehouse) / PARTNER.account.upper(), threads=2)
+    account = Account(Path(warehouse) / PARTNER.account.upper(), threads=2, spill=None)
     connection = account.connect(PARTNER.database, PARTNER.schema, autocommit=True)
     cursor = connection.cursor()
     return timed(lambda: cursor.execute(ROSTER_SQL, _parameters()), REPEATS)
