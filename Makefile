@@ -37,10 +37,10 @@ run: $(TO_RUN) ## Start the embedded stack, take and publish every roster, show 
 dev: $(TO_RUN) ## Keep the embedded stack running with the Dagster UI and daemon
 	@$(BIN)/python -m runway_pipelines.cli --state $(STATE) dev
 
-test: $(SETUP) ## Run the fast tests against real servers (6 minutes)
+test: $(SETUP) ## Run the fast tests against real servers (3 minutes)
 	$(BIN)/python -m pytest -m "not slow"
 
-check: lint types contracts validate ## Everything that CI checks: lint, types, layers, definitions, all tests (half an hour or more)
+check: lint types contracts validate ## Everything that CI checks: lint, types, layers, definitions, all tests (a quarter of an hour)
 	$(BIN)/python -m pytest
 
 coverage: $(SETUP) ## Run all tests with branch coverage
