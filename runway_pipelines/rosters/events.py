@@ -177,9 +177,9 @@ def problem_metadata(
 
 
 def _commands(next_step: str) -> dict[str, str]:
-    """A next step of one or two lines. Dagster shows no line breaks, so the second has a place of its own."""
-    first, _, second = next_step.partition("\n")
-    return {"next step": first, "then": second} if second else {"next step": first}
+    """A next step of one or more lines. Dagster shows no line breaks, so what follows the first has its own place."""
+    first, _, later = next_step.partition("\n")
+    return {"next step": first, "then": later.replace("\n", ". ")} if later else {"next step": first}
 
 
 def _next_step(outcome: TenantOutcome) -> str:

@@ -153,6 +153,17 @@ def test_a_partner_that_publishes_nowhere_has_no_green_publication(
     assert said.asset_key == PUBLISHED_ROSTER
 
 
+def test_steps_after_the_first_are_told_apart_where_dagster_shows_no_line_breaks(
+    instance: dg.DagsterInstance, store: ObjectStore
+) -> None:
+    reason = "b is not a. If it is another partner's warehouse: correct the secret. To see what would change: look. "
+    held = TenantOutcome(TENANT, TenantStatus.HELD, f"{reason}To publish it all the same: approve", 0.1)
+    (said,) = events_of(instance, held, store)
+    assert isinstance(said, dg.AssetObservation)
+    assert said.metadata["next step"].value == "If it is another partner's warehouse: correct the secret"
+    assert said.metadata["then"].value == "To see what would change: look. To publish it all the same: approve"
+
+
 def test_a_candidates_numbers_are_not_taken_for_those_of_what_is_published(
     instance: dg.DagsterInstance, store: ObjectStore
 ) -> None:
