@@ -4,8 +4,9 @@
 the embedded stack, `documents` those that print a page or a policy generated from the settings. `target` says which
 systems a command works on.
 
-What all commands share: `arguments` and `files` check what is given, `registry` names what there is, `results` prints
-for people or as JSON, `terminal` makes the tables, `examples` ends the help, and `exit_codes` says how a command ended.
+All commands share these modules. `arguments` and `files` check what is given. `registry` names the partners and
+districts that there are. `results` prints for people or as JSON, and `terminal` makes the tables. `examples` ends the
+help. `exit_codes` says how a command ended.
 
 Slow imports, such as Dagster, happen inside the command that needs them, so that help and a mistyped option answer at
 once.

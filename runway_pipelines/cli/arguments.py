@@ -8,14 +8,20 @@ from runway_pipelines.errors import InvalidKey
 from runway_pipelines.partner_tenants.keys import SEPARATOR, PartnerTenant, checked_part, shown
 
 
-class TenantArgument(click.ParamType[PartnerTenant]):
+class _CalledByName:
+    """Usage lines call the argument by the name of its type."""
+
+    name: str
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The name, as it is."""
+        return self.name
+
+
+class TenantArgument(_CalledByName, click.ParamType[PartnerTenant]):
     """PARTNER/TENANT."""
 
     name = "PARTNER/TENANT"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """How usage lines call it."""
-        return self.name
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> PartnerTenant:
         """Parse and check both parts."""
@@ -29,14 +35,10 @@ class TenantArgument(click.ParamType[PartnerTenant]):
             self.fail(f"Expected {error.expected}; got {error.came}. To do: correct its spelling.", param, ctx)
 
 
-class PartnerArgument(click.ParamType[str]):
+class PartnerArgument(_CalledByName, click.ParamType[str]):
     """PARTNER."""
 
     name = "PARTNER"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """How usage lines call it."""
-        return self.name
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check it."""
@@ -48,14 +50,10 @@ class PartnerArgument(click.ParamType[str]):
             self.fail(f"Expected {error.expected}; got {error.came}. To do: correct its spelling.", param, ctx)
 
 
-class PartnerOrTenantArgument(click.ParamType[str | PartnerTenant]):
+class PartnerOrTenantArgument(_CalledByName, click.ParamType[str | PartnerTenant]):
     """PARTNER or PARTNER/TENANT."""
 
     name = "PARTNER[/TENANT]"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """How usage lines call it."""
-        return self.name
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str | PartnerTenant:
         """The partner's id, or the tenant."""

@@ -111,7 +111,7 @@ def _approve_all(
 def _approved(
     services: RosterServices, tenant: PartnerTenant, hold: Hold, decided_by: str, reason: str
 ) -> dict[str, Any]:
-    """What came of approving one of many: a refusal stops none of the others."""
+    """The result of approving one of several rosters; a refusal does not stop the others."""
     from runway_pipelines.rosters.decisions import Decision, What
 
     try:
@@ -192,7 +192,7 @@ def _decide(
 
 
 def _document(outcome: TenantOutcome) -> dict[str, Any]:
-    """What is published after the decision, as JSON values."""
+    """The published roster after the decision, as JSON values."""
     return {
         **name_of(outcome.tenant),
         "is_published": outcome.status.is_published,

@@ -81,7 +81,7 @@ def holds_table(found: list[tuple[PartnerTenant, Hold]]) -> Table:
             minute(hold.since),
             ", ".join(hold.guards),
             f"{hold.students:,}",
-            hold.sha256[:SHA256_SHOWN] + rejected,
+            hold.digits + rejected,
         )
     return table
 
@@ -101,7 +101,7 @@ def holds_table(found: list[tuple[PartnerTenant, Hold]]) -> Table:
 @json_option
 @click.pass_obj
 def diff(target: Target, tenant: PartnerTenant, a: str | None, b: str | None, ids: Path | None, is_json: bool) -> None:
-    """What changes from snapshot A to B of PARTNER/TENANT, in students.
+    """Compare snapshots A and B of PARTNER/TENANT: the students added, removed and changed.
 
     By default A is what is published, and B the candidate that is held; without one, A is what was published before.
     """

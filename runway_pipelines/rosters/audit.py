@@ -102,8 +102,7 @@ def _present(store: ObjectStore, entry: Entry) -> Present:
 
 def _write(store: ObjectStore, entry: Entry, now: datetime) -> None:
     entry = replace(entry, at=now.astimezone(UTC).isoformat())
-    folder = entry.partner_id if entry.tenant_code is None else f"{entry.partner_id}/{entry.tenant_code}"
-    key = f"{AUDIT_PREFIX}/{folder}/{now.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}-{entry.what}-{entry.id}.json"
+    key = f"{AUDIT_PREFIX}/{entry.of}/{now.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}-{entry.what}-{entry.id}.json"
     store.write(key, dump_document(entry), replacing=None)
 
 

@@ -18,9 +18,9 @@ from runway_pipelines.operations.run_report import hours
 from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.districts import (
     COUNTED,
-    Change,
     District,
     DistrictState,
+    LastChange,
     district_document,
     districts_of,
     in_order,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.index import IndexEntry
 
 RECENT = timedelta(days=1)  # what changed last night
-_COUNTS = ("added", "removed", "changed")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class Board:
         return max((row.oldest_hours for row in self.partners if row.oldest_hours is not None), default=None)
 
     @property
-    def changed(self) -> list[tuple[str, District, Change]]:
+    def changed(self) -> list[tuple[str, District, LastChange]]:
         """The districts whose roster changed within `RECENT`, with their partners, the greatest change first."""
         since = self.made_at - RECENT
         found = [
@@ -136,7 +135,9 @@ class Board:
         changed = [change for _, _, change in self.changed]
         if not changed:
             return f"No roster changed {within}"
-        came, went, other = (sum(getattr(each, name) or 0 for each in changed) for name in _COUNTS)
+        came = sum(each.added or 0 for each in changed)
+        went = sum(each.removed or 0 for each in changed)
+        other = sum(each.changed or 0 for each in changed)
         rosters = "1 roster" if len(changed) == 1 else f"{len(changed):,} rosters"
         return f"{rosters} changed {within}: {came:,} students came, {went:,} went, {other:,} changed"
 

@@ -23,7 +23,7 @@ from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.board import Board, PartnerRow
 from runway_pipelines.rosters.board_page import MADE_EVERY_MINUTES, board_page
 from runway_pipelines.rosters.board_reading import read_board
-from runway_pipelines.rosters.districts import Change, District, grouped
+from runway_pipelines.rosters.districts import District, LastChange, grouped
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.manifest import BOARD_KEY
 from runway_pipelines.rosters.services import RosterServices
@@ -124,7 +124,7 @@ def _not_fresh(row: PartnerRow) -> Iterator[dg.TableRecord]:
         )
 
 
-def _changed(partner_id: str, district: District, change: Change) -> dg.TableRecord:
+def _changed(partner_id: str, district: District, change: LastChange) -> dg.TableRecord:
     return dg.TableRecord(
         {
             "partner": partner_id,

@@ -22,7 +22,6 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import complete_begun, entries, on_record
 from runway_pipelines.rosters.holds import (
     LEAST_SHA256,
-    SHA256_SHOWN,
     Hold,
     delete_hold,
     read_hold,
@@ -43,7 +42,7 @@ from runway_pipelines.rosters.publication import (
     whole_sha256,
 )
 from runway_pipelines.rosters.quality import blocking, judge_announced, not_empty
-from runway_pipelines.rosters.record import Entry
+from runway_pipelines.rosters.record import SHA256_SHOWN, Entry
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 

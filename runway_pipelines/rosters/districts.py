@@ -59,7 +59,7 @@ COUNTED = (
 
 
 @dataclass(frozen=True)
-class Change:
+class LastChange:
     """What a district's newest roster brought, in students; no counts where it was not compared. ``at`` is ISO 8601."""
 
     at: str
@@ -99,7 +99,7 @@ class District:
     students: int
     lines: int
     is_pinned: bool = False
-    change: Change | None = None
+    change: LastChange | None = None
 
     @property
     def last_change(self) -> str:
@@ -183,8 +183,8 @@ def district_of(
     )
 
 
-def _change(entry: IndexEntry, at: str) -> Change:
-    return Change(at, entry.students_added, entry.students_removed, entry.students_changed)
+def _change(entry: IndexEntry, at: str) -> LastChange:
+    return LastChange(at, entry.students_added, entry.students_removed, entry.students_changed)
 
 
 def _state(entry: IndexEntry, age: timedelta | None, most_age: timedelta) -> DistrictState:

@@ -19,13 +19,13 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import on_record
 from runway_pipelines.rosters.earlier import carried_on
 from runway_pipelines.rosters.guards import GUARD_NAMES, as_warnings, holding
-from runway_pipelines.rosters.holds import SHA256_SHOWN, Hold, delete_hold, held_for, write_hold
+from runway_pipelines.rosters.holds import Hold, delete_hold, held_for, write_hold
 from runway_pipelines.rosters.judgement import judged, manifest_of
 from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer, Signature
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus, refused
 from runway_pipelines.rosters.publication import Published, copy_again, keep_snapshot, point, previous_of, publish
 from runway_pipelines.rosters.quality import STUDENTS_LOST, CheckResult, as_refusals, blocking
-from runway_pipelines.rosters.record import Entry
+from runway_pipelines.rosters.record import SHA256_SHOWN, Entry
 from runway_pipelines.rosters.standing import Standing, find_standing
 
 

@@ -24,11 +24,10 @@ from runway_pipelines.rosters.manifest import (
 )
 from runway_pipelines.rosters.publication import READERS
 from runway_pipelines.rosters.quality import CheckResult
-from runway_pipelines.rosters.record import last_day
+from runway_pipelines.rosters.record import SHA256_SHOWN, last_day
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.snowflake.connection import Place
 
-SHA256_SHOWN = 12
 LEAST_SHA256 = 8
 MOST_TEXT = 200  # characters of a name or a reason
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})  # Unicode's controls, and what ends a line

@@ -19,7 +19,7 @@ DONE = "-done"
 _BY_A_RUN = frozenset({"hold", "release", "expected"})
 _OF_A_CANDIDATE = frozenset({"approve", "reject"})
 _ABOUT_PUBLICATION = _BY_A_RUN | _OF_A_CANDIDATE | {"rollback", "unpin", "purge"}
-_SHA256_SAID = 12
+SHA256_SHOWN = 12  # digits of a digest, for people
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def what_finishes(entry: Entry) -> str:
 
 
 def _arguments(entry: Entry) -> str:
-    digits, details = (entry.to_sha256 or "")[:_SHA256_SAID], entry.details
+    digits, details = (entry.to_sha256 or "")[:SHA256_SHOWN], entry.details
     match entry.what:
         case "approve" | "reject":
             return f" {digits}"
