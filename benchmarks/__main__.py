@@ -32,7 +32,7 @@ from benchmarks import (
     students_splink,
 )
 from benchmarks.measure import Report
-from runway_pipelines.local.processes import exit_on_termination
+from runway_pipelines.local.signals import exit_on_termination
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Report]]] = {
     "encoding": encoding.run,

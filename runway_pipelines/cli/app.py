@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -48,6 +49,7 @@ class Commands(click.Group):
                 raise
             raise click.ClickException(str(trouble)) from None
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one, while it exits, would print a traceback
             click.echo("\nStopped.", err=True)
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
 

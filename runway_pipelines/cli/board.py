@@ -198,15 +198,14 @@ def _partner_lines(row: PartnerRow, most_groups: int | None) -> Iterator[Text]:
     groups = grouped(row.to_look_at)
     shown = len(groups) if most_groups is None else most_groups
     for group in groups[:shown]:
-        # The partner's own next step comes first where it has no credentials.
-        yield from _group_lines(group, with_step=not row.keys.trouble)
+        yield from _group_lines(group)
     left = sum(len(group.districts) for group in groups[shown:])
-    if row.next_step and (not groups or left or row.keys.trouble or row.trouble):
+    if row.next_step and (not groups or left or row.trouble):
         more = f"and {left:,} more. " if left else ""
         yield Text(f"  {more}Next: {row.next_step}")
 
 
-def _group_lines(group: DistrictGroup, *, with_step: bool) -> Iterator[Text]:
+def _group_lines(group: DistrictGroup) -> Iterator[Text]:
     first = group.first
     names = first_few([district.tenant_code for district in group.districts], MOST_NAMES)
     head = Text("  ").append_text(state_text(first)).append(f" {names}")
@@ -215,8 +214,7 @@ def _group_lines(group: DistrictGroup, *, with_step: bool) -> Iterator[Text]:
     yield head
     if first.reason:
         yield Text(f"    {first.reason}")
-    if first.next_step and with_step:
-        yield from (Text(f"    {_next(line)}") for line in first.next_step.splitlines())
+    yield from (Text(f"    {_next(line)}") for line in first.next_step.splitlines())
 
 
 def _next(line: str) -> str:

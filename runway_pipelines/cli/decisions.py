@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from runway_pipelines.cli.signature import WHY, decided_by_option, signed_comman
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, say
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.operations.wording import first_few, minute
+from runway_pipelines.operations.wording import first_few, how_many, minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
@@ -87,14 +87,17 @@ def _approve_all(
     with target.services() as services:
         waiting = [each for each in held_rosters(services, partner_id) if each[1].rejected is None]
         found = [each for each in waiting if not guards or set(each[1].guards) <= set(guards)]
+        others = [each for each in waiting if each not in found]
         if not found:
             nothing = f"No roster of {partner_id} is held{' by these guards alone' if waiting else ''}."
-            print_result([], lambda: say(nothing), is_json=is_json)
+            print_result([], lambda: say(nothing + _held_by_others(others, guards)), is_json=is_json)
             return
         if not is_json:
             console.print(holds_table(found))
+            if others:
+                say(_held_by_others(others, guards).strip())
         if not yes:
-            click.confirm(f"Publish these {len(found)} rosters?", abort=True)
+            click.confirm(f"Publish {how_many(len(found), 'roster')}?", abort=True)
         done = []
         for tenant, hold in found:
             done.append(_approved(services, tenant, hold, decided_by, reason))
@@ -106,6 +109,14 @@ def _approve_all(
         raise click.ClickException(
             f"{len(failed)} of {len(found)} were not published: {first_few(failed, MOST_NAMES)}."
         )
+
+
+def _held_by_others(left: Sequence[tuple[PartnerTenant, Hold]], guards: Iterable[str]) -> str:
+    """What ``--guard`` leaves out, with the guards that it did not name."""
+    if not left:
+        return ""
+    named = (f"{tenant} ({', '.join(sorted(set(hold.guards) - set(guards)))})" for tenant, hold in left)
+    return f" Other guards hold {first_few(named, MOST_NAMES)}."
 
 
 def _approved(

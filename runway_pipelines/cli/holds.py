@@ -15,7 +15,7 @@ from rich.table import Table
 from runway_pipelines.cli.arguments import PartnerArgument, TenantArgument
 from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.files import OutputFile
-from runway_pipelines.cli.registry import known_partner, why_nothing
+from runway_pipelines.cli.registry import known_partner, nothing_published
 from runway_pipelines.cli.results import json_option, name_of, print_result
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import SHA256_SHOWN, console, say
@@ -194,7 +194,7 @@ def _two_snapshots(services: RosterServices, tenant: PartnerTenant, a: str | Non
         raise (
             _nothing_to_compare(tenant, "a candidate that waits, and nothing published")
             if hold
-            else why_nothing(services.registry(), tenant)
+            else nothing_published(services, tenant)
         )
     pointer = published.pointer
     if a is None and hold and hold.sha256 == pointer.sha256:

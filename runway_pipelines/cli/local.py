@@ -38,7 +38,7 @@ def demo(target: Target, is_json: bool) -> None:
     Exit code 3 when a tenant did not end as the data set means it to.
     """
     with local_parts():
-        from runway_pipelines.local.processes import aside, exit_on_interrupt
+        from runway_pipelines.local.signals import aside, exit_on_interrupt
     story = Console(stderr=is_json)
     with exit_on_interrupt(STOPPED) as before_exit:
         click.echo(STARTING.format(target.state), err=is_json)
@@ -72,7 +72,7 @@ def dev(target: Target, port: int) -> None:
     """
     with local_parts():
         from runway_pipelines.local.dagster_services import DagsterAlreadyRunning, dagster_lock
-        from runway_pipelines.local.processes import end_on_interrupt
+        from runway_pipelines.local.signals import end_on_interrupt
     try:
         # The lock first: of two that are started at once, one is told.
         with end_on_interrupt(STOPPING), dagster_lock(target.state) as lock:
@@ -92,8 +92,10 @@ def _run_dagster(target: Target, port: int, lock: StateLock) -> None:
 
         from runway_pipelines.local.dagster_services import dagster_services
         from runway_pipelines.local.partners import synthetic_partners
+        from runway_pipelines.local.session import bucket_url
         from runway_pipelines.local.welcome import Welcome
         from runway_pipelines.partner_tenants.partitions import sync_partitions
+        from runway_pipelines.rosters.manifest import BOARD_KEY
 
         with dg.DagsterInstance.get() as instance:
             sync_partitions(instance, services.registry())
@@ -101,7 +103,8 @@ def _run_dagster(target: Target, port: int, lock: StateLock) -> None:
         with dagster_services(target.state, _free_port_from(port), lock, progress) as running:
             console.print(f"\nDagster UI: [bold]{running.url}[/]  (Ctrl-C ends everything)")
             console.print(f"Logs: {target.state / 'logs'}", soft_wrap=True)
-            for line in Welcome(running.url, target.command_beside, synthetic_partners()).lines():
+            board = f"{bucket_url()}/{BOARD_KEY}"
+            for line in Welcome(running.url, board, target.command_beside, synthetic_partners()).lines():
                 is_command = line.startswith(" ")  # never broken: somebody copies it
                 console.print(line if is_command else f"\n{line}", soft_wrap=is_command, highlight=False, markup=False)
             running.wait()

@@ -1,15 +1,19 @@
-"""What the registry has, for somebody who named what it does not have."""
+"""What the registry has, for somebody who named what it does not have, or asked for what is not published."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from runway_pipelines.errors import Permanent
-from runway_pipelines.operations.wording import first_few
+from runway_pipelines.operations.wording import first_few, runbook_path
 
 if TYPE_CHECKING:
+    from runway_pipelines.credentials.key_hygiene import KeyFacts
     from runway_pipelines.partner_tenants.keys import PartnerTenant
     from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
+    from runway_pipelines.rosters.services import RosterServices
 
 MOST_NAMES = 10
 
@@ -43,12 +47,27 @@ def known_tenant(registry: Registry, tenant: PartnerTenant) -> PartnerTenant:
     return tenant
 
 
-def why_nothing(registry: Registry, tenant: PartnerTenant) -> Permanent:
-    """Why nothing is published for a tenant: nothing was yet, or the registry has no such tenant or partner."""
+def nothing_published(services: RosterServices, tenant: PartnerTenant) -> Permanent:
+    """Why nothing is published for a tenant, as the registry and the partner's secret are now."""
+    from runway_pipelines.credentials.known_keys import key_now
+
+    return why_nothing(
+        services.registry(), tenant, lambda partner_id: key_now(services.secrets, partner_id, datetime.now(UTC))
+    )
+
+
+def why_nothing(registry: Registry, tenant: PartnerTenant, key_of: Callable[[str], KeyFacts]) -> Permanent:
+    """Nothing was yet, its partner has no credentials, or the registry has no such tenant or partner."""
     try:
         known_tenant(registry, tenant)
     except Permanent as error:
         return error
+    if trouble := key_of(tenant.partner_id).trouble:
+        return Permanent(
+            expected=f"something published for {tenant}",
+            came=f"nothing so far, because {tenant.partner_id} has no usable credentials: {trouble}",
+            remedy=f"put its secret into Secrets Manager as {runbook_path('the-secret-of-a-partner')} says",
+        )
     return Permanent(
         expected=f"something published for {tenant}",
         came="nothing so far",

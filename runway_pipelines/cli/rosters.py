@@ -17,12 +17,13 @@ from runway_pipelines.cli.arguments import PartnerOrTenantArgument, TenantArgume
 from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.files import OutputFile
-from runway_pipelines.cli.registry import why_nothing
+from runway_pipelines.cli.registry import nothing_published
 from runway_pipelines.cli.results import json_option, name_of, print_result
 from runway_pipelines.cli.signature import signed_command
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, history_table
 from runway_pipelines.errors import Permanent
+from runway_pipelines.operations.wording import how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def show(target: Target, tenant: PartnerTenant, is_json: bool) -> None:
         district = _district(services, tenant, target.advice())
         if published is None and not (is_json and district):
             if hold is None and district is None:
-                raise why_nothing(services.registry(), tenant)
+                raise nothing_published(services, tenant)
             raise click.ClickException(target.adapted(_why_unpublished(tenant, hold, district)))
         manifests = list_manifests(services.store, tenant)
 
@@ -184,9 +185,7 @@ def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None, 
 
     with target.services() as services:
         if sha256 is None and read_published(services.store, tenant) is None:
-            registry = services.registry()
-            if tenant.key not in registry.tenant_keys:  # of one that is there, `save_roster` says what to do
-                raise why_nothing(registry, tenant)
+            raise nothing_published(services, tenant)
         if sha256 is not None:
             sha256 = whole_sha256(services.store, tenant, sha256)
         students = save_roster(services.store, tenant, file, sha256)
@@ -262,7 +261,7 @@ def purge(
                 remedy="correct its name",
             )
         if keys and not yes:
-            click.confirm(f"Delete {len(keys)} objects of {what}?", abort=True)
+            click.confirm(f"Delete {how_many(len(keys), 'object')} of {what}?", abort=True)
         purging.purge(
             services.store,
             of,
@@ -273,4 +272,6 @@ def purge(
             run_id=COMMAND_LINE,
         )
     document = (name_of(of) if isinstance(of, PartnerTenant) else {"partner_id": of}) | {"deleted": len(keys)}
-    print_result(document, lambda: console.print(f"{len(keys)} objects of {what} deleted."), is_json=is_json)
+    print_result(
+        document, lambda: console.print(f"{how_many(len(keys), 'object')} of {what} deleted."), is_json=is_json
+    )

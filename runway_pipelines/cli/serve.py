@@ -40,7 +40,7 @@ def serve(target: Target, host: str, port: int) -> None:
             _serve_until_stopped(target, host, port)
         return
     with local_parts():
-        from runway_pipelines.local.processes import end_on_interrupt
+        from runway_pipelines.local.signals import end_on_interrupt
     with end_on_interrupt("Stopping ..."):
         _serve_until_stopped(target, host, port)
     click.echo(f"Stopped; the state is in {target.state}.")

@@ -108,8 +108,9 @@ class Target:
     @contextmanager
     def _local(self, *, must_own: bool = False, on_ready: OnReady | None = None) -> Iterator[None]:
         with local_parts():
-            from runway_pipelines.local.processes import LocalServerError, exit_on_termination, tell_nobody
+            from runway_pipelines.local.processes import LocalServerError, tell_nobody
             from runway_pipelines.local.session import local_session
+            from runway_pipelines.local.signals import exit_on_termination
         try:
             with (
                 exit_on_termination(),

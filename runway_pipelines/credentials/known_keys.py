@@ -28,11 +28,12 @@ def keys_now(secrets: PartnerSecrets, partner_ids: Iterable[str], now: datetime)
     wanted = list(partner_ids)
     _ = secrets.client  # made before there are threads
     with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="keys") as executor:
-        facts = executor.map(lambda partner_id: _key_now(secrets, partner_id, now), wanted)
+        facts = executor.map(lambda partner_id: key_now(secrets, partner_id, now), wanted)
         return dict(zip(wanted, facts, strict=True))
 
 
-def _key_now(secrets: PartnerSecrets, partner_id: str, now: datetime) -> KeyFacts:
+def key_now(secrets: PartnerSecrets, partner_id: str, now: datetime) -> KeyFacts:
+    """The facts of one partner's key, from its secret. Unknown where the secret cannot be read now."""
     try:
         secrets.require(partner_id)
     except SecretMissing as error:

@@ -31,7 +31,7 @@ from runway_pipelines.errors import Unavailable
 from runway_pipelines.operations.events import Log, OperatorEvents
 from runway_pipelines.operations.outcomes import secret_gone
 from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, SECRET_VERSION_TAG, linked, runbook
-from runway_pipelines.operations.wording import OPERATIONS, first_few
+from runway_pipelines.operations.wording import OPERATIONS, first_few, how_many
 from runway_pipelines.partner_tenants.partitions import PARTNERS_NAME
 from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns, partner_run
 from runway_pipelines.systems.aws.secret_versions import Current, Observation, Unreadable
@@ -280,7 +280,7 @@ def tick_summary(observed: Mapping[str, Observation], decisions: Mapping[str, De
     without = [partner_id for partner_id, made in decisions.items() if made.seen and made.seen.secret_version is None]
     waiting = [partner_id for partner_id, made in decisions.items() if made.seen and made.seen.next_try]
     unreadable = [partner_id for partner_id, seen in observed.items() if isinstance(seen, Unreadable)]
-    parts = [f"{len(decisions)} partners, {requests} to try"]
+    parts = [f"{how_many(len(decisions), 'partner')}, {requests} to try"]
     for what, names in (
         ("without a secret", without),
         ("not known to work yet", waiting),

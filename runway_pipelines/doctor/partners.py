@@ -13,7 +13,7 @@ from runway_pipelines.credentials.edu_connection import parse_connection
 from runway_pipelines.doctor.clock import Now, seen_clock, utc_now
 from runway_pipelines.doctor.findings import CheckStatus, Finding, Seen, in_turn, seen_error
 from runway_pipelines.errors import Permanent, RunwayError
-from runway_pipelines.operations.wording import first_few
+from runway_pipelines.operations.wording import first_few, how_many
 from runway_pipelines.partner_tenants.keys import checked_part, is_valid_part, shown
 from runway_pipelines.rosters.index import PLACES_ASKED, PublishedPlaces
 from runway_pipelines.rosters.query import READABLE_SQL
@@ -56,7 +56,7 @@ def examine_database(services: RosterServices, now: Now = utc_now) -> Generator[
 
 def seen_registry(registry: Registry) -> Seen:
     """The registry's size; a warning if it is empty, or has ids that cannot be keys."""
-    counts = f"{len(registry.partner_keys)} partners, {len(registry.tenant_keys)} tenants"
+    counts = f"{how_many(len(registry.partner_keys), 'partner')}, {how_many(len(registry.tenant_keys), 'tenant')}"
     if registry.skipped:
         return Seen(
             CheckStatus.WARNING,
@@ -146,7 +146,7 @@ def seen_partner(registry: Registry | None, partner_id: str) -> Seen:
     except Permanent as error:
         return replace(seen_error(error), status=CheckStatus.WARNING)
     years = ", ".join(map(str, partner.published_years)) or "no school year"
-    return Seen(CheckStatus.OK, f"{len(partner.tenant_codes)} tenants, published for {years}")
+    return Seen(CheckStatus.OK, f"{how_many(len(partner.tenant_codes), 'tenant')}, published for {years}")
 
 
 def seen_warehouse(services: RosterServices, registry: Registry | None, partner_id: str, place: Place) -> Seen:

@@ -28,6 +28,7 @@ from runway_pipelines.local.key_rotation import rotate_key
 from runway_pipelines.local.partners import Partner, synthetic_partners
 from runway_pipelines.local.student_demo import ResolutionResult, print_resolution, run_resolution
 from runway_pipelines.operations.tags import PARTNER_TAG, TRIGGER_TAG
+from runway_pipelines.operations.wording import how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import sync_partitions
 from runway_pipelines.partner_tenants.registry import RosterPartner
@@ -116,7 +117,9 @@ def run_demo(services: RosterServices, console: Console) -> Iterator[PartnerResu
         for name, changes in sync_partitions(instance, registry).items():
             console.print(f"Partitions [bold]{name}[/]: {len(changes.add)} added, {len(changes.remove)} removed.")
         for partner in sorted(registry.partners.values(), key=lambda partner: partner.partner_id):
-            console.print(f"Refreshing {len(partner.tenant_codes)} tenants of [bold]{partner.partner_id}[/] ...")
+            console.print(
+                f"Refreshing {how_many(len(partner.tenant_codes), 'tenant')} of [bold]{partner.partner_id}[/] ..."
+            )
             started = time.monotonic()
             run = execute_quietly(instance, partner.partner_id, {PARTNER_TAG: partner.partner_id, TRIGGER_TAG: "demo"})
             seconds = round(time.monotonic() - started, 2)
@@ -370,7 +373,7 @@ def print_rotation(result: RotationResult, console: Console) -> None:
     if result.is_expected:
         console.print(
             f"The sensor noticed it and asked for one run, of [bold]{result.partner_id}[/] alone: the new key was "
-            f"tried, then {len(result.statuses)} tenants were refreshed with it ({result.seconds} s)."
+            f"tried, and with it {how_many(len(result.statuses), 'tenant')} refreshed ({result.seconds} s)."
         )
     else:
         console.print(f"[red]Not expected[/]: the sensor asked for {list(result.run_keys)}, {list(result.statuses)}.")

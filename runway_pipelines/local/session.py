@@ -17,8 +17,9 @@ import psycopg
 
 from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.local.catalogue import seed_catalogue
-from runway_pipelines.local.processes import Holder, OnReady, StackAlreadyRunning, impatience, tell_nobody, undisturbed
+from runway_pipelines.local.processes import Holder, OnReady, StackAlreadyRunning, tell_nobody
 from runway_pipelines.local.seed import seed
+from runway_pipelines.local.signals import impatience, undisturbed
 from runway_pipelines.local.stack import APP_DATABASE, BUCKET, CATALOGUE_DATABASE, EmbeddedStack
 from runway_pipelines.settings import load_settings
 
@@ -141,11 +142,16 @@ def published_files(state_dir: Path) -> str:
     owner = json.loads(_environment_file(state_dir).read_text())["owner"]
     if owner == os.getpid():
         return f"Published files: {state_dir / 'aws' / 's3' / BUCKET / '__rosters'}. The runs: make dev, page Runs."
-    bucket = f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}"
+    bucket = bucket_url()
     return (
         f"Published files, in the stack that process {owner} runs: curl '{bucket}?list-type=2&prefix=__rosters/' lists "
         f"them, curl {bucket}/KEY shows one. They are written to {state_dir / 'aws' / 's3'} when that process ends."
     )
+
+
+def bucket_url() -> str:
+    """Where a browser reads the objects of this process's stack: loopback alone, and no credentials."""
+    return f"{os.environ['AWS_ENDPOINT_URL']}/{BUCKET}"
 
 
 def _environment_file(state_dir: Path) -> Path:

@@ -11,9 +11,14 @@ from runway_pipelines.local.partners import Partner
 
 @dataclass(frozen=True)
 class Welcome:
-    """What a newcomer reads; ``command`` is how one calls the command line on this stack from another terminal."""
+    """What a newcomer reads.
+
+    ``url`` is Dagster's, ``board_url`` the board's page, and ``command`` is how one calls the command line on this
+    stack from another terminal.
+    """
 
     url: str
+    board_url: str
     command: str
     partners: Sequence[Partner]
 
@@ -22,7 +27,7 @@ class Welcome:
         partner, tenant = self._to_break()
         return [
             f"Look: {self.url}/assets/rosters/board has every partner at a glance, and {self.url}/runs the runs, which "
-            "the sensors request within a minute; the board in another terminal:",
+            f"the sensors request within a minute. The board is also a page, {self.board_url}, and a command:",
             f"  {self.command} rosters status",
             f"Wrong on purpose: {'; '.join(self._wrong())}.",
             f"Try, once the run of {partner} has ended: take most students of a district away, refresh its partner "

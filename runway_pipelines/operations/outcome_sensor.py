@@ -18,6 +18,7 @@ from runway_pipelines.operations.outcomes import (
 from runway_pipelines.operations.run_cursor import RunCursor
 from runway_pipelines.operations.run_log import ENDED, RunLog, end_of
 from runway_pipelines.operations.tags import OWNERS
+from runway_pipelines.operations.wording import how_many
 
 # Dagster ends a tick after 60 s without keeping its cursor, and the next tick would send the same events again.
 MOST_RUNS = 25
@@ -65,7 +66,8 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
         done, emitted = notify(runs[:MOST_RUNS], watched, context.instance, operators, context.log, now=now)
         left = runs[len(done) :]
         return _result(
-            f"{len(done)} runs looked at, {emitted} events emitted, {len(left)} runs left for the next tick",
+            f"{how_many(len(done), 'run')} looked at, {how_many(emitted, 'event')} emitted, "
+            f"{how_many(len(left), 'run')} left for the next tick",
             cursor.advanced({run.dagster_run.run_id: end_of(run) for run in done}, map(end_of, left), now),
         )
 

@@ -13,6 +13,11 @@ def first_few(texts: Iterable[str], most: int, separator: str = ", ", where: str
     return separator.join(known[:most]) + (f" and {more:,} more{where}" if more > 0 else "")
 
 
+def how_many(count: int, noun: str) -> str:
+    """A count with its noun: ``1 tenant``, ``2,000 tenants``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def minute(moment: str) -> str:
     """An ISO 8601 timestamp in UTC and to the minute; any other text is returned unchanged."""
     try:

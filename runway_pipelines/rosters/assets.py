@@ -29,7 +29,7 @@ from runway_pipelines.errors import Permanent, RunwayError
 from runway_pipelines.neighbours import EDU_SECRET, REGISTRY, WAREHOUSE
 from runway_pipelines.operations.run_report import RUN_REPORT, Problem, RunReport
 from runway_pipelines.operations.tags import OWNERS, SECRET_VERSION_TAG, domain, runbook
-from runway_pipelines.operations.wording import first_few
+from runway_pipelines.operations.wording import first_few, how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS, PARTNERS_NAME
 from runway_pipelines.partner_tenants.registry import RosterPartner
@@ -293,7 +293,10 @@ def _refresh(
             )
     finally:
         outcomes += own
-    context.log.info(f"{partner.partner_id}: {len(tenants)} tenants over {sessions.connects} Snowflake sessions")
+    context.log.info(
+        f"{partner.partner_id}: {how_many(len(tenants), 'tenant')} over "
+        f"{how_many(sessions.connects, 'Snowflake session')}"
+    )
     return record_outcomes(rosters.store, partner, own, run_id, refresh.now())
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from runway_pipelines.credentials.key_hygiene import NO_KEY_FACTS, KeyFacts
 from runway_pipelines.operations.run_report import hours
+from runway_pipelines.operations.wording import how_many
 from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.districts import (
     COUNTED,
@@ -138,8 +139,8 @@ class Board:
         came = sum(each.added or 0 for each in changed)
         went = sum(each.removed or 0 for each in changed)
         other = sum(each.changed or 0 for each in changed)
-        rosters = "1 roster" if len(changed) == 1 else f"{len(changed):,} rosters"
-        return f"{rosters} changed {within}: {came:,} students came, {went:,} went, {other:,} changed"
+        said = f"{how_many(len(changed), 'roster')} changed {within}"
+        return f"{said}: {how_many(came, 'student')} came, {went:,} went, {other:,} changed"
 
     @property
     def is_fine(self) -> bool:
@@ -150,7 +151,7 @@ class Board:
     def summary(self) -> str:
         """One sentence for a person."""
         total = sum(self.totals.values())
-        of = f"of {total:,} districts of {len(self.partners)} partners"
+        of = f"of {how_many(total, 'district')} of {how_many(len(self.partners), 'partner')}"
         worse = [f"{count:,} {name}" for name, count in self.totals.items() if count and name != DistrictState.FRESH]
         unread = [row.partner_id for row in self.partners if row.trouble]
         text = f"{self.totals['fresh']:,} {of} are fresh" + (f", {', '.join(worse)}" if worse else "")
@@ -210,7 +211,25 @@ def _row(
         page=advice.page("rosters/partner_roster_index", partner.partner_id),
         districts=districts,
     )
-    return replace(row, next_step=_step_of_partner(row, advice))
+    row = replace(row, next_step=_step_of_partner(row, advice))
+    return _without_credentials(row) if partner.keys.trouble else row
+
+
+def _without_credentials(row: PartnerRow) -> PartnerRow:
+    """Nothing that one does about a district helps until its partner has credentials."""
+    districts = tuple(
+        replace(
+            district,
+            next_step=row.next_step,
+            reason=f"its partner has no usable credentials: {row.keys.trouble}"
+            if district.state is DistrictState.NEVER
+            else district.reason,
+        )
+        if district.needs_a_look
+        else district
+        for district in row.districts
+    )
+    return replace(row, districts=districts)
 
 
 def _step_of_partner(row: PartnerRow, advice: Advice) -> str:

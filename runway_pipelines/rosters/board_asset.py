@@ -110,8 +110,6 @@ def _not_fresh(row: PartnerRow) -> Iterator[dg.TableRecord]:
     for group in grouped(row.to_look_at):
         first = group.first
         names = first_few([district.tenant_code for district in group.districts], MOST_NAMES)
-        # Without credentials, what is to be done is the partner's.
-        step = row.next_step if row.keys.trouble else first.next_step
         yield dg.TableRecord(
             {
                 "partner": row.partner_id,
@@ -119,7 +117,7 @@ def _not_fresh(row: PartnerRow) -> Iterator[dg.TableRecord]:
                 "state": first.state.value + (", pinned" if first.is_pinned else ""),
                 "since": group.since_in_words.removeprefix("since "),
                 "why": first.reason,
-                "next step": step.replace("\n", ". "),
+                "next step": first.next_step.replace("\n", ". "),
             }
         )
 

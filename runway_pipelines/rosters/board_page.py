@@ -11,7 +11,7 @@ from datetime import UTC
 from html import escape
 
 from runway_pipelines.operations.run_report import hours
-from runway_pipelines.operations.wording import first_few, minute
+from runway_pipelines.operations.wording import first_few, how_many, minute
 from runway_pipelines.rosters.advice import COMMAND
 from runway_pipelines.rosters.board import Board, PartnerRow
 from runway_pipelines.rosters.districts import COUNTED, DistrictGroup, grouped
@@ -175,8 +175,7 @@ def _partner(row: PartnerRow) -> Iterator[str]:
     if not row.school_years:
         yield '<p class="quiet">It publishes to no school year: what is fresh is kept as a snapshot alone.</p>'
     groups = grouped(row.to_look_at)
-    # The partner's own next step comes first where it has no credentials.
-    yield from (_group(group, with_step=not row.keys.trouble) for group in groups[:MOST_GROUPS])
+    yield from map(_group, groups[:MOST_GROUPS])
     if left := sum(len(group.districts) for group in groups[MOST_GROUPS:]):
         yield f'<p class="quiet">and {left:,} more: runway-pipelines rosters status {escape(row.partner_id)}</p>'
     yield "</section>"
@@ -203,15 +202,14 @@ def _changes(board: Board) -> Iterator[str]:
     yield "</section>"
 
 
-def _group(group: DistrictGroup, *, with_step: bool) -> str:
+def _group(group: DistrictGroup) -> str:
     first = group.first
     names = first_few([district.tenant_code for district in group.districts], MOST_NAMES)
-    count = f"{len(group.districts):,} districts: " if len(group.districts) > 1 else ""
+    count = f"{how_many(len(group.districts), 'district')}: " if len(group.districts) > 1 else ""
     state = first.state.value + (", pinned" if first.is_pinned else "")
     since = f" · {escape(group.since_in_words)}" if group.since_in_words else ""
     reason = f"<p>{escape(first.reason)}</p>" if first.reason else ""
-    lines = first.next_step.splitlines() if with_step else []
-    step = "".join(f'<p class="step">{_marked_up(line)}</p>' for line in lines)
+    step = "".join(f'<p class="step">{_marked_up(line)}</p>' for line in first.next_step.splitlines())
     return (
         f'<div class="group {first.state.value}"><p><span class="pill {first.state.value}">{state}</span>'
         f'{count}<b>{escape(names)}</b><span class="quiet">{since}</span></p>{reason}{step}</div>'

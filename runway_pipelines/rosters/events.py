@@ -9,7 +9,7 @@ import dagster as dg
 from runway_pipelines.credentials.connection_asset import SECRET_VERSION_LABEL
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.operations.tags import linked, runbook
-from runway_pipelines.operations.wording import minute
+from runway_pipelines.operations.wording import how_many, minute
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.rosters.districts import District, districts_of, what_to_do
 from runway_pipelines.rosters.guards import ALL_RULES, GUARD_NAMES
@@ -295,7 +295,7 @@ def students_plot(outcomes: Iterable[TenantOutcome]) -> Mapping[str, dg.Metadata
         by_year.update(manifest.students_by_school_year)
     if not by_year:
         return {}
-    title = f"students by school year, {len(manifests)} tenants"
+    title = f"students by school year, {how_many(len(manifests), 'tenant')}"
     svg = bar_chart(title, dict(sorted(by_year.items())[-MOST_YEARS:]))
     return {"students by school year": dg.MetadataValue.md(inline_image(svg, title))}
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 from psycopg import Connection
 
 from runway_pipelines.errors import RunwayError
+from runway_pipelines.operations.wording import how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import on_record
 from runway_pipelines.rosters.earlier import carried_on
@@ -237,4 +238,4 @@ def _entry(
 def _publication_reason(school_years: Sequence[int], keys_written: Sequence[str]) -> str:
     if not school_years:
         return "not published: the partner has no enabled school year without send_to_ods, and only those use this file"
-    return f"published to {len(school_years)} school years, {len(keys_written)} of them written"
+    return f"published to {how_many(len(school_years), 'school year')}, {len(keys_written)} of them written"

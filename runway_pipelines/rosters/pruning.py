@@ -11,6 +11,7 @@ import dagster as dg
 
 from runway_pipelines.dagster_events import keep_value, kept_value
 from runway_pipelines.errors import LockTimeout, Permanent, StoredObjectDamaged
+from runway_pipelines.operations.wording import how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import on_record
 from runway_pipelines.rosters.holds import UNREADABLE, read_hold
@@ -114,7 +115,7 @@ def prune_snapshots(context: dg.OpExecutionContext, rosters: RosterServices) -> 
     context.log.info(f"{tally.pruned} snapshots of {tally.tenants} tenants pruned, {tally.kept} kept")
     if failed := [str(each.tenant) for each in tally.skipped if each.is_failure]:
         raise dg.Failure(
-            f"The snapshots of {len(failed)} tenants could not be pruned, such as {failed[0]}.",
+            f"The snapshots of {how_many(len(failed), 'tenant')} could not be pruned, such as {failed[0]}.",
             metadata=tally.metadata(),
             allow_retries=False,
         )

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from runway_pipelines.operations.wording import how_many
 from runway_pipelines.rosters.encoding import CONSUMER_CONTRACT, ROWS_OF_TENANT, RosterCounts
 from runway_pipelines.rosters.manifest import Manifest
 from runway_pipelines.rosters.query import FIRST_PLAUSIBLE_YEAR, id_type_of
@@ -244,7 +245,7 @@ def _unsafe_ids(manifest: Manifest) -> CheckResult:
         manifest.unsafe_ids == 0,
         "every id is safe"
         if not manifest.unsafe_ids
-        else f"{manifest.unsafe_ids} students have an id with a quote, a backslash or a control character, which "
+        else f"{how_many(manifest.unsafe_ids, 'student id')} with a quote, a backslash or a control character, which "
         "consumers write into their output as it is: correct student_unique_id in the warehouse",
         {"unsafe_ids": manifest.unsafe_ids},
     )

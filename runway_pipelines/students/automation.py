@@ -10,6 +10,7 @@ import orjson
 
 from runway_pipelines.dagster_events import with_partition_tags
 from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, TRIGGER_TAG
+from runway_pipelines.operations.wording import how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS_NAME
 from runway_pipelines.partner_tenants.runs import NO_LARGE_RUNS, LargeRuns
@@ -85,7 +86,7 @@ class Tick:
     def summary(self) -> str:
         """One line."""
         files = sum(map(len, self.requested.values()))
-        parts = [f"{files} new files of {len(self.requested)} tenants"]
+        parts = [f"{how_many(files, 'new file')} of {how_many(len(self.requested), 'tenant')}"]
         if self.left:
             parts.append(f"{self.left} left for the next tick")
         if self.unknown:

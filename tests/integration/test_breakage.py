@@ -264,7 +264,7 @@ def test_the_secrets_are_those_of_the_stack_whatever_else_configures_aws(
 OWNER = """
 import sys
 from pathlib import Path
-from runway_pipelines.local.processes import exit_on_termination
+from runway_pipelines.local.signals import exit_on_termination
 from runway_pipelines.local.session import local_session
 
 with exit_on_termination(), local_session(Path(sys.argv[1])):

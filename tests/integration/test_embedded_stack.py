@@ -124,7 +124,7 @@ def test_a_damaged_save_does_not_stop_the_start(state_dir):
 OWNER = """
 import sys, time
 from pathlib import Path
-from runway_pipelines.local.processes import exit_on_termination
+from runway_pipelines.local.signals import exit_on_termination
 from runway_pipelines.local.stack import EmbeddedStack
 
 with exit_on_termination(), EmbeddedStack(Path(sys.argv[1])) as stack:

@@ -30,7 +30,7 @@ USER = """
 import os, sys
 from pathlib import Path
 import psycopg
-from runway_pipelines.local.processes import exit_on_termination
+from runway_pipelines.local.signals import exit_on_termination
 from runway_pipelines.local.session import local_session
 
 def shown():

@@ -208,7 +208,7 @@ def test_operators_hear_of_each_failure_and_of_the_recovery_and_of_nothing_else(
     partner: TestPartner, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
 ) -> None:
     first = run_partner(instance, partner)
-    assert ticks.tick() == "1 runs looked at, 1 events emitted, 0 runs left for the next tick"
+    assert ticks.tick() == "1 run looked at, 1 event emitted, 0 runs left for the next tick"
     (failed,) = bus.received()
     assert failed["detail-type"] == "roster_refresh_failed"
     detail = failed["detail"]
@@ -235,7 +235,7 @@ def test_operators_hear_of_each_failure_and_of_the_recovery_and_of_nothing_else(
     assert bus.types() == ["roster_refresh_recovered"]
 
     assert run_partner(instance, partner).success
-    assert ticks.tick() == "1 runs looked at, 0 events emitted, 0 runs left for the next tick"
+    assert ticks.tick() == "1 run looked at, 0 events emitted, 0 runs left for the next tick"
     assert ticks.tick() == "0 runs looked at, 0 events emitted, 0 runs left for the next tick"
     assert bus.types() == []
 
@@ -259,7 +259,7 @@ def test_a_first_start_tells_nothing_of_the_past(
     ticks = Ticks(instance, operators)
     assert ticks.tick().startswith("0 runs looked at")
     ended_run(instance, "FAILURE", "borealis")
-    assert ticks.tick().startswith("1 runs looked at")
+    assert ticks.tick().startswith("1 run looked at")
     assert bus.types() == ["roster_refresh_failed"]
 
 
@@ -275,7 +275,7 @@ def test_a_canceled_run_is_neither_told_nor_counted_as_the_previous_one(
 ) -> None:
     ended_run(instance, "FAILURE")
     ended_run(instance, "CANCELED")
-    assert ticks.tick().startswith("1 runs looked at, 1 events")
+    assert ticks.tick().startswith("1 run looked at, 1 event ")
     ended_run(instance, "CANCELED")
     ended_run(instance, "SUCCESS")
     ticks.tick()
@@ -378,7 +378,7 @@ def test_a_failed_identity_run_is_told_and_a_good_one_and_other_jobs_are_not(
     ended_run(instance, "SUCCESS", job=IDENTITY_JOB)
     ended_run(instance, "FAILURE", job=IDENTITY_JOB)
     ended_run(instance, "FAILURE", job="some_other_job")
-    assert ticks.tick().startswith("2 runs looked at, 1 events")
+    assert ticks.tick().startswith("2 runs looked at, 1 event ")
     assert bus.types() == ["identity_run_failed"]
 
 
@@ -433,7 +433,7 @@ def test_a_tenant_that_never_had_a_roster_is_not_told_as_stale(
     ticks.tick()
     assert bus.types() == ["roster_refresh_failed"]
     judge(instance)
-    assert ticks.tick() == "1 runs looked at, 0 events emitted, 0 runs left for the next tick"
+    assert ticks.tick() == "1 run looked at, 0 events emitted, 0 runs left for the next tick"
 
 
 @pytest.mark.slow
@@ -447,7 +447,7 @@ def test_a_stale_roster_that_cannot_be_told_is_told_when_the_bus_is_back(
     ticks.tick()
     partner.change_index("north", refreshed_at="2026-01-01T00:00:00+00:00")
     judge(instance)
-    assert ticks.tick(gone) == "0 runs looked at, 0 events emitted, 1 runs left for the next tick"
+    assert ticks.tick(gone) == "0 runs looked at, 0 events emitted, 1 run left for the next tick"
     judge(instance)
     ticks.tick()
     assert bus.types() == ["rosters_stale"]
@@ -542,7 +542,7 @@ def test_what_could_not_be_sent_for_a_day_is_given_up(
 ) -> None:
     monkeypatch.setattr(sensor_module, "GIVE_UP_SECONDS", -1.0)
     ended_run(instance, "FAILURE")
-    assert ticks.tick(gone) == "1 runs looked at, 0 events emitted, 0 runs left for the next tick"
+    assert ticks.tick(gone) == "1 run looked at, 0 events emitted, 0 runs left for the next tick"
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ def test_a_refused_key_costs_a_few_logins_and_not_one_for_each_tenant(
     partner = world.partner(Warehouse(), codes)
     partner.rotate(register_key=False)
     result = run_partner(instance, partner)
-    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake sessions" in e.user_message)
+    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake session" in e.user_message)
     connects = int(line.split("over ")[1].split()[0])
     assert connects <= 5, line  # four in parallel, and one more with the secret read again
 
@@ -171,7 +171,7 @@ def test_a_missing_table_is_one_partners_trouble_and_found_once_a_session(
     result = run_partner(instance, partner)
     assert not result.success
     assert "error 2003" in reasons(result)
-    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake sessions" in e.user_message)
+    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake session" in e.user_message)
     assert int(line.split("over ")[1].split()[0]) <= 4, line
 
 
@@ -475,7 +475,7 @@ def test_tenants_whose_data_is_refused_cost_no_further_sessions(world: World, in
     partner = world.partner(warehouse, codes)
     result = run_partner(instance, partner)
     assert len(failed_checks(result)) == 12
-    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake sessions" in e.user_message)
+    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake session" in e.user_message)
     assert int(line.split("over ")[1].split()[0]) <= 4, line
 
 
@@ -488,5 +488,5 @@ def test_an_unreachable_warehouse_is_not_waited_for_by_every_tenant(
     partner = world.partner(Warehouse(), [f"t{number}" for number in range(15)])
     result = run_partner(instance, partner)
     assert not result.success
-    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake sessions" in e.user_message)
+    (line,) = (e.user_message for e in instance.all_logs(result.run_id) if "Snowflake session" in e.user_message)
     assert int(line.split("over ")[1].split()[0]) <= 8, line

@@ -71,7 +71,7 @@ def test_the_document_has_every_member_of_a_finding() -> None:
 
 def test_the_registry_is_counted() -> None:
     seen = seen_registry(Registry({"acme": ACME}))
-    assert (seen.status, seen.detail) == (CheckStatus.OK, "1 partners, 2 tenants")
+    assert (seen.status, seen.detail) == (CheckStatus.OK, "1 partner, 2 tenants")
 
 
 def test_an_empty_registry_is_a_warning() -> None:

@@ -12,6 +12,7 @@ from runway_pipelines.cli.board import print_board
 from runway_pipelines.cli.registry import why_nothing
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import history_table
+from runway_pipelines.credentials.key_hygiene import NO_KEY_FACTS, KeyFacts
 from runway_pipelines.operations.wording import minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
@@ -64,11 +65,18 @@ def test_a_moment_that_is_none_is_shown_as_it_is() -> None:
     ],
 )
 def test_why_nothing_is_published_is_the_registrys_answer(tenant: str, said: str) -> None:
-    assert said in str(why_nothing(REGISTRY, PartnerTenant.parse(tenant)))
+    assert said in str(why_nothing(REGISTRY, PartnerTenant.parse(tenant), lambda partner_id: NO_KEY_FACTS))
+
+
+def test_nothing_is_published_for_a_partner_without_credentials_and_that_is_said() -> None:
+    said = str(
+        why_nothing(REGISTRY, PartnerTenant("acme", "ashford"), lambda partner_id: KeyFacts(trouble="no secret"))
+    )
+    assert "got nothing so far, because acme has no usable credentials: no secret. To do: put its secret into" in said
 
 
 def test_a_registry_without_partners_has_none_to_name() -> None:
-    said = str(why_nothing(Registry({}), PartnerTenant("acme", "x")))
+    said = str(why_nothing(Registry({}), PartnerTenant("acme", "x"), lambda partner_id: NO_KEY_FACTS))
     assert "(there is none); got acme. To do: switch it on for a partner" in said
 
 

@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runway_pipelines.local.processes import (
-    LocalServerError,
-    StackAlreadyRunning,
-    StateLock,
-    end_on_interrupt,
-    exit_on_termination,
-    impatience,
-    undisturbed,
-)
+from runway_pipelines.local.processes import LocalServerError, StackAlreadyRunning, StateLock
+from runway_pipelines.local.signals import end_on_interrupt, exit_on_termination, impatience, undisturbed
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -49,11 +42,13 @@ def test_ctrl_c_ends_the_block_with_a_word_and_further_signals_do_not_cut_what_s
             stopped.append("in order")
     assert stopped == ["in order"]
     assert capfd.readouterr().out == "Stopping ...\n"
+    send(signal.SIGINT)  # while the process exits
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_ctrl_c_while_a_dataclass_is_being_defined_is_no_failure_either() -> None:
     interrupted = """
-from runway_pipelines.local.processes import end_on_interrupt
+from runway_pipelines.local.signals import end_on_interrupt
 with end_on_interrupt("Stopping ..."):
     exec("import signal; signal.raise_signal(signal.SIGINT)")
 """

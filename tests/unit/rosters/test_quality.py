@@ -232,7 +232,7 @@ def test_another_spelling_of_an_id_system_is_no_fall() -> None:
 def test_an_unsafe_id_is_a_warning() -> None:
     found = result_of(UNSAFE_IDS, manifest(unsafe_ids=2))
     assert (found.passed, found.blocks) == (False, False)
-    assert found.reason.startswith("2 students")
+    assert found.reason.startswith("2 student ids")
 
 
 def test_a_roster_whose_codes_all_went_may_have_been_read_while_they_were_loaded() -> None:
