@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from runway_pipelines.errors import Held
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts
@@ -56,9 +54,3 @@ def _hold(failed: Iterable[CheckResult]) -> None:
             if result.holds
             else "correct the data in the warehouse, and try again",
         )
-
-
-def in_small_batches(batches: Iterable[pa.Table], rows: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of at most ``rows``, which bounds the memory that encoding takes."""
-    for batch in batches:
-        yield from batch.to_batches(max_chunksize=rows)

@@ -26,7 +26,7 @@ from runway_pipelines.errors import (
 )
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
-from runway_pipelines.rosters.extraction import checked_pieces, in_small_batches, select_roster
+from runway_pipelines.rosters.extraction import checked_pieces, select_roster
 from runway_pipelines.rosters.quality import CheckResult
 from runway_pipelines.stream.negotiation import ByteRange
 from runway_pipelines.systems.aws.object_store import ObjectStore
@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 # At most PARTS_AHEAD parts of PART_BYTES are on their way to a client, besides what the encoder holds.
 PART_BYTES = 128 * 1024
 PARTS_AHEAD = 8
-# Rows encoded at once: 1.5 MB of lines, an eighth of what a run holds, and no slower.
-ROWS_AT_ONCE = 8_192
 # Attempts to resume a snapshot where S3 broke off.
 READ_ATTEMPTS = 3
 # Attempts to read the warehouse, as long as nothing was sent, and the pauses between them.
@@ -284,10 +282,9 @@ class WarehousePull:
     def _hand_over(self, pull: Pull, selection: Selection, place: Place) -> bool:
         """Whether the client took all of it."""
         pull.as_of = selection.started_at
-        small = in_small_batches(selection.batches, ROWS_AT_ONCE)
         counts = RosterCounts()
         try:
-            pieces = encode_roster(small, self.tenant.tenant_code, counts, fillers=self.fillers)
+            pieces = encode_roster(selection.batches, self.tenant.tenant_code, counts, fillers=self.fillers)
             pull.hand_over(checked_pieces(pieces, counts, lambda counts: self.guarded(counts, place)))
         except ClientGone:
             return False
