@@ -116,7 +116,7 @@ def reset_peak_memory() -> int:
     """Begin to look for the peak anew, where the system can; returns what is in memory now."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return psutil.Process().memory_info().rss
+    return int(psutil.Process().memory_info().rss)
 
 
 def cpu_seconds_of(process: psutil.Process) -> float:

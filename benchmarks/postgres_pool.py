@@ -56,10 +56,10 @@ def connections() -> dict[str, Any]:
     """Milliseconds for each new connection, by kind."""
     with _place() as place:
         lookups = StoreLookups(REGION)
-        plain = {"conninfo": place.server.dsn(SERVICE)}
+        plain = place.server.dsn(SERVICE)
         token = lookups.database_token("localhost", place.rds.front.port, USER)  # the client is made at first use
         works: dict[str, Callable[[], object]] = {
-            PASSWORD: lambda: psycopg.connect(**plain).close(),
+            PASSWORD: lambda: psycopg.connect(plain).close(),
             TOKEN: lambda: psycopg.connect(**_arguments(place, lookups)).close(),
             SIGNING: lambda: lookups.database_token("localhost", place.rds.front.port, USER),
         }

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psutil
@@ -156,6 +157,14 @@ def _connection() -> Iterator[psycopg.Connection[Any]]:
         yield connection
 
 
+def _cpu_seconds(name: str, phase: dict[str, Any]) -> str:
+    return f"{phase['cpu_seconds'][name]:.0f}"
+
+
+def _stored(table: str, phase: dict[str, Any]) -> str:
+    return f"{phase['rows'].get(table, 0):,} ({phase['bytes'].get(table, 0) / 1e6:.1f})"
+
+
 def _report(phases: dict[str, dict[str, Any]]) -> Report:
     tenants = PARTNERS * TENANTS
     report = Report(
@@ -171,16 +180,8 @@ def _report(phases: dict[str, dict[str, Any]]) -> Report:
             f"{phase['run_seconds'][len(phase['run_seconds']) // 2]:.0f} ({phase['run_seconds'][-1]:.0f})"
         ),
         "longest in the queue, seconds": lambda phase: f"{phase['queued_seconds']:.0f}",
-        **{
-            f"CPU s: {name}": lambda phase, name=name: f"{phase['cpu_seconds'][name]:.0f}"
-            for name in phases[NIGHT]["cpu_seconds"]
-        },
-        **{
-            f"rows (MB): {table}": lambda phase, table=table: (
-                f"{phase['rows'].get(table, 0):,} ({phase['bytes'].get(table, 0) / 1e6:.1f})"
-            )
-            for table in phases[NIGHT]["rows"]
-        },
+        **{f"CPU s: {name}": partial(_cpu_seconds, name) for name in phases[NIGHT]["cpu_seconds"]},
+        **{f"rows (MB): {table}": partial(_stored, table) for table in phases[NIGHT]["rows"]},
         "longest ticks, seconds": lambda phase: ", ".join(f"{k} {v}" for k, v in sorted(phase["ticks"].items())),
     }
     report.rows += [(name, *(cell(phase) for phase in phases.values())) for name, cell in lines.items()]

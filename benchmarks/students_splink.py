@@ -65,7 +65,7 @@ def weights_beside_splinks(candidates: tuple[Candidate, ...], persons: Persons) 
         with _quiet():
             pairs = linker.inference.predict().physical_name
         splinks = time.perf_counter() - started
-        compared, furthest = database.execute(_COMPARED.format(pairs=pairs)).fetchone()
+        ((compared, furthest),) = database.execute(_COMPARED.format(pairs=pairs)).fetchall()
     return {"pairs": compared, "furthest": furthest, "seconds": ours, "splink_seconds": splinks}
 
 

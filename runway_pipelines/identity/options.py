@@ -52,14 +52,16 @@ class IdentityOptions(dg.Config):
         least=0,
         most=_MOST_DAYS,
     )
-    include_null_canonical: bool = Field(False, description="Include libraries without a canonical entity.")
+    include_null_canonical: bool = Field(default=False, description="Include libraries without a canonical entity.")
     recheck: bool = Field(
-        False, description="Ask again about the libraries with a stamp, the earliest answer first, and about no others."
+        default=False,
+        description="Ask again about the libraries with a stamp, the earliest answer first, and about no others.",
     )
     artist_level_ids: bool = Field(
-        False, description="Also write the artist-level ids; runway-pipelines identity migrate adds their columns."
+        default=False,
+        description="Also write the artist-level ids; runway-pipelines identity migrate adds their columns.",
     )
-    dry_run: bool = Field(False, description="Ask LML, but write nothing.")
+    dry_run: bool = Field(default=False, description="Ask LML, but write nothing.")
     limit: int | None = _ranged(None, "Most libraries of each cohort (compilations, others), or none for all:", least=1)
     most_failed_batches: int = _ranged(5, "Stop after so many failed batches in a row, because LML is down:", least=1)
     most_unresolved: float = _ranged(0.5, "Warn above this share of unresolved answers:", least=0, most=1)
