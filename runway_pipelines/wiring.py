@@ -108,7 +108,6 @@ def build_student_services(settings: Settings) -> StudentServices:
         rosters=build_services(settings),
         policy=ResolutionPolicy(
             partners=sorted(_named(settings.resolution.partners)),
-            persons_minutes=settings.resolution.persons_minutes,
             keep_days=settings.resolution.keep_days,
         ),
     )

@@ -101,15 +101,6 @@ def encode_answer(resolved: Resolved, facts: Mapping[str, Any]) -> Iterator[byte
     yield encoder.encode({"summary": msgspec.to_builtins(resolved.summary) | dict(facts)}) + b"\n"
 
 
-def accepted_students(resolved: Resolved) -> dict[str, str]:
-    """The student's ID of each accepted candidate, as `applying` takes it."""
-    return {
-        resolution.candidate_id: resolution.student_unique_id
-        for resolution in resolved.resolutions
-        if resolution.candidate_id is not None and resolution.student_unique_id is not None
-    }
-
-
 def _answer(candidate_id: str, verdict: Verdict) -> Resolution:
     best = verdict.evidence.best
     named = (best, verdict.evidence.second) if verdict.decision is Decision.REVIEW else ()

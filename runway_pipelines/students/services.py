@@ -32,13 +32,7 @@ class ResolutionPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The settings for resolving students. ``partners`` are those who agreed."""
 
     partners: list[str]
-    persons_minutes: int = 15
     keep_days: int = 30
-
-    @property
-    def persons_kept(self) -> timedelta:
-        """For how long a server keeps a tenant's students."""
-        return timedelta(minutes=self.persons_minutes)
 
     @property
     def files_kept(self) -> timedelta:
