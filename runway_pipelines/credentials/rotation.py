@@ -125,11 +125,13 @@ def needs_direct_look(seen: LastSeen | None, observed: Observation, *, was_reque
 def is_due(seen: LastSeen, last_try: LastTry, now: datetime, pacing: Pacing) -> bool:
     """Whether to try failing credentials again now.
 
-    A run that was queued for long and has just failed is not followed by the next at once.
+    A run that was queued for long and has just failed is not followed by the next at once. A moment further ahead than
+    any wait is that of a clock that was fast, and keeps nobody waiting.
     """
-    if last_try.state in (TryState.WORKED, TryState.UNDER_WAY) or seen.next_try is None or now < seen.next_try:
+    if last_try.state in (TryState.WORKED, TryState.UNDER_WAY) or seen.next_try is None:
         return False
-    return last_try.at is None or now >= last_try.at + pacing.first
+    earliest = [seen.next_try] if last_try.at is None else [seen.next_try, last_try.at + pacing.first]
+    return not any(now < moment <= now + pacing.longest for moment in earliest)
 
 
 def decide(

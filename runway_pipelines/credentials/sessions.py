@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ACQUIRE_TIMEOUT_SECONDS = 60
 PROOF_ATTEMPTS = 3
 # No warehouse, no current database, an object missing or not granted, a column missing: the same for every tenant.
-PARTNER_WIDE_QUERY_ERRORS = frozenset({"606", "904", "2003", "2043", "3001", "90105", "90106"})
+PARTNER_WIDE_QUERY_ERRORS = frozenset({"606", "666", "904", "2003", "2043", "3001", "90073", "90105", "90106"})
 
 
 class AllSessionsInUse(Unavailable):

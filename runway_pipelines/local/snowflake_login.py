@@ -36,7 +36,7 @@ def account_and_user(data: Mapping[str, Any]) -> tuple[str, str]:
     account = str(data.get("ACCOUNT_NAME") or "").split(".")[0].upper()
     user = str(data.get("LOGIN_NAME") or "").upper()
     if not ACCOUNT_NAME.match(account):
-        raise LoginRefused("390201", "The requested account name is not valid.")
+        raise LoginRefused("390100", "The requested account name is not valid.")
     return account, user
 
 

@@ -62,6 +62,7 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
             if context.cursor:
                 context.log.warning("the cursor cannot be read: runs that ended before now are not looked at")
             return _result("looks at runs that end from now on", RunCursor(now))
+        cursor = cursor.without_future(now)
         runs = newly_ended(context.instance, cursor, watched.jobs)
         done, emitted = notify(runs[:MOST_RUNS], watched, context.instance, operators, context.log, now=now)
         left = runs[len(done) :]
@@ -78,7 +79,7 @@ def newly_ended(instance: dg.DagsterInstance, cursor: RunCursor, job_names: Iter
     """Runs of these jobs that ended and were not looked at, in the order of their ends.
 
     A run is updated when it ends or later, so reading those updated above the floor misses none. They are not limited:
-    runs looked at before could fill any limit. The floor follows the clock.
+    runs looked at before could fill any limit. The floor follows them.
     """
     # A second less: the storage rounds to microseconds.
     floor = datetime.fromtimestamp(cursor.floor - 1, UTC)

@@ -3,7 +3,8 @@
 No timestamp separates them from the others. The clock of a run's own process stamps its end, which is stored a moment
 later, so runs do not appear in the order of their ends; several end at one instant; and a tag updates a run long after
 its end. The cursor therefore goes by the end, not the update, and remembers each run it looked at by its id, above a
-floor that stays `OVERLAP_SECONDS` behind.
+floor that stays `OVERLAP_SECONDS` behind the newest of them. The clock of the sensor's own process only holds the floor
+back: were it a year fast for one tick, a floor that followed it would leave operators without a word for a year.
 """
 
 from collections.abc import Iterable, Mapping
@@ -37,12 +38,17 @@ class RunCursor:
         """As Dagster keeps it."""
         return orjson.dumps({"floor": self.floor, "seen": dict(self.seen)}).decode()
 
+    def without_future(self, now: float) -> Self:
+        """The same, unless a clock that was fast set the floor: then the runs that end from now on are looked at."""
+        return self if self.floor <= now + OVERLAP_SECONDS else type(self)(now - OVERLAP_SECONDS, self.seen)
+
     def is_new(self, run_id: str, ended: float) -> bool:
         """Whether the run that ended then has not been looked at."""
         return ended > self.floor and run_id not in self.seen
 
     def advanced(self, looked_at: Mapping[str, float], left: Iterable[float], now: float) -> Self:
         """The cursor after a tick: the runs it ``looked_at`` (id to end), and the ends of those it ``left``."""
-        floor = max(self.floor, min([now, *left]) - OVERLAP_SECONDS)
         seen = {**self.seen, **looked_at}
+        newest = max(seen.values(), default=self.floor)
+        floor = max(self.floor, min([now, newest, *left]) - OVERLAP_SECONDS)
         return type(self)(floor, {run_id: ended for run_id, ended in seen.items() if ended > floor})

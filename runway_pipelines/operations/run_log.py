@@ -61,7 +61,9 @@ class RunLog:
         partner = {PARTITION_TAG: run.tags[PARTITION_TAG]} if PARTITION_TAG in run.tags else {}
         of_partner = dg.RunsFilter(job_name=run.job_name, statuses=ENDED, tags=partner)
         for earlier in self.instance.get_run_records(of_partner, limit=LOOK_BACK, cursor=run.run_id):  # newest first
-            if end_of(earlier) <= end_of(record):
+            ended = end_of(earlier)
+            # An end in the future is the mark of a clock that was fast: the run was requested before this one.
+            if ended <= end_of(record) or ended > datetime.now(UTC).timestamp():
                 yield self.outcome_of(earlier)
 
     def stale_rosters(self, run_id: str) -> dict[str, dict[str, str]]:

@@ -173,7 +173,8 @@ class Removals:
         recent = self.recent(now)
         return Removals(
             {
-                name: {key: self.moments[name][key] for key in recent.get(name, ())}
+                # A removal from the future, by a clock that was fast, counts for a day from now.
+                name: {key: min(self.moments[name][key], now.isoformat()) for key in recent.get(name, ())}
                 | dict.fromkeys(changes.remove, now.isoformat())
                 for name, changes in plan.items()
             }

@@ -35,12 +35,11 @@ def _state_of(store: ObjectStore, partner: RosterPartner, keys: Mapping[str, Key
     try:
         entries = PartnerIndex.read(store, partner).tenants
     except RunwayError as error:
-        return PartnerState(
-            partner.partner_id,
-            partner.name,
-            (),
-            of_keys,
-            partner.published_years,
-            trouble=f"{error.came}: {error.remedy}",
-        )
+        return _unreadable(partner, of_keys, f"{error.came}: {error.remedy}")
+    except Exception as error:  # noqa: BLE001 - one partner's trouble is no other's; the text may quote anything
+        return _unreadable(partner, of_keys, f"an unexpected {type(error).__name__}: report it")
     return PartnerState(partner.partner_id, partner.name, entries, of_keys, partner.published_years)
+
+
+def _unreadable(partner: RosterPartner, keys: KeyFacts, trouble: str) -> PartnerState:
+    return PartnerState(partner.partner_id, partner.name, (), keys, partner.published_years, trouble=trouble)

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from runway_pipelines.rosters.freshness import moment_of
+from runway_pipelines.rosters.freshness import ahead_of, moment_of
 from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer
 
 REMEMBERED = timedelta(days=7)
+
+
+def earlier_of(pointer: Pointer | None, now: datetime) -> tuple[Earlier, ...]:
+    """What the pointer remembers, but for what a fast clock dated: that would be compared with for as long."""
+    known = pointer.earlier if pointer else ()
+    return tuple(each for each in known if ahead_of(now, moment_of(each.until)) is None)
 
 
 def carried_on(
@@ -24,7 +30,7 @@ def carried_on(
     """
     if pointer is None:
         return ()
-    known = list(pointer.earlier)
+    known = list(earlier_of(pointer, now))
     if published is not None and pointer.sha256 != candidate.sha256:
         known.append(Earlier(now.isoformat(timespec="seconds"), published.students))
     kept: list[Earlier] = []

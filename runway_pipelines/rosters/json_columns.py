@@ -14,8 +14,8 @@ _TO_ESCAPE = r'["\\\x00-\x1f\x{85}\x{2028}\x{2029}]'
 _LINE_BREAKS = str.maketrans({character: f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"})
 # The bytes that all of them contain or begin with, in UTF-8.
 _MAY_NEED_ESCAPE = np.zeros(256, dtype=bool)
-_MAY_NEED_ESCAPE[[*range(0x20), ord('"'), ord("\\"), 0xC2, 0xE2]] = True
-_UNSAFE = r'["\\\x00-\x1f]'
+_MAY_NEED_ESCAPE[[*range(0x20), ord('"'), ord("\\"), 0x7F, 0xC2, 0xE2]] = True
+_UNSAFE = r'["\\]|\p{Cc}'
 
 
 def json_text(values: pa.Array) -> pa.Array:

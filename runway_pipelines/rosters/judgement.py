@@ -11,6 +11,7 @@ from typing import IO
 from runway_pipelines.errors import Permanent, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.comparison import RosterChanges, compare_rosters
+from runway_pipelines.rosters.earlier import earlier_of
 from runway_pipelines.rosters.guards import GUARD_NAMES, Comparison, as_warnings, combine, holding, judge_guards
 from runway_pipelines.rosters.holds import read_expectations
 from runway_pipelines.rosters.manifest import Manifest, Pointer, snapshot_key
@@ -80,7 +81,7 @@ def judged(
     """Every rule's and every guard's result; what somebody expected is a warning, to be put on record if it passes."""
     before, published = standing.manifest, standing.published
     place = published.place if published else None
-    earlier = standing.pointer.earlier if standing.pointer else ()
+    earlier = earlier_of(standing.pointer, context.now())
     comparison = Comparison(before, standing.is_first, () if before else context.places(tenant), place, earlier)
     results = combine(judge(manifest, before, context.thresholds), judge_guards(manifest, comparison, context.guards))
     if standing.pinned is not None:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from runway_pipelines.errors import Held, RunwayError, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import RosterPartner
+from runway_pipelines.rosters.earlier import earlier_of
 from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.guards import GUARD_NAMES, Comparison, Guards, judge_announced_guards
 from runway_pipelines.rosters.holds import Hold, read_hold
@@ -220,7 +221,7 @@ class RosterRoute:
             published = None
         manifest, place = (published.manifest, published.place) if published else (None, None)
         if manifest is not None or place is not None:
-            earlier = published.pointer.earlier if published else ()
+            earlier = earlier_of(published.pointer if published else None, datetime.now(UTC))
             return Comparison(manifest, is_first=False, place=place, earlier=earlier)
         partner = RosterPartner(tenant.partner_id, tenant.partner_id, (), ())
         places = PublishedPlaces(self._store, partner, at_most=PLACES_ASKED)(tenant)

@@ -64,6 +64,21 @@ def service(make_service: MakeService) -> LmlService:
     return make_service()
 
 
+def test_over_plain_http_the_key_goes_to_lml_itself_and_to_no_proxy(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        make_service(api_key=KEY).resolve(ONE, include_tracks=False)
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody came
+            proxy.accept()
+    with pytest.raises(LmlUnavailable):  # without a key the environment's proxy is used, which is closed by now
+        make_service(attempts=1).resolve(ONE, include_tracks=False)
+
+
 def failure(service: LmlService, libraries: list[Library] = ONE) -> LmlError:
     """What a call raises."""
     with pytest.raises(LmlError) as raised:

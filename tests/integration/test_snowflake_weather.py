@@ -143,9 +143,11 @@ def test_a_pull_is_tried_again_as_long_as_nothing_was_sent(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", [390111, 390112, 390114, 390195])
+@pytest.mark.parametrize(
+    ("code", "renewing"), [(390111, 390114), (390112, 390114), (390112, 390113), (390114, 390114), (390195, 390115)]
+)
 def test_six_pulls_after_a_pause_are_six_times_200(
-    partner: TestPartner, front: SnowflakeFront, server: StreamServer, code: int
+    partner: TestPartner, front: SnowflakeFront, server: StreamServer, code: int, renewing: int
 ) -> None:
     run = add_run(partner.world, partner, "north")
 
@@ -154,7 +156,7 @@ def test_six_pulls_after_a_pause_are_six_times_200(
 
     with ThreadPoolExecutor(6) as executor:
         assert list(executor.map(lambda _: pull(), range(6))) == [200] * 6
-    front.end_sessions(code)
+    front.end_sessions(code, renewing)
     before = len(front.asked(QUERY))
     assert [pull() for _ in range(6)] == [200] * 6
     # one statement met an ended session; none of the others did
@@ -172,9 +174,13 @@ def test_six_pulls_after_a_pause_are_six_times_200(
         (390102, "MINS_TO_UNLOCK"),
         (390189, "role"),
         (390422, "network policy"),
+        (390201, "warehouse"),
         (390202, "warehouse"),
         (390913, "suspended"),
+        (394300, "RSA_PUBLIC_KEY"),
+        (394301, "time server"),
         (394302, "time server"),
+        (394303, "time server"),
         (394304, "time server"),
     ],
 )

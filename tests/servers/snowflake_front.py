@@ -95,13 +95,13 @@ class SnowflakeFront:
 
         self.judge = judge
 
-    def end_sessions(self, code: int) -> None:
-        """Every session that has run a statement so far is gone, as after a long pause."""
+    def end_sessions(self, code: int, renewing: int) -> None:
+        """Every session that has run a statement so far is gone, as after a long pause, and so it is to be renewed."""
         gone = {asked.token for asked in self.asked(QUERY)}
 
         def judge(asked: Asked) -> Verdict:
-            renewing = asked.path.startswith("/session/token-request")
-            return refusal(390114 if renewing else code) if asked.token in gone else None
+            is_renewal = asked.path.startswith("/session/token-request")
+            return refusal(renewing if is_renewal else code) if asked.token in gone else None
 
         self.judge = judge
 

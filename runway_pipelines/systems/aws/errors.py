@@ -29,20 +29,30 @@ _MISCONFIGURED = (
 )
 _LIBRARIES = {"boto3", "botocore", "s3transfer", "urllib3"}
 _OF_THE_CONNECTION = (ConnectionError, TimeoutError, ssl.SSLError, socket.gaierror, http.client.HTTPException)
+# Those of botocore's own retries too, which are at most four.
 _TRANSIENT_CODES = {
     "BadDigest",
+    "BandwidthLimitExceeded",
     "InternalError",
     "NoSuchUpload",  # a retried completion whose first attempt had arrived
     "InternalFailure",
     "InternalServiceError",
+    "LimitExceededException",
     "OperationAborted",
+    "PriorRequestNotComplete",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
     "RequestTimeout",
     "RequestTimeoutException",
     "ServiceUnavailable",
     "SlowDown",
+    "ThrottledException",
     "Throttling",
     "ThrottlingException",
     "TooManyRequestsException",
+    "TransactionInProgressException",
 }
 _CLOCK = "set this machine's clock by a time server (chronyc tracking): AWS refuses what was signed at another time"
 _REMEDIES = {

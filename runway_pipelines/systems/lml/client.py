@@ -280,6 +280,8 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         try:
             return httpx.Client(
                 timeout=httpx.Timeout(self.timeout_seconds, pool=None),
+                # Over plain HTTP the key goes to LML itself: the environment's proxy may be anywhere.
+                mounts={"http://": None} if self.api_key else None,
                 limits=httpx.Limits(
                     max_connections=self.max_in_flight,
                     max_keepalive_connections=self.max_in_flight,

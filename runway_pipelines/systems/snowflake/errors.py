@@ -9,16 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runway_pipelines.errors import AuthenticationRefused, QueryFailed, RunwayError, SessionEnded, Unavailable
+from runway_pipelines.systems.disk import machine_trouble, temporary_folder
 from runway_pipelines.systems.snowflake.connection import EduConnection
 
 if TYPE_CHECKING:
     from snowflake.connector.errors import Error
 
 _COMPARE_KEYS = "compare the secret's key with the user's RSA_PUBLIC_KEY and RSA_PUBLIC_KEY_2, and see DESC USER"
-# The token of a key pair is good for a minute; which of the two codes means the clock depends on Snowflake's version.
+_USABLE_WAREHOUSE = "grant the role USAGE on the secret's warehouse, correct its name in the secret, or leave it out"
+# Snowflake has more reasons than have public numbers.
+_LOGIN_HISTORY = (
+    "see the reason in Snowflake's LOGIN_HISTORY, and mend what it names: the user's key, role, warehouse or network "
+    f"policy, or the secret; if it is the key, {_COMPARE_KEYS}"
+)
+# The token of a key pair is good for a minute; which of the codes means the clock depends on Snowflake's version.
 _SET_CLOCK = (
     f"have this machine's clock set by a time server; if runway-pipelines doctor finds it right, {_COMPARE_KEYS}"
 )
@@ -28,15 +35,20 @@ _REFUSED_LOGIN_REMEDIES = {
     390102: "the user is locked after failed logins: wait 15 minutes, or ALTER USER ... SET MINS_TO_UNLOCK = 0",
     390189: "grant the secret's role to the user, correct its name in the secret, or leave it out",
     390422: "add the address that this machine has on its way out to the account's or the user's network policy",
-    390202: "grant the role USAGE on the secret's warehouse, correct its name in the secret, or leave it out",
+    390201: _USABLE_WAREHOUSE,
+    390202: _USABLE_WAREHOUSE,
     390913: "the account is suspended: its owner has to talk to Snowflake",
+    394300: _COMPARE_KEYS,
+    394301: _SET_CLOCK,
     394302: _SET_CLOCK,
+    394303: _SET_CLOCK,
     394304: _SET_CLOCK,
 }
-# Logins that another attempt does not mend: also user, password and account.
-_REFUSED_LOGIN = {390100, 390186, 390190, 390201, *_REFUSED_LOGIN_REMEDIES}
-# The session or its token has expired; a new session can be opened, with the credentials as they are by then.
-_SESSION_ENDED = {390111, 390112, 390114, 390195}
+# Logins that another attempt does not mend.
+_REFUSED_LOGIN = {390100, 390186, 390190, *_REFUSED_LOGIN_REMEDIES}
+# The session or one of its tokens is gone or has expired: the numbers after which the driver itself would log in anew,
+# and 390111. A new session can be opened, with the credentials as they are by then.
+_SESSION_ENDED = {390104, 390110, 390111, 390112, 390113, 390114, 390115, 390195, 390400}
 _GRANT_OR_CORRECT = (
     "grant the role USAGE and SELECT on the database, the schema and the stg_ef3 tables, or correct the secret"
 )
@@ -45,16 +57,15 @@ _REMEDIES = {
     2043: _GRANT_OR_CORRECT,
     3001: "grant the secret's role SELECT on the stg_ef3 tables",
     606: "give the user a default warehouse that its role may use, or set warehouse in the secret",
+    666: "the account's computing is suspended: its owner has to talk to Snowflake",
+    90073: "a resource monitor has suspended the warehouse: raise its quota, or wait until it begins anew",
     630: "see in Snowflake's query history why the statement takes so long, or give the user a larger warehouse",
     90105: "correct database and schema in the secret",
     90106: "correct database and schema in the secret",
     904: "compare the columns of the stg_ef3 tables with the rosters contract, section 1 (docs/contracts)",
 }
-# An OSError of this machine, and none of the connection.
-_OF_THIS_MACHINE = {
-    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
-    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR),
-}
+# Further errors of this machine, and none of the connection.
+_OF_THIS_MACHINE = {errno.ENOMEM, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR}
 
 
 @contextmanager
@@ -67,8 +78,7 @@ def snowflake_errors() -> Iterator[None]:
     except errors.Error as error:
         raise _mapped(error) from None
     except _broken_connection() as error:
-        if _is_of_this_machine(error):
-            raise
+        _raise_of_this_machine(error)
         raise Unavailable(
             expected="the statement's answer",
             came=f"a connection that broke off ({type(error).__name__})",
@@ -87,8 +97,7 @@ def snowflake_login_errors(connection: EduConnection) -> Iterator[None]:
     except errors.Error as error:
         raise _mapped_login(error, connection, time.monotonic() - started) from None
     except _broken_connection() as error:
-        if _is_of_this_machine(error):
-            raise
+        _raise_of_this_machine(error)
         raise _no_session(connection, time.monotonic() - started, type(error).__name__) from None
 
 
@@ -104,8 +113,14 @@ def _broken_connection() -> tuple[type[Exception], ...]:
     return (RequestException, HTTPError, HTTPException, OSError, OpenSSLError, RetryRequest, EOFError, zlib.error)
 
 
-def _is_of_this_machine(error: Any) -> bool:
-    return getattr(error, "errno", None) in _OF_THIS_MACHINE
+def _raise_of_this_machine(error: Exception) -> None:
+    """What this machine refuses says nothing of the partner: no verdict on its key, and no broken connection."""
+    if (trouble := machine_trouble(error, temporary_folder())) is not None:
+        raise Unavailable(
+            expected=trouble.expected, came=trouble.came, remedy=trouble.remedy, code=trouble.code
+        ) from None
+    if getattr(error, "errno", None) in _OF_THIS_MACHINE:
+        raise error
 
 
 def _mapped(error: Error) -> RunwayError:
@@ -144,7 +159,7 @@ def _mapped_login(error: Error, connection: EduConnection, seconds: float) -> Ru
         return AuthenticationRefused(
             expected=_session_of(connection),
             came=f"a refused login (error {number})",
-            remedy=_REFUSED_LOGIN_REMEDIES.get(number, _COMPARE_KEYS),
+            remedy=_REFUSED_LOGIN_REMEDIES.get(number, _LOGIN_HISTORY),
             code=str(number),
         )
     return _no_session(connection, seconds, f"{type(error).__name__}, error {number}", code=str(number))

@@ -130,6 +130,15 @@ def test_a_failing_version_is_tried_again_when_it_is_due() -> None:
     assert decision == Decision(LastSeen("v1", 2, NOW + 58 * MINUTE), Trigger.HEALING, 2)
 
 
+@pytest.mark.parametrize(
+    ("next_try", "last_try"),
+    [(NOW + 365 * 1440 * MINUTE, LastTry(TryState.FAILED, NOW - 60 * MINUTE)), (NOW, failed(-365 * 1440))],
+    ids=["the sensor's clock", "the run's clock"],
+)
+def test_a_clock_that_was_fast_keeps_nobody_waiting(next_try: datetime, last_try: LastTry) -> None:
+    assert tick(LastSeen("v1", 1, next_try), Current("v1"), last_try=last_try).trigger is Trigger.HEALING
+
+
 def test_a_run_that_was_queued_for_long_and_has_just_failed_is_not_followed_at_once() -> None:
     overdue = LastSeen("v1", 1, NOW - 60 * MINUTE)
     assert tick(overdue, Current("v1"), last_try=failed(1)) == Decision(overdue)

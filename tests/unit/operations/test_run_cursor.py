@@ -41,12 +41,27 @@ def test_each_run_is_looked_at_exactly_once(
     assert looked_at == {f"run-{number}": 1 for number in range(len(runs))}
 
 
-def test_the_floor_follows_the_clock_so_that_nothing_is_remembered_for_ever() -> None:
+def test_the_floor_follows_the_runs_so_that_nothing_is_remembered_for_ever() -> None:
     cursor = RunCursor(START).advanced({"run-1": START + 10}, [], START + 20)
     assert cursor == RunCursor(START, {"run-1": START + 10})
-    later = cursor.advanced({}, [], START + 11 + OVERLAP_SECONDS)
-    assert later == RunCursor(START + 11, {})
+    ended = START + 11 + OVERLAP_SECONDS
+    later = cursor.advanced({"run-2": ended}, [], ended + 5)
+    assert later == RunCursor(START + 11, {"run-2": ended})
     assert not later.is_new("run-1", START + 10)
+
+
+YEAR = 365 * 86_400.0
+
+
+def test_a_tick_with_a_fast_clock_hides_no_run() -> None:
+    cursor = RunCursor(START).advanced({"run-1": START + 10}, [], START + YEAR)
+    assert cursor.is_new("run-2", START + 20)
+
+
+def test_a_floor_in_the_future_is_taken_back() -> None:
+    cursor = RunCursor(START + YEAR).without_future(START)
+    assert cursor.is_new("run-1", START + 1)
+    assert RunCursor(START + 1).without_future(START) == RunCursor(START + 1)
 
 
 def test_a_run_that_was_left_stays_new_for_as_long_as_it_is_left() -> None:

@@ -1,12 +1,19 @@
 """Partitions follow the registry, and a wrong read of it deletes nobody's history."""
 
 import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runway_pipelines.partner_tenants.reconciliation import PartitionChanges, approval_of, reconcile, reconcile_all
+from runway_pipelines.partner_tenants.reconciliation import (
+    PartitionChanges,
+    Removals,
+    approval_of,
+    reconcile,
+    reconcile_all,
+)
 
 # Few values, so that the two sets overlap.
 keys = st.frozensets(st.integers(0, 30).map(lambda number: f"acme/{number}"), max_size=30)
@@ -219,3 +226,11 @@ def test_a_key_that_came_back_does_not_count_as_lost() -> None:
 
 def test_two_a_tick_are_not_two_for_ever() -> None:
     assert reconcile({"a", "b", "c"}, {"c"}, recent={"d"}).refused == ("a", "b")
+
+
+def test_a_removal_that_a_fast_clock_dated_counts_for_a_day_and_no_longer() -> None:
+    now = datetime(2026, 11, 22, 2, tzinfo=UTC)
+    ahead = Removals({"tenants": {"a": (now + timedelta(days=365)).isoformat()}})
+    after = ahead.after({"tenants": PartitionChanges(had=1)}, now, is_approved=False)
+    assert after.recent(now)["tenants"] == {"a"}
+    assert after.recent(now + timedelta(days=2))["tenants"] == frozenset()

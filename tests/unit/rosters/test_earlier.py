@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runway_pipelines.rosters.earlier import REMEMBERED, carried_on
+from runway_pipelines.rosters.earlier import REMEMBERED, carried_on, earlier_of
 from runway_pipelines.rosters.manifest import Earlier, Pointer
 from tests.factories import manifest, pointer
 
@@ -44,6 +44,12 @@ def test_what_is_confirmed_keeps_what_it_remembers_and_is_no_earlier_one() -> No
 def test_what_was_published_within_the_week_stays_and_what_was_before_it_goes() -> None:
     last = REMEMBERED / DAY
     assert after(4500, at(4900, last + 0.001), at(4800, last), published=4600)[:-1] == (at(4800, last),)
+
+
+def test_what_a_fast_clock_dated_is_neither_compared_with_nor_carried_on() -> None:
+    ahead = at(9000, -365)
+    assert earlier_of(pointer(earlier=(ahead, at(6000, 1))), NOW) == (at(6000, 1),)
+    assert ahead not in after(4800, ahead)
 
 
 def test_a_larger_roster_takes_the_place_of_the_smaller_ones_before_it() -> None:

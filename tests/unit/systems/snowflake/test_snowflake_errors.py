@@ -46,6 +46,8 @@ def test_a_refused_login_is_permanent_and_any_other_failure_may_pass(
     [
         *((2003, QueryFailed), (904, QueryFailed), (606, QueryFailed), (630, QueryFailed)),
         *((390111, SessionEnded), (390112, SessionEnded), (390114, SessionEnded), (390195, SessionEnded)),
+        *((390104, SessionEnded), (390110, SessionEnded), (390113, SessionEnded), (390115, SessionEnded)),
+        (390400, SessionEnded),
     ],
 )
 def test_an_expired_session_is_not_a_refused_statement(errno: int, expected: type) -> None:
@@ -80,6 +82,26 @@ def test_a_connection_that_breaks_off_may_pass_whoever_says_so(raised: Exception
 
 
 @pytest.mark.parametrize("number", [numbers.ENOSPC, numbers.EMFILE])
-def test_a_full_disk_is_no_broken_connection(number: int) -> None:
-    with pytest.raises(OSError, match="full"), snowflake_errors():
-        raise OSError(number, "full")
+@pytest.mark.parametrize(
+    "block", [snowflake_errors, lambda: snowflake_login_errors(CONNECTION)], ids=["query", "login"]
+)
+def test_what_the_machine_refuses_is_no_verdict_on_the_partner_and_no_broken_connection(
+    number: int, block: Callable[[], Any]
+) -> None:
+    with pytest.raises(Unavailable, match="at /") as mapped, block():
+        raise OSError(number, CANARY)
+    assert mapped.value.code == numbers.errorcode[number]
+    assert "report it" not in mapped.value.remedy
+    assert CANARY not in str(mapped.value)
+
+
+def test_a_file_that_is_missing_is_neither() -> None:
+    with pytest.raises(FileNotFoundError), snowflake_errors():
+        raise FileNotFoundError(numbers.ENOENT, "a certificate")
+
+
+def test_a_refusal_without_a_public_number_names_all_that_it_may_be() -> None:
+    with pytest.raises(AuthenticationRefused, match="LOGIN_HISTORY") as mapped, snowflake_login_errors(CONNECTION):
+        raise errors.DatabaseError(msg=CANARY, errno=390999, sqlstate="28000")
+    for cause in ("key", "role", "warehouse", "network"):
+        assert cause in mapped.value.remedy
