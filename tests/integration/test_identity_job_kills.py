@@ -92,14 +92,17 @@ def test_a_run_killed_at_any_moment_leaves_every_library_whole(
 ) -> None:
     chance = random.Random(20_261_121)
     old, (new, _) = as_reference(tables), foreseen(tables)
-    lml.script(Rule(fault="slow", seconds=0.02))
     killed, written = 0, set()
-    for _ in range(7):
-        lml.script(Rule(fault="slow", seconds=0.02))
+    for is_after_a_write in (False, True) * 4:
+        # Slow enough to be killed before it has written all, however long this test is kept waiting.
+        lml.script(Rule(fault="slow", seconds=0.5 if is_after_a_write else 0.02))
         process = RunProcess(**SMALL, calls_in_flight=4)
-        calls = chance.randrange(1, 4)
+        calls, pause = chance.randrange(1, 4), chance.uniform(0, 0.05)
         wait_until(lambda calls=calls: len(lml.calls) >= calls)
-        time.sleep(chance.uniform(0, 0.05))
+        if is_after_a_write:  # on a slow machine no pause would reach the first
+            before = tables.rows("library")
+            wait_until(lambda before=before: tables.rows("library") != before)
+        time.sleep(pause)
         killed += process.kill()
         left_behind(tables)
         now = done(tables, old, new)

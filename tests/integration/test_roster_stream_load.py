@@ -300,7 +300,7 @@ def test_a_server_that_is_killed_leaves_an_incomplete_body(world: World, tmp_pat
 
 
 def test_sigterm_lets_pulls_in_flight_finish_and_nobody_new_in(world: World, tmp_path: Path, big: Big) -> None:
-    with stream_process(tmp_path / "server.log") as server:
+    with stream_process(tmp_path / "server.log", RUNWAY_STREAM_GRACE_SECONDS=f"{PATIENCE_SECONDS:.0f}") as server:
         with raw_client(server, request_bytes(big.run, WAREHOUSE), buffer=4096) as client:
             first = client.recv(1000)
             server.process.send_signal(signal.SIGTERM)
