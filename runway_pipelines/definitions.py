@@ -17,7 +17,6 @@ from runway_pipelines.operations.outcome_sensor import Watched, build_run_outcom
 from runway_pipelines.operations.retention import build_retention_job, build_retention_schedule
 from runway_pipelines.operations.tags import linked
 from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
-from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.assets import partner_rosters, tenant_rosters
 from runway_pipelines.rosters.automation import build_daily_schedule, partner_rosters_job
 from runway_pipelines.rosters.board_asset import build_board_asset, build_board_retention, build_board_sensor
@@ -36,7 +35,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
     services = wiring.build_services(settings)
     interval = settings.dagster.sensor_interval_seconds
     large_runs = wiring.build_large_runs(settings)
-    advice = Advice(dagster_url=settings.dagster.url, docs_url=settings.dagster.docs_url)
+    advice = wiring.build_advice(settings)
     retention_days = settings.dagster.run_retention_days
     run_retention_job = build_retention_job(
         retention_days, prune_snapshots, delete_old_resolutions, build_board_retention(retention_days)

@@ -420,6 +420,9 @@ class Dagster(Section, env_prefix="RUNWAY_"):
         pattern=r"^https?://",
         description="Where people open the Dagster UI; events link to runs there.",
     )
+    command: str = Field(
+        "runway-pipelines", description="What people type to call the command line; Dagster's pages advise it so."
+    )
     docs_url: str | None = Field(
         None,
         pattern=r"^https?://",

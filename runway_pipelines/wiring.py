@@ -13,6 +13,7 @@ from runway_pipelines.identity.options import MOST_CALLS_IN_FLIGHT
 from runway_pipelines.identity.services import IdentityServices
 from runway_pipelines.operations.events import OperatorEvents
 from runway_pipelines.partner_tenants.runs import LargeRuns
+from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.services import GuardPolicy, RosterPolicy, RosterServices
 from runway_pipelines.settings import Database, Section, Settings
 from runway_pipelines.students.services import ResolutionPolicy, StudentServices
@@ -97,9 +98,15 @@ def build_services(settings: Settings) -> RosterServices:
             most_students_lost=settings.rosters.most_students_lost,
             roster_fresh_hours=settings.rosters.fresh_hours,
             docs_url=settings.dagster.docs_url,
+            command=settings.dagster.command,
             guards=GuardPolicy(**settings.guards.model_dump()),
         ),
     )
+
+
+def build_advice(settings: Settings) -> Advice:
+    """How those who read Dagster's pages do what a next step says."""
+    return Advice(settings.dagster.command, settings.dagster.url, settings.dagster.docs_url)
 
 
 def build_student_services(settings: Settings) -> StudentServices:

@@ -16,13 +16,13 @@ from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.holds import held_rosters, holds_table
 from runway_pipelines.cli.registry import MOST_NAMES, known_partner, known_tenant
 from runway_pipelines.cli.results import json_option, name_of, print_result
-from runway_pipelines.cli.rosters import COMMAND_LINE
 from runway_pipelines.cli.signature import WHY, decided_by_option, signed_command
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, say
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.operations.wording import first_few, how_many, minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.advice import COMMAND_LINE
 
 if TYPE_CHECKING:
     from runway_pipelines.partner_tenants.registry import Registry

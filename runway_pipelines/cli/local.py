@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -99,6 +100,7 @@ def _run_dagster(target: Target, port: int, lock: StateLock) -> None:
 
         with dg.DagsterInstance.get() as instance:
             sync_partitions(instance, services.registry())
+        os.environ["RUNWAY_COMMAND"] = target.command_beside  # what Dagster's pages advise is to be copied
         click.echo("Starting Dagster (code server, daemon, webserver) ...")
         with dagster_services(target.state, _free_port_from(port), lock, progress) as running:
             console.print(f"\nDagster UI: [bold]{running.url}[/]  (Ctrl-C ends everything)")

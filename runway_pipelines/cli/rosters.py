@@ -25,6 +25,7 @@ from runway_pipelines.cli.terminal import console, history_table
 from runway_pipelines.errors import Permanent
 from runway_pipelines.operations.wording import how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.advice import COMMAND_LINE
 
 if TYPE_CHECKING:
     from runway_pipelines.rosters.advice import Advice
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.manifest import Manifest
     from runway_pipelines.rosters.publication import Published
     from runway_pipelines.rosters.services import RosterServices
-
-COMMAND_LINE = "command line"  # in the record, in place of a run
 
 
 @click.group()

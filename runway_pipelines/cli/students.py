@@ -17,12 +17,12 @@ from runway_pipelines.cli.arguments import TenantArgument
 from runway_pipelines.cli.examples import examples
 from runway_pipelines.cli.files import InputFile, OutputFile, OutputFolder
 from runway_pipelines.cli.results import json_option, print_result
-from runway_pipelines.cli.rosters import COMMAND_LINE
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.operations.wording import minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.rosters.advice import COMMAND_LINE
 
 if TYPE_CHECKING:
     from runway_pipelines.students.explaining import ExplainedStudent, Explanation

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from runway_pipelines.operations.wording import hosted, runbook_path
 
 COMMAND = "runway-pipelines"
+COMMAND_LINE = "command line"  # on record in place of a run's id
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def _refresh_partner(
     outcomes: list[TenantOutcome] = []
     index = yield from _refresh(context, rosters, partner, tenants, outcomes, sessions)
     metadata = {
-        **index_metadata(index, rosters.store, rosters.policy.most_roster_age),
+        **index_metadata(index, rosters.store, rosters.policy.most_roster_age, rosters.policy.advice),
         **warehouse_seconds(outcomes),
         **students_plot(outcomes),
         **report_metadata(outcomes),
@@ -289,7 +289,7 @@ def _refresh(
                 rosters.store,
                 planned_checks=planned_checks,
                 failing_since=failing.get(outcome.tenant.tenant_code),
-                docs_url=rosters.policy.docs_url,
+                advice=rosters.policy.advice,
             )
     finally:
         outcomes += own

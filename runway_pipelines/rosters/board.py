@@ -118,29 +118,39 @@ class Board:
         return max((row.oldest_hours for row in self.partners if row.oldest_hours is not None), default=None)
 
     @property
+    def first_rosters(self) -> int:
+        """How many districts got their first roster within `RECENT`."""
+        return sum(1 for _, _, change in self._recent if change.is_first)
+
+    @property
     def changed(self) -> list[tuple[str, District, LastChange]]:
         """The districts whose roster changed within `RECENT`, with their partners, the greatest change first."""
+        found = [each for each in self._recent if not each[2].is_first]
+        return sorted(found, key=lambda each: (-each[2].size, each[0], in_order(each[1].tenant_code)))
+
+    @property
+    def _recent(self) -> list[tuple[str, District, LastChange]]:
         since = self.made_at - RECENT
-        found = [
+        return [
             (row.partner_id, district, district.change)
             for row in self.partners
             for district in row.districts
             if district.change is not None and datetime.fromisoformat(district.change.at) > since
         ]
-        return sorted(found, key=lambda each: (-each[2].size, each[0], in_order(each[1].tenant_code)))
 
     @property
     def changes(self) -> str:
         """What changed, in one sentence for a person."""
         within = f"within the last {hours(RECENT):g} hours"
+        first = f", and {how_many(self.first_rosters, 'district')} got a first one" if self.first_rosters else ""
         changed = [change for _, _, change in self.changed]
         if not changed:
-            return f"No roster changed {within}"
-        came = sum(each.added or 0 for each in changed)
-        went = sum(each.removed or 0 for each in changed)
+            return f"No roster changed {within}{first}"
+        came = sum(each.came for each in changed)
+        went = sum(each.went for each in changed)
         other = sum(each.changed or 0 for each in changed)
         said = f"{how_many(len(changed), 'roster')} changed {within}"
-        return f"{said}: {how_many(came, 'student')} came, {went:,} went, {other:,} changed"
+        return f"{said}: {how_many(came, 'student')} came, {went:,} went, {other:,} changed{first}"
 
     @property
     def is_fine(self) -> bool:
@@ -167,6 +177,7 @@ class Board:
             **self.totals,
             "oldest_hours": self.oldest_hours,
             "rosters_changed": len(self.changed),
+            "first_rosters": self.first_rosters,
             "partners": [_partner_document(row) for row in self.partners],
         }
 

@@ -4,6 +4,7 @@ The sensor makes the board in its own tick, which takes a second or two: a run w
 a task. Whatever ended between two ticks, the next one makes the board once.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,9 +24,11 @@ from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.board import Board, PartnerRow
 from runway_pipelines.rosters.board_page import MADE_EVERY_MINUTES, board_page
 from runway_pipelines.rosters.board_reading import read_board
+from runway_pipelines.rosters.decision_job import index_as_it_is
 from runway_pipelines.rosters.districts import District, LastChange, grouped
-from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
+from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX, PUBLISHED_ROSTER
 from runway_pipelines.rosters.manifest import BOARD_KEY
+from runway_pipelines.rosters.record import SHA256_SHOWN
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.aws.object_store import ObjectStore
 
@@ -208,16 +211,52 @@ def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDef
         return dg.SensorResult(
             skip_reason=board.summary,
             cursor=BoardCursor(at, at, numbers).to_json(),
-            asset_events=[dg.AssetMaterialization(BOARD, metadata=board_metadata(board, rosters.store))],
+            asset_events=[
+                dg.AssetMaterialization(BOARD, metadata=board_metadata(board, rosters.store)),
+                *_decided_elsewhere(rosters, board, cursor.made_at),
+            ],
         )
 
     return roster_board_sensor
 
 
+def _decided_elsewhere(
+    rosters: RosterServices, board: Board, since: str
+) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+    """What people decided on the command line since the last board, whose pages would show what was before."""
+    # A decision's moment has no part of a second.
+    after = datetime.fromisoformat(since).replace(microsecond=0) if since else board.made_at
+    for row in board.partners:
+        decided = [
+            each for each in row.districts if each.decided_at and datetime.fromisoformat(each.decided_at) >= after
+        ]
+        for district in decided:
+            yield from _decided(district, f"{row.partner_id}/{district.tenant_code}")
+        if decided:
+            yield index_as_it_is(rosters, row.partner_id)
+
+
+def _decided(district: District, partition: str) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+    said: dict[str, str | int] = {
+        "state": district.state.value,
+        "decided": f"{minute(district.decided_at or '')} UTC, on the command line",
+    }
+    if district.needs_a_look and not district.is_pinned:
+        said |= {"reason": district.reason, "next step": district.next_step.replace("\n", ". ")}
+        yield dg.AssetObservation(CROSS_YEAR_ROSTER, partition=partition, metadata=said)
+        return
+    said |= {"dagster/row_count": district.lines, "students": district.students}
+    for key in (CROSS_YEAR_ROSTER, PUBLISHED_ROSTER):
+        yield dg.AssetMaterialization(key, partition=partition, metadata=said)
+
+
 def row_numbers(row: PartnerRow) -> list[object]:
-    """What has changed when a materialization is worth recording: ages always have."""
+    """What has changed when a materialization is worth recording: ages always have. Of what people read, a digest."""
     newest = max((district.change.at for district in row.districts if district.change), default="")
-    return [row.partner_id, row.fresh, row.stale, row.held, row.failed, row.never, row.trouble, newest]
+    listed = [(each.tenant_code, each.is_pinned, each.reason, each.next_step) for each in row.to_look_at]
+    decided = max((district.decided_at for district in row.districts if district.decided_at), default="")
+    said = hashlib.sha256(json.dumps([row.trouble, row.next_step, listed]).encode()).hexdigest()[:SHA256_SHOWN]
+    return [row.partner_id, row.fresh, row.stale, row.held, row.failed, row.never, said, newest, decided]
 
 
 def _has_ended(instance: dg.DagsterInstance, since: datetime) -> bool:

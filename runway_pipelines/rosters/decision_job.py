@@ -11,8 +11,9 @@ from runway_pipelines.operations.tags import OWNERS, runbook
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.rosters.decisions import Decision, What
-from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PUBLISHED_ROSTER, publication_metadata
+from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX, decision_events, index_metadata
 from runway_pipelines.rosters.guards import GUARD_NAMES
+from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.outcome import TenantOutcome
 from runway_pipelines.rosters.services import RosterServices
 
@@ -38,6 +39,12 @@ def decide_on_roster(
     context: dg.OpExecutionContext, config: DecisionConfig, rosters: RosterServices
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation]:
     """Make the decision take effect, and record what is published then."""
+    if not context.has_partition_key:
+        raise dg.Failure(
+            "Expected the district as the run's partition; got none. To do: launch roster_decision_job from its own "
+            "Launchpad, and choose the partition there.",
+            allow_retries=False,
+        )
     tenant = PartnerTenant.parse(context.partition_key)
     decision = Decision(config.decision, config.decided_by, config.reason, config.sha256 or None)
     try:
@@ -45,17 +52,18 @@ def decide_on_roster(
     except RunwayError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
     context.log.info(f"{tenant}: {outcome.status}: {outcome.reason}", extra={"tenant": str(tenant)})
-    said = {"decision": decision.what.value, "decided_by": decision.decided_by, "reason": decision.reason}
-    if decision.what is What.REJECT:
-        yield dg.AssetObservation(PUBLISHED_ROSTER, partition=tenant.key, metadata=said | {"result": outcome.reason})
-        return
-    yield dg.AssetMaterialization(
-        PUBLISHED_ROSTER,
-        partition=tenant.key,
-        metadata={**publication_metadata(outcome, rosters.store), "result": outcome.reason, **said},
-    )
-    if decision.what is not What.UNPIN:
+    said = {"decision": decision.what.value, "decided by": decision.decided_by, "why": decision.reason}
+    yield from decision_events(outcome, rosters.store, {"result": outcome.reason, **said})
+    if decision.what in (What.APPROVE, What.ROLLBACK):
         yield from _guards_passed(context.instance, outcome)
+    yield index_as_it_is(rosters, tenant.partner_id)
+
+
+def index_as_it_is(rosters: RosterServices, partner_id: str) -> dg.AssetMaterialization:
+    """The partner's page of now: its table of problems is as old as the run that wrote it last."""
+    index = PartnerIndex.read(rosters.store, rosters.registry().partner(partner_id))
+    metadata = index_metadata(index, rosters.store, rosters.policy.most_roster_age, rosters.policy.advice)
+    return dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=partner_id, metadata=metadata)
 
 
 def _guards_passed(instance: dg.DagsterInstance, outcome: TenantOutcome) -> Iterator[dg.AssetCheckEvaluation]:

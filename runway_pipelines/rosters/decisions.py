@@ -18,7 +18,6 @@ from typing import Any
 from psycopg import Connection
 
 from runway_pipelines.errors import DecisionRefused, StoredObjectDamaged
-from runway_pipelines.operations.wording import how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import complete_begun, entries, on_record
 from runway_pipelines.rosters.holds import (
@@ -37,6 +36,7 @@ from runway_pipelines.rosters.publication import (
     point,
     previous_of,
     publish,
+    published_in_words,
     read_manifest,
     readable_pointer,
     verified_digest,
@@ -302,7 +302,7 @@ def _publish(case: _Case, pointer: Pointer, manifest: Manifest) -> TenantOutcome
     return TenantOutcome(
         tenant,
         TenantStatus.UNCHANGED if is_same else TenantStatus.NEW,
-        f"published to {how_many(len(years), 'school year')}, {len(keys_written)} of them written",
+        published_in_words(years, keys_written),
         0,
         manifest=manifest,
         verified_at=pointer.verified_at,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # A reason ends with what to do about it: our errors' remedy, a hold's commands, the end of a pin.
 _WHAT_TO_DO = re.compile(
-    r"\s*(?:To do: (?P<remedy>.+)|(?P<steps>(?:If it is another partner's warehouse|To see what would change"
+    r"\s*(?:To do: (?P<remedy>.+)|(?P<steps>(?:If it is another partner's warehouse|If the load went wrong"
+    r"|To see what would change"
     r"|To publish it all the same|To release it|To publish again): .+))\Z",
     re.DOTALL,
 )
@@ -60,23 +61,46 @@ COUNTED = (
 
 @dataclass(frozen=True)
 class LastChange:
-    """What a district's newest roster brought, in students; no counts where it was not compared. ``at`` is ISO 8601."""
+    """What a district's newest roster brought, in students. ``at`` is ISO 8601.
+
+    ``before`` is how many the one before it had, None if it is the first. There are no counts where the two were not
+    compared: it was an older roster that came back.
+    """
 
     at: str
+    students: int
+    before: int | None
     added: int | None
     removed: int | None
     changed: int | None
 
     @property
+    def is_first(self) -> bool:
+        """Whether there was no roster before."""
+        return self.before is None
+
+    @property
+    def came(self) -> int:
+        """How many students came, at least."""
+        return max(self.students - (self.before or 0), 0) if self.added is None else self.added
+
+    @property
+    def went(self) -> int:
+        """How many students went, at least."""
+        return max((self.before or 0) - self.students, 0) if self.removed is None else self.removed
+
+    @property
     def size(self) -> int:
         """How many students it concerns."""
-        return (self.added or 0) + (self.removed or 0) + (self.changed or 0)
+        return self.came + self.went + (self.changed or 0)
 
     @property
     def in_words(self) -> str:
         """The counts for a person."""
+        if self.before is None:
+            return "the first roster"
         if self.added is None or self.removed is None or self.changed is None:
-            return "a first roster, or one that was not compared"
+            return f"an older roster came back: {self.before:,} before, {self.students:,} now"
         return f"{self.added:,} came, {self.removed:,} went, {self.changed:,} changed"
 
 
@@ -85,7 +109,8 @@ class District:
     """One district. Moments are ISO 8601 in UTC.
 
     ``confirmed_at`` is when the warehouse last confirmed the roster that is there, and ``since`` when its state began,
-    where that is known. An index that an earlier version wrote does not say when a failure began.
+    where that is known. An index that an earlier version wrote does not say when a failure began. ``decided_at`` is
+    when a person last decided about it on the command line.
     """
 
     tenant_code: str
@@ -100,6 +125,7 @@ class District:
     lines: int
     is_pinned: bool = False
     change: LastChange | None = None
+    decided_at: str | None = None
 
     @property
     def last_change(self) -> str:
@@ -180,11 +206,16 @@ def district_of(
         lines=entry.lines,
         is_pinned=entry.status == "pinned",
         change=None if entry.changed_at is None else _change(entry, entry.changed_at),
+        decided_at=entry.decided_at,
     )
 
 
 def _change(entry: IndexEntry, at: str) -> LastChange:
-    return LastChange(at, entry.students_added, entry.students_removed, entry.students_changed)
+    added, removed, changed = entry.students_added, entry.students_removed, entry.students_changed
+    before = entry.students_before
+    if before is None and added is not None and removed is not None:  # as an index of 0.1.0 has it
+        before = entry.students - added + removed
+    return LastChange(at, entry.students, before, added, removed, changed)
 
 
 def _state(entry: IndexEntry, age: timedelta | None, most_age: timedelta) -> DistrictState:
@@ -284,12 +315,12 @@ def _split(reason: str) -> tuple[str, str]:
         return reason, ""
     to_do = (found["remedy"] or found["steps"]).strip().rstrip(".")
     # Each step is a line: one copies one command.
-    return reason[: found.start()].rstrip("."), re.sub(r"\. (?=To (?:see|publish) )", "\n", to_do)
+    return reason[: found.start()].rstrip("."), re.sub(r"\. (?=If the load |To (?:see|publish) )", "\n", to_do)
 
 
-def what_to_do(reason: str) -> str:
-    """What a reason of ours says to do about it; empty if it says nothing."""
-    return _split(reason)[1]
+def cause_and_remedy(reason: str) -> tuple[str, str]:
+    """A reason of ours without what it says to do about it, and that; empty if it says nothing."""
+    return _split(reason)
 
 
 def district_document(district: District) -> Mapping[str, Any]:

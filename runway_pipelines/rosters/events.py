@@ -11,7 +11,8 @@ from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.operations.tags import linked, runbook
 from runway_pipelines.operations.wording import how_many, minute
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
-from runway_pipelines.rosters.districts import District, districts_of, what_to_do
+from runway_pipelines.rosters.advice import Advice
+from runway_pipelines.rosters.districts import District, cause_and_remedy, districts_of
 from runway_pipelines.rosters.guards import ALL_RULES, GUARD_NAMES
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
@@ -26,6 +27,9 @@ PUBLISHED_ROSTER = dg.AssetKey(["rosters", "published_roster"])
 
 MOST_YEARS = 12  # bars of a plot
 MOST_DISTRICTS = 40
+PLAIN = Advice()
+DECIDE_HERE = "or decide in Dagster"
+DECIDE_IN_DAGSTER = "Jobs, roster_decision_job, Launchpad: APPROVE or REJECT the candidate's digits, in the partition"
 
 
 def _consequence(rule: QualityRule) -> str:
@@ -55,7 +59,7 @@ def events_of(
     *,
     planned_checks: Collection[str] = (),
     failing_since: str | None = None,
-    docs_url: str | None = None,
+    advice: Advice = PLAIN,
 ) -> Iterator[object]:
     """The events of one tenant, in order: roster, its checks, publication.
 
@@ -101,11 +105,27 @@ def events_of(
             CROSS_YEAR_ROSTER,
             partition=partition,
             description=outcome.said,
-            metadata=linked(problem_metadata(outcome, store, failing_since), docs_url),
+            metadata=linked(problem_metadata(outcome, store, failing_since, advice), advice.docs_url),
         )
     if outcome.status.is_published:
         published = dg.AssetMaterialization if outcome.school_years else dg.AssetObservation
         yield published(PUBLISHED_ROSTER, partition=partition, metadata=publication_metadata(outcome, store))
+
+
+def decision_events(
+    outcome: TenantOutcome, store: ObjectStore, said: Mapping[str, str]
+) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+    """What a decision makes of the tenant's pages, which would show what was before; ``said`` is who made it, why."""
+    partition, manifest = outcome.tenant.key, outcome.manifest
+    if outcome.status.is_published and manifest is not None:
+        metadata = {**roster_metadata(outcome, manifest, store), **said}
+        yield dg.AssetMaterialization(CROSS_YEAR_ROSTER, partition=partition, metadata=metadata)
+        metadata = {**publication_metadata(outcome, store), **said}
+        yield dg.AssetMaterialization(PUBLISHED_ROSTER, partition=partition, metadata=metadata)
+        return
+    for key in (CROSS_YEAR_ROSTER, PUBLISHED_ROSTER):
+        state = {**problem_metadata(outcome, store), **said} if key == CROSS_YEAR_ROSTER else said
+        yield dg.AssetObservation(key, partition=partition, description=outcome.said, metadata=state)
 
 
 def roster_metadata(
@@ -144,25 +164,25 @@ def _trend_plot(manifest: Manifest) -> Mapping[str, dg.MetadataValue]:
 
 
 def problem_metadata(
-    outcome: TenantOutcome, store: ObjectStore, failing_since: str | None = None
+    outcome: TenantOutcome, store: ObjectStore, failing_since: str | None = None, advice: Advice = PLAIN
 ) -> Mapping[str, dg.MetadataValue | int | float | str]:
     """What a person must know of a tenant that this run did not publish, and of the candidate if one was kept.
 
     ``failing_since`` is when the first of the failures before this one was, None where this is the first.
     """
     is_held = outcome.hold is not None
-    metadata: dict[str, dg.MetadataValue | int | float | str] = {
-        "state": outcome.state,
-        "reason": outcome.reason,
-    }
+    cause, remedy = cause_and_remedy(advice.adapted(outcome.reason))
+    metadata: dict[str, dg.MetadataValue | int | float | str] = {"state": outcome.state, "reason": cause}
     if outcome.hold is not None:
-        metadata["held since"] = outcome.hold.since
+        metadata["held since"] = _utc(outcome.hold.since)
     elif not outcome.status.is_success:
-        metadata["failing since"] = failing_since or "this run, the first that failed"
+        first = f"{_utc(datetime.now(UTC).isoformat())}, this run is the first that failed"
+        metadata["failing since"] = first if failing_since is None else _utc(failing_since)
     if outcome.pinned_at is not None:
-        metadata["pinned since"] = outcome.pinned_at
+        metadata["pinned since"] = _utc(outcome.pinned_at)
     metadata |= {
-        **_commands(_next_step(outcome)),
+        **_commands(remedy or _what_is_left(outcome)),
+        **({DECIDE_HERE: f"{DECIDE_IN_DAGSTER} {outcome.tenant}"} if is_held else {}),
         **runbook("a-roster-is-held" if is_held else "a-run-failed-what-now"),
     }
     if (candidate := outcome.candidate) is not None:
@@ -182,10 +202,12 @@ def _commands(next_step: str) -> dict[str, str]:
     return {"next step": first, "then": later.replace("\n", ". ")} if later else {"next step": first}
 
 
-def _next_step(outcome: TenantOutcome) -> str:
-    """What a person does about it: what the reason itself says, else what is left to do."""
-    if to_do := what_to_do(outcome.reason):
-        return to_do
+def _utc(moment: str) -> str:
+    return f"{minute(moment)} UTC"
+
+
+def _what_is_left(outcome: TenantOutcome) -> str:
+    """What a person does where the reason does not say it."""
     if outcome.status is TenantStatus.HELD:
         return "correct the data in the warehouse; the next refresh publishes it"
     return "mend what the reason says, then materialize this partition, or wait for the next night"
@@ -198,7 +220,13 @@ def publication_metadata(
     tenant = outcome.tenant
     keys = [stable_key(tenant, year) for year in outcome.school_years]
     rows = [
-        dg.TableRecord({"school_year": year, "uri": store.uri(key), "written": key in outcome.keys_written})
+        dg.TableRecord(
+            {
+                "school_year": year,
+                "uri": store.uri(key),
+                "was": "new" if key in outcome.keys_written else "there already",
+            }
+        )
         for year, key in zip(outcome.school_years, keys, strict=True)
     ]
     metadata: dict[str, dg.MetadataValue | int | float | str] = {
@@ -214,10 +242,10 @@ def publication_metadata(
 
 
 def index_metadata(
-    index: PartnerIndex, store: ObjectStore, most_age: timedelta
+    index: PartnerIndex, store: ObjectStore, most_age: timedelta, advice: Advice = PLAIN
 ) -> Mapping[str, dg.MetadataValue | int | float | str]:
     """The partner's totals, then the districts that a person must look at, the worst first, then the others."""
-    districts = districts_of(index.tenants, index.partner_id, datetime.now(UTC), most_age)
+    districts = districts_of(index.tenants, index.partner_id, datetime.now(UTC), most_age, advice)
     problems = [district for district in districts if district.needs_a_look]
     metadata: dict[str, dg.MetadataValue | int | float | str] = {
         "dagster/row_count": sum(entry.lines for entry in index.tenants),

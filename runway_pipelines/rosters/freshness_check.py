@@ -30,7 +30,8 @@ TENANTS_PUBLISHED_SPEC = dg.AssetCheckSpec(
     "tenants_published",
     asset=PARTNER_ROSTER_INDEX,
     description="The last try of every tenant published its roster, or found it pinned by a person. Names the tenants "
-    "that are held, or failed; the index's table of problems says why, and what to do.",
+    "that are held, or failed; the index's table of problems says why, and what to do. A warning where the partner has "
+    "no school year to publish to.",
     partitions_def=PARTNERS,
 )
 _MOST_NAMED = 10
@@ -40,14 +41,18 @@ def publication_evaluation(instance: dg.DagsterInstance, index: PartnerIndex) ->
     """The check of one partner after its run."""
     missed = [entry.name for entry in index.tenants if entry.status in NOT_PUBLISHED]
     total = len(index.tenants)
+    if missed:
+        said = f"{len(missed)} of {total} tenants are held or failed: {first_few(missed, _MOST_NAMED)}"
+    elif not index.school_years:
+        said = "no tenant is published, and each roster is kept: the partner has no school year to publish to"
+    else:
+        said = f"all {total} tenants are published, or pinned"
     return dg.AssetCheckEvaluation(
         asset_key=PARTNER_ROSTER_INDEX,
         check_name=TENANTS_PUBLISHED_SPEC.name,
-        passed=not missed,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=f"{len(missed)} of {total} tenants are held or failed: {first_few(missed, _MOST_NAMED)}"
-        if missed
-        else f"all {total} tenants are published, or pinned",
+        passed=not missed and bool(index.school_years),
+        severity=dg.AssetCheckSeverity.ERROR if missed else dg.AssetCheckSeverity.WARN,
+        description=said,
         partition=index.partner_id,
         target_materialization_data=target_of_newest(instance, PARTNER_ROSTER_INDEX, index.partner_id),
     )

@@ -15,7 +15,6 @@ from typing import IO, Any
 from psycopg import Connection
 
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.operations.wording import how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import on_record
 from runway_pipelines.rosters.earlier import carried_on
@@ -24,7 +23,15 @@ from runway_pipelines.rosters.holds import Hold, delete_hold, held_for, write_ho
 from runway_pipelines.rosters.judgement import judged, manifest_of
 from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer, Signature
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus, refused
-from runway_pipelines.rosters.publication import Published, copy_again, keep_snapshot, point, previous_of, publish
+from runway_pipelines.rosters.publication import (
+    Published,
+    copy_again,
+    keep_snapshot,
+    point,
+    previous_of,
+    publish,
+    published_in_words,
+)
 from runway_pipelines.rosters.quality import STUDENTS_LOST, CheckResult, as_refusals, blocking
 from runway_pipelines.rosters.record import SHA256_SHOWN, Entry
 from runway_pipelines.rosters.standing import Standing, find_standing
@@ -238,4 +245,4 @@ def _entry(
 def _publication_reason(school_years: Sequence[int], keys_written: Sequence[str]) -> str:
     if not school_years:
         return "not published: the partner has no enabled school year without send_to_ods, and only those use this file"
-    return f"published to {how_many(len(school_years), 'school year')}, {len(keys_written)} of them written"
+    return published_in_words(school_years, keys_written)

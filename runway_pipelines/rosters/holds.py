@@ -96,6 +96,7 @@ class Hold:
         steps = [f"To publish it all the same: runway-pipelines rosters approve {tenant} {self.digits} --reason '...'"]
         if self.published_sha256 is not None:
             steps.insert(0, f"To see what would change: runway-pipelines rosters diff {tenant}")
+        steps.insert(0, "If the load went wrong: have it mended, and the next refresh releases the roster")
         if WAREHOUSE_MOVED in self.guards:
             wrong = f"If it is another partner's warehouse: correct the secret of {tenant.partner_id}, approve nothing"
             steps.insert(0, wrong)
@@ -187,9 +188,11 @@ def write_expectations(
 def signed(decided_by: str, reason: str, now: datetime) -> Signature:
     """A signature; raises `DecisionRefused` for a name or a reason that is empty, too long, or no plain text."""
     for what, text in (("a name (decided_by)", decided_by), ("a reason", reason)):
-        if not 1 <= len(text.strip()) <= MOST_TEXT or not _UNPRINTABLE.isdisjoint(map(unicodedata.category, text)):
+        is_printable = _UNPRINTABLE.isdisjoint(map(unicodedata.category, text))
+        # The commands that we print have '...' where the reason goes.
+        if len(text.strip()) > MOST_TEXT or not is_printable or not any(map(str.isalnum, text)):
             raise DecisionRefused(
-                expected=f"{what} of 1 to {MOST_TEXT} characters in one line",
+                expected=f"{what} in words, of 1 to {MOST_TEXT} characters in one line",
                 came=f"{len(text)} characters",
                 remedy="say who decides and why, without any student's data",
             )

@@ -15,8 +15,9 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 from runway_pipelines.errors import PublicationRaced, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant, shown, why_unusable
 from runway_pipelines.partner_tenants.registry import RosterPartner
+from runway_pipelines.rosters.advice import COMMAND_LINE
 from runway_pipelines.rosters.freshness import moment_of
-from runway_pipelines.rosters.manifest import index_key
+from runway_pipelines.rosters.manifest import Manifest, index_key
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import READERS, read_published
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
@@ -36,7 +37,9 @@ class IndexEntry:
     """One tenant. ``refreshed_at`` (ISO 8601, UTC) is when the warehouse last confirmed what is published, ``status``
     how the last try ended. ``since`` is when a person's decision was first needed, or made (held, pinned);
     ``failing_since`` is when the first of the tries ended that failed, or were refused by a check, without a break.
-    ``changed_at`` is when a new roster was published last, and the counts are its manifest's.
+    ``changed_at`` is when a new roster was published last, which took the place of one with ``students_before``: none
+    before the first. The counts are its manifest's, where that compares the two. ``decided_at`` is when a person last
+    decided about it outside Dagster, which therefore does not know of it.
     """
 
     tenant_code: str
@@ -52,6 +55,8 @@ class IndexEntry:
     students_added: int | None = None
     students_removed: int | None = None
     students_changed: int | None = None
+    students_before: int | None = None
+    decided_at: str | None = None
 
     @property
     def name(self) -> str:
@@ -129,7 +134,7 @@ class PartnerIndex:
             self.partner_id,
             self.school_years,
             tuple(
-                _after(entry, by_code[entry.tenant_code], now) if entry.tenant_code in by_code else entry
+                _after(entry, by_code[entry.tenant_code], run_id, now) if entry.tenant_code in by_code else entry
                 for entry in self.tenants
             ),
             run_id,
@@ -232,7 +237,9 @@ def _since(entry: IndexEntry, outcome: TenantOutcome) -> str | None:
     return entry.since if outcome.status is TenantStatus.FAILED else None
 
 
-def _after(entry: IndexEntry, outcome: TenantOutcome, now: datetime) -> IndexEntry:
+def _after(entry: IndexEntry, outcome: TenantOutcome, run_id: str, now: datetime) -> IndexEntry:
+    if run_id == COMMAND_LINE:
+        entry = replace(entry, decided_at=_stored(now))
     if not outcome.status.is_success or outcome.manifest is None:
         return replace(
             entry,
@@ -244,13 +251,7 @@ def _after(entry: IndexEntry, outcome: TenantOutcome, now: datetime) -> IndexEnt
     # Of a superseded run it is the other run's moment: this run confirmed nothing.
     verified_at = None if outcome.verified_at is None else moment_of(outcome.verified_at)
     if outcome.status is TenantStatus.NEW:
-        entry = replace(
-            entry,
-            changed_at=_stored(now),
-            students_added=outcome.manifest.students_added,
-            students_removed=outcome.manifest.students_removed,
-            students_changed=outcome.manifest.students_changed,
-        )
+        entry = _changed(entry, outcome.manifest, now)
     return replace(
         entry,
         status=outcome.status.value,
@@ -261,6 +262,19 @@ def _after(entry: IndexEntry, outcome: TenantOutcome, now: datetime) -> IndexEnt
         students=outcome.manifest.students,
         since=outcome.pinned_at,
         failing_since=None,
+    )
+
+
+def _changed(entry: IndexEntry, manifest: Manifest, now: datetime) -> IndexEntry:
+    """The entry with its newest change. The manifest of a snapshot that was there before compares other two."""
+    is_compared = manifest.previous_sha256 == entry.sha256
+    return replace(
+        entry,
+        changed_at=_stored(now),
+        students_added=manifest.students_added if is_compared else None,
+        students_removed=manifest.students_removed if is_compared else None,
+        students_changed=manifest.students_changed if is_compared else None,
+        students_before=entry.students if entry.has_snapshot else None,
     )
 
 

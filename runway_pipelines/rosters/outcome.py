@@ -85,8 +85,9 @@ class TenantOutcome:
 
     @property
     def said(self) -> str:
-        """The status and the reason; that of a refusal says so itself."""
-        return self.reason if self.is_refused else f"{self.status}: {self.reason}"
+        """The status and the reason; that of a refusal or a hold says so itself."""
+        says_so = self.is_refused or self.reason.startswith(f"{self.status} ")
+        return self.reason if says_so else f"{self.status}: {self.reason}"
 
 
 def refused(

@@ -6,11 +6,12 @@ before the process died, and a reader sees the old file or the new one, whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO
 
 from runway_pipelines.errors import Permanent, StoredObjectDamaged
+from runway_pipelines.operations.wording import how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant, checked_part
 from runway_pipelines.rosters.manifest import (
     ROSTERS_PREFIX,
@@ -157,6 +158,14 @@ def previous_of(pointer: Pointer | None, sha256: str) -> str | None:
     if pointer is None:
         return None
     return pointer.previous_sha256 if pointer.sha256 == sha256 else pointer.sha256
+
+
+def published_in_words(years: Collection[int], keys_written: Collection[str]) -> str:
+    """Where a roster is published, and in how many school years it was not before."""
+    to = f"published to {how_many(len(years), 'school year')}"
+    if len(keys_written) == len(years):
+        return to
+    return f"{to}, {len(keys_written)} of them now" if keys_written else f"{to}, where it was already"
 
 
 def publish(

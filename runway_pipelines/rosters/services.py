@@ -10,6 +10,7 @@ from runway_pipelines.credentials.trial import Trial, try_credentials
 from runway_pipelines.errors import DecisionRefused
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import Registry, read_registry
+from runway_pipelines.rosters.advice import COMMAND, Advice
 from runway_pipelines.rosters.decisions import Decision, DecisionContext, decide
 from runway_pipelines.rosters.guards import Guards
 from runway_pipelines.rosters.index import record_outcomes
@@ -55,7 +56,13 @@ class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
     most_students_lost: float = 0.01
     roster_fresh_hours: float = 30
     docs_url: str | None = None
+    command: str = COMMAND
     guards: GuardPolicy = GuardPolicy()
+
+    @property
+    def advice(self) -> Advice:
+        """How those who read Dagster's pages do what a next step says."""
+        return Advice(self.command, docs_url=self.docs_url)
 
     @property
     def most_roster_age(self) -> timedelta:

@@ -20,7 +20,7 @@ from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.dagster_events import delete_old_runless, evaluate_sensor
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.rosters.board_asset import BOARD, SENSOR_NAME
-from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
+from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX, PUBLISHED_ROSTER
 from runway_pipelines.rosters.manifest import BOARD_KEY
 from tests.integration.stream_server import stream_server
 from tests.integration.world import TestPartner, Warehouse, World, definitions, run_partner, world_of
@@ -82,9 +82,10 @@ def test_the_first_tick_makes_the_page_and_records_the_numbers(night: Night) -> 
     assert refused["state"] == "held" and "no student" in refused["why"] and refused["since"]
     (lost,) = [row for (partner_id, _), row in not_fresh.items() if partner_id == night.lost.partner_id]
     assert "put its secret into Secrets Manager" in lost["next step"]
-    (changed,) = (row.data for row in metadata["changed most"].records)
-    assert (changed["district"], changed["students"]) == ("north", 3)
-    assert metadata["what changed"].value.startswith("1 roster changed")
+    assert (
+        metadata["what changed"].value == "No roster changed within the last 24 hours, and 1 district got a first one"
+    )
+    assert "changed most" not in metadata
     # The run recorded the key's age; nobody knows anything of a key that is not there.
     assert (mine["key age"], mine["last rotation"]) == ("0 days", "never")
     assert rows[night.lost.partner_id]["key age"] == "none"
@@ -111,6 +112,20 @@ def test_a_later_tick_makes_it_again_when_a_run_ended_and_records_it_when_it_cha
     (event,) = night.tick(hour_ago).asset_events
     night.partner.change_index("north", refreshed_at=confirmed_at)
     assert (event.metadata["fresh"].value, event.metadata["stale"].value) == (0, 1)
+
+
+def test_what_was_decided_on_the_command_line_is_on_dagsters_pages_with_the_next_board(night: Night) -> None:
+    north = f"{night.partner.partner_id}/north"
+    before = night.tick(night.made.cursor).cursor
+    assert said("unpin", north, "--reason", "the load is mended").exit_code == 0
+    due = json.dumps(json.loads(before) | {"made_at": (datetime.now(UTC) - timedelta(minutes=20)).isoformat()})
+    after = night.tick(due)
+    found = {(event.asset_key, event.partition): event for event in after.asset_events}
+    assert found[CROSS_YEAR_ROSTER, north].metadata["students"].value == 3
+    assert "on the command line" in found[CROSS_YEAR_ROSTER, north].metadata["decided"].value
+    assert (PUBLISHED_ROSTER, north) in found
+    assert (PARTNER_ROSTER_INDEX, night.partner.partner_id) in found
+    assert not night.tick(after.cursor).asset_events
 
 
 def test_dagster_never_calls_the_board_unsynced(night: Night) -> None:

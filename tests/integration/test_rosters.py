@@ -384,7 +384,7 @@ def test_the_log_has_a_line_for_each_tenant_with_rows_time_and_how_far_the_run_i
     assert len(messages) == 2
     rows = len(warehouse.reference("north").lines)
     for number, message in enumerate(messages, start=1):
-        start = rf"{partner.partner_id}/(north|south): new, {rows} lines, [0-9]+ ms: published to 1 school year,"
+        start = rf"{partner.partner_id}/(north|south): new, {rows} lines, [0-9]+ ms: published to 1 school year "
         assert re.match(start, message)
         assert message.endswith(f"[{number} of 2 tenants, {rows * number} lines so far]")
     assert logging.getLogger("snowflake").level == logging.WARNING

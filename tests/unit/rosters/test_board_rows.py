@@ -420,14 +420,24 @@ def test_what_changed_last_night_is_told_the_greatest_change_first() -> None:
     assert [(partner_id, district.tenant_code) for partner_id, district, _ in made.changed] == [
         ("other", "c"),
         ("acme", "a"),
-        ("other", "first"),
     ]
-    assert made.changes == ("3 rosters changed within the last 24 hours: 1,001 students came, 2 went, 43 changed")
+    assert made.changes == (
+        "2 rosters changed within the last 24 hours: 1,001 students came, 2 went, 43 changed, and 1 district got a "
+        "first one"
+    )
     page = board_page(made)
-    for text in ("other/c", "1,000 came, 0 went, 40 changed", "a first roster, or one that was not compared"):
+    for text in ("other/c", "1,000 came, 0 went, 40 changed"):
         assert text in page
-    assert "acme/old" not in page
-    assert made.document()["rosters_changed"] == 3
+    assert "acme/old" not in page and "other/first" not in page
+    assert (made.document()["rosters_changed"], made.document()["first_rosters"]) == (2, 1)
+
+
+def test_an_older_roster_that_came_back_is_told_by_the_two_sizes() -> None:
+    """Nobody compared the two: its manifest is as old as it is."""
+    back = replace(changed("a", 1), students=500, students_before=25)
+    made = board_of(partner("acme", back))
+    assert made.changes.endswith("475 students came, 0 went, 0 changed")
+    assert "an older roster came back: 25 before, 500 now" in board_page(made)
 
 
 def test_a_night_without_changes_says_so() -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
+from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.events import (
     PUBLISHED_ROSTER,
     changes_table,
@@ -102,14 +103,14 @@ def test_a_partners_index_has_its_totals_first_and_then_who_needs_a_person_the_w
 
 def test_a_district_that_failed_says_why_and_what_to_do(instance: dg.DagsterInstance, store: ObjectStore) -> None:
     failed = TenantOutcome(TENANT, TenantStatus.FAILED, "no table", 0.1)
-    (said,) = events_of(instance, failed, store, docs_url="https://code.example.org/main/")
+    (said,) = events_of(instance, failed, store, advice=Advice(docs_url="https://code.example.org/main/"))
     assert isinstance(said, dg.AssetObservation)
     assert (said.partition, said.description) == (TENANT.key, "failed: no table")
     assert said.metadata["state"].value == "failed"
-    assert said.metadata["failing since"].value == "this run, the first that failed"
+    assert str(said.metadata["failing since"].value).endswith(" UTC, this run is the first that failed")
     (again,) = events_of(instance, failed, store, failing_since=SINCE)
     assert isinstance(again, dg.AssetObservation)
-    assert again.metadata["failing since"].value == SINCE
+    assert again.metadata["failing since"].value == "2026-07-01 09:30 UTC"
     runbook = said.metadata["runbook"].value
     assert runbook == "https://code.example.org/main/docs/operations.md#a-run-failed-what-now"
 
@@ -141,7 +142,7 @@ def test_what_a_check_refused_is_told_apart_from_what_a_guard_holds(
         (said,) = events_of(instance, outcome, store)
         assert isinstance(said, dg.AssetObservation)
         shown.append((said.metadata["state"].value, said.description))
-    assert shown == [("held", "held: held since then: many are gone"), ("refused", REFUSED)]
+    assert shown == [("held", "held since then: many are gone"), ("refused", REFUSED)]
 
 
 def test_a_partner_that_publishes_nowhere_has_no_green_publication(
