@@ -15,14 +15,18 @@ Row = Mapping[str, Any]
 Code = tuple[str, str]  # id_system, id_code
 
 LAST_PLAUSIBLE_YEAR = 2028
-BLANKS = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
-SEPARATORS = r"[-–—_ .,/'#]*"
+BLANKS = " \t\r\n\v\f\u00a0\u2002\u2003\u2007\u2009\u200b\u202f\u3000\ufeff"
+PUNCTUATION = re.compile(r"[ \u00a0.,:;()<>\[\]\"'!?/–—_-]")
+SEPARATORS = r"[-+–—_ .,/'#]*"
 NO_ID = re.compile(
-    r"[-–—_ .,/'#0]*|([1-9])\1{3,}"
+    r"[-+–—_ .,/'#0]*|([1-9])\1{3,}"
     rf"|{SEPARATORS}([1-9])({SEPARATORS}\2){{6,}}{SEPARATORS}"
-    r"|-1|X|XXX|\\N|NO-ID|NO-CODE:.*|\?|#N/A|#NA|#REF!|#VALUE!|#NAME\?|#NULL!|#NUM!|#DIV/0!|#ERROR!"
-    r"|N/A|NA|N\.A\.|NULL|NIL|NONE|NAN|UNKNOWN|UNK|TBD|TBA|MISSING|NOT AVAILABLE|NOT APPLICABLE"
+    r"|-1|\\N|NO-CODE:.*"
     r"|[0-9]+([.,][0-9]+)?E\+[0-9]+"
+)
+NO_ID_WORD = re.compile(
+    r"X*|N\\A|NA|NULL|NIL|NONE|NAN|UNK|UNKN|UNKNOWN|TBD|TBA|MISSING|BLANK|EMPTY|UNDEFINED|PENDING|NO(ID|CODE)"
+    r"|NOT(AVAILABLE|APPLICABLE|ASSIGNED|KNOWN)|NONEASSIGNED|#(NA|NANA|REF|VALUE|NAME|NULL|NUM|DIV0|ERROR)"
 )
 
 
@@ -96,7 +100,7 @@ def reference_roster(
             (row["id_system"], row["id_code"])
         )
 
-    placeholders = {code for code in spellings if NO_ID.fullmatch(code[2].strip(BLANKS).upper())}
+    placeholders = {code for code in spellings if is_placeholder(code[2])}
     holders: dict[Code, set[Any]] = defaultdict(set)
     for child, system, code in set(spellings) - placeholders:
         holders[(system, code)].add(child)
@@ -129,6 +133,12 @@ def reference_roster(
         len(placeholders),
         len(identified) - len(associations),
     )
+
+
+def is_placeholder(code: str) -> bool:
+    """Whether it is what people and spreadsheets write where there is no ID."""
+    shouted = code.strip(BLANKS).upper()
+    return bool(NO_ID.fullmatch(shouted) or NO_ID_WORD.fullmatch(PUNCTUATION.sub("", shouted)))
 
 
 class Groups:

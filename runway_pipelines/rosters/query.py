@@ -35,17 +35,18 @@ IMPLAUSIBLE_CODES = "implausible_codes"
 MERGED_IDS = "merged_ids"
 ID_TYPE = "id_type"
 
-# What people and spreadsheets write where there is no ID, in upper case.
+# What people and spreadsheets write where there is no ID: in upper case, without the punctuation that they write around
+# and into it, as in (none), n / a, T.B.D. and #DIV/0!.
 _NO_ID = (
-    r"?|-1|X|XXX|N/A|NA|N.A.|N.A|N\A|\N|NULL|(NULL)|<NULL>|[NULL]|NIL|NONE|NAN|UNKNOWN|UNK|UNKN|TBD|TBA|MISSING|BLANK"
-    "|EMPTY|UNDEFINED|PENDING|NO ID|NO-ID|NO_ID|NOID|NO CODE|NOT AVAILABLE|NOT APPLICABLE|NOT ASSIGNED|NOT KNOWN"
-    "|NONE ASSIGNED|#N/A|#NA|#N/A N/A|#REF!|#VALUE!|#NAME?|#NULL!|#NUM!|#DIV/0!|#ERROR!"
+    "NA|NULL|NIL|NONE|NAN|UNKNOWN|UNK|UNKN|TBD|TBA|MISSING|BLANK|EMPTY|UNDEFINED|PENDING|NOID|NOCODE|NOTAVAILABLE"
+    "|NOTAPPLICABLE|NOTASSIGNED|NOTKNOWN|NONEASSIGNED|#NA|#NANA|#REF|#VALUE|#NAME|#NULL|#NUM|#DIV0|#ERROR"
 )
-_NO_ID_LIST = "'" + _NO_ID.replace("\\", "\\\\").replace("|", "', '") + "'"
+_NO_ID_LIST = "'" + _NO_ID.replace("|", "', '") + "'"
+_PUNCTUATION = " \u00a0.,:;()<>[]\"''!?/-–—_"  # as SQL writes it
 
 # Blanks around a code: SQL's trim takes spaces alone, Snowflake's and DuckDB's differ beyond that, and a line of a CSV
 # file may leave its \r.
-_BLANKS = " \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff"
+_BLANKS = " \t\r\n\v\f\u00a0\u2002\u2003\u2007\u2009\u200b\u202f\u3000\ufeff"
 
 # Notes on the statement:
 # - A student is a k_student_xyear (without one, or with an empty one, the student_unique_id in lower case). Spellings
@@ -97,14 +98,15 @@ with association as (
     select student_year.student, code.tenant_code, code.id_type, code.compared,
            min(code.id_system) as id_system, min(code.id_code) as id_code,
            upper(trim(code.compared, '{_BLANKS}')) as shouted,
-           translate(trim(code.compared, '{_BLANKS}'), ' -.,/''_#–—', '') as bare
+           translate(trim(code.compared, '{_BLANKS}'), ' -+.,/''_#–—', '') as bare
     from code
     join student_year
       on student_year.student_key = code.given_key and student_year.api_year = code.api_year
     group by student_year.student, code.tenant_code, code.id_type, code.compared
 ), judged_code as (
     select *, count(*) over (partition by id_type, compared) as holders,
-           shouted in ({_NO_ID_LIST})
+           translate(shouted, '{_PUNCTUATION}', '') in ('', 'N\\\\A', {_NO_ID_LIST}) or shouted in ('-1', '\\\\N')
+               or replace(translate(shouted, '{_PUNCTUATION}', ''), 'X', '') = ''
                or replace(bare, '0', '') = ''
                or (length(shouted) >= 4 and left(shouted, 1) between '1' and '9'
                    and replace(shouted, left(shouted, 1), '') = '')

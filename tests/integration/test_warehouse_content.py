@@ -19,7 +19,8 @@ def blank_ids(warehouse: Warehouse, tenant: str) -> None:
 
 
 def placeholders(warehouse: Warehouse, tenant: str) -> None:
-    for number, code in enumerate(["N/A", "0", "000000000", "1.2E+11", "n/a ", "0012"]):
+    codes = ["N/A", "0", "000000000", "1.2E+11", "n/a ", "(none)", "T.B.D.", "#VALUE", "????", "xxxx", "\\N", "N\\A"]
+    for number, code in enumerate([*codes, "0012"]):
         warehouse.student(tenant, f"{number:05}", ("Local", code))
 
 
@@ -175,7 +176,7 @@ def test_a_blank_id_reaches_nobody_and_each_code_its_student(
 
 def test_the_manifest_counts_what_is_no_code(refreshed: tuple[TestPartner, dg.ExecuteInProcessResult]) -> None:
     partner, _ = refreshed
-    assert partner.manifest("placeholders").placeholder_codes == 5
+    assert partner.manifest("placeholders").placeholder_codes == 12
     assert partner.manifest("collisions").colliding_codes == 2
     assert partner.manifest("spellings").students == 1
     assert partner.manifest("line_breaks").unsafe_ids == 1
