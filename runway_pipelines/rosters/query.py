@@ -103,10 +103,14 @@ with association as (
     join student_year
       on student_year.student_key = code.given_key and student_year.api_year = code.api_year
     group by student_year.student, code.tenant_code, code.id_type, code.compared
+), worded_code as (
+    -- Most codes begin with a digit, which no word does: they are spared the translation.
+    select *, case when left(shouted, 1) between '0' and '9' then shouted
+                   else translate(shouted, '{_PUNCTUATION}', '') end as word
+    from student_code
 ), judged_code as (
     select *, count(*) over (partition by id_type, compared) as holders,
-           translate(shouted, '{_PUNCTUATION}', '') in ('', 'N\\\\A', {_NO_ID_LIST}) or shouted in ('-1', '\\\\N')
-               or replace(translate(shouted, '{_PUNCTUATION}', ''), 'X', '') = ''
+           word in ('N\\\\A', {_NO_ID_LIST}) or replace(word, 'X', '') = '' or shouted in ('-1', '\\\\N')
                or replace(bare, '0', '') = ''
                or (length(shouted) >= 4 and left(shouted, 1) between '1' and '9'
                    and replace(shouted, left(shouted, 1), '') = '')
@@ -114,7 +118,7 @@ with association as (
                or (shouted like '%%E+%%' and try_cast(replace(shouted, ',', '.') as double) is not null)
                or shouted like 'NO-CODE:%%'
            as is_placeholder
-    from student_code
+    from worded_code
 ), roster_code as (
     select student, tenant_code, id_type, id_system, id_code
     from judged_code
