@@ -53,7 +53,7 @@ def decide_on_roster(
         raise dg.Failure(str(error), allow_retries=False) from None
     context.log.info(f"{tenant}: {outcome.status}: {outcome.reason}", extra={"tenant": str(tenant)})
     said = {"decision": decision.what.value, "decided by": decision.decided_by, "why": decision.reason}
-    yield from decision_events(outcome, rosters.store, {"result": outcome.reason, **said})
+    yield from decision_events(outcome, rosters.store, said)
     if decision.what in (What.APPROVE, What.ROLLBACK):
         yield from _guards_passed(context.instance, outcome)
     yield index_as_it_is(rosters, tenant.partner_id)

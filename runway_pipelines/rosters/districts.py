@@ -143,7 +143,7 @@ class District:
         if self.since is not None:
             return f"since {_minute(self.since)}" + (", never had a roster" if self.confirmed_at is None else "")
         is_ahead = self.age_hours is not None and self.age_hours < 0
-        if is_ahead or self.state in (DistrictState.NEVER, DistrictState.LEFT):
+        if is_ahead or self.state is DistrictState.LEFT:
             return ""
         if self.confirmed_at is None:
             return "never had a roster"
@@ -319,8 +319,9 @@ def _split(reason: str) -> tuple[str, str]:
 
 
 def cause_and_remedy(reason: str) -> tuple[str, str]:
-    """A reason of ours without what it says to do about it, and that; empty if it says nothing."""
-    return _split(reason)
+    """A reason of ours without what it says to do about it and since when, and what it says to do; empty if nothing."""
+    cause, remedy = _split(reason)
+    return _SINCE.sub("", cause), remedy
 
 
 def district_document(district: District) -> Mapping[str, Any]:

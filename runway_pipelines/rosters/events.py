@@ -124,8 +124,9 @@ def decision_events(
         yield dg.AssetMaterialization(PUBLISHED_ROSTER, partition=partition, metadata=metadata)
         return
     for key in (CROSS_YEAR_ROSTER, PUBLISHED_ROSTER):
-        state = {**problem_metadata(outcome, store), **said} if key == CROSS_YEAR_ROSTER else said
-        yield dg.AssetObservation(key, partition=partition, description=outcome.said, metadata=state)
+        yield dg.AssetObservation(
+            key, partition=partition, description=outcome.said, metadata={**problem_metadata(outcome, store), **said}
+        )
 
 
 def roster_metadata(
