@@ -54,7 +54,7 @@ def test_show_prints_the_manifest_and_the_history(partner: TestPartner, instance
     ("command", "nothing"),
     [
         (["show"], "something published for {}; got"),
-        (["load", "--to", "never.csv"], "a published roster of {}"),
+        (["load", "--to", "never.csv"], "something published for {}"),
     ],
 )
 def test_nothing_published_is_told_apart_from_no_such_tenant(world: World, command: list[str], nothing: str) -> None:

@@ -78,7 +78,7 @@ def test_a_working_stack_passes_every_check(partner: TestPartner, world: World) 
     assert checks[("catalogue", "tables")]["status"] == "ok"
     subject = f"partner {partner.partner_id}"
     assert [check for name, check in checks if name == subject] == list(PARTNER_CHECKS)
-    assert "1 tenants, published for 2026" in checks[(subject, "registry")]["detail"]
+    assert "1 tenant, published for 2026" in checks[(subject, "registry")]["detail"]
     assert "no previous version" in checks[(subject, "secret")]["detail"]
     assert left_behind(world) == []
 

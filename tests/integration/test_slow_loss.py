@@ -100,7 +100,7 @@ def test_four_percent_a_night_is_held_on_the_second_and_waits_until_the_students
     assert "24 of 576 published students (4.2%) are no longer in the warehouse; in small steps it lost 8.0% since " in (
         outcome.reason
     )
-    assert f"since {since}, 600 -> 552 students, more than 5.0%. To see what would change" in outcome.reason
+    assert f"since {since}, 600 -> 552 students, more than 5.0%. If the load went wrong" in outcome.reason
     assert nights.partner.published("north") == published
     assert nights.refreshed(552, days=9).status is TenantStatus.HELD, "time alone releases nothing"
     assert nights.refreshed(573).status is TenantStatus.NEW
