@@ -136,11 +136,15 @@ def _standing(
     tenant: PartnerTenant, published: Published, hold: Hold | None, district: District | None
 ) -> Iterator[tuple[str, str]]:
     """What a person must know first, as pairs of a heading and its text."""
+    from runway_pipelines.rosters.publication import NO_SCHOOL_YEAR
+
     if hold is not None:
         yield "[bold red]Held[/]:", hold.said_of(tenant)
     elif district is not None and district.status in ("held", "failed"):
         said = f"{district.reason}. What was published before stays. To do: {district.next_step}."
         yield f"[bold red]{'Refused' if district.status == 'held' else 'Failed'}[/]:", said
+    elif district is not None and district.reason == NO_SCHOOL_YEAR:
+        yield "[bold yellow]Kept, and[/]", district.reason
     if published.pointer.pinned is not None:
         ended = f"runway-pipelines rosters unpin {shlex.quote(tenant.key)} --reason '...'"
         yield "[bold yellow]Pinned[/]", f"{published.pointer.pinned}. Nothing else is published until {ended}"

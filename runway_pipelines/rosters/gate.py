@@ -24,6 +24,7 @@ from runway_pipelines.rosters.judgement import judged, manifest_of
 from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer, Signature
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus, refused
 from runway_pipelines.rosters.publication import (
+    NO_SCHOOL_YEAR,
     Published,
     copy_again,
     keep_snapshot,
@@ -244,5 +245,5 @@ def _entry(
 
 def _publication_reason(school_years: Sequence[int], keys_written: Sequence[str]) -> str:
     if not school_years:
-        return "not published: the partner has no enabled school year without send_to_ods, and only those use this file"
+        return NO_SCHOOL_YEAR
     return published_in_words(school_years, keys_written)

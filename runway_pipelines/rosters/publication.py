@@ -160,6 +160,11 @@ def previous_of(pointer: Pointer | None, sha256: str) -> str | None:
     return pointer.previous_sha256 if pointer.sha256 == sha256 else pointer.sha256
 
 
+NO_SCHOOL_YEAR = (
+    "not published: the partner has no enabled school year without send_to_ods, and only those use this file"
+)
+
+
 def published_in_words(years: Collection[int], keys_written: Collection[str]) -> str:
     """Where a roster is published, and in how many school years it was not before."""
     to = f"published to {how_many(len(years), 'school year')}"

@@ -7,7 +7,9 @@ from datetime import datetime
 
 import dagster as dg
 import pytest
+from click.testing import CliRunner
 
+from runway_pipelines.cli import main
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER
 from runway_pipelines.rosters.manifest import index_key
@@ -176,6 +178,10 @@ def test_a_partner_without_a_year_to_publish_to_says_so_and_keeps_its_snapshots(
     publication = observation(result, "published_roster")
     assert publication.metadata["keys"].value == 0
     assert str(publication.metadata["reason"].value).startswith("not published: the partner has no enabled school year")
+    (check,) = (each for each in result.get_asset_check_evaluations() if each.check_name == "tenants_published")
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    shown = CliRunner().invoke(main, ["rosters", "show", partner.tenant("north").key])
+    assert shown.output.startswith("Kept, and not published: the partner has no enabled school year")
 
 
 @pytest.mark.slow
