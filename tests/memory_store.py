@@ -52,6 +52,7 @@ class MemoryS3:
         Key: str,
         Body: bytes,
         ContentType: str,
+        CacheControl: str = "",
         IfNoneMatch: str | None = None,
         IfMatch: str | None = None,
     ) -> None:

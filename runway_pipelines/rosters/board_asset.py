@@ -7,6 +7,7 @@ a task. Whatever ended between two ticks, the next one makes the board once.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import starmap
@@ -17,6 +18,7 @@ import dagster as dg
 from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
 from runway_pipelines.credentials.known_keys import known_keys
 from runway_pipelines.dagster_events import delete_old_runless
+from runway_pipelines.errors import RunwayError
 from runway_pipelines.operations.run_log import ENDED
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
 from runway_pipelines.operations.wording import first_few, minute
@@ -27,7 +29,8 @@ from runway_pipelines.rosters.board_reading import read_board
 from runway_pipelines.rosters.decision_job import index_as_it_is
 from runway_pipelines.rosters.districts import District, LastChange, grouped
 from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX, PUBLISHED_ROSTER
-from runway_pipelines.rosters.manifest import BOARD_KEY
+from runway_pipelines.rosters.manifest import BOARD_KEY, index_key
+from runway_pipelines.rosters.publication import READERS
 from runway_pipelines.rosters.record import SHA256_SHOWN
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.aws.object_store import ObjectStore
@@ -57,7 +60,8 @@ def build_board_asset(advice: Advice) -> dg.AssetsDefinition:
         deps=MADE_OF,
         description="All partners at a glance, the worst first: how many districts are fresh, stale, held, failed or "
         "never refreshed, how old the oldest roster and the key are, and what to do next. Made by roster_board_sensor "
-        "every 15 minutes and after each run; materialize it to have it now. Its page is board.html in the bucket.",
+        "every 15 minutes, after each run and each decision; materialize it to have it now. Its page is board.html in "
+        "the bucket.",
         group_name="rosters",
         owners=list(OWNERS),
         tags=domain("rosters"),
@@ -156,11 +160,12 @@ def _record(row: PartnerRow) -> dg.TableRecord:
 
 @dataclass(frozen=True)
 class BoardCursor:
-    """When the board was last made, and when it was last recorded as a materialization, with which numbers."""
+    """When the board was last made, of which ``indexes``, and when it was last recorded, with which numbers."""
 
     made_at: str = ""
     recorded_at: str = ""
     numbers: str = ""
+    indexes: str = ""
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
@@ -185,32 +190,35 @@ def is_due(moment: str, now: datetime, every: timedelta) -> bool:
 
 
 def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDefinition:
-    """Makes the board every 15 minutes, and at the first tick after a run ended."""
+    """Makes the board every 15 minutes, and at the first tick after a run ended or an index changed."""
 
     @dg.sensor(
         name=SENSOR_NAME,
         minimum_interval_seconds=interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         owners=list(OWNERS),
-        description="Makes rosters/board in its own tick: every 15 minutes, and once after runs that ended since. "
-        "Requests no runs.",
+        description="Makes rosters/board in its own tick: every 15 minutes, and once after runs that ended or "
+        "decisions made since. Requests no runs.",
     )
     def roster_board_sensor(context: dg.SensorEvaluationContext, rosters: RosterServices) -> dg.SensorResult:
         now = datetime.now(UTC)
         cursor = BoardCursor.parse(context.cursor)
-        if not is_due(cursor.made_at, now, timedelta(minutes=MADE_EVERY_MINUTES)) and not _has_ended(
-            context.instance, datetime.fromisoformat(cursor.made_at)
+        indexes = _versions_of_indexes(rosters) or cursor.indexes
+        if (
+            not is_due(cursor.made_at, now, timedelta(minutes=MADE_EVERY_MINUTES))
+            and indexes == cursor.indexes
+            and not _has_ended(context.instance, datetime.fromisoformat(cursor.made_at))
         ):
             return dg.SensorResult(skip_reason=f"nothing ended since {cursor.made_at[:16]}", cursor=cursor.to_json())
         board = make_and_store(context.instance, rosters, now, advice)
         # To the microsecond: a run that ended in the same second, before, would make it again.
         at, numbers = now.isoformat(), json.dumps([row_numbers(row) for row in board.partners])
         if numbers == cursor.numbers and not is_due(cursor.recorded_at, now, RECORDED_EVERY):
-            kept = BoardCursor(at, cursor.recorded_at, numbers)
+            kept = BoardCursor(at, cursor.recorded_at, numbers, indexes)
             return dg.SensorResult(skip_reason=f"{board.summary}, as before", cursor=kept.to_json())
         return dg.SensorResult(
             skip_reason=board.summary,
-            cursor=BoardCursor(at, at, numbers).to_json(),
+            cursor=BoardCursor(at, at, numbers, indexes).to_json(),
             asset_events=[
                 dg.AssetMaterialization(BOARD, metadata=board_metadata(board, rosters.store)),
                 *_decided_elsewhere(rosters, board, cursor.made_at),
@@ -218,6 +226,21 @@ def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDef
         )
 
     return roster_board_sensor
+
+
+def _versions_of_indexes(rosters: RosterServices) -> str:
+    """Which versions of the partners' indexes are there, as a digest; nothing where that cannot be seen now.
+
+    A decision on the command line changes one, and no run ends. It is a HEAD for each partner and tick.
+    """
+    try:
+        keys = [index_key(partner_id) for partner_id in sorted(rosters.registry().partners)]
+        _ = rosters.store.client  # made before there are threads
+        with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="indexes") as executor:
+            etags = list(executor.map(rosters.store.etag, keys))
+    except RunwayError:
+        return ""
+    return hashlib.sha256(json.dumps(etags).encode()).hexdigest()[:SHA256_SHOWN]
 
 
 def _decided_elsewhere(
@@ -233,7 +256,7 @@ def _decided_elsewhere(
         for district in decided:
             yield from _decided(district, f"{row.partner_id}/{district.tenant_code}")
         if decided:
-            yield index_as_it_is(rosters, row.partner_id)
+            yield index_as_it_is(rosters, rosters.index(row.partner_id))
 
 
 def _decided(district: District, partition: str) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:

@@ -109,8 +109,8 @@ def _head(board: Board) -> Iterator[str]:
     yield f'<a href="#changes">{escape(board.changes)}</a>.</p>'
     yield (
         f'<p class="quiet">As of {made}. A roster is fresh while the warehouse has confirmed it within '
-        f"{hours(board.most_age):g} hours. This page is made every {MADE_EVERY_MINUTES} minutes and after each run; if "
-        "it is older, look at roster_board_sensor.</p></header>"
+        f"{hours(board.most_age):g} hours. This page is made every {MADE_EVERY_MINUTES} minutes, after each run and "
+        "each decision; if it is older, look at roster_board_sensor.</p></header>"
     )
     yield '<ul class="tiles">'
     for name, count in board.totals.items():

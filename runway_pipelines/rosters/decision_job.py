@@ -12,6 +12,7 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.rosters.decisions import Decision, What
 from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX, decision_events, index_metadata
+from runway_pipelines.rosters.freshness_check import publication_evaluation
 from runway_pipelines.rosters.guards import GUARD_NAMES
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.outcome import TenantOutcome
@@ -56,14 +57,15 @@ def decide_on_roster(
     yield from decision_events(outcome, rosters.store, said)
     if decision.what in (What.APPROVE, What.ROLLBACK):
         yield from _guards_passed(context.instance, outcome)
-    yield index_as_it_is(rosters, tenant.partner_id)
+    index = rosters.index(tenant.partner_id)
+    yield index_as_it_is(rosters, index)
+    yield publication_evaluation(context.instance, index)
 
 
-def index_as_it_is(rosters: RosterServices, partner_id: str) -> dg.AssetMaterialization:
+def index_as_it_is(rosters: RosterServices, index: PartnerIndex) -> dg.AssetMaterialization:
     """The partner's page of now: its table of problems is as old as the run that wrote it last."""
-    index = PartnerIndex.read(rosters.store, rosters.registry().partner(partner_id))
     metadata = index_metadata(index, rosters.store, rosters.policy.most_roster_age, rosters.policy.advice)
-    return dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=partner_id, metadata=metadata)
+    return dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=index.partner_id, metadata=metadata)
 
 
 def _guards_passed(instance: dg.DagsterInstance, outcome: TenantOutcome) -> Iterator[dg.AssetCheckEvaluation]:

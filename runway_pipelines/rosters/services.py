@@ -13,7 +13,7 @@ from runway_pipelines.partner_tenants.registry import Registry, read_registry
 from runway_pipelines.rosters.advice import COMMAND, Advice
 from runway_pipelines.rosters.decisions import Decision, DecisionContext, decide
 from runway_pipelines.rosters.guards import Guards
-from runway_pipelines.rosters.index import record_outcomes
+from runway_pipelines.rosters.index import PartnerIndex, record_outcomes
 from runway_pipelines.rosters.outcome import TenantOutcome
 from runway_pipelines.rosters.quality import Thresholds
 from runway_pipelines.rosters.query import READABLE_SQL
@@ -101,6 +101,10 @@ class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
     def decisions(self, run_id: str) -> DecisionContext:
         """What a person's decisions are made with; ``run_id`` says in the record where they were made."""
         return DecisionContext(self.store, self.database, run_id, self.policy.lock_wait_seconds)
+
+    def index(self, partner_id: str) -> PartnerIndex:
+        """The partner's index as it is; raises `Permanent` for a partner that is not in the registry."""
+        return PartnerIndex.read(self.store, self.registry().partner(partner_id))
 
     def decide(self, tenant: PartnerTenant, decision: Decision, run_id: str) -> TenantOutcome:
         """Make a decision about a tenant's roster take effect, and record it in the partner's index.

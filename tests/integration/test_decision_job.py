@@ -59,13 +59,16 @@ def test_what_was_approved_is_on_the_pages_of_the_district_and_of_its_partner(he
     north, partner_id = held.partner.tenant("north").key, held.partner.partner_id
     assert metadata_of(held, PARTNER_ROSTER_INDEX, partner_id)["tenants that need a look"] == 1
     candidate = held.held().sha256
-    assert decide(held, "APPROVE", partition=north, sha256=candidate[:12]).success
+    result = decide(held, "APPROVE", partition=north, sha256=candidate[:12])
+    assert result.success
     for key in (CROSS_YEAR_ROSTER, PUBLISHED_ROSTER):
         shown = metadata_of(held, key, north)
         assert (shown["sha256"], shown["decided by"], shown["why"]) == (candidate, "Ann", WHY)
     assert metadata_of(held, CROSS_YEAR_ROSTER, north)["students"] == 30
     shown = metadata_of(held, PARTNER_ROSTER_INDEX, partner_id)
     assert shown["tenants that need a look"] == 0 and "problems" not in shown
+    (check,) = (each for each in result.get_asset_check_evaluations() if each.check_name == "tenants_published")
+    assert check.passed
 
 
 def test_what_was_rejected_says_so_where_the_approval_was_offered(held: Guarded) -> None:

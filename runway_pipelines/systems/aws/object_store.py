@@ -128,14 +128,19 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
     def overwrite(self, key: str, body: bytes, *, content_type: str = JSON) -> None:
-        """Write a document whatever is there."""
+        """Write a document whatever is there; a browser asks each time whether there is a newer one."""
         with aws_errors(f"write {self.uri(key)}"):
-            self._put(key, body, content_type)
+            self._put(key, body, content_type, CacheControl="no-cache")
 
     def stat(self, key: str) -> StoredSize | None:
         """How large an object is and what its bytes should be, or None when there is none."""
         head = self._head(key)
         return None if head is None else StoredSize(int(head["ContentLength"]), head["Metadata"].get(SHA256_METADATA))
+
+    def etag(self, key: str) -> str | None:
+        """Which version of an object is there, or None when there is none."""
+        head = self._head(key)
+        return None if head is None else str(head["ETag"])
 
     def chunks(self, key: str, first: int, last: int) -> Iterator[bytes]:
         """The bytes from ``first`` to ``last`` (both of them in it), as they come."""
@@ -319,8 +324,8 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         ):
             yield from body.iter_chunks(CHUNK_BYTES)
 
-    def _put(self, key: str, body: bytes, content_type: str, **condition: str) -> None:
-        self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, ContentType=content_type, **condition)
+    def _put(self, key: str, body: bytes, content_type: str, **given: str) -> None:
+        self.client.put_object(Bucket=self.bucket_name, Key=key, Body=body, ContentType=content_type, **given)
 
 
 def _full_crc32(head: dict[str, Any]) -> str | None:
