@@ -16,6 +16,7 @@ from dagster._core.definitions import instigation_logger
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
+from dagster._core.definitions.assets.job.asset_job import IMPLICIT_ASSET_JOB_NAME
 from dagster._core.definitions.partitions.context import partition_loading_context
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from dagster._core.errors import DagsterInvalidInvocationError
@@ -44,6 +45,7 @@ class CheckState:
     run_id: str | None
 
 
+ASSET_JOB = IMPLICIT_ASSET_JOB_NAME  # of the runs that somebody launches with an asset's own button
 _STORAGE_IDS = 500  # in one statement
 _keeping_connections: WeakSet[dg.DagsterInstance] = WeakSet()
 

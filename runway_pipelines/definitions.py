@@ -84,6 +84,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
                     can_connect=CAN_CONNECT,
                     tenants_fresh=TENANTS_FRESH,
                     resolution_job=student_resolution_job.name,
+                    partner_index=PARTNER_ROSTER_INDEX,
                 ),
                 interval_seconds=interval,
             ),

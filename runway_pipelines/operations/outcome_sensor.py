@@ -1,12 +1,13 @@
 """The sensor that notifies operators of runs that ended."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import dagster as dg
 
+from runway_pipelines.dagster_events import ASSET_JOB
 from runway_pipelines.operations.events import Log, OperatorEvents
 from runway_pipelines.operations.outcomes import (
     OperatorEvent,
@@ -29,7 +30,10 @@ GIVE_UP_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class Watched:
-    """The jobs that operators hear about, by name, and the checks that say more about their runs."""
+    """The jobs that operators hear about, by name, and the checks that say more about their runs.
+
+    ``partner_index`` is the asset whose materialization refreshes a partner, also where somebody launches it by hand.
+    """
 
     partner_job: str
     freshness_job: str
@@ -37,6 +41,12 @@ class Watched:
     can_connect: dg.AssetCheckKey
     tenants_fresh: dg.AssetCheckKey
     resolution_job: str | None = None
+    partner_index: dg.AssetKey | None = None
+
+    def job_of(self, run: dg.DagsterRun) -> str:
+        """The job that a run counts for: the partner's, where somebody refreshed it by the asset's own button."""
+        is_refresh = run.job_name == ASSET_JOB and self.partner_index in (run.asset_selection or ())
+        return self.partner_job if is_refresh else run.job_name
 
     @property
     def jobs(self) -> frozenset[str]:
@@ -63,7 +73,7 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
                 context.log.warning("the cursor cannot be read: runs that ended before now are not looked at")
             return _result("looks at runs that end from now on", RunCursor(now))
         cursor = cursor.without_future(now)
-        runs = newly_ended(context.instance, cursor, watched.jobs)
+        runs = newly_ended(context.instance, cursor, watched)
         done, emitted = notify(runs[:MOST_RUNS], watched, context.instance, operators, context.log, now=now)
         left = runs[len(done) :]
         return _result(
@@ -75,7 +85,7 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
     return run_outcome_event_sensor
 
 
-def newly_ended(instance: dg.DagsterInstance, cursor: RunCursor, job_names: Iterable[str]) -> list[dg.RunRecord]:
+def newly_ended(instance: dg.DagsterInstance, cursor: RunCursor, watched: Watched) -> list[dg.RunRecord]:
     """Runs of these jobs that ended and were not looked at, in the order of their ends.
 
     A run is updated when it ends or later, so reading those updated above the floor misses none. They are not limited:
@@ -85,9 +95,10 @@ def newly_ended(instance: dg.DagsterInstance, cursor: RunCursor, job_names: Iter
     floor = datetime.fromtimestamp(cursor.floor - 1, UTC)
     records = [
         record
-        for job_name in job_names
+        for job_name in (*watched.jobs, ASSET_JOB)
         for record in instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=ENDED, updated_after=floor))
-        if cursor.is_new(record.dagster_run.run_id, end_of(record))
+        if watched.job_of(record.dagster_run) in watched.jobs
+        and cursor.is_new(record.dagster_run.run_id, end_of(record))
     ]
     return sorted(records, key=lambda record: (end_of(record), record.storage_id))
 
@@ -105,7 +116,7 @@ def notify(
 
     It stops at the first event that is not accepted, to keep a recovery behind its failure.
     """
-    run_log = RunLog(instance, watched.can_connect, watched.tenants_fresh)
+    run_log = RunLog(instance, watched.can_connect, watched.tenants_fresh, watched.job_of)
     emitted, stop_at = 0, time.monotonic() + MOST_TICK_SECONDS
     for done, run in enumerate(runs):
         if done and time.monotonic() > stop_at:

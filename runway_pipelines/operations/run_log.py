@@ -1,6 +1,6 @@
 """How a run ended, read from Dagster's event log."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -27,12 +27,13 @@ class RunLog:
     """The runs of an instance.
 
     ``can_connect`` is the check that fails when a partner's credentials do not work, ``tenants_fresh`` the one that
-    names a partner's stragglers.
+    names a partner's stragglers. ``job_of`` is the job that a run counts for (see `Watched.job_of`).
     """
 
     instance: dg.DagsterInstance
     can_connect: dg.AssetCheckKey
     tenants_fresh: dg.AssetCheckKey
+    job_of: Callable[[dg.DagsterRun], str] = lambda run: run.job_name
 
     def outcome_of(self, record: dg.RunRecord) -> RunOutcome:
         """How the run ended; without a report (the run vanished, or is of an earlier version) its reasons are empty."""
@@ -44,7 +45,7 @@ class RunLog:
             reasons = {"run": f"Dagster: {message}"}
         return RunOutcome(
             run_id=run.run_id,
-            job_name=run.job_name,
+            job_name=self.job_of(run),
             partner_id=run.tags.get(PARTITION_TAG),
             is_success=is_success,
             trigger=run.tags.get(TRIGGER_TAG, "manual"),
@@ -58,9 +59,13 @@ class RunLog:
     def previous_outcomes(self, record: dg.RunRecord) -> Iterator[RunOutcome]:
         """The same job and partner's outcomes from before this run ended, the newest first; `LOOK_BACK` at most."""
         run = record.dagster_run
-        partner = {PARTITION_TAG: run.tags[PARTITION_TAG]} if PARTITION_TAG in run.tags else {}
-        of_partner = dg.RunsFilter(job_name=run.job_name, statuses=ENDED, tags=partner)
-        for earlier in self.instance.get_run_records(of_partner, limit=LOOK_BACK, cursor=run.run_id):  # newest first
+        if PARTITION_TAG in run.tags:
+            wanted = dg.RunsFilter(statuses=ENDED, tags={PARTITION_TAG: run.tags[PARTITION_TAG]})
+        else:
+            wanted = dg.RunsFilter(job_name=run.job_name, statuses=ENDED)
+        for earlier in self.instance.get_run_records(wanted, limit=LOOK_BACK, cursor=run.run_id):  # newest first
+            if self.job_of(earlier.dagster_run) != self.job_of(run):
+                continue
             ended = end_of(earlier)
             # An end in the future is the mark of a clock that was fast: the run was requested before this one.
             if ended <= end_of(record) or ended > datetime.now(UTC).timestamp():

@@ -33,6 +33,7 @@ from runway_pipelines.operations.wording import first_few, how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS, PARTNERS_NAME
 from runway_pipelines.partner_tenants.registry import RosterPartner
+from runway_pipelines.rosters.districts import cause_and_remedy
 from runway_pipelines.rosters.events import (
     CHECK_SPECS,
     CROSS_YEAR_ROSTER,
@@ -328,7 +329,8 @@ def _first_reasons(failed: Sequence[TenantOutcome]) -> str:
     """Who failed why, in a few lines. Tenants with one reason are named together: refused credentials fail them all."""
     by_reason: dict[str, list[str]] = {}
     for outcome in failed:
-        said = outcome.said.removesuffix(".")
+        # A hold's commands are on its page, whole.
+        said = (cause_and_remedy(outcome.said)[0] if outcome.hold else outcome.said).removesuffix(".")
         shown = said if len(said) <= MOST_CHARACTERS else f"{said[:MOST_CHARACTERS]}..."
         by_reason.setdefault(shown, []).append(outcome.tenant.key)
     parts = [f"{first_few(keys, MOST_TENANTS)} {reason}" for reason, keys in by_reason.items()]

@@ -22,15 +22,18 @@ from runway_pipelines.errors import RunwayError
 from runway_pipelines.operations.run_log import ENDED
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
 from runway_pipelines.operations.wording import first_few, minute
+from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.board import Board, PartnerRow
 from runway_pipelines.rosters.board_page import MADE_EVERY_MINUTES, board_page
 from runway_pipelines.rosters.board_reading import read_board
 from runway_pipelines.rosters.decision_job import index_as_it_is
-from runway_pipelines.rosters.districts import District, LastChange, grouped
-from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX, PUBLISHED_ROSTER
+from runway_pipelines.rosters.districts import District, DistrictState, LastChange, grouped
+from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX, decision_events
+from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import BOARD_KEY, index_key
-from runway_pipelines.rosters.publication import READERS
+from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
+from runway_pipelines.rosters.publication import READERS, read_published
 from runway_pipelines.rosters.record import SHA256_SHOWN
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.aws.object_store import ObjectStore
@@ -253,24 +256,37 @@ def _decided_elsewhere(
         decided = [
             each for each in row.districts if each.decided_at and datetime.fromisoformat(each.decided_at) >= after
         ]
+        if not decided:
+            continue
+        index = rosters.index(row.partner_id)
         for district in decided:
-            yield from _decided(district, f"{row.partner_id}/{district.tenant_code}")
-        if decided:
-            yield index_as_it_is(rosters, rosters.index(row.partner_id))
+            yield from _decided(rosters.store, index, district)
+        yield index_as_it_is(rosters, index)
 
 
-def _decided(district: District, partition: str) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
-    said: dict[str, str | int] = {
+def _decided(
+    store: ObjectStore, index: PartnerIndex, district: District
+) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
+    tenant = PartnerTenant(index.partner_id, district.tenant_code)
+    said = {
         "state": district.state.value,
         "decided": f"{minute(district.decided_at or '')} UTC, on the command line",
+        "reason": district.reason,
     }
-    if district.needs_a_look and not district.is_pinned:
-        said |= {"reason": district.reason, "next step": district.next_step.replace("\n", ". ")}
-        yield dg.AssetObservation(CROSS_YEAR_ROSTER, partition=partition, metadata=said)
+    published = None if district.state is DistrictState.HELD else read_published(store, tenant)
+    if published is None or published.manifest is None:
+        said["next step"] = district.next_step.replace("\n", ". ")
+        yield dg.AssetObservation(CROSS_YEAR_ROSTER, partition=tenant.key, metadata=said)
         return
-    said |= {"dagster/row_count": district.lines, "students": district.students}
-    for key in (CROSS_YEAR_ROSTER, PUBLISHED_ROSTER):
-        yield dg.AssetMaterialization(key, partition=partition, metadata=said)
+    as_it_is = TenantOutcome(
+        tenant,
+        TenantStatus.UNCHANGED,
+        district.reason,
+        0.0,
+        manifest=published.manifest,
+        school_years=index.school_years,
+    )
+    yield from decision_events(as_it_is, store, said)
 
 
 def row_numbers(row: PartnerRow) -> list[object]:

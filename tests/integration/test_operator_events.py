@@ -22,17 +22,21 @@ from runway_pipelines.operations.outcomes import OperatorEvent
 from runway_pipelines.operations.run_cursor import OVERLAP_SECONDS
 from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, Problem, RunReport
 from runway_pipelines.rosters import assets, extraction, gate
+from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
 from runway_pipelines.systems.aws import event_bus as events_module
 from tests.integration.event_bus import Bus, make_bus
-from tests.integration.world import TestPartner, Warehouse, World, definitions, reexecute, run_partner
+from tests.integration.world import TestPartner, Warehouse, World, bring_in_line, definitions, reexecute, run_partner
 
 CAN_CONNECT = dg.AssetCheckKey(dg.AssetKey(["credentials", "edu_connection"]), "can_connect")
 JOB = "partner_rosters_job"
 IDENTITY_JOB = "library_identity_job"
 FRESHNESS_JOB = "roster_freshness_job"
 SENSOR = build_run_outcome_sensor(
-    Watched(JOB, FRESHNESS_JOB, frozenset([IDENTITY_JOB]), CAN_CONNECT, TENANTS_FRESH), interval_seconds=60
+    Watched(
+        JOB, FRESHNESS_JOB, frozenset([IDENTITY_JOB]), CAN_CONNECT, TENANTS_FRESH, partner_index=PARTNER_ROSTER_INDEX
+    ),
+    interval_seconds=60,
 )
 CANARY = "CANARY-student-7731"
 EVENT = OperatorEvent("roster_refresh_failed", {"partner": "acme", "run_id": "run-1", "reasons": {"acme/a": CANARY}})
@@ -202,6 +206,32 @@ def test_a_service_that_never_answers_is_waited_for_twice_and_no_longer(
         for connection, _ in attempts:
             connection.close()
     assert "got ReadTimeoutError" in caplog.text
+
+
+def by_the_button(instance: dg.DagsterInstance, partner_id: str, *keys: dg.AssetKey) -> dg.ExecuteInProcessResult:
+    """What the assets' own button launches: Dagster's job of all assets, with these chosen."""
+    every = definitions().resolve_implicit_global_asset_job_def()
+    return every.execute_in_process(
+        instance=instance, partition_key=partner_id, asset_selection=list(keys), raise_on_error=False
+    )
+
+
+def test_a_partner_that_somebody_refreshes_by_the_assets_button_is_told_of_like_any_other(
+    partner: TestPartner, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
+) -> None:
+    bring_in_line(instance)
+    by_hand = by_the_button(instance, partner.partner_id, PARTNER_ROSTER_INDEX)
+    assert not by_hand.success
+    assert ticks.tick() == "1 run looked at, 1 event emitted, 0 runs left for the next tick"
+    (failed,) = bus.received()
+    assert (failed["detail-type"], failed["detail"]["job"]) == ("roster_refresh_failed", JOB)
+    run_partner(instance, partner)
+    ticks.tick()
+    assert bus.types() == []  # the same reason: the run by hand was the one before it
+    mend(partner)
+    assert by_the_button(instance, partner.partner_id, PARTNER_ROSTER_INDEX).success
+    ticks.tick()
+    assert bus.types() == ["roster_refresh_recovered"]
 
 
 def test_operators_hear_of_each_failure_and_of_the_recovery_and_of_nothing_else(
