@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,12 +43,15 @@ class RunningDagster:
     url: str
     children: tuple[Child, ...]
 
-    def wait(self) -> None:
-        """Wait until one of them, or of the stack's servers, ends, which none should; raises LocalServerError, which
-        says how it ended, with the end of its log.
+    def wait(self, is_asked_to_end: Callable[[], bool]) -> None:
+        """Wait until somebody asks for the end, or one of them, or of the stack's servers, ends, which none should.
+
+        Raises LocalServerError then, which says how it ended, with the end of its log.
         """
         servers = {*self.children, *running_servers()}
         while all(child.is_running() for child in servers):
+            if is_asked_to_end():
+                return
             time.sleep(0.5)
         ended = next(child for child in servers if not child.is_running())
         raise LocalServerError(

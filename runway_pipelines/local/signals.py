@@ -34,10 +34,12 @@ def exit_on_termination() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def end_on_interrupt(message: str) -> Iterator[None]:
+def end_on_interrupt(message: str) -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C says ``message`` and ends the block, which is no failure; others are ignored, after it too.
 
-    For the main thread. Children have sessions of their own: a terminal's Ctrl-C is not theirs.
+    The block gets a function that tells whether it was asked to end: a library that catches everything (a bare
+    ``except`` around an import) may have swallowed the exception. For the main thread. Children have sessions of their
+    own: a terminal's Ctrl-C is not theirs.
     """
     is_ending = False
 
@@ -51,7 +53,7 @@ def end_on_interrupt(message: str) -> Iterator[None]:
         raise _Interrupted
 
     with contextlib.suppress(_Interrupted, KeyboardInterrupt), _handling({signal.SIGINT: leave}):
-        yield
+        yield lambda: is_ending
     if is_ending:  # what is left is to exit, and another Ctrl-C would print a traceback
         _handle({signal.SIGINT: signal.SIG_IGN})
 

@@ -1,5 +1,6 @@
 """What signals do to a process with servers, and what a lock says to who finds it taken."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,6 +45,16 @@ def test_ctrl_c_ends_the_block_with_a_word_and_further_signals_do_not_cut_what_s
     assert capfd.readouterr().out == "Stopping ...\n"
     send(signal.SIGINT)  # while the process exits
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_block_that_swallows_ctrl_c_is_told_of_it(capfd: pytest.CaptureFixture[str]) -> None:
+    with end_on_interrupt("Stopping ...") as is_asked_to_end:
+        assert not is_asked_to_end()
+        with contextlib.suppress(BaseException):  # as libraries do around an import
+            send(signal.SIGINT)
+        assert is_asked_to_end()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert capfd.readouterr().out == "Stopping ...\n"
 
 
 def test_ctrl_c_while_a_dataclass_is_being_defined_is_no_failure_either() -> None:
