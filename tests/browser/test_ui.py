@@ -185,10 +185,11 @@ def test_a_held_district_says_why_and_a_decision_in_the_launchpad_ends_it(page: 
     subprocess.run([*breaking, "acme/brookdale"], check=True)
     assert launched(page, "partner_rosters_job", "acme", {}) == "FAILURE"
     page.goto("/assets/rosters/cross_year_roster?view=partitions&partition=acme%2Fbrookdale")
-    reason = page.get_by_text(re.compile("held since .* rosters approve acme/brookdale")).first
-    expect(reason).to_be_visible()
+    expect(page.get_by_text(re.compile("students_lost: .* published students")).first).to_be_visible()
+    steps = page.get_by_text(re.compile("rosters approve acme/brookdale [0-9a-f]+")).first
+    expect(steps).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "held-district.png")
-    named = re.search("rosters approve acme/brookdale ([0-9a-f]+)", reason.inner_text())
+    named = re.search("rosters approve acme/brookdale ([0-9a-f]+)", steps.inner_text())
     page.goto("/assets/rosters/partner_roster_index?view=partitions&partition=acme")
     expect(page.get_by_text("tenants that need a look").first).to_be_visible()
     page.screenshot(path=SCREENSHOTS / "held-index.png", full_page=True)
