@@ -40,7 +40,7 @@ dev: $(TO_RUN) ## Keep the embedded stack running with the Dagster UI and daemon
 test: $(SETUP) ## Run the fast tests against real servers (3 minutes)
 	$(BIN)/python -m pytest -m "not slow"
 
-check: lint types contracts validate ## Everything that CI checks: lint, types, layers, definitions, all tests (a quarter of an hour)
+check: lint types contracts validate ## Everything that CI checks: lint, types, layers, definitions, all tests (20 minutes)
 	$(BIN)/python -m pytest
 
 coverage: $(SETUP) ## Run all tests with branch coverage

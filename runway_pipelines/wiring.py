@@ -105,7 +105,7 @@ def build_services(settings: Settings) -> RosterServices:
 
 
 def build_advice(settings: Settings) -> Advice:
-    """How those who read Dagster's pages do what a next step says."""
+    """How those who read the board do what a next step says: they need Dagster's address."""
     return Advice(settings.dagster.command, settings.dagster.url, settings.dagster.docs_url)
 
 

@@ -201,7 +201,7 @@ def _practice(target: Target) -> Iterator[Practice]:
 
 
 def _print_broken(target: Target, name: str, done: str, see: str, *, is_json: bool) -> None:
-    """What the command did, where one sees it, and how to undo it."""
+    """Say what the command did, where it shows, and how to undo it."""
     undo = f"{target.command} mend {name}"
     print_result(
         {"name": name, "done": done, "see": see, "undo": undo},

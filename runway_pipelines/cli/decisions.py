@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from runway_pipelines.cli.signature import WHY, decided_by_option, signed_comman
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, say
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.operations.wording import first_few, how_many, minute
+from runway_pipelines.operations.wording import first_few, how_many, minute, utc_minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.advice import COMMAND_LINE
 
@@ -90,12 +90,12 @@ def _approve_all(
         others = [each for each in waiting if each not in found]
         if not found:
             nothing = f"No roster of {partner_id} is held{' by these guards alone' if waiting else ''}."
-            print_result([], lambda: say(nothing + _held_by_others(others, guards)), is_json=is_json)
+            print_result([], lambda: say(" ".join([nothing, *_held_by_others(others, guards)])), is_json=is_json)
             return
         if not is_json:
             console.print(holds_table(found))
-            if others:
-                say(_held_by_others(others, guards).strip())
+            for line in _held_by_others(others, guards):
+                say(line)
         if not yes:
             click.confirm(f"Publish {how_many(len(found), 'roster')}?", abort=True)
         done = []
@@ -111,12 +111,11 @@ def _approve_all(
         )
 
 
-def _held_by_others(left: Sequence[tuple[PartnerTenant, Hold]], guards: Iterable[str]) -> str:
-    """What ``--guard`` leaves out, with the guards that it did not name."""
-    if not left:
-        return ""
-    named = (f"{tenant} ({', '.join(sorted(set(hold.guards) - set(guards)))})" for tenant, hold in left)
-    return f" Other guards hold {first_few(named, MOST_NAMES)}."
+def _held_by_others(left: Sequence[tuple[PartnerTenant, Hold]], guards: Iterable[str]) -> Iterator[str]:
+    """A sentence on what ``--guard`` leaves out, with the guards that it did not name; none if that is nothing."""
+    if left:
+        named = (f"{tenant} ({', '.join(sorted(set(hold.guards) - set(guards)))})" for tenant, hold in left)
+        yield f"Other guards hold {first_few(named, MOST_NAMES)}."
 
 
 def _approved(
@@ -313,7 +312,7 @@ def audit(target: Target, of: str | PartnerTenant, is_json: bool) -> None:
     def for_people() -> None:
         console.print(_record_table(found) if found else f"Nothing is on record of {of}.")
         for each in (change.begun for change in found if change.begun.id in to_finish):
-            begun = f"\n{each.of}: the {each.what} of {minute(each.at)} UTC was begun and never completed."
+            begun = f"\n{each.of}: the {each.what} of {utc_minute(each.at)} was begun and never completed."
             say(f"{begun} To do: {to_finish[each.id]}")
 
     document = [{**asdict(each.begun), "state": each.state, "to_do": to_finish.get(each.begun.id)} for each in found]

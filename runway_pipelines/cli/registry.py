@@ -1,4 +1,4 @@
-"""What the registry has, for somebody who named what it does not have, or asked for what is not published."""
+"""Errors for a name that the registry does not have, and for a tenant of which nothing is published."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def nothing_published(services: RosterServices, tenant: PartnerTenant) -> Perman
 
 
 def why_nothing(registry: Registry, tenant: PartnerTenant, key_of: Callable[[str], KeyFacts]) -> Permanent:
-    """Nothing was yet, its partner has no credentials, or the registry has no such tenant or partner."""
+    """The first that holds: the registry has no such name, the partner has no credentials, no run has published yet."""
     try:
         known_tenant(registry, tenant)
     except Permanent as error:

@@ -20,7 +20,7 @@ from runway_pipelines.cli.results import json_option, print_result
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.operations.wording import minute
+from runway_pipelines.operations.wording import utc_minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.advice import COMMAND_LINE
 
@@ -224,7 +224,7 @@ def _print_summary(tenant: PartnerTenant, summary: Mapping[str, Any]) -> None:
     console.print(table)
     _print(
         f"{summary['candidates']:,} candidates of {summary['records']:,} records, {summary['students']:,} students "
-        f"as of {minute(summary['asked_at'])} UTC, {summary['seconds']:.1f} s."
+        f"as of {utc_minute(summary['asked_at'])}, {summary['seconds']:.1f} s."
     )
     _print(by_id_alone(summary["id_alone"]))
     if summary["is_foreign"]:

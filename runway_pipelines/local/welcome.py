@@ -11,7 +11,7 @@ from runway_pipelines.local.partners import Partner
 
 @dataclass(frozen=True)
 class Welcome:
-    """What a newcomer reads.
+    """The text that `make dev` ends with.
 
     ``url`` is Dagster's, ``board_url`` the board's page, and ``command`` is how one calls the command line on this
     stack from another terminal.

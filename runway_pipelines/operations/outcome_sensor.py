@@ -86,7 +86,7 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
 
 
 def newly_ended(instance: dg.DagsterInstance, cursor: RunCursor, watched: Watched) -> list[dg.RunRecord]:
-    """Runs of these jobs that ended and were not looked at, in the order of their ends.
+    """The watched runs that ended and were not looked at, in the order of their ends.
 
     A run is updated when it ends or later, so reading those updated above the floor misses none. They are not limited:
     runs looked at before could fill any limit. The floor follows them.

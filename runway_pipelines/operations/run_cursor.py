@@ -39,7 +39,7 @@ class RunCursor:
         return orjson.dumps({"floor": self.floor, "seen": dict(self.seen)}).decode()
 
     def without_future(self, now: float) -> Self:
-        """The same, unless a clock that was fast set the floor: then the runs that end from now on are looked at."""
+        """The same, unless a fast clock set the floor: then it is `OVERLAP_SECONDS` before now."""
         return self if self.floor <= now + OVERLAP_SECONDS else type(self)(now - OVERLAP_SECONDS, self.seen)
 
     def is_new(self, run_id: str, ended: float) -> bool:

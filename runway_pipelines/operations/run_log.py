@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from runway_pipelines.dagster_events import ASSET_JOB
 from runway_pipelines.operations.outcomes import RunOutcome
 from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, RunReport
 from runway_pipelines.operations.tags import PARTITION_TAG, TRIGGER_TAG
@@ -58,18 +59,25 @@ class RunLog:
 
     def previous_outcomes(self, record: dg.RunRecord) -> Iterator[RunOutcome]:
         """The same job and partner's outcomes from before this run ended, the newest first; `LOOK_BACK` at most."""
-        run = record.dagster_run
-        if PARTITION_TAG in run.tags:
-            wanted = dg.RunsFilter(statuses=ENDED, tags={PARTITION_TAG: run.tags[PARTITION_TAG]})
-        else:
-            wanted = dg.RunsFilter(job_name=run.job_name, statuses=ENDED)
-        for earlier in self.instance.get_run_records(wanted, limit=LOOK_BACK, cursor=run.run_id):  # newest first
-            if self.job_of(earlier.dagster_run) != self.job_of(run):
-                continue
+        for earlier in self._requested_before(record.dagster_run):
             ended = end_of(earlier)
             # An end in the future is the mark of a clock that was fast: the run was requested before this one.
             if ended <= end_of(record) or ended > datetime.now(UTC).timestamp():
                 yield self.outcome_of(earlier)
+
+    def _requested_before(self, run: dg.DagsterRun) -> list[dg.RunRecord]:
+        """The runs that count for the same job and partner and were requested before, the newest first."""
+        job = self.job_of(run)
+        partner = {PARTITION_TAG: run.tags[PARTITION_TAG]} if PARTITION_TAG in run.tags else {}
+        found = [
+            earlier
+            for name in (job, ASSET_JOB)
+            for earlier in self.instance.get_run_records(
+                dg.RunsFilter(job_name=name, statuses=ENDED, tags=partner), limit=LOOK_BACK, cursor=run.run_id
+            )
+            if self.job_of(earlier.dagster_run) == job
+        ]
+        return sorted(found, key=lambda earlier: earlier.storage_id, reverse=True)[:LOOK_BACK]
 
     def stale_rosters(self, run_id: str) -> dict[str, dict[str, str]]:
         """The stale tenants' keys and what is known of each, by partner, for every partner that the run judged.

@@ -26,6 +26,12 @@ def minute(moment: str) -> str:
         return moment
 
 
+def utc_minute(moment: str | None) -> str:
+    """An ISO 8601 timestamp as ``2026-11-21 19:24 UTC``; any other text unchanged, and "unknown" for none."""
+    shown = minute(moment or "unknown")
+    return shown if shown in (moment, "unknown") else f"{shown} UTC"
+
+
 def runbook_path(section: str) -> str:
     """A section of the operations page, by its path in the repository."""
     return f"{OPERATIONS}#{section}"

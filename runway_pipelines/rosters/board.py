@@ -228,19 +228,15 @@ def _row(
 
 def _without_credentials(row: PartnerRow) -> PartnerRow:
     """Nothing that one does about a district helps until its partner has credentials."""
-    districts = tuple(
-        replace(
-            district,
-            next_step=row.next_step,
-            reason=f"its partner has no usable credentials: {row.keys.trouble}"
-            if district.state is DistrictState.NEVER
-            else district.reason,
-        )
-        if district.needs_a_look
-        else district
-        for district in row.districts
-    )
-    return replace(row, districts=districts)
+    why = f"its partner has no usable credentials: {row.keys.trouble}"
+
+    def waiting(district: District) -> District:
+        if not district.needs_a_look:
+            return district
+        reason = why if district.state is DistrictState.NEVER else district.reason
+        return replace(district, next_step=row.next_step, reason=reason)
+
+    return replace(row, districts=tuple(map(waiting, row.districts)))
 
 
 def _step_of_partner(row: PartnerRow, advice: Advice) -> str:

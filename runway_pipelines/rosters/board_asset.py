@@ -7,7 +7,6 @@ a task. Whatever ended between two ticks, the next one makes the board once.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import starmap
@@ -18,22 +17,22 @@ import dagster as dg
 from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
 from runway_pipelines.credentials.known_keys import known_keys
 from runway_pipelines.dagster_events import delete_old_runless
-from runway_pipelines.errors import RunwayError
+from runway_pipelines.errors import StoredObjectDamaged
 from runway_pipelines.operations.run_log import ENDED
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
-from runway_pipelines.operations.wording import first_few, minute
+from runway_pipelines.operations.wording import first_few, minute, utc_minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.board import Board, PartnerRow
 from runway_pipelines.rosters.board_page import MADE_EVERY_MINUTES, board_page
-from runway_pipelines.rosters.board_reading import read_board
+from runway_pipelines.rosters.board_reading import read_board, versions_of_indexes
 from runway_pipelines.rosters.decision_job import index_as_it_is
-from runway_pipelines.rosters.districts import District, DistrictState, LastChange, grouped
+from runway_pipelines.rosters.districts import District, DistrictState, LastChange, grouped, on_one_line
 from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX, decision_events
 from runway_pipelines.rosters.index import PartnerIndex
-from runway_pipelines.rosters.manifest import BOARD_KEY, index_key
+from runway_pipelines.rosters.manifest import BOARD_KEY, Manifest
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
-from runway_pipelines.rosters.publication import READERS, read_published
+from runway_pipelines.rosters.publication import read_published
 from runway_pipelines.rosters.record import SHA256_SHOWN
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.aws.object_store import ObjectStore
@@ -127,7 +126,7 @@ def _not_fresh(row: PartnerRow) -> Iterator[dg.TableRecord]:
                 "state": first.state.value + (", pinned" if first.is_pinned else ""),
                 "since": group.since_in_words.removeprefix("since "),
                 "why": first.reason,
-                "next step": first.next_step.replace("\n", ". "),
+                "next step": on_one_line(first.next_step),
             }
         )
 
@@ -206,7 +205,7 @@ def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDef
     def roster_board_sensor(context: dg.SensorEvaluationContext, rosters: RosterServices) -> dg.SensorResult:
         now = datetime.now(UTC)
         cursor = BoardCursor.parse(context.cursor)
-        indexes = _versions_of_indexes(rosters) or cursor.indexes
+        indexes = versions_of_indexes(rosters) or cursor.indexes
         if (
             not is_due(cursor.made_at, now, timedelta(minutes=MADE_EVERY_MINUTES))
             and indexes == cursor.indexes
@@ -231,25 +230,10 @@ def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDef
     return roster_board_sensor
 
 
-def _versions_of_indexes(rosters: RosterServices) -> str:
-    """Which versions of the partners' indexes are there, as a digest; nothing where that cannot be seen now.
-
-    A decision on the command line changes one, and no run ends. It is a HEAD for each partner and tick.
-    """
-    try:
-        keys = [index_key(partner_id) for partner_id in sorted(rosters.registry().partners)]
-        _ = rosters.store.client  # made before there are threads
-        with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="indexes") as executor:
-            etags = list(executor.map(rosters.store.etag, keys))
-    except RunwayError:
-        return ""
-    return hashlib.sha256(json.dumps(etags).encode()).hexdigest()[:SHA256_SHOWN]
-
-
 def _decided_elsewhere(
     rosters: RosterServices, board: Board, since: str
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
-    """What people decided on the command line since the last board, whose pages would show what was before."""
+    """Events of the decisions that were made on the command line since the last board: Dagster does not know them."""
     # A decision's moment has no part of a second.
     after = datetime.fromisoformat(since).replace(microsecond=0) if since else board.made_at
     for row in board.partners:
@@ -260,22 +244,22 @@ def _decided_elsewhere(
             continue
         index = rosters.index(row.partner_id)
         for district in decided:
-            yield from _decided(rosters.store, index, district)
+            yield from _decided(rosters, index, district)
         yield index_as_it_is(rosters, index)
 
 
 def _decided(
-    store: ObjectStore, index: PartnerIndex, district: District
+    rosters: RosterServices, index: PartnerIndex, district: District
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
     tenant = PartnerTenant(index.partner_id, district.tenant_code)
     said = {
         "state": district.state.value,
-        "decided": f"{minute(district.decided_at or '')} UTC, on the command line",
+        "decided": f"{utc_minute(district.decided_at)}, on the command line",
         "reason": district.reason,
     }
-    published = None if district.state is DistrictState.HELD else read_published(store, tenant)
-    if published is None or published.manifest is None:
-        said["next step"] = district.next_step.replace("\n", ". ")
+    manifest = None if district.state is DistrictState.HELD else _published_manifest(rosters.store, tenant)
+    if manifest is None:
+        said["next step"] = on_one_line(district.next_step)
         yield dg.AssetObservation(CROSS_YEAR_ROSTER, partition=tenant.key, metadata=said)
         return
     as_it_is = TenantOutcome(
@@ -283,14 +267,26 @@ def _decided(
         TenantStatus.UNCHANGED,
         district.reason,
         0.0,
-        manifest=published.manifest,
+        manifest=manifest,
         school_years=index.school_years,
     )
-    yield from decision_events(as_it_is, store, said)
+    yield from decision_events(as_it_is, rosters.store, said, rosters.policy.advice)
+
+
+def _published_manifest(store: ObjectStore, tenant: PartnerTenant) -> Manifest | None:
+    """None also where it is damaged: what stops one district's page stops no board."""
+    try:
+        published = read_published(store, tenant)
+    except StoredObjectDamaged:
+        return None
+    return published.manifest if published else None
 
 
 def row_numbers(row: PartnerRow) -> list[object]:
-    """What has changed when a materialization is worth recording: ages always have. Of what people read, a digest."""
+    """A partner's part of what decides whether the board is worth recording again.
+
+    Ages are left out, because they always change. The texts that people read are in it as a digest.
+    """
     newest = max((district.change.at for district in row.districts if district.change), default="")
     listed = [(each.tenant_code, each.is_pinned, each.reason, each.next_step) for each in row.to_look_at]
     decided = max((district.decided_at for district in row.districts if district.decided_at), default="")

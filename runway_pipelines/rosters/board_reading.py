@@ -1,8 +1,11 @@
 """The board as it is now: the registry and each partner's index are read, one object for each partner."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from hashlib import sha256
+from typing import TypeVar
 
 from runway_pipelines.credentials.key_hygiene import NO_KEY_FACTS, KeyFacts
 from runway_pipelines.errors import RunwayError
@@ -10,9 +13,14 @@ from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
 from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.board import Board, PartnerState, make_board
 from runway_pipelines.rosters.index import PartnerIndex
+from runway_pipelines.rosters.manifest import index_key
 from runway_pipelines.rosters.publication import READERS
-from runway_pipelines.rosters.services import RosterPolicy
+from runway_pipelines.rosters.record import SHA256_SHOWN
+from runway_pipelines.rosters.services import RosterPolicy, RosterServices
 from runway_pipelines.systems.aws.object_store import ObjectStore
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def read_board(
@@ -24,10 +32,28 @@ def read_board(
     advice: Advice,
 ) -> Board:
     """The board of the registry's partners. A partner whose index cannot be read is on it, with the reason."""
+    states = _of_each(store, registry.partners.values(), lambda partner: _state_of(store, partner, keys))
+    return make_board(states, now, policy.most_roster_age, key_warning_days=policy.key_age_warning_days, advice=advice)
+
+
+def versions_of_indexes(rosters: RosterServices) -> str:
+    """A digest of which versions of the partners' indexes are there; empty where that cannot be seen now.
+
+    A decision on the command line changes one, and no run ends. It takes a HEAD for each partner.
+    """
+    try:
+        keys = [index_key(partner_id) for partner_id in sorted(rosters.registry().partners)]
+        etags = _of_each(rosters.store, keys, rosters.store.etag)
+    except RunwayError:
+        return ""
+    return sha256(json.dumps(etags).encode()).hexdigest()[:SHA256_SHOWN]
+
+
+def _of_each(store: ObjectStore, items: Iterable[Item], read: Callable[[Item], Result]) -> list[Result]:
+    """What is read of each, several at a time."""
     _ = store.client  # made before there are threads
     with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="indexes") as executor:
-        states = list(executor.map(lambda partner: _state_of(store, partner, keys), registry.partners.values()))
-    return make_board(states, now, policy.most_roster_age, key_warning_days=policy.key_age_warning_days, advice=advice)
+        return list(executor.map(read, items))
 
 
 def _state_of(store: ObjectStore, partner: RosterPartner, keys: Mapping[str, KeyFacts]) -> PartnerState:

@@ -54,7 +54,7 @@ def decide_on_roster(
         raise dg.Failure(str(error), allow_retries=False) from None
     context.log.info(f"{tenant}: {outcome.status}: {outcome.reason}", extra={"tenant": str(tenant)})
     said = {"decision": decision.what.value, "decided by": decision.decided_by, "why": decision.reason}
-    yield from decision_events(outcome, rosters.store, said)
+    yield from decision_events(outcome, rosters.store, said, rosters.policy.advice)
     if decision.what in (What.APPROVE, What.ROLLBACK):
         yield from _guards_passed(context.instance, outcome)
     index = rosters.index(tenant.partner_id)
@@ -63,7 +63,7 @@ def decide_on_roster(
 
 
 def index_as_it_is(rosters: RosterServices, index: PartnerIndex) -> dg.AssetMaterialization:
-    """The partner's page of now: its table of problems is as old as the run that wrote it last."""
+    """The partner's index as it is now; Dagster shows it as the last run left it."""
     metadata = index_metadata(index, rosters.store, rosters.policy.most_roster_age, rosters.policy.advice)
     return dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=index.partner_id, metadata=metadata)
 

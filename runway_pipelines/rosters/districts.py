@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from runway_pipelines.operations.run_report import hours
-from runway_pipelines.operations.wording import minute
+from runway_pipelines.operations.wording import utc_minute
 from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.freshness import is_recent
 
@@ -61,10 +61,10 @@ COUNTED = (
 
 @dataclass(frozen=True)
 class LastChange:
-    """What a district's newest roster brought, in students. ``at`` is ISO 8601.
+    """How a district's newest roster differs from the one before it, in students. ``at`` is ISO 8601.
 
-    ``before`` is how many the one before it had, None if it is the first. There are no counts where the two were not
-    compared: it was an older roster that came back.
+    ``before`` is the size of the one before, None for a first roster. ``added``, ``removed`` and ``changed`` are None
+    where the two were not compared, because an older roster came back.
     """
 
     at: str
@@ -130,7 +130,7 @@ class District:
     @property
     def last_change(self) -> str:
         """When its roster changed last, and how, for a person."""
-        return "unknown" if self.change is None else f"{_minute(self.change.at)}: {self.change.in_words}"
+        return "unknown" if self.change is None else f"{utc_minute(self.change.at)}: {self.change.in_words}"
 
     @property
     def needs_a_look(self) -> bool:
@@ -141,13 +141,13 @@ class District:
     def since_in_words(self) -> str:
         """Since when it is so, for a person; empty where nobody recorded it."""
         if self.since is not None:
-            return f"since {_minute(self.since)}" + (", never had a roster" if self.confirmed_at is None else "")
+            return f"since {utc_minute(self.since)}" + (", never had a roster" if self.confirmed_at is None else "")
         is_ahead = self.age_hours is not None and self.age_hours < 0
         if is_ahead or self.state is DistrictState.LEFT:
             return ""
         if self.confirmed_at is None:
             return "never had a roster"
-        return f"after its last good refresh, {_minute(self.confirmed_at)}"
+        return f"after its last good refresh, {utc_minute(self.confirmed_at)}"
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _reason(entry: IndexEntry, state: DistrictState, age: timedelta | None, most
     if state is not DistrictState.STALE or age is None:
         # A failure after a hold or a pin ends neither.
         said = _SINCE.sub("", said) if entry.since is not None else said
-        still = f"; a hold or a pin of {_minute(entry.since)} stands" if _is_interrupted(entry, state) else ""
+        still = f"; a hold or a pin of {utc_minute(entry.since)} stands" if _is_interrupted(entry, state) else ""
         return said + still
     if age < timedelta():
         return f"dated {-hours(age):.1f} hours in the future: the clock of its run was fast, or this one is slow"
@@ -318,8 +318,13 @@ def _split(reason: str) -> tuple[str, str]:
     return reason[: found.start()].rstrip("."), re.sub(r"\. (?=If the load |To (?:see|publish) )", "\n", to_do)
 
 
+def on_one_line(next_step: str) -> str:
+    """A next step for Dagster, which shows no line breaks."""
+    return next_step.replace("\n", ". ")
+
+
 def cause_and_remedy(reason: str) -> tuple[str, str]:
-    """A reason of ours without what it says to do about it and since when, and what it says to do; empty if nothing."""
+    """Split a reason of ours into its cause, without since when, and what it says to do, which may be empty."""
     cause, remedy = _split(reason)
     return _SINCE.sub("", cause), remedy
 
@@ -327,9 +332,3 @@ def cause_and_remedy(reason: str) -> tuple[str, str]:
 def district_document(district: District) -> Mapping[str, Any]:
     """A district as JSON values."""
     return asdict(district)
-
-
-def _minute(moment: str | None) -> str:
-    """An ISO 8601 moment as ``2026-11-21 19:24 UTC``; any other text as it is."""
-    shown = minute(moment or "unknown")
-    return shown if shown in (moment, "unknown") else f"{shown} UTC"

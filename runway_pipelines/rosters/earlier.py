@@ -15,7 +15,7 @@ REMEMBERED = timedelta(days=7)
 
 
 def earlier_of(pointer: Pointer | None, now: datetime) -> tuple[Earlier, ...]:
-    """What the pointer remembers, but for what a fast clock dated: that would be compared with for as long."""
+    """The rosters that the pointer remembers, but for those of a fast clock: they would count until that date."""
     known = pointer.earlier if pointer else ()
     return tuple(each for each in known if ahead_of(now, moment_of(each.until)) is None)
 

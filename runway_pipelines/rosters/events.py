@@ -3,16 +3,18 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 
 import dagster as dg
 
 from runway_pipelines.credentials.connection_asset import SECRET_VERSION_LABEL
 from runway_pipelines.dagster_events import target_of_newest
 from runway_pipelines.operations.tags import linked, runbook
-from runway_pipelines.operations.wording import how_many, minute
+from runway_pipelines.operations.wording import how_many, minute, utc_minute
+from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS
 from runway_pipelines.rosters.advice import Advice
-from runway_pipelines.rosters.districts import District, cause_and_remedy, districts_of
+from runway_pipelines.rosters.districts import District, cause_and_remedy, districts_of, on_one_line
 from runway_pipelines.rosters.guards import ALL_RULES, GUARD_NAMES
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import Manifest, index_key, manifest_key, snapshot_key, stable_key
@@ -28,8 +30,7 @@ PUBLISHED_ROSTER = dg.AssetKey(["rosters", "published_roster"])
 MOST_YEARS = 12  # bars of a plot
 MOST_DISTRICTS = 40
 PLAIN = Advice()
-DECIDE_HERE = "or decide in Dagster"
-DECIDE_IN_DAGSTER = "Jobs, roster_decision_job, Launchpad: APPROVE or REJECT the candidate's digits, in the partition"
+NOTHING_SAID: Mapping[str, str] = MappingProxyType({})
 
 
 def _consequence(rule: QualityRule) -> str:
@@ -69,12 +70,7 @@ def events_of(
     """
     partition = outcome.tenant.key
     if outcome.status.is_published and outcome.manifest is not None:
-        yield dg.AssetMaterialization(
-            CROSS_YEAR_ROSTER,
-            partition=partition,
-            metadata=roster_metadata(outcome, outcome.manifest, store),
-            tags={"dagster/data_version": outcome.manifest.sha256},
-        )
+        yield _roster_event(outcome, outcome.manifest, store)
     judged = {result.rule.name for result in outcome.check_results}
     not_judged = [] if outcome.status.is_success else sorted(set(planned_checks) - judged)
     target = target_of_newest(instance, CROSS_YEAR_ROSTER, partition) if judged or not_judged else None
@@ -101,32 +97,54 @@ def events_of(
             target_materialization_data=target,
         )
     if not outcome.status.is_success or outcome.candidate is not None:
-        yield dg.AssetObservation(
-            CROSS_YEAR_ROSTER,
-            partition=partition,
-            description=outcome.said,
-            metadata=linked(problem_metadata(outcome, store, failing_since, advice), advice.docs_url),
-        )
+        yield _problem_event(CROSS_YEAR_ROSTER, outcome, store, advice, failing_since=failing_since)
     if outcome.status.is_published:
-        published = dg.AssetMaterialization if outcome.school_years else dg.AssetObservation
-        yield published(PUBLISHED_ROSTER, partition=partition, metadata=publication_metadata(outcome, store))
+        yield _publication_event(outcome, store)
 
 
 def decision_events(
-    outcome: TenantOutcome, store: ObjectStore, said: Mapping[str, str]
+    outcome: TenantOutcome, store: ObjectStore, said: Mapping[str, str], advice: Advice = PLAIN
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
-    """What a decision makes of the tenant's pages, which would show what was before; ``said`` is who made it, why."""
-    partition, manifest = outcome.tenant.key, outcome.manifest
-    if outcome.status.is_published and manifest is not None:
-        metadata = {**roster_metadata(outcome, manifest, store), **said}
-        yield dg.AssetMaterialization(CROSS_YEAR_ROSTER, partition=partition, metadata=metadata)
-        metadata = {**publication_metadata(outcome, store), **said}
-        yield dg.AssetMaterialization(PUBLISHED_ROSTER, partition=partition, metadata=metadata)
+    """The events of a decision, so that the tenant's pages show its result; ``said`` names who decided and why."""
+    if outcome.status.is_published and outcome.manifest is not None:
+        yield _roster_event(outcome, outcome.manifest, store, said)
+        yield _publication_event(outcome, store, said)
         return
     for key in (CROSS_YEAR_ROSTER, PUBLISHED_ROSTER):
-        yield dg.AssetObservation(
-            key, partition=partition, description=outcome.said, metadata={**problem_metadata(outcome, store), **said}
-        )
+        yield _problem_event(key, outcome, store, advice, said)
+
+
+def _roster_event(
+    outcome: TenantOutcome, manifest: Manifest, store: ObjectStore, said: Mapping[str, str] = NOTHING_SAID
+) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
+        CROSS_YEAR_ROSTER,
+        partition=outcome.tenant.key,
+        metadata={**roster_metadata(outcome, manifest, store), **said},
+        tags={"dagster/data_version": manifest.sha256},
+    )
+
+
+def _publication_event(
+    outcome: TenantOutcome, store: ObjectStore, said: Mapping[str, str] = NOTHING_SAID
+) -> dg.AssetMaterialization | dg.AssetObservation:
+    """An observation where the partner has no school year: nothing was published."""
+    published = dg.AssetMaterialization if outcome.school_years else dg.AssetObservation
+    metadata = {**publication_metadata(outcome, store), **said}
+    return published(PUBLISHED_ROSTER, partition=outcome.tenant.key, metadata=metadata)
+
+
+def _problem_event(
+    key: dg.AssetKey,
+    outcome: TenantOutcome,
+    store: ObjectStore,
+    advice: Advice,
+    said: Mapping[str, str] = NOTHING_SAID,
+    *,
+    failing_since: str | None = None,
+) -> dg.AssetObservation:
+    metadata = linked({**problem_metadata(outcome, store, failing_since, advice), **said}, advice.docs_url)
+    return dg.AssetObservation(key, partition=outcome.tenant.key, description=outcome.said, metadata=metadata)
 
 
 def roster_metadata(
@@ -175,15 +193,15 @@ def problem_metadata(
     cause, remedy = cause_and_remedy(advice.adapted(outcome.reason))
     metadata: dict[str, dg.MetadataValue | int | float | str] = {"state": outcome.state, "reason": cause}
     if outcome.hold is not None:
-        metadata["held since"] = _utc(outcome.hold.since)
+        metadata["held since"] = utc_minute(outcome.hold.since)
     elif not outcome.status.is_success:
-        first = f"{_utc(datetime.now(UTC).isoformat())}, this run is the first that failed"
-        metadata["failing since"] = first if failing_since is None else _utc(failing_since)
+        first = f"{utc_minute(datetime.now(UTC).isoformat())}, this run is the first that failed"
+        metadata["failing since"] = first if failing_since is None else utc_minute(failing_since)
     if outcome.pinned_at is not None:
-        metadata["pinned since"] = _utc(outcome.pinned_at)
+        metadata["pinned since"] = utc_minute(outcome.pinned_at)
     metadata |= {
         **_commands(remedy or _what_is_left(outcome)),
-        **({DECIDE_HERE: f"{DECIDE_IN_DAGSTER} {outcome.tenant}"} if is_held else {}),
+        **({"or decide in Dagster": _how_to_decide(outcome.tenant)} if is_held else {}),
         **runbook("a-roster-is-held" if is_held else "a-run-failed-what-now"),
     }
     if (candidate := outcome.candidate) is not None:
@@ -200,11 +218,11 @@ def problem_metadata(
 def _commands(next_step: str) -> dict[str, str]:
     """A next step of one or more lines. Dagster shows no line breaks, so what follows the first has its own place."""
     first, _, later = next_step.partition("\n")
-    return {"next step": first, "then": later.replace("\n", ". ")} if later else {"next step": first}
+    return {"next step": first, "then": on_one_line(later)} if later else {"next step": first}
 
 
-def _utc(moment: str) -> str:
-    return f"{minute(moment)} UTC"
+def _how_to_decide(tenant: PartnerTenant) -> str:
+    return f"Jobs, roster_decision_job, Launchpad: choose partition {tenant}, APPROVE or REJECT the candidate's digits"
 
 
 def _what_is_left(outcome: TenantOutcome) -> str:

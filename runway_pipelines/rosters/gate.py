@@ -24,7 +24,6 @@ from runway_pipelines.rosters.judgement import judged, manifest_of
 from runway_pipelines.rosters.manifest import Earlier, Manifest, Pointer, Signature
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus, refused
 from runway_pipelines.rosters.publication import (
-    NO_SCHOOL_YEAR,
     Published,
     copy_again,
     keep_snapshot,
@@ -100,7 +99,7 @@ def publish_extract(
     return TenantOutcome(
         tenant,
         TenantStatus.UNCHANGED if unchanged else TenantStatus.NEW,
-        "; ".join(filter(None, [_publication_reason(school_years, keys_written), standing.wrong_clock])),
+        "; ".join(filter(None, [published_in_words(school_years, keys_written), standing.wrong_clock])),
         time.monotonic() - started,
         manifest=manifest,
         verified_at=pointer.verified_at,
@@ -241,9 +240,3 @@ def _entry(
     details: Mapping[str, str],
 ) -> Entry:
     return Entry(what, tenant.partner_id, tenant.tenant_code, context.run_id, from_sha256, to_sha256, details=details)
-
-
-def _publication_reason(school_years: Sequence[int], keys_written: Sequence[str]) -> str:
-    if not school_years:
-        return NO_SCHOOL_YEAR
-    return published_in_words(school_years, keys_written)

@@ -93,13 +93,15 @@ class Hold:
         """How to end it, to look at the candidate (which is compared with what is published), and to publish it."""
         if self.rejected is not None:
             return "To release it: correct the data in the warehouse, and refresh; another roster is judged anew"
-        steps = [f"To publish it all the same: runway-pipelines rosters approve {tenant} {self.digits} --reason '...'"]
-        if self.published_sha256 is not None:
-            steps.insert(0, f"To see what would change: runway-pipelines rosters diff {tenant}")
-        steps.insert(0, "If the load went wrong: have it mended, and the next refresh releases the roster")
+        steps = ["If the load went wrong: have it mended, and the next refresh releases the roster"]
         if WAREHOUSE_MOVED in self.guards:
             wrong = f"If it is another partner's warehouse: correct the secret of {tenant.partner_id}, approve nothing"
-            steps.insert(0, wrong)
+            steps = [wrong, *steps]
+        if self.published_sha256 is not None:
+            steps.append(f"To see what would change: runway-pipelines rosters diff {tenant}")
+        steps.append(
+            f"To publish it all the same: runway-pipelines rosters approve {tenant} {self.digits} --reason '...'"
+        )
         return ". ".join(steps)
 
 

@@ -166,7 +166,9 @@ NO_SCHOOL_YEAR = (
 
 
 def published_in_words(years: Collection[int], keys_written: Collection[str]) -> str:
-    """Where a roster is published, and in how many school years it was not before."""
+    """Where a roster is published, and in how many school years it was not before; or why it is published in none."""
+    if not years:
+        return NO_SCHOOL_YEAR
     to = f"published to {how_many(len(years), 'school year')}"
     if len(keys_written) == len(years):
         return to

@@ -61,7 +61,7 @@ class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @property
     def advice(self) -> Advice:
-        """How those who read Dagster's pages do what a next step says."""
+        """How those who read Dagster's pages do what a next step says: they are in Dagster, and need no address."""
         return Advice(self.command, docs_url=self.docs_url)
 
     @property

@@ -21,7 +21,7 @@ from runway_pipelines.dagster_events import delete_old_runless, evaluate_sensor
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.rosters.board_asset import BOARD, SENSOR_NAME
 from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX, PUBLISHED_ROSTER
-from runway_pipelines.rosters.manifest import BOARD_KEY
+from runway_pipelines.rosters.manifest import BOARD_KEY, pointer_key
 from tests.integration.stream_server import stream_server
 from tests.integration.world import TestPartner, Warehouse, World, definitions, run_partner, world_of
 
@@ -125,6 +125,19 @@ def test_what_was_decided_on_the_command_line_is_on_dagsters_pages_with_the_next
     assert (PUBLISHED_ROSTER, north) in found
     assert (PARTNER_ROSTER_INDEX, night.partner.partner_id) in found
     assert not night.tick(after.cursor).asset_events
+
+
+def test_a_pointer_that_is_damaged_after_a_decision_stops_no_board(night: Night) -> None:
+    north = night.partner.tenant("north")
+    before = night.tick(night.made.cursor).cursor
+    assert said("unpin", north.key, "--reason", "the load is mended").exit_code == 0
+    key = pointer_key(north)
+    pointer = night.world.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    night.world.s3.put_object(Bucket=BUCKET, Key=key, Body=b"{}")
+    events = night.tick(before).asset_events
+    night.world.s3.put_object(Bucket=BUCKET, Key=key, Body=pointer)
+    (shown,) = (event for event in events if event.partition == north.key)
+    assert isinstance(shown, dg.AssetObservation) and shown.asset_key == CROSS_YEAR_ROSTER
 
 
 def test_dagster_never_calls_the_board_unsynced(night: Night) -> None:

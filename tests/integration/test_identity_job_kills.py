@@ -94,14 +94,16 @@ def test_a_run_killed_at_any_moment_leaves_every_library_whole(
     old, (new, _) = as_reference(tables), foreseen(tables)
     killed, written = 0, set()
     for is_after_a_write in (False, True) * 4:
-        # Slow enough to be killed before it has written all, however long this test is kept waiting.
-        lml.script(Rule(fault="slow", seconds=0.5 if is_after_a_write else 0.02))
+        # Four answers, then none: no run can write all, however long this test is kept from killing it.
+        lml.script(
+            Rule(fault="slow", seconds=0.02), Rule(fault="slow", seconds=PATIENCE_SECONDS, calls=tuple(range(5, ALL)))
+        )
+        before = tables.tables()
         process = RunProcess(**SMALL, calls_in_flight=4)
         calls, pause = chance.randrange(1, 4), chance.uniform(0, 0.05)
         wait_until(lambda calls=calls: len(lml.calls) >= calls)
-        if is_after_a_write:  # on a slow machine no pause would reach the first
-            before = tables.rows("library")
-            wait_until(lambda before=before: tables.rows("library") != before)
+        if is_after_a_write:
+            wait_until(lambda before=before: tables.tables() != before)
         time.sleep(pause)
         killed += process.kill()
         left_behind(tables)

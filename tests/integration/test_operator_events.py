@@ -20,6 +20,7 @@ from runway_pipelines.operations.events import OperatorEvents
 from runway_pipelines.operations.outcome_sensor import Watched, build_run_outcome_sensor
 from runway_pipelines.operations.outcomes import OperatorEvent
 from runway_pipelines.operations.run_cursor import OVERLAP_SECONDS
+from runway_pipelines.operations.run_log import LOOK_BACK
 from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, Problem, RunReport
 from runway_pipelines.rosters import assets, extraction, gate
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
@@ -115,7 +116,7 @@ def ended_run(
     @dg.job(name=job)
     def nothing() -> None: ...
 
-    tags = {"dagster/partition": partner_id} if job == JOB else {}
+    tags = {"dagster/partition": partner_id} if job not in (FRESHNESS_JOB, IDENTITY_JOB) else {}
     run = instance.create_run_for_job(nothing, tags=tags)
     event = dg.DagsterEvent(event_type_value=f"PIPELINE_{how}", job_name=job)
     instance.run_storage.handle_run_event(run.run_id, event, at)
@@ -230,6 +231,20 @@ def test_a_partner_that_somebody_refreshes_by_the_assets_button_is_told_of_like_
     assert bus.types() == []  # the same reason: the run by hand was the one before it
     mend(partner)
     assert by_the_button(instance, partner.partner_id, PARTNER_ROSTER_INDEX).success
+    ticks.tick()
+    assert bus.types() == ["roster_refresh_recovered"]
+
+
+def test_runs_of_other_jobs_on_the_same_partition_hide_no_earlier_failure(
+    partner: TestPartner, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks
+) -> None:
+    run_partner(instance, partner)
+    ticks.tick()
+    assert bus.types() == ["roster_refresh_failed"]
+    for _ in range(LOOK_BACK + 1):
+        ended_run(instance, "SUCCESS", partner.partner_id, job="some_other_job")
+    mend(partner)
+    assert run_partner(instance, partner).success
     ticks.tick()
     assert bus.types() == ["roster_refresh_recovered"]
 

@@ -10,6 +10,7 @@ from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.events import (
     PUBLISHED_ROSTER,
     changes_table,
+    decision_events,
     events_of,
     index_metadata,
     warehouse_seconds,
@@ -177,3 +178,12 @@ def test_a_candidates_numbers_are_not_taken_for_those_of_what_is_published(
     assert isinstance(materialized, dg.AssetMaterialization) and isinstance(observed, dg.AssetObservation)
     assert not materialized.metadata.keys() & observed.metadata.keys()
     assert observed.metadata["candidate's students"].value == 160
+
+
+def test_a_decision_about_a_roster_that_is_published_nowhere_materializes_no_publication(store: ObjectStore) -> None:
+    kept = TenantOutcome(TENANT, TenantStatus.NEW, "no enabled school year", 0.1, manifest())
+    roster, publication = decision_events(kept, store, {"why": "half a load"})
+    assert isinstance(roster, dg.AssetMaterialization)
+    assert (roster.tags or {})["dagster/data_version"] == manifest().sha256
+    assert isinstance(publication, dg.AssetObservation)
+    assert publication.metadata["why"].value == roster.metadata["why"].value == "half a load"
