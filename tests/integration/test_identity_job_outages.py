@@ -107,9 +107,18 @@ def tables(server: Server, world: World, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def at(moment: str, act: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Act once, right before the moment's statement is sent."""
+    """Act once, right before the moment's statement is sent, and during no commit: one whose answer is lost is found
+    done when it is tried again, and counts as unchanged.
+    """
     part, left = MOMENTS[moment]
     lock = Lock()
+    usual_end = psycopg.Transaction.__exit__
+
+    def end_outside_the_moment(transaction: psycopg.Transaction, *error: Any) -> bool:
+        with lock:
+            return usual_end(transaction, *error)
+
+    monkeypatch.setattr(psycopg.Transaction, "__exit__", end_outside_the_moment)
 
     def before(statement: str, connection: psycopg.Connection[Any]) -> None:
         nonlocal left
