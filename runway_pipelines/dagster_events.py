@@ -38,14 +38,14 @@ from dagster._core.storage.tags import RESUME_RETRY_TAG
 class CheckState:
     """A check's newest execution for a partition, and the run that it belongs to.
 
-    One that has not passed failed, or was not evaluated yet (and never will be once the run is over).
+    A check that has not passed has failed, or was not evaluated yet (and never will be once the run is over).
     """
 
     has_passed: bool
     run_id: str | None
 
 
-ASSET_JOB = IMPLICIT_ASSET_JOB_NAME  # of the runs that somebody launches with an asset's own button
+ASSET_JOB = IMPLICIT_ASSET_JOB_NAME  # the job of runs launched with an asset's own button
 _STORAGE_IDS = 500  # in one statement
 _keeping_connections: WeakSet[dg.DagsterInstance] = WeakSet()
 
@@ -63,9 +63,9 @@ def keep_storage_connections(instance: dg.DagsterInstance) -> None:
 
 
 def _remember_tables(storage: EventLogStorage) -> None:
-    """Ask Postgres once for each table whether it is there, and not again for each check's event.
+    """Ask Postgres once whether each table exists, and not again for each check's event.
 
-    That was 619 statements for a partner of 40 tenants, a tenth of the run's CPU time. A table that is not there yet is
+    Asking each time took 619 statements for a partner of 40 tenants, a tenth of the run's CPU time. A missing table is
     asked for again: somebody may be migrating the storage.
     """
     if not isinstance(storage, SqlEventLogStorage):
@@ -194,9 +194,9 @@ def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
 
 
 def delete_old_runless(instance: dg.DagsterInstance, asset_key: dg.AssetKey, before: datetime) -> int:
-    """Delete an unpartitioned asset's materializations from before then that no run made; returns how many.
+    """Delete an unpartitioned asset's materializations older than ``before`` that no run made; returns how many.
 
-    Those of a run go with it. The newest stays, whatever its age.
+    A run's materializations are deleted with the run. The newest stays, whatever its age.
     """
     storage = instance.event_log_storage
     newest = instance.fetch_materializations(asset_key, limit=1).records
@@ -240,9 +240,9 @@ def keep_value(instance: dg.DagsterInstance, key: str, value: str) -> None:
 
 
 def selected_partitions(context: dg.AssetExecutionContext) -> list[str]:
-    """The run's partitions, also those that were deleted since it was planned.
+    """The run's partitions, including those deleted since it was planned.
 
-    Dagster ends such a run ("Nonexistent partition keys"): the tenants that are there would not be refreshed either.
+    Dagster would end such a run ("Nonexistent partition keys"), and leave the tenants that still exist unrefreshed.
     """
     try:
         return list(context.partition_keys)
@@ -262,7 +262,7 @@ def selected_partitions(context: dg.AssetExecutionContext) -> list[str]:
 def partitions_done_before(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> frozenset[str]:
     """Partitions of the asset that this run's ancestors materialized, which a re-execution from failure can skip.
 
-    None of them for "Re-execute all", which means all.
+    "Re-execute all" skips none of them.
     """
     done: set[str] = set()
     if context.run.tags.get(RESUME_RETRY_TAG) != "true":

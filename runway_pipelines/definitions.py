@@ -103,7 +103,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
 
 
 def _with_links(assets: dg.AssetsDefinition, settings: Settings) -> dg.AssetsDefinition:
-    """The assets, whose runbooks open where the repository is hosted."""
+    """The assets, with their runbooks linked to where the repository is hosted."""
     return assets.map_asset_specs(
         lambda spec: spec.replace_attributes(metadata=linked(spec.metadata, settings.dagster.docs_url))
     )

@@ -1,8 +1,8 @@
 """The one exception tree.
 
-Every error says what was expected, what came and what to do. None carries a value that could identify a student or open
-a door. ``systems/`` maps the libraries' errors to these with ``raise ... from None``: Dagster stores an exception's
-whole chain in its event log, and a driver's text may quote data.
+Every error says what was expected, what came and what to do. None carries a value that could identify a student or
+grant access. ``systems/`` maps the libraries' errors to these with ``raise ... from None``: Dagster stores the whole
+chain of an exception in its event log, and a driver's text may quote data.
 
     RunwayError
     ├── Permanent    trying again gives the same result
@@ -106,11 +106,6 @@ class LmlError(RunwayError):
     def __init__(self, *, status: int | None, expected: str, came: str, remedy: str) -> None:
         super().__init__(expected=expected, came=came, remedy=remedy, code=None if status is None else str(status))
         self.status = status
-
-    @property
-    def retryable(self) -> bool:
-        """Whether the same call may succeed in a moment."""
-        return isinstance(self, Transient)
 
 
 class LmlUnavailable(LmlError, Unavailable):

@@ -221,7 +221,7 @@ class Rosters(Section, env_prefix="RUNWAY_"):
     )
     snapshots_kept: int = Field(30, ge=2, description="How many of each tenant's newest snapshots are kept.")
     snapshots_monthly_days: int = Field(
-        400, ge=0, le=36_500, description="Days for which each month's first snapshot is kept besides; `0`: none is."
+        400, ge=0, le=36_500, description="Days for which each month's first snapshot is kept as well; `0` keeps none."
     )
     least_students_with_codes: float = Field(
         0.5, ge=0, le=1, description="Warn when a smaller share of a tenant's students has an ID code."
@@ -236,7 +236,8 @@ class Rosters(Section, env_prefix="RUNWAY_"):
         30,
         gt=0,
         validation_alias="RUNWAY_ROSTER_FRESH_HOURS",
-        description="Warn about a tenant whose roster was last confirmed longer ago: a night and some hours.",
+        description="Warn about a tenant whose roster was confirmed longer ago than this; the default is a night and "
+        "some hours.",
     )
 
 
@@ -257,7 +258,7 @@ class Guards(Section, env_prefix="RUNWAY_GUARD_"):
         "`RUNWAY_GUARD_STUDENTS_LOST_LEAST` of them.",
     )
     students_lost_least: int = Field(
-        20, ge=0, description="So many lost students hold no roster, whatever their share."
+        20, ge=0, description="Losing this many students or fewer never holds a roster, whatever their share."
     )
     students_added: _Growth = Field(
         0.5,
@@ -265,7 +266,7 @@ class Guards(Section, env_prefix="RUNWAY_GUARD_"):
         "`RUNWAY_GUARD_STUDENTS_ADDED_LEAST` of them.",
     )
     students_added_least: int = Field(
-        100, ge=0, description="So many new students hold no roster, whatever their share."
+        100, ge=0, description="This many new students or fewer never hold a roster, whatever their share."
     )
     students_changed: _Share = Field(
         0.75, description="Hold a roster in which a larger share of the students that stayed have other lines."
@@ -421,7 +422,7 @@ class Dagster(Section, env_prefix="RUNWAY_"):
         description="Where people open the Dagster UI; events link to runs there.",
     )
     command: str = Field(
-        "runway-pipelines", description="What people type to call the command line; Dagster's pages advise it so."
+        "runway-pipelines", description="What people type to call the command line, as Dagster's pages show it."
     )
     docs_url: str | None = Field(
         None,

@@ -70,7 +70,7 @@ def _secret(section: Section, field: str) -> dg.EnvVar | None:
 
 
 def build_services(settings: Settings) -> RosterServices:
-    """What rosters are refreshed with."""
+    """The services that refresh rosters."""
     return RosterServices(
         database=build_application_database(settings),
         secrets=PartnerSecrets(
@@ -105,12 +105,12 @@ def build_services(settings: Settings) -> RosterServices:
 
 
 def build_advice(settings: Settings) -> Advice:
-    """How those who read the board do what a next step says: they need Dagster's address."""
+    """What the board's next steps tell its readers to run and open; for that it needs Dagster's address."""
     return Advice(settings.dagster.command, settings.dagster.url, settings.dagster.docs_url)
 
 
 def build_student_services(settings: Settings) -> StudentServices:
-    """What students are resolved with."""
+    """The services that resolve students."""
     return StudentServices(
         rosters=build_services(settings),
         policy=ResolutionPolicy(
@@ -146,7 +146,7 @@ def build_lml_limiter(settings: Settings) -> CallLimiter:
 
 
 def build_identity(settings: Settings) -> IdentityServices:
-    """What the library's identity is resolved with."""
+    """The services that resolve the library's identity."""
     return IdentityServices(
         lml=LmlService(
             base_url=settings.lml.url,
@@ -192,5 +192,5 @@ def build_large_runs(settings: Settings) -> LargeRuns:
 
 
 def _named(partners: str) -> frozenset[str]:
-    """The partners of a setting that has commas between them."""
+    """The partners in a comma-separated setting."""
     return frozenset(filter(None, partners.split(",")))

@@ -30,9 +30,9 @@ for command in (status, list_rosters, holds, diff, approve, reject, rollback, un
 
 
 class Commands(click.Group):
-    """A group whose commands end with a line for our own errors and for what the disk refuses, and no traceback.
+    """A group whose commands end with a line, and no traceback, for our own errors and for what the disk refuses.
 
-    So they do after Ctrl-C, with an exit code of its own: click's is that of a refusal.
+    Ctrl-C ends them the same way, with an exit code of its own: click's is that of a refusal.
     """
 
     def invoke(self, ctx: click.Context) -> object:
@@ -55,7 +55,7 @@ class Commands(click.Group):
 
 
 def _said(error: RunwayError, target: object) -> str:
-    """The error, with its remedy as it is on the systems that the command works on."""
+    """The error, with its remedy for the systems that the command works on."""
     if not isinstance(target, Target):
         return str(error)
     is_of_systems = isinstance(error, ConfigurationError | Unavailable)

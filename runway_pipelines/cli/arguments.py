@@ -1,4 +1,4 @@
-"""The types of arguments that name a partner or a tenant; what is none is a wrong call."""
+"""The types of arguments that name a partner or a tenant; anything else is a usage error."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ STYLES = {
     "never": "yellow",
     "left": "dim",
 }
-MOST_GROUPS = 3  # of a partner, beside all others
+MOST_GROUPS = 3  # of each partner, when all partners are shown
 MOST_NAMES = 8
 MOST_CHANGES = 5
 
@@ -54,7 +55,7 @@ MOST_CHANGES = 5
 @json_option
 @click.option("--watch", is_flag=True, help="Again and again, until Ctrl-C; with --json, a document on each line.")
 @click.option(
-    "--every", type=click.FloatRange(min=1), default=10.0, show_default=True, help="Seconds between two with --watch."
+    "--every", type=click.FloatRange(min=1), default=10.0, show_default=True, help="With --watch: seconds between two."
 )
 @click.pass_obj
 def status(target: Target, partner: str | None, is_json: bool, watch: bool, every: float) -> None:
@@ -93,15 +94,11 @@ def status(target: Target, partner: str | None, is_json: bool, watch: bool, ever
 @click.pass_obj
 def list_rosters(target: Target, partner: str | None, is_json: bool) -> None:
     """Every district of all partners or of PARTNER: its state, its size, and when it was last confirmed."""
-    from runway_pipelines.rosters.districts import district_document
-
     with target.services() as services:
         board = _board(services, target, partner)
     by_name = sorted(board.partners, key=lambda row: row.partner_id)
     unread = [row for row in by_name if row.trouble]
-    rows = [
-        {"partner_id": row.partner_id, **district_document(district)} for row in by_name for district in by_code(row)
-    ]
+    rows = [{"partner_id": row.partner_id, **asdict(district)} for row in by_name for district in by_code(row)]
     print_result(rows, lambda: console.print(_districts_table(by_name)), is_json=is_json)
     if unread:
         raise click.ClickException(
@@ -134,7 +131,7 @@ def _show(board: Board, *, is_json: bool, is_one: bool, is_line: bool = False) -
 
 
 def _show_again(read: Callable[[], Board], *, is_json: bool, is_one: bool, every: float) -> None:
-    """Once more; what cannot be read now may be in a moment."""
+    """Show the board once more; if it cannot be read now, it may be in a moment."""
     try:
         board = read()
     except RunwayError as error:
@@ -146,7 +143,7 @@ def _show_again(read: Callable[[], Board], *, is_json: bool, is_one: bool, every
 
 
 def print_board(to: Console, board: Board, *, most_groups: int | None) -> None:
-    """The partners as a table, then their districts that are not fresh. A line that one may copy is never broken."""
+    """The partners as a table, then their districts that are not fresh. A line to copy is never wrapped."""
     made = f"as of {board.made_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     to.print(Text(f"{board.summary} ({made}).", style="green" if board.is_fine else "bold"))
     to.print(_partners_table(board))
@@ -218,7 +215,7 @@ def _group_lines(group: DistrictGroup) -> Iterator[Text]:
 
 
 def _next(line: str) -> str:
-    """A line of a next step; some say themselves what they are for."""
+    """A line of a next step, labelled unless it says itself what it is for."""
     return line if line.startswith(("To ", "If ")) else f"Next: {line}"
 
 

@@ -181,7 +181,7 @@ def _only_local(target: Target) -> None:
 
 @contextmanager
 def _practice(target: Target) -> Iterator[Practice]:
-    """The running stack, joined. One that was started for this command would end with it, and be mended by that."""
+    """Join the running stack. A stack started for this command would end with it, which mends everything."""
     _only_local(target)
     with local_parts():
         from runway_pipelines.local.breakage import Practice, is_stack_running, local_secrets

@@ -15,7 +15,7 @@ from runway_pipelines.systems.vocabulary import DEFAULT_REGION, Env, Role
 
 _TENANT = PartnerTenant("acme", "ashford")
 _SHA256 = "{sha256}"
-# Names as anybody would deploy them: the page shows what the functions give for them.
+# Example names: the page shows what the functions make of them.
 SERVICE, DB_ID, PROJECT = "chat-api", "history", "chat-api"
 _ROLES = {
     Role.OWNER: "DDL; `runway-pipelines identity migrate` alone connects as this one",
@@ -31,44 +31,38 @@ Rows = Iterable[Sequence[str]]
 
 def page() -> str:
     """docs/data-contracts.md, made from the names themselves; a test fails when the file differs."""
-    from runway_pipelines.students import files  # it speaks to the bucket, which is slow to import
+    from runway_pipelines.students import files  # it imports what speaks to the bucket, which is slow
 
-    return _page(
-        [
-            (
-                "secret of a partner",
-                f"`{partner_secret_name('{ENVLABEL}', '{partner_id}')}`",
-                "EDU connection info, as JSON",
-            ),
-            ("published roster", f"`{manifest.stable_key(_TENANT, 2026)}`", "what Runway reads"),
-            ("snapshot", f"`{manifest.snapshot_key(_TENANT, _SHA256)}`", "a roster that was taken and kept"),
-            ("manifest", f"`{manifest.manifest_key(_TENANT, _SHA256)}`", "the snapshot, in numbers"),
-            ("pointer", f"`{manifest.pointer_key(_TENANT)}`", "which snapshot is published"),
-            ("hold", f"`{manifest.hold_key(_TENANT)}`", "the candidate that waits for a person"),
-            (
-                "expectations",
-                f"`{manifest.expectations_key(_TENANT.partner_id)}`",
-                "changes that a person approved ahead",
-            ),
-            ("record", f"`{manifest.AUDIT_PREFIX}/acme/ashford/`", "what was held and decided, for good"),
-            ("index", f"`{manifest.index_key(_TENANT.partner_id)}`", "the partner's tenants"),
-            ("board", f"`{manifest.BOARD_KEY}`", "all partners at a glance, as a page"),
-            (
-                "file of candidates",
-                f"`{files.FileFolder(_TENANT, '{name}').key(files.CANDIDATES)}`",
-                "whose rows are to be resolved; the answers come beside it",
-            ),
-            (
-                "key of the stream's tokens",
-                "the secret that `RUNWAY_STREAM_TOKEN_SECRET` names",
-                "32 bytes or more, in base64",
-            ),
-        ]
-    )
-
-
-def _page(own_names: Rows) -> str:
-    """The page; ``own_names`` are the pipeline's own: what it is, its name, what it holds."""
+    own_names = [
+        (
+            "secret of a partner",
+            f"`{partner_secret_name('{ENVLABEL}', '{partner_id}')}`",
+            "EDU connection info, as JSON",
+        ),
+        ("published roster", f"`{manifest.stable_key(_TENANT, 2026)}`", "what Runway reads"),
+        ("snapshot", f"`{manifest.snapshot_key(_TENANT, _SHA256)}`", "a roster that was taken and kept"),
+        ("manifest", f"`{manifest.manifest_key(_TENANT, _SHA256)}`", "the snapshot, in numbers"),
+        ("pointer", f"`{manifest.pointer_key(_TENANT)}`", "which snapshot is published"),
+        ("hold", f"`{manifest.hold_key(_TENANT)}`", "the candidate that waits for a person"),
+        (
+            "expectations",
+            f"`{manifest.expectations_key(_TENANT.partner_id)}`",
+            "changes that a person approved ahead",
+        ),
+        ("record", f"`{manifest.AUDIT_PREFIX}/acme/ashford/`", "what was held and decided, for good"),
+        ("index", f"`{manifest.index_key(_TENANT.partner_id)}`", "the partner's tenants"),
+        ("board", f"`{manifest.BOARD_KEY}`", "all partners at a glance, as a page"),
+        (
+            "file of candidates",
+            f"`{files.FileFolder(_TENANT, '{name}').key(files.CANDIDATES)}`",
+            "whose rows are to be resolved; the answers come beside it",
+        ),
+        (
+            "key of the stream's tokens",
+            "the secret that `RUNWAY_STREAM_TOKEN_SECRET` names",
+            "32 bytes or more, in base64",
+        ),
+    ]
     sections = [
         "# Data contracts",
         "Made by `runway-pipelines data-contracts`. Every name and path by which data and data stores are found.",

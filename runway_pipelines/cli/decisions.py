@@ -68,9 +68,9 @@ def approve(
         if sha256:
             raise click.UsageError("--all approves what the table shows: leave out the digits.")
         if isinstance(of, PartnerTenant):
-            raise click.UsageError(f"--all is of a PARTNER: expected {of.partner_id}; got {of}.")
+            raise click.UsageError(f"--all takes a PARTNER: expected {of.partner_id}; got {of}.")
         if is_json and not yes:
-            raise click.UsageError("--json asks nothing: add --yes.")
+            raise click.UsageError("--json cannot ask for confirmation: add --yes.")
         _approve_all(target, of, guards, yes=yes, decided_by=decided_by, reason=reason, is_json=is_json)
         return
     if guards or yes:
@@ -83,7 +83,7 @@ def approve(
 def _approve_all(
     target: Target, partner_id: str, guards: tuple[str, ...], *, yes: bool, decided_by: str, reason: str, is_json: bool
 ) -> None:
-    """Approve what the table showed, but for what was rejected. A candidate that came meanwhile is refused."""
+    """Approve what the table showed, except what was rejected. A candidate that came meanwhile is refused."""
     with target.services() as services:
         waiting = [each for each in held_rosters(services, partner_id) if each[1].rejected is None]
         found = [each for each in waiting if not guards or set(each[1].guards) <= set(guards)]
@@ -112,7 +112,7 @@ def _approve_all(
 
 
 def _held_by_others(left: Sequence[tuple[PartnerTenant, Hold]], guards: Iterable[str]) -> Iterator[str]:
-    """A sentence on what ``--guard`` leaves out, with the guards that it did not name; none if that is nothing."""
+    """A sentence on what ``--guard`` leaves out, with the guards that it did not name; none if it leaves none out."""
     if left:
         named = (f"{tenant} ({', '.join(sorted(set(hold.guards) - set(guards)))})" for tenant, hold in left)
         yield f"Other guards hold {first_few(named, MOST_NAMES)}."
@@ -141,7 +141,7 @@ def _approved(
 @json_option
 @click.pass_obj
 def reject(target: Target, tenant: PartnerTenant, sha256: str, decided_by: str, reason: str, is_json: bool) -> None:
-    """Leave the held candidate SHA256 of PARTNER/TENANT unpublished, and be told of these bytes no more."""
+    """Leave the held candidate SHA256 of PARTNER/TENANT unpublished, and hear no more of these bytes."""
     from runway_pipelines.rosters.decisions import What
 
     _decide(target, tenant, What.REJECT, sha256, decided_by, reason, is_json=is_json)
@@ -239,7 +239,7 @@ def expect(
     reason: str | None,
     is_json: bool,
 ) -> None:
-    """Approve ahead a change that is known to come, of one tenant or a whole partner; alone, list what is expected."""
+    """Approve a known change in advance, for one tenant or a whole partner; without options, list what is expected."""
     from runway_pipelines.rosters import expecting
     from runway_pipelines.rosters.holds import read_expectations
 
@@ -274,7 +274,7 @@ def _expected_table(expected: Iterable[Expectation]) -> Table:
 
 
 def _end_of(day: datetime, *, longest: timedelta) -> datetime:
-    """The end of a day (UTC); of the last possible one, as much as may be expected of it."""
+    """The end of a day (UTC); on the last possible day, the latest moment that an expectation may have."""
     last = datetime.now(UTC) + longest
     return last if day.date() == last.date() else day.replace(tzinfo=UTC) + timedelta(days=1)
 
@@ -301,7 +301,7 @@ def audit(target: Target, of: str | PartnerTenant, is_json: bool) -> None:
 
     with target.services() as services:
         found = changes(services.store, of, datetime.now(UTC))
-        if not found:  # of a partner or a tenant that left there is a record
+        if not found:  # a partner or tenant that left still has a record
             _require_known(services.registry(), of)
     to_finish = {
         change.begun.id: target.adapted(what_finishes(change.begun))

@@ -55,8 +55,8 @@ def data_contracts() -> None:
     type=click.Choice(["all", "pipeline", "code-server", "stream"]),
     default="all",
     show_default=True,
-    help="Whose role: of everything, of all but the stream, of the code server alone, or of the stream, which only "
-    "reads.",
+    help="Which processes the role is for: all, all but the stream, the code server alone, or the stream, which "
+    "only reads.",
 )
 @click.option("--partition", default="aws", show_default=True, help="aws, aws-us-gov or aws-cn.")
 @click.option("--partner", "partners", multiple=True, type=PartnerArgument(), help="Only its secret; repeatable.")

@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
 
     @classmethod
     def of(cls, *, is_well: bool) -> ExitCode:
-        """How a command ends that examined something."""
+        """The exit code of a command that examined something."""
         return cls.DONE if is_well else cls.NOT_WELL
 
 

@@ -12,7 +12,7 @@ _MISSING = "which does not exist"
 
 
 class _Named(click.Path):
-    """A path that is looked at by us: a usage error of click's has four lines."""
+    """A path that we check ourselves: click's usage errors have four lines."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)

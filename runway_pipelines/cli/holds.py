@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,11 @@ from runway_pipelines.cli.files import OutputFile
 from runway_pipelines.cli.registry import known_partner, nothing_published
 from runway_pipelines.cli.results import json_option, name_of, print_result
 from runway_pipelines.cli.target import Target
-from runway_pipelines.cli.terminal import SHA256_SHOWN, console, say
+from runway_pipelines.cli.terminal import console, say
 from runway_pipelines.errors import Permanent
-from runway_pipelines.operations.wording import minute
+from runway_pipelines.operations.wording import SHA256_SHOWN, minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
+from runway_pipelines.systems.disk import private_file
 
 if TYPE_CHECKING:
     from runway_pipelines.rosters.comparison import Kind
@@ -141,7 +142,7 @@ class Comparison:
     ids: Path | None
 
     def document(self) -> dict[str, Any]:
-        """It as JSON values."""
+        """The comparison as JSON values."""
         from runway_pipelines.rosters.comparison import Kind
 
         return {
@@ -217,12 +218,7 @@ def _nothing_to_compare(tenant: PartnerTenant, came: str) -> Permanent:
 
 
 def _write_ids(file: Path, by_kind: list[tuple[Kind, str]]) -> None:
-    # A temporary file is its owner's alone.
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}.", newline="", delete=False) as text:
-        try:
-            csv.writer(text).writerows([("kind", "student_unique_id"), *((kind.value, one) for kind, one in by_kind)])
-            text.flush()
-            Path(text.name).replace(file)
-        except BaseException:
-            Path(text.name).unlink()
-            raise
+    with private_file(file) as binary:
+        text = TextIOWrapper(binary, encoding="utf-8", newline="")
+        csv.writer(text).writerows([("kind", "student_unique_id"), *((kind.value, one) for kind, one in by_kind)])
+        text.detach()

@@ -77,7 +77,7 @@ def dev(target: Target, port: int) -> None:
         from runway_pipelines.local.dagster_services import DagsterAlreadyRunning, dagster_lock
         from runway_pipelines.local.signals import end_on_interrupt
     try:
-        # The lock first: of two that are started at once, one is told.
+        # The lock first: if two are started at once, the second is told.
         with end_on_interrupt(STOPPING) as is_asked_to_end, dagster_lock(target.state) as lock:
             _run_dagster(target, port, lock, is_asked_to_end)
     except DagsterAlreadyRunning as running:
@@ -102,7 +102,7 @@ def _run_dagster(target: Target, port: int, lock: StateLock, is_asked_to_end: Ca
 
         with dg.DagsterInstance.get() as instance:
             sync_partitions(instance, services.registry())
-        os.environ["RUNWAY_COMMAND"] = target.command_beside  # what Dagster's pages advise is to be copied
+        os.environ["RUNWAY_COMMAND"] = target.command_beside  # Dagster's pages show commands to copy
         click.echo("Starting Dagster (code server, daemon, webserver) ...")
         with dagster_services(target.state, _free_port_from(port), lock, progress) as running:
             console.print(f"\nDagster UI: [bold]{running.url}[/]  (Ctrl-C ends everything)")
@@ -115,7 +115,7 @@ def _run_dagster(target: Target, port: int, lock: StateLock, is_asked_to_end: Ca
 
 
 class Progress:
-    """Prints a line for each thing that is ready, with the seconds since it was made."""
+    """Prints a line for each thing that is ready, with the seconds since this object was made."""
 
     def __init__(self, *, err: bool = False) -> None:
         self._started = time.monotonic()

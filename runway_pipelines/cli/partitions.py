@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -60,20 +59,19 @@ def _instance() -> Iterator[dg.DagsterInstance]:
     """Dagster's instance, once its storage has answered."""
     import dagster as dg
 
+    from runway_pipelines.doctor.dagster_instance import without_logs
+
     with ExitStack() as until_closed:
-        before = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)  # dagster-postgres logs each failed attempt with the driver's text
         try:
-            instance = until_closed.enter_context(dg.DagsterInstance.get())
-            instance.get_run_ids(limit=1)
+            with without_logs():
+                instance = until_closed.enter_context(dg.DagsterInstance.get())
+                instance.get_run_ids(limit=1)
         except Exception as error:  # noqa: BLE001 - of any storage; its text may quote a DSN
             raise ConfigurationError(
                 expected="Dagster's storage to answer",
                 came=type(error).__name__,
                 remedy="set DAGSTER_HOME to the folder with dagster.yaml, and compare its DAGSTER_PG_* with the server",
             ) from None
-        finally:
-            logging.disable(before)
         yield instance
 
 

@@ -1,4 +1,4 @@
-"""Errors for a name that the registry does not have, and for a tenant of which nothing is published."""
+"""Errors for a name that the registry does not have, and for a tenant with nothing published."""
 
 from __future__ import annotations
 
@@ -35,16 +35,15 @@ def known_partner(registry: Registry, partner_id: str) -> RosterPartner:
     )
 
 
-def known_tenant(registry: Registry, tenant: PartnerTenant) -> PartnerTenant:
-    """The tenant itself; raises `Permanent` with the names that there are."""
+def known_tenant(registry: Registry, tenant: PartnerTenant) -> None:
+    """Raise `Permanent` with the names that there are, unless this is one of them."""
     partner = known_partner(registry, tenant.partner_id)
     if tenant.tenant_code not in partner.tenant_codes:
         raise Permanent(
             expected=f"a tenant of {tenant.partner_id} ({_listed(partner.tenant_codes)})",
             came=tenant.tenant_code,
-            remedy="name one of these; of a tenant that left, rosters purge deletes what is still published",
+            remedy="name one of these; for a tenant that left, rosters purge deletes what is still published",
         )
-    return tenant
 
 
 def nothing_published(services: RosterServices, tenant: PartnerTenant) -> Permanent:

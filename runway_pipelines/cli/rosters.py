@@ -127,7 +127,7 @@ def _why_unpublished(tenant: PartnerTenant, hold: Hold | None, district: Distric
     nothing = f"Nothing was ever published for {tenant}"
     if hold is not None or district is None:
         return f"{nothing}: {hold.said_of(tenant) if hold else 'no refresh has reached it'}"
-    # Without a hold, what is held was refused, and the reason says so.
+    # "held" without a hold means that the roster was refused, and the reason says so.
     said = district.reason if district.status == "held" else f"{district.status}: {district.reason}"
     return f"{nothing}. Its last refresh: {said}. To do: {district.next_step}."
 
@@ -173,9 +173,7 @@ def _document(
 )
 @click.argument("tenant", type=TenantArgument())
 @click.option("--to", "file", type=OutputFile(), required=True, help="The file to write, in a folder that exists.")
-@click.option(
-    "--sha256", help="A snapshot of the history instead of the current one; its first digits, as `rosters show` has."
-)
+@click.option("--sha256", help="A snapshot of the history: the first digits, as `rosters show` lists them.")
 @json_option
 @click.pass_obj
 def load(target: Target, tenant: PartnerTenant, file: Path, sha256: str | None, is_json: bool) -> None:
@@ -240,13 +238,13 @@ def purge(
     reason: str,
     is_json: bool,
 ) -> None:
-    """Delete what is published for a PARTNER whose toggle went off, or for a TENANT that left: it stays until then."""
+    """Delete what is still published for a PARTNER that was switched off, or for a TENANT that left."""
     from runway_pipelines.rosters import purging
     from runway_pipelines.rosters.audit import changes
     from runway_pipelines.rosters.publication import published_keys
 
     if is_json and not yes:
-        raise click.UsageError("--json asks nothing: add --yes.")
+        raise click.UsageError("--json cannot ask for confirmation: add --yes.")
     what = str(of)
     with target.services() as services:
         registry = services.registry()
@@ -259,8 +257,8 @@ def purge(
         keys = list(published_keys(services.store, of, with_snapshots=with_snapshots))
         if not keys and not changes(services.store, of, datetime.now(UTC)):
             raise Permanent(
-                expected="a partner or a tenant of which something is published, or on record",
-                came=f"{what}, of which there is nothing",
+                expected="a partner or a tenant with something published, or on record",
+                came=f"{what}, which has neither",
                 remedy="correct its name",
             )
         if keys and not yes:

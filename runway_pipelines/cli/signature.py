@@ -13,7 +13,7 @@ WHY = "Why, in one line, without any student's data. It is kept."
 
 
 def user() -> str:
-    """The name at this system; a container's user may have none."""
+    """The user's name on this system; a container's user may have none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -26,5 +26,5 @@ decided_by_option = click.option(
 
 
 def signed_command(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The two options, of a command that cannot do without."""
+    """Adds both options to a command, which then requires them."""
     return decided_by_option(click.option("--reason", required=True, help=WHY)(command))

@@ -47,7 +47,7 @@ def reads_candidates(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class StudentCommands(click.Group):
-    """Commands that end with a line for a defect too: what a library says of it may quote a student's row."""
+    """Commands that end with a line for a defect too: a library's text about it may quote a student's row."""
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
@@ -106,7 +106,7 @@ def resolve(
     resolved = resolve_candidates(candidates, found.persons, shipped_model())
     facts = {
         "asked_at": found.asked_at.isoformat(timespec="seconds"),
-        # Without what it takes to reach the warehouse, or to start the embedded one.
+        # Excludes the time to reach the warehouse, or to start the embedded one.
         "seconds": round(reading + (datetime.now(UTC) - found.asked_at).total_seconds(), 3),
     }
     if folder is not None:
@@ -124,7 +124,7 @@ def resolve(
 )
 @click.argument("file", type=InputFile())
 @click.option("--resolutions", type=InputFile(), required=True, help="The resolutions.jsonl of the file's candidates.")
-@click.option("--to", "resolved", type=OutputFile(), required=True, help="Where lines go that have their student.")
+@click.option("--to", "resolved", type=OutputFile(), required=True, help="Where lines go whose student was found.")
 @click.option("--unresolved", type=OutputFile(), required=True, help="Where the others go, unchanged.")
 @json_option
 def apply(file: Path, resolutions: Path, resolved: Path, unresolved: Path, is_json: bool) -> None:
@@ -147,7 +147,7 @@ def apply(file: Path, resolutions: Path, resolved: Path, unresolved: Path, is_js
 
 
 @students.command(
-    short_help="Say why a row is whose it is.",
+    short_help="Explain why a row was matched, or was not.",
     epilog=examples("runway-pipelines students explain results.csv row-17 --tenant acme/ashford"),
 )
 @click.argument("file", type=InputFile())
@@ -192,7 +192,7 @@ def _read(file: Path, named: Mapping[str, Any], *, hushed: bool) -> Candidates:
 
 
 def _persons(target: Target, tenant: PartnerTenant, what: str, *, hushed: bool) -> TenantPersons:
-    """The tenant's students, with a word before what takes its time."""
+    """The tenant's students; announces each step that takes time."""
     with target.students() as services:
         services.require_resolvable(tenant)
         _say(f"{what}. Asking the warehouse for the students of {tenant} ...", hushed)
@@ -202,7 +202,7 @@ def _persons(target: Target, tenant: PartnerTenant, what: str, *, hushed: bool) 
 
 
 def _say(text: str, hushed: bool) -> None:
-    """Progress, beside what a machine may read."""
+    """Print progress to stderr: a machine may read stdout."""
     if not hushed:
         click.echo(text, err=True)
 

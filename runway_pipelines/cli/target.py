@@ -30,7 +30,7 @@ class Target:
     state: Path
 
     def adapted(self, text: str) -> str:
-        """A text of ours with its remedies as they are on these systems: the embedded stack has its own commands."""
+        """A text of ours with its remedies for these systems: the embedded stack has its own commands."""
         if not self.is_local:
             return text
         from runway_pipelines.rosters.advice import Advice
@@ -40,7 +40,7 @@ class Target:
 
     @property
     def command(self) -> str:
-        """How whoever called this command calls another one."""
+        """How the caller of this command calls another one."""
         from runway_pipelines.rosters.advice import COMMAND
 
         if not self.is_local:
@@ -59,7 +59,7 @@ class Target:
         return "make dev" if self.state == DEFAULT_STATE else f"make dev STATE={shlex.quote(str(self.state))}"
 
     def advice(self) -> Advice:
-        """How whoever called this command does what a next step says."""
+        """How the caller of this command does what a next step says."""
         from runway_pipelines.rosters.advice import Advice
         from runway_pipelines.settings import load_settings
 
@@ -69,7 +69,7 @@ class Target:
         return Advice(dagster_url=url)
 
     def hint(self) -> str:
-        """For somebody who forgot --local: no deployment is without a bucket. Empty for everybody else."""
+        """A hint for somebody who forgot --local: every deployment has a bucket. Empty for everybody else."""
         from runway_pipelines.settings import load_settings
 
         if self.is_local or load_settings().aws.bucket is not None:

@@ -9,14 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from runway_pipelines.operations.wording import minute
+from runway_pipelines.operations.wording import SHA256_SHOWN, minute
 
 if TYPE_CHECKING:
     from runway_pipelines.doctor.findings import Finding
     from runway_pipelines.rosters.manifest import Manifest
 
 console = Console()
-SHA256_SHOWN = 12  # as much as `rosters load --sha256` needs, and enough for any history
 STATUS_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
 
 

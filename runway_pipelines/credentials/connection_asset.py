@@ -73,7 +73,7 @@ def events_of_trial(
     ``known_places`` are warehouses that the partner's published rosters came from.
     """
     metadata, failure = connection_metadata(trial), _failure_of(trial)
-    # A connection that broke off says nothing of the key: the check is no error, operators hear of a failed refresh.
+    # A broken connection says nothing about the key, so the check only warns; operators hear of a failed refresh.
     may_pass = isinstance(trial.error, Transient)
     if failure is None:
         yield dg.AssetMaterialization(
@@ -96,7 +96,7 @@ def events_of_trial(
         partition=trial.partner_id,
         target_materialization_data=target,
     )
-    # Even without a key to judge: Dagster shows a planned check that a failed run left out as failed.
+    # Yielded even without a key to judge: a planned check that a failed run leaves out is shown by Dagster as failed.
     yield dg.AssetCheckEvaluation(
         asset_key=EDU_CONNECTION,
         check_name=KEY_AGE.name,

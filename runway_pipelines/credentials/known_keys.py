@@ -46,9 +46,9 @@ def key_now(secrets: PartnerSecrets, partner_id: str, now: datetime) -> KeyFacts
 def known_keys(
     instance: dg.DagsterInstance, secrets: PartnerSecrets, partner_ids: Iterable[str], now: datetime
 ) -> dict[str, KeyFacts]:
-    """The facts of each partner's key at ``now``, in a list call for each 100 secrets and two statements.
+    """The facts of each partner's key at ``now``, with one list call for each 100 secrets and two statements.
 
-    The code server may do that. Where Secrets Manager does not answer, the newest record counts.
+    The code server's role allows that. If Secrets Manager does not answer, the newest record counts.
     """
     wanted = list(partner_ids)
     try:
@@ -68,8 +68,8 @@ def _facts(seen: Observation, record: dg.EventLogRecord | None, now: datetime) -
     at = datetime.fromtimestamp(record.timestamp, UTC)
     metadata = {name: value.value for name, value in materialization.metadata.items()}
     if isinstance(seen, Current) and metadata.get(SECRET_VERSION_LABEL) != seen.secret_version:
-        # The record is of another key; the list says which version is current, and not since when.
-        return KeyFacts(last_rotation=f"after {at:%Y-%m-%d %H:%M} UTC, and not proved since")
+        # The record is of another key; the list says which version is current, but not since when.
+        return KeyFacts(last_rotation=f"after {at:%Y-%m-%d %H:%M} UTC; the new key is not proved yet")
     return _recorded(metadata).later(now - at)
 
 

@@ -12,14 +12,8 @@ from runway_pipelines.credentials.edu_connection import partner_secret_name
 from runway_pipelines.errors import ConfigurationError, SecretMissing
 from runway_pipelines.partner_tenants.keys import checked_part
 from runway_pipelines.settings import load_settings
-from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observation, SecretVersion
-from runway_pipelines.systems.aws.secrets_manager import (
-    CURRENT_STAGE,
-    client_of,
-    list_current,
-    look_at,
-    read_secret,
-)
+from runway_pipelines.systems.aws.secret_versions import CURRENT_STAGE, Current, Gone, Observation, SecretVersion
+from runway_pipelines.systems.aws.secrets_manager import client_of, list_current, look_at, read_secret
 
 DEVELOPMENT_VERSION = "development"
 # One look takes 50 ms, and a sensor's tick may take 60 s.

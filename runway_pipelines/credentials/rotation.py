@@ -125,8 +125,8 @@ def needs_direct_look(seen: LastSeen | None, observed: Observation, *, was_reque
 def is_due(seen: LastSeen, last_try: LastTry, now: datetime, pacing: Pacing) -> bool:
     """Whether to try failing credentials again now.
 
-    A run that was queued for long and has just failed is not followed by the next at once. A moment further ahead than
-    any wait is that of a clock that was fast, and keeps nobody waiting.
+    After a run that was queued for long and has just failed, the next one still waits. A moment further ahead than any
+    wait came from a fast clock, and is ignored.
     """
     if last_try.state in (TryState.WORKED, TryState.UNDER_WAY) or seen.next_try is None:
         return False

@@ -3,6 +3,7 @@
 It observes and requests; `rotation.py` decides.
 """
 
+import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from runway_pipelines.credentials.rotation import (
 )
 from runway_pipelines.dagster_events import newest_checks, with_partition_tags
 from runway_pipelines.errors import Unavailable
-from runway_pipelines.operations.events import Log, OperatorEvents
+from runway_pipelines.operations.events import OperatorEvents
 from runway_pipelines.operations.outcomes import secret_gone
 from runway_pipelines.operations.tags import OWNERS, PARTNER_TAG, SECRET_VERSION_TAG, linked, runbook
 from runway_pipelines.operations.wording import OPERATIONS, first_few, how_many
@@ -52,7 +53,7 @@ def build_rotated_sensor(
 ) -> dg.SensorDefinition:
     """The sensor for a job that is partitioned by partner and tries the credentials before it refreshes anything.
 
-    That a secret is gone shows on the connection, and ``also_on`` these assets, which are partitioned by partner.
+    A secret that is gone shows on the connection and on the ``also_on`` assets, which are partitioned by partner.
     """
 
     @dg.sensor(
@@ -220,7 +221,7 @@ def requested(partner_id: str, made: Decision, large_runs: LargeRuns = NO_LARGE_
 
 
 def told_departures(
-    operators: OperatorEvents, log: Log, decisions: Mapping[str, Decision], now: datetime
+    operators: OperatorEvents, log: logging.Logger, decisions: Mapping[str, Decision], now: datetime
 ) -> dict[str, str]:
     """Notify operators of each secret that is gone; returns the reasons by partner.
 
@@ -243,7 +244,7 @@ def told_departures(
 def kept(
     seen: Mapping[str, LastSeen], decisions: Mapping[str, Decision], departed: Collection[str]
 ) -> dict[str, LastSeen]:
-    """The next cursor; the next tick notices a departure that was left."""
+    """The next cursor. A departure that was not told yet leaves its entry as it was, so the next tick notices it."""
     after = {
         partner_id: seen.get(partner_id) if made.departed and partner_id not in departed else made.seen
         for partner_id, made in decisions.items()
@@ -254,7 +255,7 @@ def kept(
 def departure_events(
     partner_id: str, reason: str, also_on: Collection[dg.AssetKey], docs_url: str | None
 ) -> Iterator[dg.AssetObservation | dg.AssetCheckEvaluation]:
-    """The departure on the pages of the assets, and as a failed check: no run will come that could fail."""
+    """The departure on the assets' pages, and as a failed check, because no run will come that could fail."""
     metadata = {"state": "no credentials", "reason": reason, **runbook("the-secret-of-a-partner")}
     for key in (EDU_CONNECTION, *also_on):
         yield dg.AssetObservation(

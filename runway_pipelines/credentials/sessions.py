@@ -41,7 +41,7 @@ PARTNER_WIDE_QUERY_ERRORS = frozenset({"606", "666", "904", "2003", "2043", "300
 
 
 class AllSessionsInUse(Unavailable):
-    """None was returned for as long as we wait; waiting once more would only double the wait."""
+    """No session came free while we waited; waiting once more would only double the wait."""
 
 
 class PartnerSessions:

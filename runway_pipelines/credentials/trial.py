@@ -11,7 +11,7 @@ from runway_pipelines.credentials.key_hygiene import KeyHygiene, KeyReport, key_
 from runway_pipelines.credentials.partner_secrets import PartnerSecrets
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.errors import RunwayError, SecretMalformed
-from runway_pipelines.systems.aws.secret_versions import SecretVersion
+from runway_pipelines.systems.aws.secret_versions import PREVIOUS_STAGE, SecretVersion
 from runway_pipelines.systems.snowflake.client import EduSnowflake
 from runway_pipelines.systems.snowflake.connection import EduConnection, Place, is_elsewhere, known_as
 
@@ -36,7 +36,7 @@ class Trial:
         return None if self.error is None else self.error.code or type(self.error).__name__
 
     def moved_from(self, known: Collection[Place]) -> str | None:
-        """In words, if the secret opens a warehouse that is none of those that are known."""
+        """What to say if the secret opens a warehouse other than the known ones; else None."""
         if self.connection is None or not is_elsewhere(self.connection.place, known):
             return None
         return (
@@ -102,7 +102,7 @@ def _parsed(secret: SecretVersion | None) -> EduConnection | None:
 def _previous_version(secrets: PartnerSecrets, partner_id: str) -> tuple[SecretVersion | None, str | None]:
     """The version behind AWSPREVIOUS, or why it could not be read, which is never a reason to fail."""
     try:
-        return secrets.read(partner_id, "AWSPREVIOUS"), None
+        return secrets.read(partner_id, PREVIOUS_STAGE), None
     except RunwayError as error:
         return None, f"could not be read: {error.came}"
 

@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
 from runway_pipelines.doctor.bucket import examine_bucket
-from runway_pipelines.doctor.clock import Now, utc_now
 from runway_pipelines.doctor.dagster_instance import examine_dagster
 from runway_pipelines.doctor.findings import (
     ALL_CHECKS,
@@ -42,12 +41,8 @@ def diagnose(
     open_services: Callable[[], AbstractContextManager[tuple[RosterServices, IdentityServices]]],
     partner_id: str | None = None,
     open_stores: Callable[[], OtherStores] = OtherStores,
-    now: Now = utc_now,
 ) -> Iterator[Finding]:
-    """Examine every dependency; with ``partner_id``, that partner alone. Without services, skip everything else.
-
-    ``now`` is this machine's clock, which is compared with the servers'.
-    """
+    """Examine every dependency; with ``partner_id``, that partner alone. Without services, skip everything else."""
     started = time.monotonic()
     with ExitStack() as opened:
         try:
@@ -57,15 +52,15 @@ def diagnose(
             yield from (skipped(subject, ALL_CHECKS, "load failed") for subject in SUBJECTS)
             return
         yield examined("settings", "load", _see_settings)
-        registry = yield from examine_database(services, now)
-        yield from examine_bucket(services.store, now)
+        registry = yield from examine_database(services)
+        yield from examine_bucket(services.store)
         yield examined("Secrets Manager", "list", lambda: see_secrets_list(services.secrets))
         if partner_id is not None:
-            yield from examine_partner(services, registry, partner_id, now)
+            yield from examine_partner(services, registry, partner_id)
         elif registry is None:
             yield skipped("partners", ALL_CHECKS, "the registry is unreadable")
         else:
-            yield from examine_partners(services, registry, now)
+            yield from examine_partners(services, registry)
         yield from examine_identity(identity)
         yield from examine_stores(open_stores())
         yield from examine_dagster(_settings().dagster.home)

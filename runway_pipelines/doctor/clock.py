@@ -1,7 +1,7 @@
 """Compares this machine's clock with a server's: pure but for the two clocks, which are arguments.
 
-A wrong clock dates rosters wrongly, and servers refuse tokens and signatures of another time. Snowflake's JWTs and RDS'
-tokens bear a minute.
+A wrong clock dates rosters wrongly, and servers refuse tokens and signatures that were made at another time.
+Snowflake's JWTs and RDS' tokens tolerate a minute.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ TOLERANCE = timedelta(seconds=60)
 
 
 def utc_now() -> datetime:
-    """The time by this machine."""
+    """The time by this machine's clock."""
     return datetime.now(UTC)
 
 
 def seen_clock(whose: str, theirs: Callable[[], datetime | None], now: Now) -> Seen:
-    """Compare ``theirs`` (``whose`` is "Postgres'") with ours. The answer was under way for a while, which counts for
+    """Compare ``theirs`` (``whose`` is "Postgres'") with ours. The time that the answer was under way counts for
     neither side.
     """
     asked = now()

@@ -34,7 +34,7 @@ def _see_in_dagster(look: Callable[[dg.DagsterInstance], Seen]) -> Seen:
     import dagster as dg
 
     try:
-        with _silence(), dg.DagsterInstance.get() as instance:
+        with without_logs(), dg.DagsterInstance.get() as instance:
             return look(instance)
     except Exception as error:  # noqa: BLE001 - dagster.yaml decides the storage, and so its errors
         raise Permanent(
@@ -66,7 +66,7 @@ def seen_daemons(is_alive: Mapping[str, bool]) -> Seen:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def without_logs() -> Iterator[None]:
     """Switch logging off, because dagster-postgres logs each failed attempt with the driver's text."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -17,7 +17,7 @@ from runway_pipelines.operations.wording import first_few, how_many
 from runway_pipelines.partner_tenants.keys import checked_part, is_valid_part, shown
 from runway_pipelines.rosters.index import PLACES_ASKED, PublishedPlaces
 from runway_pipelines.rosters.query import READABLE_SQL
-from runway_pipelines.systems.aws.secret_versions import Unreadable
+from runway_pipelines.systems.aws.secret_versions import PREVIOUS_STAGE, Unreadable
 from runway_pipelines.systems.snowflake.connection import is_elsewhere, known_as
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _partner_steps(
     secret = services.secrets.require(partner_id)
     looked = services.secrets.look(partner_id)
     if isinstance(looked, Unreadable):
-        # The sensors compare versions with it.
+        # The sensors need this permission to compare versions.
         raise Permanent(
             expected=f"secretsmanager:DescribeSecret on {secret.name}",
             came=looked.reason,
@@ -172,9 +172,10 @@ def seen_warehouse(services: RosterServices, registry: Registry | None, partner_
 def _previous_version(secrets: PartnerSecrets, partner_id: str) -> str:
     """Whether there is a version to go back to. Never a failure, because no run needs it."""
     try:
-        return "no previous version" if secrets.read(partner_id, "AWSPREVIOUS") is None else "a previous version exists"
+        previous = secrets.read(partner_id, PREVIOUS_STAGE)
     except RunwayError:
         return "an unreadable previous version"
+    return "no previous version" if previous is None else "a previous version exists"
 
 
 def see_secrets_list(secrets: PartnerSecrets) -> Seen:

@@ -30,7 +30,7 @@ COUNTS = "counts for machines"
 FEWEST_ANSWERS = 50
 # The most answers that may not be believed. Above it, the run fails.
 MOST_DISBELIEF = 0.05
-# At least so many offered tracks, of which half match no row, are worth a warning.
+# Warn when at least this many tracks were offered and half of them match no row.
 FEWEST_TRACKS = 10
 MOST_UNMATCHED_TRACKS = 0.5
 # Judges freshness when stale_days is 0, which asks again about everything.
@@ -140,7 +140,7 @@ def summarize_identity_run(
 ) -> Iterator[object]:
     """Merge and check the counts, and record the selected tables as materialized.
 
-    A dry run, and one to which nothing was due, only observe: what the tables show stays what the last real run did.
+    A dry run, or a run with nothing due, only observes: the tables keep showing the last real run.
     """
     counts = total(result.counts for result in results)
     failures = sorted({result.failure for result in results if result.failure})
@@ -276,7 +276,7 @@ def _not_believed(counts: Counts) -> str:
 
 
 def unmatched_tracks(counts: Counts) -> str | None:
-    """The warning for tracks of which most have no row in the catalogue; None if there is nothing to warn of."""
+    """The warning that half or more of the offered tracks have no row in the catalogue; None if it does not apply."""
     offered, unmatched = (counts.others[f"compilation_track_rows_{name}"] for name in ("offered", "unmatched"))
     if offered < FEWEST_TRACKS or unmatched < offered * MOST_UNMATCHED_TRACKS:
         return None

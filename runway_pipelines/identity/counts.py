@@ -65,7 +65,7 @@ class Counts:
 
     @property
     def not_believed_share(self) -> float:
-        """The share of the asked libraries about which LML's answer could not be believed; 0.0 without any."""
+        """The share of the scanned libraries whose answer from LML could not be believed; 0.0 if none was scanned."""
         return self.others["lml_not_believed"] / self.scanned if self.scanned else 0.0
 
     @property

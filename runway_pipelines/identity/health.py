@@ -11,8 +11,8 @@ from psycopg import Connection, sql
 from runway_pipelines.identity.statements import NOTES
 from runway_pipelines.identity.transactions import Connections, in_transaction
 
-# Counts the libraries that a nightly run asks about: canonical, with an artist. One with a stamp and no main row got an
-# answer without a verdict, and cannot be verified until the next answer.
+# Counts the libraries that a nightly run asks about: canonical, with an artist. A library with a stamp and no main
+# row got an answer without a verdict, and cannot be verified until the next answer.
 _FRESHNESS = sql.SQL("""
 select count(*) filter (where i.last_verified_at >= %(fresh_since)s), count(*)
 from {library} as l left join {identity} as i on i.library_id = l.id

@@ -10,7 +10,7 @@ from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.systems.lml.protocol import MOST_INPUTS
 
 MOST_CALLS_IN_FLIGHT = 64
-_MOST_DAYS = 36_500  # a hundred years: as_of less more than twenty of them is no date
+_MOST_DAYS = 36_500  # a hundred years; as_of minus more than twenty of those is no date
 
 
 def _ranged(default: float | None, description: str, *, least: float, most: float | None = None) -> Any:
@@ -71,7 +71,7 @@ class IdentityOptions(dg.Config):
     def shard_count(self) -> int:
         """The run's shards; at most ``limit``, so that each gets a part of it.
 
-        A limited recheck has one, because the earliest answers of all are in no particular shards.
+        A limited recheck has one shard, because any shard may hold the earliest answers of all.
         """
         if self.limit is None:
             return self.shards

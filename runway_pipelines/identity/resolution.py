@@ -8,6 +8,7 @@ flight, however large the catalogue.
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -28,14 +29,13 @@ from runway_pipelines.identity.counts import Counts, Skip, disbelief, of_the_ans
 from runway_pipelines.identity.rows import unanswered
 from runway_pipelines.identity.transactions import is_held_up
 from runway_pipelines.identity.writer import NotWritten
-from runway_pipelines.operations.events import Log
 from runway_pipelines.systems.lml.answers import AnswerUnreadable, parse_answer
 from runway_pipelines.systems.lml.client import LmlPart, LmlService
 from runway_pipelines.systems.lml.verdicts import Answer, Library
 
-# One line in the run's log for every so many libraries.
+# The run's log gets one line for this many libraries.
 REPORT_LIBRARIES = 10_000
-# When at least so many libraries all fail, the cause is not theirs.
+# When this many libraries or more all fail, the cause is not theirs.
 LEAST_TELLING = 10
 
 
@@ -119,7 +119,7 @@ class Resolver:
     lml: LmlService
     write: Write
     circuit: Circuit
-    log: Log
+    log: logging.Logger
     calls_in_flight: int
     writers: int
 

@@ -3,9 +3,9 @@
 Belongs here: the conditions, and reading their libraries part by part. One moment (`Selection.as_of`) decides what is
 due, so rows that are written meanwhile neither come again nor shift the rest, and a new run resumes with what is left.
 
-Each read takes a known number of rows first, judges them then, and leaves no choice to the planner (`_WINDOWED`). A
-``limit`` over conditions that it cannot estimate made it read and sort all that was behind the cursor: 419,000 buffers
-a page, 163 of the 194 s that 650,000 libraries took.
+Each read first takes a known number of rows, then judges them, and leaves the planner no choice (`_WINDOWED`). A
+``limit`` over conditions that the planner cannot estimate made it read and sort everything behind the cursor: 419,000
+buffers a page, 163 of the 194 s that 650,000 libraries took.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Selection:
     """The libraries that are due at ``as_of`` (with a time zone).
 
     ``stale_days`` 0 selects every canonical library, however fresh. A stamp holds a library back for
-    ``unresolved_retry_days``, and a compilation of whose tracks LML has matched none for ``not_ready_retry_days`` if
-    that is shorter. ``recheck`` selects the stamped libraries instead. ``shard`` is (index, count); ``limit`` caps each
+    ``unresolved_retry_days``; if LML has matched no track of a compilation, for ``not_ready_retry_days`` where that is
+    shorter. ``recheck`` selects the stamped libraries instead. ``shard`` is (index, count); ``limit`` caps each
     cohort.
     """
 
@@ -61,14 +61,14 @@ class Selection:
     schema: str = "wxyc_schema"
 
 
-# Neither old statistics nor none can make the planner read a table once for each row of another. Compiling a statement,
-# or starting workers for it, takes longer than running it.
+# Keep the planner from reading a table once for each row of another when statistics are old or missing. Compiling a
+# statement, or starting workers for it, takes longer than running it.
 _WHOLE = {"enable_nestloop": "off", "enable_mergejoin": "off", "jit": "off", "max_parallel_workers_per_gather": "0"}
 _SET = "select set_config(name, value, true) from unnest(%(names)s::text[], %(values)s::text[]) as plan (name, value)"
-# Nor read more of a table than a window.
+# Also keep the planner from reading more of a table than a window.
 _WINDOWED = _WHOLE | {"enable_seqscan": "off", "enable_bitmapscan": "off"}
 
-# Libraries with what decides about them. `is_matched`: LML has matched a track of theirs.
+# Libraries with the columns that decide whether they are due. `is_matched`: LML has matched a track of theirs.
 _JUDGED = sql.SQL(
     "{libraries} as l"
     " left join (select library_id, last_verified_at from {identity} where {part}) as i on i.library_id = l.id"
@@ -79,7 +79,7 @@ _JUDGED = sql.SQL(
 _IS_COMPILATION = sql.SQL("(t.library_id is not null or coalesce(l.code_volume_letters like 'Z%%', false))")
 _IS_MINE = sql.SQL("mod(abs(l.id), %(shards)s) = %(shard)s")
 _LIBRARY = sql.SQL("l.id, l.legacy_release_id, l.artist_name, l.album_title")
-# Without an identity row, the comparisons of its moment are null.
+# Without an identity row, comparisons with its moment are null.
 _IS_DUE = sql.SQL(
     "(l.artist_name is not null"
     " and (({canonical} and {not_fresh}) or coalesce(i.last_verified_at < %(fresh_since)s, false))"
@@ -210,7 +210,7 @@ def _is_due(selection: Selection) -> sql.Composed:
 
 
 def _judged(selection: Selection, libraries: sql.Composable, part: sql.Composable) -> sql.Composed:
-    """``libraries`` with their identities and tracks, of which ``part`` has theirs."""
+    """``libraries`` with their identities and tracks; ``part`` limits what is read of those two tables."""
     identity, tracks = (_table(selection, name) for name in ("library_identity", "compilation_track_artist"))
     return _JUDGED.format(libraries=libraries, identity=identity, tracks=tracks, part=part)
 

@@ -1,5 +1,6 @@
 """The resource of the identity ops: LML and the catalogue."""
 
+import logging
 from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Event
@@ -15,7 +16,6 @@ from runway_pipelines.identity.resolution import Circuit, Resolver, Write
 from runway_pipelines.identity.rights import require_rights
 from runway_pipelines.identity.selection import Cohort, Selection, count, pages
 from runway_pipelines.identity.writer import write
-from runway_pipelines.operations.events import Log
 from runway_pipelines.systems.lml.client import LmlService
 from runway_pipelines.systems.lml.verdicts import Answer
 from runway_pipelines.systems.postgres.databases import CatalogueDatabase
@@ -50,7 +50,7 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
         return count(self.catalogue.connection, self._selection(options, as_of))
 
     def resolve_shard(
-        self, options: IdentityOptions, as_of: datetime, shard: int, circuit: Circuit, log: Log
+        self, options: IdentityOptions, as_of: datetime, shard: int, circuit: Circuit, log: logging.Logger
     ) -> Counts:
         """Resolve one shard's two cohorts with the same threads, until ``circuit`` opens."""
         whole = self._selection(options, as_of)
@@ -76,7 +76,7 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The catalogue's current state."""
         return identity_health(self.catalogue.connection, self.catalogue_schema, fresh_since)
 
-    def _writer(self, options: IdentityOptions, log: Log) -> Write:
+    def _writer(self, options: IdentityOptions, log: logging.Logger) -> Write:
         def on_refusal(library_id: int, reason: str) -> None:
             log.warning(f"library {library_id} is quarantined because the database refuses it: {reason}")
 

@@ -38,8 +38,8 @@ class Statements:
     """The statements for one schema, with or without the columns of the artist-level ids.
 
     Mains, sources and tracks are bound as an array per column, under its name, with the bounds of their library ids as
-    ``first`` and ``last``. A moment is bound as ``now``, with the day that it need not move within as ``today`` and
-    ``tomorrow``.
+    ``first`` and ``last``. A moment is bound as ``now``; one that already lies between ``today`` and ``tomorrow`` need
+    not move.
     """
 
     def __init__(self, schema: str, has_artist_columns: bool) -> None:
@@ -185,7 +185,7 @@ def _compare_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, s
 
 
 def _lock_and_compare_mains(identity: Identifier, mains: dict[str, str], ids: dict[str, str]) -> Composed:
-    """Postgres compares a row that it had to wait for as it is after the wait, and leaves out one that is gone."""
+    """A row that Postgres had to wait for is compared as it is after the wait, and left out if it is gone."""
     return _compare_mains(identity, mains, ids, "join") + SQL(" order by e.library_id for no key update of e")
 
 

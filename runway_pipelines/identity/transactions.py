@@ -1,7 +1,7 @@
 """Runs one transaction and handles its failure.
 
-A row that the database refuses raises `Refused`, because it would be refused again. A missing right is nobody's row: it
-ends the run. A failed connection is tried again with another one from the pool.
+A row that the database refuses raises `Refused`, because it would be refused again. A missing right is about no
+row: it ends the run. A failed connection is tried again with another one from the pool.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def write(
     `writer_error`. A dry run makes the same comparisons and only reads, so it does not meet constraints.
 
     `last_verified_at` of an unchanged main row and `unresolved_attempted_at` stay if they are of today (UTC), unless
-    ``moves_moments``: a recheck finds by them what it has not asked yet.
+    ``moves_moments``: a recheck uses them to find what it has not asked about yet.
     """
     sql = _statements(schema, has_artist_columns)
     moment = _moment(now, moves_moments)
@@ -167,10 +167,10 @@ def _copy_new(
     sources: Sequence[SourceRow],
     moment: _Moment,
 ) -> bool:
-    """Insert rows of which none is there, which takes two thirds of the time of comparing and inserting them (30 ms
-    for 500 libraries with 1,400 sources; nearly half of the rest is foreign keys).
+    """Insert rows, none of which should exist yet. It takes two thirds of the time of comparing and inserting them
+    (30 ms for 500 libraries with 1,400 sources; nearly half of the rest is foreign keys).
 
-    Returns False, and writes nothing, if one is there after all, or for a value that only the database can refuse.
+    Returns False, and writes nothing, if a row exists after all, or for a value that only the database can refuse.
     """
     try:
         with connection.transaction():
@@ -182,7 +182,7 @@ def _copy_new(
 
 
 def _exact(mains: Iterable[MainRow], columns: int) -> Iterator[tuple[Any, ...]]:
-    """The rows as a binary COPY needs them; raises `ValueError` for what is no id, and the driver would cut to size."""
+    """The rows as a binary COPY needs them; raises `ValueError` for a malformed id or one that the driver would cut."""
     for row in sorted(mains):
         if columns == len(row):
             artist_id, mbid = row.discogs_artist_id, row.musicbrainz_artist_id
@@ -214,7 +214,7 @@ def _write_changed_mains(
     standings: Sequence[_Standing],
     moment: _Moment,
 ) -> None:
-    """Write the existing rows: those that differ with their history, of the others `last_verified_at` alone."""
+    """Write the existing rows: rows that differ, with their history; for the others only `last_verified_at`."""
     if len(standings) < len(there):
         raise Unavailable(
             expected="existing main rows while they are being locked",

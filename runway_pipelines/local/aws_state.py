@@ -46,7 +46,7 @@ class StoredObject:
 
 
 def save(folder: Path) -> None:
-    """Write everything below folder. Files that hold their bytes already are not written again."""
+    """Write everything below folder. Files that already hold the right bytes are not written again."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _write(folder / _SECRETS, json.dumps(list(_secrets()), indent=1).encode())
     index: dict[str, Any] = {

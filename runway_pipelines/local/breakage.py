@@ -54,7 +54,7 @@ class Practice:
 
 @dataclass(frozen=True)
 class Mended:
-    """What was not as seeding makes it.
+    """What differed from the seeded state and was put right.
 
     ``tenants`` (PARTNER/TENANT) had other rows, and ``secrets`` (PARTNER) another value. ``lent_codes``
     (PARTNER/TENANT) were in the warehouse of a partner that has no such tenant.
@@ -69,7 +69,7 @@ class Mended:
 
     @property
     def partner_ids(self) -> tuple[str, ...]:
-        """Whose rosters show it."""
+        """The partners whose rosters show it."""
         return tuple(sorted({*self.secrets, *(name.partition("/")[0] for name in self.tenants)}))
 
 
@@ -109,7 +109,7 @@ def empty(practice: Practice, partner: Partner, tenant: Tenant) -> None:
 
 
 def unknown_key(practice: Practice, partner: Partner) -> str:
-    """Put a new private key into the secret that the warehouse does not know; returns the version id."""
+    """Put a new private key, which the warehouse does not know, into the secret; returns the version id."""
     return _put_secret(practice, partner, connection_secret(partner, new_private_key().decode()))
 
 
@@ -123,7 +123,7 @@ def wrong_warehouse(practice: Practice, partner: Partner, tenants: Sequence[Tena
     missing = [tenant for tenant in tenants if tenant.code in borrowed_codes(partner, other)]
     rows = {tenant.code: under_code(seeded_rows(other, stand_in(other, tenant)), tenant.code) for tenant in missing}
     _replace_rows(practice, other, rows)
-    # The key from its file, not from the other's secret, which may be broken too.
+    # Take the key from its file: the other partner's secret may be broken too.
     _put_secret(practice, partner, connection_secret(other, _keys(practice, other)[other.partner_id]))
     return other
 
@@ -156,7 +156,7 @@ def _put_secret(practice: Practice, partner: Partner, text: str) -> str:
 
 
 def _replace_rows(practice: Practice, partner: Partner, wanted: Mapping[str, Tables]) -> list[str]:
-    """Give tenants (by code) these rows in the partner's warehouse; returns PARTNER/TENANT of those that had others.
+    """Give tenants (by code) these rows in the partner's warehouse; returns PARTNER/TENANT of those that it changed.
 
     A file that is right is not written. The next start of the stack writes all of them, as it does after a seeding that
     was interrupted.

@@ -1,4 +1,4 @@
-"""A small file of candidates of a synthetic district, whose truth is known: what `students resolve` is tried on.
+"""A small file of candidates of a synthetic district, to try `students resolve` on: it is known whose row each is.
 
 Pure: the same names give the same file. It is written as the assessment bundles write one, with what goes wrong in real
 ones: no ID, a mistyped one, the next student's, and children who are not in the roster.
@@ -22,7 +22,7 @@ _NO_ID, _MISTYPED, _NEXT_ONES, _NEWCOMERS, _BROTHERS = 10, 5, 6, 4, 3
 
 @dataclass(frozen=True, repr=False)
 class CandidateFile:
-    """The file's lines; of each candidate the student's ID, and that of the student whose code the row has.
+    """The file's lines; for each candidate the student's ID, and the ID of the student whose code the row has.
 
     None stands for a child who is not in the roster, and for a code that is nobody's.
     """

@@ -78,7 +78,7 @@ do $$ begin
     end if;
 end $$;
 """
-# As the real schema tells its change feed of every row.
+# The real schema also notifies its change feed of every row.
 _CHANGE_FEED = f"""
 create or replace function notify_change() returns trigger language plpgsql as $$
 declare
@@ -169,9 +169,7 @@ def seed_catalogue(
     schema: str = SCHEMA,
     *,
     libraries: int = LIBRARIES,
-    folding: bool = True,
     change_feed: bool = True,
-    artist_columns: bool = False,
 ) -> int:
     """Create the tables, add the synthetic content, and return the number of added rows (0 the second time).
 
@@ -179,7 +177,7 @@ def seed_catalogue(
     """
     added = 0
     with connection.transaction():
-        create_tables(connection, schema, folding=folding, change_feed=change_feed, artist_columns=artist_columns)
+        create_tables(connection, schema, change_feed=change_feed)
         for table, rows in catalogue_rows(libraries).items():
             added += _add(connection, schema, table, _COLUMNS[table], rows)
     if added:

@@ -44,9 +44,9 @@ class RunningDagster:
     children: tuple[Child, ...]
 
     def wait(self, is_asked_to_end: Callable[[], bool]) -> None:
-        """Wait until somebody asks for the end, or one of them, or of the stack's servers, ends, which none should.
+        """Wait until somebody asks for the end. Neither these processes nor the stack's servers should end before.
 
-        Raises LocalServerError then, which says how it ended, with the end of its log.
+        Raises LocalServerError if one does; it says how the process ended, with the end of its log.
         """
         servers = {*self.children, *running_servers()}
         while all(child.is_running() for child in servers):

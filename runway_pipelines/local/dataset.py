@@ -21,12 +21,7 @@ import pyarrow.compute as pc
 
 from runway_pipelines.local.child_names import FIRST_NAMES, OTHER_LAST_NAMES, SPANISH_LAST_NAMES
 from runway_pipelines.local.draws import Draws, Flags, Ints, deal
-from runway_pipelines.local.partners import Partner, Tenant, synthetic_partners
-
-__all__ = [
-    "ASSOCIATIONS", "IDENTIFICATION_CODES", "ID_SYSTEMS", "SCHEMAS", "SCHOOLS", "SCHOOL_YEARS", "STUDENTS",
-    "Partner", "Tenant", "associations", "identification_codes", "schools", "students", "synthetic_partners",
-]  # fmt: skip
+from runway_pipelines.local.partners import Partner, Tenant
 
 SEED = "runway-synthetic-1"
 SCHOOL_YEARS = (2023, 2024, 2025, 2026)
@@ -172,7 +167,7 @@ def _tenancy(partner_id: str, code: str, students: int) -> _Tenancy:
     first = np.maximum(last - draws.below("years before", people, 4), 2023)
     last[troubles["old_code"]] = np.maximum(last[troubles["old_code"]], 2024)
     first[troubles["old_code"]] = np.minimum(first[troubles["old_code"]], last[troubles["old_code"]] - 1)
-    # Every other second key is of the same year, the rest ended earlier.
+    # Half of the second keys are of the same year, the others ended earlier.
     first[twin], last[twin] = 2026, 2026
     last[second_keys] = np.where(np.arange(len(twin)) % 2 == 0, 2026, 2024)
     first[second_keys] = np.minimum(first[second_keys], last[second_keys])
@@ -255,7 +250,7 @@ def _code_texts(tenancy: _Tenancy, size: int) -> pa.StringArray:
 
 
 def _current_codes(tenancy: _Tenancy) -> tuple[list[Flags], list[Ints]]:
-    """For each system: who has a code of it, and which one of its pool (two students who share a code have one
+    """For each system: who has a code of it, and which code of its pool (students who share a code have the same
     number).
     """
     draws, troubles, people = tenancy.draws, tenancy.troubles, np.arange(len(tenancy.unique_ids))
@@ -275,8 +270,7 @@ def _current_codes(tenancy: _Tenancy) -> tuple[list[Flags], list[Ints]]:
     # A number that was given to a new student when its holder got another one: only the old years collide.
     old_code, reused_code = troubles["old_code"], troubles["reused_code"]
     current[_LOCAL][reused_code] = len(people) + old_code[: len(reused_code)]
-    # Both keys of a twin have one State code. The nameless have codes of students, who do not share: nobody else has
-    # them.
+    # Both keys of a twin have one State code. The nameless have Local codes of students, which collide with nobody's.
     nameless = tenancy.students + len(troubles["twin"])
     current[_STATE][tenancy.students : nameless] = troubles["twin"]
     current[_LOCAL][nameless:] = people[: len(people) - nameless]

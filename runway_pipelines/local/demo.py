@@ -25,7 +25,7 @@ from runway_pipelines.identity.assets import COUNTS
 from runway_pipelines.identity.automation import library_identity_job
 from runway_pipelines.local.hold_demo import HoldResult, print_hold, run_hold
 from runway_pipelines.local.key_rotation import rotate_key
-from runway_pipelines.local.partners import Partner, synthetic_partners
+from runway_pipelines.local.partners import synthetic_partners
 from runway_pipelines.local.student_demo import ResolutionResult, print_resolution, run_resolution
 from runway_pipelines.operations.tags import PARTNER_TAG, TRIGGER_TAG
 from runway_pipelines.operations.wording import how_many
@@ -189,11 +189,11 @@ def _tenants(services: RosterServices, partner: RosterPartner, run_id: str) -> I
         )
 
 
-def expected_trouble(partners: Iterable[Partner] | None = None) -> frozenset[tuple[str, str]]:
+def expected_trouble() -> frozenset[tuple[str, str]]:
     """(partner, tenant) pairs of the data set that must not get a roster: no secret, or no student."""
     return frozenset(
         (partner.partner_id, tenant.code)
-        for partner in (synthetic_partners() if partners is None else partners)
+        for partner in synthetic_partners()
         for tenant in partner.tenants
         if not partner.has_secret or tenant.students == 0
     )

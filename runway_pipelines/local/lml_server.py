@@ -28,7 +28,7 @@ from runway_pipelines.local.lml_verdicts import TRACKS_CONTRACT_VERSION, resolve
 from runway_pipelines.local.processes import announce_ready, listen_on_loopback
 
 MOST_INPUTS = 1000
-# The real service's.
+# The real service's statistics.
 CACHE_STATS = ("memory_hits", "pg_hits", "pg_misses", "api_calls", "pg_time_ms", "api_time_ms")
 
 

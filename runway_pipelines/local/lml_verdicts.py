@@ -32,7 +32,7 @@ ID_FIELDS: Mapping[str, str] = {
     "apple_music": "apple_music_artist_id",
     "bandcamp": "bandcamp_id",
 }
-# Compilations excluded; four fifths of a catalogue with a tenth of compilations.
+# Of libraries that are no compilations; that is four fifths of a catalogue with a tenth of compilations.
 SINGLE_ARTIST_PERCENT = 88
 TRACKS_CONTRACT_VERSION = 1
 

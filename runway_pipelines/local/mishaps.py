@@ -20,7 +20,7 @@ _MOST_NAMES = 12
 
 
 def partners_with_rosters(partners: Sequence[Partner]) -> tuple[Partner, ...]:
-    """The partners that are refreshed with success: anything that breaks at another one would not be seen."""
+    """The partners whose refreshes succeed: nobody would see a mishap at any other partner."""
     return tuple(one for one in partners if one.has_secret and one.cross_year_matching_enabled and not one.deleted)
 
 

@@ -163,7 +163,7 @@ def _initialize(place: PostgresPlace, state_dir: Path, password: str) -> None:
 
 
 def _stop_orphans(data: Path) -> None:
-    """Stop processes of a killed server that still work in our data folder: Postgres' own have it as working folder."""
+    """Stop a killed server's processes that still run in our data folder, which is their working folder."""
     if not (data / "postmaster.pid").exists():
         return
     for process in psutil.process_iter(["name"]):

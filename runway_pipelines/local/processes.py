@@ -31,7 +31,7 @@ _NOT_INHERITED = ("PG", "AWS_", "MOTO_", "FAKESNOW_", "SNOWFLAKE_")
 
 
 def tell_nobody(what: str, state: str) -> None:
-    """The `OnReady` of a command whose reader has another question."""
+    """The `OnReady` of a command whose reader need not know."""
 
 
 class LocalServerError(RuntimeError):
@@ -221,21 +221,17 @@ def _fresh_log(folder: Path, name: str) -> Path:
     return log
 
 
-def stop_stale(name: str, state_dir: Path, grace: float = 5.0) -> bool:
+def stop_stale(name: str, state_dir: Path) -> None:
     """Stop the child that a killed run recorded, if it is provably ours: its command line holds our state folder.
 
-    Call it only with the state folder's lock in hand. Returns whether there was one.
+    Call it only with the state folder's lock in hand.
     """
     pid_file = state_dir / f"{name}.pid"
-    try:
+    with contextlib.suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
         process = psutil.Process(int(pid_file.read_text()))
-        is_ours = any(str(state_dir) in part for part in process.cmdline())
-    except (FileNotFoundError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
-        is_ours = False
-    if is_ours:
-        terminate(process, grace)
+        if any(str(state_dir) in part for part in process.cmdline()):
+            terminate(process, grace=5.0)
     pid_file.unlink(missing_ok=True)
-    return is_ours
 
 
 def terminate(process: psutil.Process, grace: float) -> None:

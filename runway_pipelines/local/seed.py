@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, LiteralString
@@ -43,7 +42,7 @@ _TABLES: tuple[LiteralString, ...] = (
     "create table if not exists job (id int primary key, partner_id varchar, tenant_code varchar)",
     "create table if not exists run (id int primary key, job_id int)",
 )
-# The last condition makes an unchanged row count as no row, and not as a new version of it.
+# The last condition leaves an unchanged row alone: it is not counted, and gets no new version.
 _UPSERTS: dict[str, LiteralString] = {
     "partner": "insert into partner as t (id, name, cross_year_matching_enabled, deleted_on) values (%s, %s, %s, %s) "
     "on conflict (id) do update set name = excluded.name, deleted_on = excluded.deleted_on, "
@@ -68,34 +67,22 @@ _UPSERTS: dict[str, LiteralString] = {
 }
 
 
-@dataclass(frozen=True)
-class Seeded:
-    """What a call of `seed` changed; all zero, empty and false when everything was there already."""
-
-    database_rows: int
-    secrets: tuple[str, ...]
-    warehouse: bool
-
-
 def seed(
     state_dir: Path,
     *,
     connection: psycopg.Connection[Any],
     secrets_client: Any,
     envlabel: str,
-    partners: Sequence[Partner] | None = None,
-) -> Seeded:
+) -> None:
     """Bring all of it into being: `<state_dir>/partner_keys/`, `public_keys.json` and `warehouse/`, rows and secrets.
 
     Keys and data come first: a partner whose secret is seen can be connected to.
     """
-    partners = synthetic_partners() if partners is None else partners
+    partners = synthetic_partners()
     keys = partner_keys(state_dir / "partner_keys", public_keys_file=state_dir / "public_keys.json", partners=partners)
-    return Seeded(
-        warehouse=write_warehouse(state_dir / "warehouse", partners=partners),
-        secrets=seed_secrets(secrets_client, envlabel, keys, partners=partners),
-        database_rows=seed_application_database(connection, partners=partners),
-    )
+    write_warehouse(state_dir / "warehouse", partners=partners)
+    seed_secrets(secrets_client, envlabel, keys, partners=partners)
+    seed_application_database(connection, partners=partners)
 
 
 def school_year_id(school_year: int) -> str:
@@ -140,7 +127,7 @@ def _deleted_on(deleted: bool) -> datetime | None:
 def seed_application_database(conn: psycopg.Connection[Any], *, partners: Sequence[Partner] | None = None) -> int:
     """Create the application's tables where they are missing, upsert the rows, and say how many rows changed.
 
-    One transaction of its own, or a part of the caller's when there is one open. Rows of others stay.
+    One transaction of its own, or a part of the caller's when there is one open. All other rows stay.
     """
     changed = 0
     rows_of_table = application_rows(synthetic_partners() if partners is None else partners)

@@ -25,7 +25,7 @@ from runway_pipelines.settings import load_settings
 
 CHECKOUT = Path(__file__).parents[2]
 _LOOK_SECONDS = 0.2
-_CHANGE_SECONDS = 120.0  # a start takes 4 s, the data set at first 5; a stop that saves much may take a minute
+_CHANGE_SECONDS = 120.0  # a start takes 4 s, loading the data set at first 5 s; a stop that saves much, a minute
 
 
 @contextmanager
@@ -40,8 +40,8 @@ def local_session(
 
     A stack that already runs on this folder (``make dev`` in another terminal) is joined: its owner keeps it running
     until every process that joined has ended. With ``must_own``, for a process that runs until it is stopped, the
-    session waits until it can start its own. ``say`` reports each wait for another process, ``on_ready`` what of a
-    stack of its own is ready. DAGSTER_HOME becomes a folder of the state folder, with the checkout's ``dagster.yaml``.
+    session waits until it can start its own. ``say`` reports each wait for another process, ``on_ready`` what is
+    ready in its own stack. DAGSTER_HOME becomes a folder of the state folder, with the checkout's ``dagster.yaml``.
     """
     stack = EmbeddedStack(state_dir, on_ready=on_ready)
     with ExitStack() as undo:

@@ -25,7 +25,7 @@ with suppress(OSError):
 _IDENTIFIER = re.compile(r"^[A-Z_][A-Z0-9_$]*$")
 _KEPT_RESULTS = 100
 _KEPT_RESULT_BYTES = 32 * 1024 * 1024
-# What statements may have beside the tables; the rest of a large sort or join is written to the spill folder.
+# Memory for statements, beside the tables'; the rest of a large sort or join is written to the spill folder.
 _WORKING_MEGABYTES = 64
 # Snowflake has one integer and one float type, and fakesnow knows no narrower ones.
 _WIDENED = {

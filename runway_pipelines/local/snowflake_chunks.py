@@ -1,8 +1,8 @@
 """Large answers in chunks, as Snowflake gives them: the first in the answer, the others behind URLs.
 
 A chunk is a gzipped Arrow stream. Its URL is signed, and whoever asks must send the answer's key, as S3 wants it for
-objects that are encrypted with a client's key. The bytes are in a file without a name for each answer, so memory does
-not grow with what is held, and a server that is killed leaves nothing.
+objects that are encrypted with a client's key. Each answer's bytes are in a file without a name, so memory does not
+grow with what is held, and a killed server leaves nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SMALLEST_BYTES = 256 * 1024
 LARGEST_BYTES = 16 * 1024 * 1024
 # How long a chunk waits for somebody to fetch it. Snowflake's URLs are good for six hours.
 UNFETCHED_SECONDS = 600.0
-# After that, too: an answer that broke off on its way is asked for once more.
+# How long a chunk stays after it was fetched: an answer that broke off on its way is asked for once more.
 FETCHED_SECONDS = 15.0
 _PIECE_BYTES = 256 * 1024
 _GZIP_LEVEL = 1
@@ -104,7 +104,7 @@ class Chunks:
         return chunk if secrets.compare_digest(chunk.answer.key, key) else None
 
     def fetched(self, chunk: Chunk) -> None:
-        """It was sent to the end, and goes soon."""
+        """Record that the chunk was sent to the end; it goes soon."""
         chunk.expires_at = min(chunk.expires_at, self._clock() + FETCHED_SECONDS)
 
     def sweep(self) -> None:

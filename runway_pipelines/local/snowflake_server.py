@@ -135,7 +135,7 @@ class SnowflakeServer:
         return await run_in_threadpool(lambda: _answer(answer_statement(session, body, base_url)))
 
     async def _chunk(self, request: Request) -> Response:
-        """A part of an answer. Its URL is all that its client has; an expired one is refused as S3 does."""
+        """A part of an answer. The client has only its URL and key; an expired URL is refused as S3 does."""
         signature = request.query_params.get("Signature", "")
         chunk = self._chunks.find(request.path_params["name"], signature, request.headers.get(KEY_HEADER, ""))
         if chunk is None:
@@ -170,7 +170,7 @@ class SnowflakeServer:
         return _answer({"success": True})
 
     def _forget_idle_sessions(self) -> None:
-        """Sessions of clients that were killed are never closed by them."""
+        """Forget idle sessions: a client that was killed never closes its own."""
         oldest = time.monotonic() - _IDLE_SECONDS
         for token in [token for token, session in list(self._sessions.items()) if session.last_used < oldest]:
             self._sessions.pop(token).close()

@@ -36,7 +36,7 @@ class Session:
     """A logged-in session. Its statements run one at a time: two threads on one duckdb connection mix their rows.
 
     ``rows_in_json``: the client reads no arrow, as the Node.js driver, or its user was given JSON. ``most_rows``: an
-    answer is cut there, and says nothing of it (ROWS_PER_RESULTSET); 0 is no limit.
+    answer is cut there silently (ROWS_PER_RESULTSET); 0 is no limit.
     """
 
     token: str

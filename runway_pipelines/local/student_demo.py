@@ -14,10 +14,11 @@ from runway_pipelines.local.candidates import CandidateFile, candidate_file
 from runway_pipelines.local.partners import RESOLVED_PARTNER, synthetic_partners
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.settings import load_settings
-from runway_pipelines.students.local_files import private_file, read_file, write_answers
+from runway_pipelines.students.local_files import read_file, write_answers
 from runway_pipelines.students.model import shipped_model
 from runway_pipelines.students.resolution import resolve
 from runway_pipelines.students.services import StudentServices
+from runway_pipelines.systems.disk import private_file
 from runway_pipelines.wiring import build_student_services
 
 RESOLVED_TENANT = PartnerTenant(RESOLVED_PARTNER, "harmony")
@@ -92,7 +93,7 @@ def print_resolution(result: ResolutionResult, console: Console) -> None:
     counts = result.decisions
     console.print(
         f"[bold]Student resolution[/]: {counts.get('accept', 0)} rows accepted, none for the wrong child; "
-        f"{counts.get('review', 0)} for a person to look at, {counts.get('none', 0)} of nobody here "
+        f"{counts.get('review', 0)} for a person to look at, {counts.get('none', 0)} of no student here "
         f"({result.seconds} s).",
         soft_wrap=True,
     )

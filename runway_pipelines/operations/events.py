@@ -1,6 +1,7 @@
 """Sends operators' events to EventBridge, or to the log. A failed notification never fails a run."""
 
-from typing import Any, Protocol
+import logging
+from typing import Any
 
 import dagster as dg
 import orjson
@@ -9,13 +10,6 @@ from pydantic import PrivateAttr
 from runway_pipelines.errors import ConfigurationError, RunwayError
 from runway_pipelines.operations.outcomes import OperatorEvent
 from runway_pipelines.systems.aws.event_bus import new_event_client, put_event
-
-
-class Log(Protocol):
-    """The part of Dagster's logger that is used."""
-
-    def info(self, message: str) -> Any: ...
-    def warning(self, message: str) -> Any: ...
 
 
 class OperatorEvents(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -35,7 +29,7 @@ class OperatorEvents(dg.ConfigurableResource):  # type: ignore[type-arg]
             self._client = new_event_client(self.region_name)
         return self._client
 
-    def emit(self, event: OperatorEvent, log: Log) -> bool:
+    def emit(self, event: OperatorEvent, log: logging.Logger) -> bool:
         """Send the event; returns whether it was accepted. Never raises: a failure becomes a warning in ``log``."""
         try:
             detail = orjson.dumps(event.detail).decode()
@@ -51,7 +45,7 @@ class OperatorEvents(dg.ConfigurableResource):  # type: ignore[type-arg]
                 log.info(f"operator event {event.detail_type}: {detail}")
         except Exception as error:  # noqa: BLE001 - a failed notification never fails a run
             why = str(error) if isinstance(error, RunwayError) else f"an unexpected {type(error).__name__}"
-            # Of the detail only these two: the rest was not chosen for the log.
+            # Only these two of the detail's members: the rest was not chosen for the log.
             about = [
                 f"{word} {event.detail[member]}"
                 for word, member in (("partner", "partner"), ("run", "run_id"))

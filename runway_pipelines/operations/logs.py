@@ -19,7 +19,7 @@ import orjson
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.operations.tags import PARTITION_TAG, PARTNER_TAG
 
-# Dagster keeps an exception as text. With one of these beginnings we wrote the rest.
+# Dagster keeps an exception as text. If it begins with one of these, we wrote the rest.
 _OURS = ("runway_pipelines.", "dagster._core.definitions.events.Failure:")
 
 

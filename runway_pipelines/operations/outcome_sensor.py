@@ -1,5 +1,6 @@
 """The sensor that notifies operators of runs that ended."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +9,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from runway_pipelines.dagster_events import ASSET_JOB
-from runway_pipelines.operations.events import Log, OperatorEvents
+from runway_pipelines.operations.events import OperatorEvents
 from runway_pipelines.operations.outcomes import (
     OperatorEvent,
     events_of,
@@ -17,7 +18,7 @@ from runway_pipelines.operations.outcomes import (
     unusable_code_event,
 )
 from runway_pipelines.operations.run_cursor import RunCursor
-from runway_pipelines.operations.run_log import ENDED, RunLog, end_of
+from runway_pipelines.operations.run_log import FINISHED, RunLog, end_of
 from runway_pipelines.operations.tags import OWNERS
 from runway_pipelines.operations.wording import how_many
 
@@ -88,15 +89,15 @@ def build_run_outcome_sensor(watched: Watched, *, interval_seconds: int) -> dg.S
 def newly_ended(instance: dg.DagsterInstance, cursor: RunCursor, watched: Watched) -> list[dg.RunRecord]:
     """The watched runs that ended and were not looked at, in the order of their ends.
 
-    A run is updated when it ends or later, so reading those updated above the floor misses none. They are not limited:
-    runs looked at before could fill any limit. The floor follows them.
+    A run is updated when it ends or later, so reading those updated above the floor misses none. There is no
+    limit: runs looked at before could fill any. The floor follows them.
     """
     # A second less: the storage rounds to microseconds.
     floor = datetime.fromtimestamp(cursor.floor - 1, UTC)
     records = [
         record
         for job_name in (*watched.jobs, ASSET_JOB)
-        for record in instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=ENDED, updated_after=floor))
+        for record in instance.get_run_records(dg.RunsFilter(job_name=job_name, statuses=FINISHED, updated_after=floor))
         if watched.job_of(record.dagster_run) in watched.jobs
         and cursor.is_new(record.dagster_run.run_id, end_of(record))
     ]
@@ -108,7 +109,7 @@ def notify(
     watched: Watched,
     instance: dg.DagsterInstance,
     operators: OperatorEvents,
-    log: Log,
+    log: logging.Logger,
     *,
     now: float,
 ) -> tuple[Sequence[dg.RunRecord], int]:

@@ -42,10 +42,12 @@ class OperatorEvent:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended. ``reasons`` maps each tenant that is not published to ``status: reason``; if the run has no
-    partner, the asset to the reason; ``run`` to Dagster's message, if it dropped the run before it began. ``holds``
-    maps the tenants among them whose rosters a guard holds to the candidate and its guards. Run, job and trigger are
-    None for news that no run brought.
+    """How a run ended.
+
+    ``reasons`` maps each tenant that is not published to ``status: reason``. If the run has no partner, it maps the
+    asset to the reason; if Dagster dropped the run before it began, ``run`` to Dagster's message. For each of those
+    tenants whose roster a guard holds, ``holds`` has the candidate and its guards. Run, job and trigger are None for
+    news that no run brought.
     """
 
     run_id: str | None
@@ -80,8 +82,8 @@ def events_of(
 ) -> list[OperatorEvent]:
     """The events for an outcome; ``previous`` is the one before it of the same job and partner, if any.
 
-    Operators hear of a held roster once for each candidate and its guards, and once when the hold has ended. What is
-    new is told by ``judged``, the last outcome that says how rosters are: by default the previous one.
+    Operators hear of a held roster once for each candidate and its guards, and once when the hold has ended. News is
+    what differs from ``judged``, the last outcome that says how rosters are: by default the previous one.
     """
     told_before = judged or previous
     known = told_before.holds if told_before else {}
@@ -101,7 +103,7 @@ def events_of(
 def freshness_event(
     judgement: RunOutcome, stale: Mapping[str, str], was_stale: Collection[str], dagster_url: str | None
 ) -> OperatorEvent | None:
-    """The event for a partner whose freshness was judged; ``was_stale`` are the stale tenants of the time before.
+    """The event for a partner whose freshness was judged; ``was_stale`` are the tenants that were stale before.
 
     A stale tenant is reported once, however long it stays stale; recovery is reported once none is.
     """
@@ -118,7 +120,7 @@ def freshness_event(
 def unusable_code_event(
     judgement: RunOutcome, unusable: Mapping[str, str], was_unusable: Collection[str], dagster_url: str | None
 ) -> OperatorEvent | None:
-    """The event for a partner some of whose tenants' codes are unusable: once, until there is another one."""
+    """The event for a partner with unusable tenant codes: once, and again when another code becomes unusable."""
     if unusable.keys() <= set(was_unusable):
         return None
     outcome = replace(judgement, counts={"unusable": len(unusable)}, reasons=unusable)
@@ -128,7 +130,7 @@ def unusable_code_event(
 def resolution_events(
     outcome: RunOutcome, foreign: Mapping[str, str], told: Collection[str], dagster_url: str | None
 ) -> list[OperatorEvent]:
-    """The events of a run that resolved a tenant's files: one for each that is another district's, and its failure.
+    """The events of a run that resolved a tenant's files: one for each file of another district, one if it failed.
 
     ``foreign`` maps a file's version to the reason, ``told`` are the versions that earlier runs reported. A failed run
     was requested for a file that is new, so each failure is told.

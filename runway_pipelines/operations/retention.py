@@ -1,4 +1,4 @@
-"""Deletes what is of no more use, once a day: the job and its schedule, and the op that deletes old runs.
+"""Deletes what is no longer of use, once a day: the job and its schedule, and the op that deletes old runs.
 
 Dagster's storage would grow for ever, and so would the bucket; the ops that prune it are the rosters' and the students'
 own. Runs kept at any age: a run that holds the newest materialization of a partition, which the asset's page shows; the
@@ -32,7 +32,7 @@ def build_retention_job(retention_days: int, *prune: dg.OpDefinition) -> dg.JobD
         kept = runs_of_newest_materializations(context.instance, context.instance.all_asset_keys())
         kept |= runs_of_newest_requests(context.instance)
         deleted, deadline = 0, time.monotonic() + MOST_SECONDS
-        # All ids at once: they are few hundred a day, and a page's cursor would be a run that is deleted by then.
+        # All ids at once: they are a few hundred a day, and a page's cursor would be a run that is deleted by then.
         newest_first = context.instance.get_run_ids(dg.RunsFilter(statuses=ENDED, updated_before=before))
         for run_id in reversed(newest_first):
             if time.monotonic() > deadline:
@@ -73,7 +73,7 @@ def runs_of_newest_requests(instance: dg.DagsterInstance) -> set[str]:
     for start in range(0, len(versions), _VERSIONS):
         of_versions = dg.RunsFilter(tags={SECRET_VERSION_TAG: versions[start : start + _VERSIONS]})
         for run in instance.get_runs(of_versions):  # newest first
-            if run.parent_run_id is None:  # a re-execution was not requested for it
+            if run.parent_run_id is None:  # a re-execution was not requested for the version
                 newest.setdefault((run.tags.get(PARTNER_TAG, ""), run.tags[SECRET_VERSION_TAG]), run.run_id)
     return set(newest.values())
 

@@ -1,10 +1,11 @@
 """Which ended runs have been looked at: pure.
 
-No timestamp separates them from the others. The clock of a run's own process stamps its end, which is stored a moment
-later, so runs do not appear in the order of their ends; several end at one instant; and a tag updates a run long after
-its end. The cursor therefore goes by the end, not the update, and remembers each run it looked at by its id, above a
-floor that stays `OVERLAP_SECONDS` behind the newest of them. The clock of the sensor's own process only holds the floor
-back: were it a year fast for one tick, a floor that followed it would leave operators without a word for a year.
+No timestamp separates these runs from the others. The clock of a run's own process stamps its end, which is stored a
+moment later, so runs do not appear in the order of their ends; several end at one instant; and a tag updates a run long
+after its end. The cursor therefore goes by the end, not the update, and remembers each run it looked at by its id,
+above a floor that stays `OVERLAP_SECONDS` behind the newest of them. The clock of the sensor's own process only holds
+the floor back. If the floor followed that clock, and it were a year fast for one tick, operators would hear nothing for
+a year.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +21,7 @@ OVERLAP_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class RunCursor:
-    """Runs that ended by ``floor`` (epoch seconds) are done, and of the later ones those in ``seen`` (id to end)."""
+    """Runs that ended by ``floor`` (epoch seconds) are done, and so are the later ones in ``seen`` (id to end)."""
 
     floor: float
     seen: Mapping[str, float] = field(default_factory=dict)

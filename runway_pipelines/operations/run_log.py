@@ -12,7 +12,7 @@ from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailur
 from runway_pipelines.operations.tags import PARTITION_TAG, TRIGGER_TAG
 
 # Canceled runs are left out: somebody chose to end them, and they say nothing about the rosters.
-ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _QUEUED_OR_BEGUN = {dg.DagsterEventType.PIPELINE_ENQUEUED, dg.DagsterEventType.PIPELINE_START}
 # The previous outcome is looked for among this many runs of the partner.
 LOOK_BACK = 10
@@ -37,7 +37,7 @@ class RunLog:
     job_of: Callable[[dg.DagsterRun], str] = lambda run: run.job_name
 
     def outcome_of(self, record: dg.RunRecord) -> RunOutcome:
-        """How the run ended; without a report (the run vanished, or is of an earlier version) its reasons are empty."""
+        """How the run ended; without a report (the run vanished, or is from an old version) its reasons are empty."""
         run = record.dagster_run
         is_success = run.status is dg.DagsterRunStatus.SUCCESS
         report = self._report_of_success(run.run_id) if is_success else self._report_of_failure(run.run_id)
@@ -73,7 +73,7 @@ class RunLog:
             earlier
             for name in (job, ASSET_JOB)
             for earlier in self.instance.get_run_records(
-                dg.RunsFilter(job_name=name, statuses=ENDED, tags=partner), limit=LOOK_BACK, cursor=run.run_id
+                dg.RunsFilter(job_name=name, statuses=FINISHED, tags=partner), limit=LOOK_BACK, cursor=run.run_id
             )
             if self.job_of(earlier.dagster_run) == job
         ]

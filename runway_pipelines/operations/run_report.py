@@ -46,9 +46,9 @@ class CredentialsFailure:
 
 @dataclass(frozen=True)
 class Straggler:
-    """A tenant whose roster is too old, or is dated in the future (``age`` is negative); None if it has none.
+    """A tenant whose roster is too old, is dated in the future (``age`` is negative), or is missing (``age`` is None).
 
-    A tenant with an unusable code can have none. ``since`` is when a person's decision was needed, or made.
+    A tenant with an unusable code can have no roster. ``since`` is when a person's decision was needed, or made.
     """
 
     tenant_code: str

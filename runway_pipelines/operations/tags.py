@@ -28,7 +28,7 @@ def runbook(section: str) -> dict[str, str]:
 
 
 def linked(metadata: Mapping[str, Any], docs_url: str | None) -> dict[str, Any]:
-    """The metadata with a runbook that opens, where it is known where the repository is hosted."""
+    """The metadata with its runbook as a link, if it is known where the repository is hosted."""
     path = metadata.get(_RUNBOOK)
     if not docs_url or not isinstance(path, str):
         return dict(metadata)

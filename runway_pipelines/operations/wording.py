@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 OPERATIONS = "docs/operations.md"
+SHA256_SHOWN = 12  # digits: as many as `rosters load --sha256` needs, and enough for any history
 
 
 def first_few(texts: Iterable[str], most: int, separator: str = ", ", where: str = "") -> str:
@@ -38,5 +39,5 @@ def runbook_path(section: str) -> str:
 
 
 def hosted(path: str, docs_url: str) -> str:
-    """Where a page opens, of a repository that is read at ``docs_url``."""
+    """The address of a page, in a repository that is hosted at ``docs_url``."""
     return f"{docs_url.rstrip('/')}/{path}"

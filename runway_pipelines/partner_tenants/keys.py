@@ -22,7 +22,7 @@ LONGEST_CODE = 128
 # Letters, decimal digits, and the marks that are combined with them.
 _CATEGORIES = frozenset({"Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Mn", "Mc"})
 _ALSO = frozenset(" ._-@+()&'")
-# It may surround an emoji; the selectors of Han characters are others.
+# It belongs to emoji; Han characters use other variation selectors.
 _EMOJI_SELECTOR = "\ufe0f"
 _RANGE = "..."  # Dagster separates the ends of a range of partitions with it, and refuses it in a key
 
@@ -33,7 +33,7 @@ def is_valid_part(part: str) -> bool:
 
 
 def why_unusable(tenant_code: str) -> str | None:
-    """Why the code cannot be a tenant's in a key, without quoting it; None if it can (rosters contract, section 5)."""
+    """Why the code cannot be part of a key, without quoting it; None if it can be (rosters contract, section 5)."""
     if not tenant_code:
         return "the code is empty"
     if len(tenant_code) > LONGEST_CODE:

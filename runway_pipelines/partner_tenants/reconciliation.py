@@ -1,8 +1,8 @@
 """Which partition keys to add and remove, and when to refuse: pure.
 
-A wrong read of the registry must not delete history. Removing more than two keys that are more than a quarter of all
-within a rolling day needs approval, and an empty registry removes nothing. Nor may it stop a partner's schedule: while
-one definition's removals are refused, the other's wait.
+A wrong read of the registry must not delete history. Within a rolling day, removing more than two keys that are more
+than a quarter of all needs approval, and an empty registry removes nothing. A wrong read must not stop a partner's
+schedule either: while one definition's removals are refused, the other's wait.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Removals:
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """Read what `to_json` wrote; nothing for anything else."""
+        """Read what `to_json` wrote; anything else counts as no removals."""
         try:
             document = json.loads(text or "{}")
             moments = {name: {key: str(moment) for key, moment in keys.items()} for name, keys in document.items()}
@@ -167,7 +167,7 @@ class Removals:
         }
 
     def after(self, plan: Mapping[str, PartitionChanges], now: datetime, *, is_approved: bool) -> Removals:
-        """With the plan's removals. What somebody approved counts no more, and nor does what went before it."""
+        """The removals, with the plan's. After an approval, neither what it approved nor anything earlier counts."""
         if is_approved:
             return Removals()
         recent = self.recent(now)

@@ -51,7 +51,7 @@ def tick_warnings(plan: Mapping[str, PartitionChanges], registry: Registry) -> I
 def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> dg.SensorDefinition:
     """Brings both partitions definitions in line with the registry every ``interval_seconds``.
 
-    ``include_switched_off`` has the meaning of `read_registry` and must be the same for the rosters.
+    ``include_switched_off`` means the same as in `read_registry`, and must be set alike for the rosters.
     """
 
     @dg.sensor(

@@ -1,4 +1,4 @@
-"""How the reader does what a next step says. Pure."""
+"""How a next step is worded for its reader. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COMMAND_LINE = "command line"  # on record in place of a run's id
 
 @dataclass(frozen=True)
 class Advice:
-    """How the reader does what a next step says: what the command is called, where Dagster and the pages are."""
+    """What a next step must know of its reader: what the command is called, and where Dagster and the pages are."""
 
     command: str = COMMAND
     dagster_url: str | None = None
@@ -22,7 +22,7 @@ class Advice:
     ui: str = "the Dagster UI"
 
     def page(self, asset: str, partition: str) -> str:
-        """Where an asset's partition is: an address, or words where nobody said where Dagster is."""
+        """Where an asset's partition is shown: an address, or words if Dagster's address is not known."""
         if self.dagster_url is None:
             return f"{asset}, partition {partition}, in {self.ui}"
         return f"{self.dagster_url.rstrip('/')}/assets/{asset}?view=partitions&partition={quote(partition, safe='')}"
@@ -33,6 +33,6 @@ class Advice:
         return path if self.docs_url is None else hosted(path, self.docs_url)
 
     def adapted(self, text: str) -> str:
-        """A text of ours with its commands called as the reader calls them, once however often it is adapted."""
+        """Our text with its commands as the reader types them; adapting it again changes nothing."""
         more = self.command.removeprefix(COMMAND)
         return re.sub(rf"\b{COMMAND}(?= )(?!{re.escape(more)} )", lambda _: self.command, text) if more else text

@@ -51,7 +51,7 @@ def _is_whole_number(found: pa.DataType) -> bool:
 
 
 def starts(column: pa.Array) -> np.ndarray:
-    """Where a value differs from the one before it, as the first always does. The column has no nulls."""
+    """Where a value differs from the one before it; the first always counts. The column has no nulls."""
     differs = np.ones(len(column), dtype=bool)
     if len(column) > 1:
         differs[1:] = as_mask(pc.not_equal(column[1:], column[:-1]))
@@ -59,7 +59,7 @@ def starts(column: pa.Array) -> np.ndarray:
 
 
 def changes(values: np.ndarray) -> np.ndarray:
-    """As `starts`, of numbers."""
+    """`starts` for numbers."""
     differs = np.ones(values.size, dtype=bool)
     differs[1:] = values[1:] != values[:-1]
     return differs

@@ -64,7 +64,7 @@ HOW_REFRESHED = (
     "Refreshed every night by materializing rosters/partner_roster_index for the partner; materialize it here only to "
     "refresh single tenants. "
 )
-# How much of it a failure's text shows; its metadata has every tenant and every reason in full.
+# Limits of a failure's text; its metadata has every tenant and every reason in full.
 MOST_REASONS = 3
 MOST_TENANTS = 5
 MOST_CHARACTERS = 300
@@ -199,7 +199,7 @@ def _refresh_partner(
     yield freshness_evaluation(context.instance, index, rosters.policy.most_roster_age)
     yield publication_evaluation(context.instance, index)
     if any(not outcome.status.is_success for outcome in outcomes):
-        # The index is written, whatever became of the tenants, and its page shows no other event's metadata.
+        # The index is written whatever became of the tenants, and its page shows only a materialization's metadata.
         yield dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
         fail_if_any_failed(
             outcomes,
@@ -209,13 +209,13 @@ def _refresh_partner(
     if context.instance.has_dynamic_partition(PARTNERS_NAME, partner.partner_id):
         yield dg.MaterializeResult(asset_key=PARTNER_ROSTER_INDEX, metadata=metadata)
     else:
-        # Deleted while this run was under way. Dagster refuses a result for it, but takes the event.
+        # The partition was deleted while this run was under way. Dagster refuses a result for it, but takes the event.
         context.log.warning(f"{partner.partner_id} is no longer a partition: it left while this run was under way")
         yield dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
 
 
 def require_partitions(context: dg.AssetExecutionContext) -> None:
-    """Refuse a run without partitions, which "Execute all" of an asset's checks starts."""
+    """Refuse a run without partitions: "Execute all" on an asset's checks starts one."""
     if not (context.has_partition_key or context.has_partition_key_range):
         raise dg.Failure(
             description="Choose partitions: use Materialize on the asset's page, which also evaluates its checks.",
@@ -304,7 +304,7 @@ def _refresh(
 def _failing_since(
     context: dg.AssetExecutionContext, rosters: RosterServices, partner: RosterPartner
 ) -> Mapping[str, str]:
-    """Since when tenants fail, for their pages. A failed read is only logged: the rosters matter more."""
+    """When each failing tenant began to fail, for its page. A failed read is only logged: the rosters matter more."""
     try:
         return failing_since(rosters.store, partner)
     except RunwayError as error:
@@ -326,10 +326,10 @@ def fail_if_any_failed(outcomes: Sequence[TenantOutcome], remedy: str) -> None:
 
 
 def _first_reasons(failed: Sequence[TenantOutcome]) -> str:
-    """Who failed why, in a few lines. Tenants with one reason are named together: refused credentials fail them all."""
+    """Which tenants failed and why, in a few lines. One reason is said once: refused credentials fail them all."""
     by_reason: dict[str, list[str]] = {}
     for outcome in failed:
-        # A hold's commands are on its page, whole.
+        # The tenant's page has a hold's commands in full.
         said = (cause_and_remedy(outcome.said)[0] if outcome.hold else outcome.said).removesuffix(".")
         shown = said if len(said) <= MOST_CHARACTERS else f"{said[:MOST_CHARACTERS]}..."
         by_reason.setdefault(shown, []).append(outcome.tenant.key)
@@ -338,7 +338,7 @@ def _first_reasons(failed: Sequence[TenantOutcome]) -> str:
 
 
 def report_metadata(outcomes: Sequence[TenantOutcome]) -> dict[str, dg.MetadataValue]:
-    """How many tenants ended in which way, for people, and the run's report for machines."""
+    """How many tenants ended in each way, for people, and the run's report for machines."""
     counts = Counter(outcome.status.value for outcome in outcomes)
     problems = {
         o.tenant.key: Problem(o.reason, None if o.is_refused else o.status.value, o.hold.identity if o.hold else None)

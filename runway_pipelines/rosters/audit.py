@@ -1,7 +1,7 @@
 """The record of everything that was decided about what is published: immutable objects (guards contract, section 5).
 
-An entry is written before its change takes effect, and a second one when it has. So after a crash the record says what
-was meant, and that nobody saw it done. It never holds a student's identifier.
+An entry is written before its change takes effect, and a second one after. So after a crash the record says what was
+intended, and that nobody saw it completed. It never holds a student's identifier.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from runway_pipelines.systems.aws.object_store import ObjectStore
 def on_record(
     store: ObjectStore, entry: Entry, now: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> Iterator[None]:
-    """Record a change before the body makes it, and once more after it; a body that fails leaves the first alone."""
+    """Record a change before the body makes it, and again after it. If the body fails, only the first entry exists."""
     begun = replace(entry, id=uuid.uuid4().hex[:12], program_version=_version())
     _write(store, begun, now())
     yield
@@ -43,7 +43,7 @@ def entries(store: ObjectStore, of: str | PartnerTenant) -> list[Entry]:
 
 
 def changes(store: ObjectStore, of: str | PartnerTenant, now: datetime) -> list[Change]:
-    """Every change on record of a partner or a tenant, oldest first, and how far it came."""
+    """Every recorded change to a partner or a tenant, oldest first, with how far it got."""
     return changes_of(entries(store, of), lambda entry: _present(store, entry), now)
 
 
@@ -56,9 +56,9 @@ def complete_begun(
     to_sha256: str | None = None,
     expectation: str | None = None,
 ) -> Entry | None:
-    """Complete what was begun by a process that died after it took effect; returns its entry, or None of none.
+    """Complete the record of a change whose process died after the change took effect; returns its entry, or None.
 
-    Reads only what no entry completes: a key says what it is, and of which change.
+    Reads only entries that no other completes: an entry's key names its kind and its change.
     """
     keys = list(store.list_keys(f"{AUDIT_PREFIX}/{_folder(of)}/"))
     begun = [key for key in keys if _id_in(key, what) is not None]
@@ -75,7 +75,7 @@ def complete_begun(
 
 
 def _id_in(key: str, what: str) -> str | None:
-    """The id in the key of an entry, if it is of this kind."""
+    """The id in an entry's key, or None if the entry is of another kind."""
     _, _, named = key.rpartition("/")[2].partition("Z-")
     kind, _, entry_id = named.removesuffix(".json").rpartition("-")
     return entry_id if kind == what else None

@@ -61,7 +61,7 @@ def build_daily_schedule(
 def _without_secret(secrets: PartnerSecrets, partners: list[str], log: Logger) -> dict[str, str]:
     """The partners that cannot be refreshed, with the reason.
 
-    None if Secrets Manager does not answer: a failed run tells more than one that was never requested.
+    Empty if Secrets Manager does not answer: a failed run tells more than one that was never requested.
     """
     try:
         gone = secrets.gone(partners)

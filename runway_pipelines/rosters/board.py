@@ -22,7 +22,6 @@ from runway_pipelines.rosters.districts import (
     District,
     DistrictState,
     LastChange,
-    district_document,
     districts_of,
     in_order,
 )
@@ -47,7 +46,7 @@ class PartnerState:
 
 @dataclass(frozen=True)
 class PartnerRow:
-    """One partner: how many districts are in which state, and its districts, the worst first."""
+    """One partner: the number of districts in each state, and its districts, the worst first."""
 
     partner_id: str
     name: str
@@ -78,7 +77,7 @@ class PartnerRow:
 
     @property
     def is_fine(self) -> bool:
-        """Whether every roster is fresh, and was readable."""
+        """Whether its index was readable, and every roster is fresh."""
         return not self.trouble and not self.not_fresh
 
     @property
@@ -88,7 +87,7 @@ class PartnerRow:
 
     @property
     def rank(self) -> tuple[object, ...]:
-        """Its place among the partners: unreadable, then by what waits for a person, then by what is old."""
+        """Its place: unreadable partners first, then most held or failed, then most stale or never refreshed."""
         return (
             not self.trouble,
             -(self.held + self.failed),
@@ -109,7 +108,7 @@ class Board:
 
     @property
     def totals(self) -> dict[str, int]:
-        """How many districts are in which state, by the state's name."""
+        """The number of districts in each state, by the state's name."""
         return {state.value: sum(getattr(row, state.value) for row in self.partners) for state in COUNTED}
 
     @property
@@ -168,7 +167,7 @@ class Board:
         return text + (f"; the indexes of {', '.join(unread)} cannot be read" if unread else "")
 
     def document(self) -> dict[str, Any]:
-        """The board as JSON values. Of a partner it has the districts that are to be looked at."""
+        """The board as JSON values. A partner lists only the districts that need a look."""
         return {
             "made_at": self.made_at.astimezone(UTC).isoformat(timespec="seconds"),
             "fresh_within_hours": hours(self.most_age),
@@ -201,7 +200,7 @@ def _row(
 ) -> PartnerRow:
     districts = districts_of(partner.entries, partner.partner_id, now, most_age, advice)
     counts = Counter(district.state for district in districts)
-    # A roster that is dated in the future is no old one.
+    # A roster that is dated in the future is not old.
     aged = [d for d in districts if d.state is not DistrictState.LEFT and d.age_hours is not None and d.age_hours >= 0]
     oldest = max(aged, key=lambda district: district.age_hours or 0.0, default=None)
     row = PartnerRow(
@@ -227,7 +226,7 @@ def _row(
 
 
 def _without_credentials(row: PartnerRow) -> PartnerRow:
-    """Nothing that one does about a district helps until its partner has credentials."""
+    """No step on a district helps until its partner has credentials."""
     why = f"its partner has no usable credentials: {row.keys.trouble}"
 
     def waiting(district: District) -> District:
@@ -250,10 +249,10 @@ def _step_of_partner(row: PartnerRow, advice: Advice) -> str:
     if not listed:
         if row.is_key_old:
             return f"rotate the key as {advice.runbook('rotate-a-key-with-no-outage')} says"
-        return "" if row.school_years else "enable a school year in the application: no roster of it is published"
+        return "" if row.school_years else "enable a school year in the application: none of its rosters is published"
     worst = [district for district in listed if district.state is listed[0].state]
     if len({district.next_step for district in worst}) == 1:
-        return worst[0].next_step.partition("\n")[0]  # the first; the others are below it
+        return worst[0].next_step.partition("\n")[0]  # its first line; the districts below show all of it
     if worst[0].state is DistrictState.HELD:
         return f"{advice.command} rosters holds {partner}"
     return f"{advice.command} rosters status {partner}"
@@ -273,5 +272,5 @@ def _partner_document(row: PartnerRow) -> dict[str, Any]:
         "trouble": row.trouble,
         "next_step": row.next_step,
         "page": row.page,
-        "to_look_at": [district_document(district) for district in row.to_look_at],
+        "to_look_at": [asdict(district) for district in row.to_look_at],
     }

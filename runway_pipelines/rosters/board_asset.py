@@ -1,7 +1,7 @@
 """The asset ``rosters/board``, and the sensor that keeps it (docs/decisions/0013-the-board.md).
 
 The sensor makes the board in its own tick, which takes a second or two: a run would take four CPU-seconds and, on ECS,
-a task. Whatever ended between two ticks, the next one makes the board once.
+a task. However many runs ended between two ticks, the next tick makes the board once.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
 from runway_pipelines.credentials.known_keys import known_keys
 from runway_pipelines.dagster_events import delete_old_runless
 from runway_pipelines.errors import StoredObjectDamaged
-from runway_pipelines.operations.run_log import ENDED
+from runway_pipelines.operations.retention import ENDED
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
-from runway_pipelines.operations.wording import first_few, minute, utc_minute
+from runway_pipelines.operations.wording import SHA256_SHOWN, first_few, minute, utc_minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.board import Board, PartnerRow
@@ -33,14 +33,13 @@ from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import BOARD_KEY, Manifest
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import read_published
-from runway_pipelines.rosters.record import SHA256_SHOWN
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.aws.object_store import ObjectStore
 
 BOARD = dg.AssetKey(["rosters", "board"])
 SENSOR_NAME = "roster_board_sensor"
-# Of no partition: the board is made of the documents as they are. Dagster would call it unsynced beside each partner's
-# newest event, and for ever beside a partner that has none.
+# Mapped to no partition: the board is made from the documents as they are. Otherwise Dagster would call it unsynced
+# after each partner's newest event, and for ever if a partner has none.
 MADE_OF = [
     dg.AssetDep(key, partition_mapping=dg.SpecificPartitionsPartitionMapping([]))
     for key in (PARTNER_ROSTER_INDEX, EDU_CONNECTION)
@@ -78,7 +77,7 @@ def build_board_asset(advice: Advice) -> dg.AssetsDefinition:
 
 
 def build_board_retention(retention_days: int) -> dg.OpDefinition:
-    """Deletes the numbers that the sensor recorded more than so many days ago: no run takes them along."""
+    """Deletes what the sensor recorded more than ``retention_days`` ago, because no run takes it along."""
 
     @dg.op(description=f"Deletes what rosters/board recorded more than {retention_days} days ago.")
     def forget_old_boards(context: dg.OpExecutionContext) -> None:
@@ -115,7 +114,7 @@ def board_metadata(board: Board, store: ObjectStore) -> Mapping[str, dg.Metadata
 
 
 def _not_fresh(row: PartnerRow) -> Iterator[dg.TableRecord]:
-    """Its districts that are not fresh. Where the same is to be said of several, they are one row."""
+    """The partner's districts that need a look. Those with the same state, reason and next step share a row."""
     for group in grouped(row.to_look_at):
         first = group.first
         names = first_few([district.tenant_code for district in group.districts], MOST_NAMES)
@@ -162,7 +161,7 @@ def _record(row: PartnerRow) -> dg.TableRecord:
 
 @dataclass(frozen=True)
 class BoardCursor:
-    """When the board was last made, of which ``indexes``, and when it was last recorded, with which numbers."""
+    """When the board was last made and from which ``indexes``; when it was last recorded and with which numbers."""
 
     made_at: str = ""
     recorded_at: str = ""
@@ -171,7 +170,7 @@ class BoardCursor:
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """The cursor; one that cannot be read makes the board anew."""
+        """The cursor. An unreadable one counts as empty, so the board is made again."""
         try:
             cursor = cls(**json.loads(text or "{}"))
             for moment in (cursor.made_at, cursor.recorded_at):
@@ -187,7 +186,7 @@ class BoardCursor:
 
 
 def is_due(moment: str, now: datetime, every: timedelta) -> bool:
-    """Whether something of that moment is to be done again. A moment in the future is a clock's that was wrong."""
+    """Whether what was done at ``moment`` is due again. A moment in the future came from a wrong clock, and is due."""
     return not moment or not timedelta() <= now - datetime.fromisoformat(moment) < every
 
 
@@ -213,7 +212,7 @@ def build_board_sensor(advice: Advice, *, interval_seconds: int) -> dg.SensorDef
         ):
             return dg.SensorResult(skip_reason=f"nothing ended since {cursor.made_at[:16]}", cursor=cursor.to_json())
         board = make_and_store(context.instance, rosters, now, advice)
-        # To the microsecond: a run that ended in the same second, before, would make it again.
+        # To the microsecond: rounded down, a run that ended earlier in the same second would make the board again.
         at, numbers = now.isoformat(), json.dumps([row_numbers(row) for row in board.partners])
         if numbers == cursor.numbers and not is_due(cursor.recorded_at, now, RECORDED_EVERY):
             kept = BoardCursor(at, cursor.recorded_at, numbers, indexes)
@@ -234,7 +233,7 @@ def _decided_elsewhere(
     rosters: RosterServices, board: Board, since: str
 ) -> Iterator[dg.AssetMaterialization | dg.AssetObservation]:
     """Events of the decisions that were made on the command line since the last board: Dagster does not know them."""
-    # A decision's moment has no part of a second.
+    # A decision's moment is stored in whole seconds.
     after = datetime.fromisoformat(since).replace(microsecond=0) if since else board.made_at
     for row in board.partners:
         decided = [
@@ -274,7 +273,7 @@ def _decided(
 
 
 def _published_manifest(store: ObjectStore, tenant: PartnerTenant) -> Manifest | None:
-    """None also where it is damaged: what stops one district's page stops no board."""
+    """The published manifest; None also if it is damaged, because one district must not stop the board."""
     try:
         published = read_published(store, tenant)
     except StoredObjectDamaged:
@@ -283,9 +282,9 @@ def _published_manifest(store: ObjectStore, tenant: PartnerTenant) -> Manifest |
 
 
 def row_numbers(row: PartnerRow) -> list[object]:
-    """A partner's part of what decides whether the board is worth recording again.
+    """A partner's numbers. The board is recorded again when those of any partner change.
 
-    Ages are left out, because they always change. The texts that people read are in it as a digest.
+    Ages are left out, because they always change. The texts that people read are included as a digest.
     """
     newest = max((district.change.at for district in row.districts if district.change), default="")
     listed = [(each.tenant_code, each.is_pinned, each.reason, each.next_step) for each in row.to_look_at]
@@ -295,9 +294,5 @@ def row_numbers(row: PartnerRow) -> list[object]:
 
 
 def _has_ended(instance: dg.DagsterInstance, since: datetime) -> bool:
-    """Whether any run was updated after it had ended: one statement, whatever the number of runs."""
-    return bool(
-        instance.get_run_ids(
-            dg.RunsFilter(statuses=[*ENDED, dg.DagsterRunStatus.CANCELED], updated_after=since), limit=1
-        )
-    )
+    """Whether any run that has ended was updated since then: one statement, whatever the number of runs."""
+    return bool(instance.get_run_ids(dg.RunsFilter(statuses=ENDED, updated_after=since), limit=1))

@@ -19,7 +19,7 @@ from runway_pipelines.rosters.districts import COUNTED, DistrictGroup, grouped
 # What a browser may load for the page: nothing. The server says so too.
 CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 MADE_EVERY_MINUTES = 15
-# More of a partner are in the terminal. A page of 30 partners with so many each opens within a second.
+# Shown for a partner; the terminal has the rest. A page of 30 partners with this many each opens within a second.
 MOST_GROUPS = 25
 MOST_NAMES = 40
 MOST_CHANGES = 50
@@ -150,7 +150,7 @@ def _name(row: PartnerRow) -> str:
 
 
 def _bar(row: PartnerRow) -> str:
-    """The states' shares, where they are several; the numbers beside it say the same."""
+    """A bar of the states' shares, unless all is fresh; the numbers beside it say the same."""
     if row.is_fine:
         return ""
     x, parts = 0.0, []
@@ -173,7 +173,7 @@ def _partner(row: PartnerRow) -> Iterator[str]:
             "until it has some.</p>"
         )
     if not row.school_years:
-        yield '<p class="quiet">It publishes to no school year: what is fresh is kept as a snapshot alone.</p>'
+        yield '<p class="quiet">It publishes to no school year: fresh rosters are only kept as snapshots.</p>'
     groups = grouped(row.to_look_at)
     yield from map(_group, groups[:MOST_GROUPS])
     if left := sum(len(group.districts) for group in groups[MOST_GROUPS:]):

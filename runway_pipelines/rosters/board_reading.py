@@ -9,13 +9,13 @@ from typing import TypeVar
 
 from runway_pipelines.credentials.key_hygiene import NO_KEY_FACTS, KeyFacts
 from runway_pipelines.errors import RunwayError
+from runway_pipelines.operations.wording import SHA256_SHOWN
 from runway_pipelines.partner_tenants.registry import Registry, RosterPartner
 from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.board import Board, PartnerState, make_board
 from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.rosters.manifest import index_key
 from runway_pipelines.rosters.publication import READERS
-from runway_pipelines.rosters.record import SHA256_SHOWN
 from runway_pipelines.rosters.services import RosterPolicy, RosterServices
 from runway_pipelines.systems.aws.object_store import ObjectStore
 
@@ -37,9 +37,9 @@ def read_board(
 
 
 def versions_of_indexes(rosters: RosterServices) -> str:
-    """A digest of which versions of the partners' indexes are there; empty where that cannot be seen now.
+    """A digest of the current versions of the partners' indexes; empty if they cannot be seen now.
 
-    A decision on the command line changes one, and no run ends. It takes a HEAD for each partner.
+    It shows a decision on the command line, which changes an index without a run. It takes a HEAD for each partner.
     """
     try:
         keys = [index_key(partner_id) for partner_id in sorted(rosters.registry().partners)]
@@ -50,7 +50,7 @@ def versions_of_indexes(rosters: RosterServices) -> str:
 
 
 def _of_each(store: ObjectStore, items: Iterable[Item], read: Callable[[Item], Result]) -> list[Result]:
-    """What is read of each, several at a time."""
+    """What ``read`` returns for each item; several are read at a time."""
     _ = store.client  # made before there are threads
     with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="indexes") as executor:
         return list(executor.map(read, items))
@@ -62,7 +62,7 @@ def _state_of(store: ObjectStore, partner: RosterPartner, keys: Mapping[str, Key
         entries = PartnerIndex.read(store, partner).tenants
     except RunwayError as error:
         return _unreadable(partner, of_keys, f"{error.came}: {error.remedy}")
-    except Exception as error:  # noqa: BLE001 - one partner's trouble is no other's; the text may quote anything
+    except Exception as error:  # noqa: BLE001 - the other partners go on; the error's text may quote anything
         return _unreadable(partner, of_keys, f"an unexpected {type(error).__name__}: report it")
     return PartnerState(partner.partner_id, partner.name, entries, of_keys, partner.published_years)
 

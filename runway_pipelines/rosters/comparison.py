@@ -1,7 +1,7 @@
 """What changed between two snapshots of one tenant, counted in students: pure.
 
-Both files are in the order of ``studentUniqueId``, so their lines are merged as streams. Only the lines of one student
-of each are in memory.
+Both files are in the order of ``studentUniqueId``, so their lines are merged as streams. Only one student's lines of
+each file are in memory.
 """
 
 import re
@@ -18,7 +18,7 @@ from runway_pipelines.rosters.encoding import FILLER
 # Only a key of ours can look like this: inside a JSON string the quotes would be escaped.
 _STUDENT_STARTS = b'"studentReference":{"studentUniqueId":"'
 _STUDENT_ENDS = b'"},"studentIdentificationCodes":['
-# An entry that stands for no code, with the comma after it; without one it is the last.
+# An entry that stands for a missing code, with the comma after it; the last entry has none.
 _FILLER_ENTRY = re.compile(
     rb'\{"studentIdentificationSystemDescriptor":"(?:[^"\\]|\\.)*",'
     rb'"identificationCode":"%b(?:[^"\\]|\\.)*"\},?' % FILLER.encode()
@@ -27,7 +27,7 @@ _FILLER_ENTRY = re.compile(
 
 @dataclass(frozen=True)
 class RosterChanges:
-    """How many students only the new snapshot has, only the old one has, and have different lines in the two."""
+    """How many students are only in the new snapshot, only in the old one, and in both with different lines."""
 
     added: int
     removed: int

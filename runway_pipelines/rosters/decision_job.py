@@ -23,7 +23,7 @@ class DecisionConfig(dg.Config):
     """A decision about the roster of the run's partition."""
 
     decision: What = Field(
-        description="APPROVE: publish the held candidate. REJECT: leave it unpublished, and be told of it no more. "
+        description="APPROVE: publish the held candidate. REJECT: leave it unpublished, and hear no more of it. "
         "ROLLBACK: publish an older snapshot, and pin it. UNPIN: let the next refresh publish again."
     )
     sha256: str | None = Field(
@@ -63,13 +63,13 @@ def decide_on_roster(
 
 
 def index_as_it_is(rosters: RosterServices, index: PartnerIndex) -> dg.AssetMaterialization:
-    """The partner's index as it is now; Dagster shows it as the last run left it."""
+    """The partner's index as it is now; until this event, Dagster shows it as the last run left it."""
     metadata = index_metadata(index, rosters.store, rosters.policy.most_roster_age, rosters.policy.advice)
     return dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=index.partner_id, metadata=metadata)
 
 
 def _guards_passed(instance: dg.DagsterInstance, outcome: TenantOutcome) -> Iterator[dg.AssetCheckEvaluation]:
-    """What is published now is what a person chose."""
+    """Every guard as passed: a person chose what is published now."""
     target = target_of_newest(instance, CROSS_YEAR_ROSTER, outcome.tenant.key)
     for name in GUARD_NAMES:
         yield dg.AssetCheckEvaluation(
@@ -83,7 +83,7 @@ def _guards_passed(instance: dg.DagsterInstance, outcome: TenantOutcome) -> Iter
         )
 
 
-# What the launchpad shows. As it is it decides nothing: a decision without a name and a reason is refused.
+# What the launchpad shows. Unedited, it decides nothing: a decision without a name and a reason is refused.
 TO_FILL_IN = {
     "ops": {
         decide_on_roster.name: {"config": {"decision": What.APPROVE.name, "sha256": "", "decided_by": "", "reason": ""}}
@@ -94,7 +94,7 @@ TO_FILL_IN = {
 @dg.job(
     name="roster_decision_job",
     description="A person decides about one tenant's roster: approve or reject a held candidate, roll back to an older "
-    "snapshot, or end that. Choose the tenant as the partition, and fill in the config. It asks no warehouse.",
+    "snapshot, or unpin. Choose the tenant as the partition, and fill in the config. It does not query the warehouse.",
     partitions_def=PARTNER_TENANTS,
     config=TO_FILL_IN,
     executor_def=dg.in_process_executor,

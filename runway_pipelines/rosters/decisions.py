@@ -1,8 +1,8 @@
 """What a person decides about a tenant's roster: approve, reject, roll back, unpin.
 
 A decision takes the tenant's lock and follows the order of a refresh (snapshot, copies, pointer); it never asks the
-warehouse. It is on record before it takes effect and after. Killed at any moment, it leaves the tenant as before or as
-decided; saying it again finishes it. See the publication guards contract, section 3.
+warehouse. It is on record before it takes effect and after. A process that is killed at any moment leaves the tenant as
+before or as decided; making the decision again finishes it. See the publication guards contract, section 3.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from psycopg import Connection
 
 from runway_pipelines.errors import DecisionRefused, StoredObjectDamaged
+from runway_pipelines.operations.wording import SHA256_SHOWN
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import complete_begun, entries, on_record
 from runway_pipelines.rosters.holds import (
@@ -43,7 +44,7 @@ from runway_pipelines.rosters.publication import (
     whole_sha256,
 )
 from runway_pipelines.rosters.quality import blocking, judge_announced, not_empty
-from runway_pipelines.rosters.record import SHA256_SHOWN, Entry
+from runway_pipelines.rosters.record import Entry
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 
@@ -84,7 +85,7 @@ class DecisionContext:
 
 @dataclass(frozen=True)
 class _Case:
-    """A decision, and the tenant as it finds it under its lock."""
+    """A decision, and the tenant's state as read under its lock."""
 
     context: DecisionContext
     tenant: PartnerTenant
@@ -98,7 +99,7 @@ class _Case:
 
     @contextmanager
     def recorded(self, to: str) -> Iterator[None]:
-        """Put it on record before the body makes it take effect, and after."""
+        """Record the decision before the body makes it take effect, and again after."""
         entry = Entry(
             self.decision.what.value,
             self.tenant.partner_id,
@@ -116,9 +117,9 @@ class _Case:
 def decide(
     context: DecisionContext, tenant: PartnerTenant, school_years: Sequence[int], decision: Decision
 ) -> TenantOutcome:
-    """Make a decision take effect; returns what is published then.
+    """Make a decision take effect; returns what is published afterwards.
 
-    Raises `DecisionRefused` for one that does not fit what is there, `StoredObjectDamaged` where the snapshot is not
+    Raises `DecisionRefused` if the decision does not fit what is there, `StoredObjectDamaged` if the snapshot is not
     what was kept, `LockTimeout`.
     """
     signature = signed(decision.decided_by, decision.reason, context.now())
@@ -137,14 +138,14 @@ def _approve(case: _Case) -> TenantOutcome:
     if pointer is not None and pointer.pinned is not None:
         raise refusal("a tenant that is not pinned", f"{case.tenant} pinned {pointer.pinned}", "unpin it first")
     if hold is None and pointer is not None and _names(case.decision.sha256, pointer.sha256):
-        # It was said before, and the process died before it said that it was done.
+        # The decision was made before, and its process died before it recorded that it was done.
         _complete_record(case, pointer.sha256)
         return _as_it_is(case, pointer, "published already")
     hold = _candidate(case)
     if pointer is not None and pointer.sha256 not in (hold.published_sha256, hold.sha256):
         raise refusal(
             "a candidate that was compared with what is published now",
-            f"one that was held beside {(hold.published_sha256 or 'nothing')[:SHA256_SHOWN]}",
+            f"one that was compared with {(hold.published_sha256 or 'nothing')[:SHA256_SHOWN]}",
             f"refresh {case.tenant}, then decide",
         )
     manifest = _acceptable(case, hold.sha256)
@@ -184,7 +185,7 @@ def _roll_back(case: _Case) -> TenantOutcome:
             query_started_at=manifest.query_started_at,
             secret_version_id=manifest.secret_version_id,
             run_id=case.context.run_id,
-            # Never what was rolled back from: a second one would publish it again.
+            # Never what this rolls back from: a second rollback would publish it again.
             previous_sha256=manifest.previous_sha256,
             pinned=case.signature,
             place=manifest.place or (case.pointer.place if case.pointer else None),
@@ -214,7 +215,7 @@ def _unpin(case: _Case) -> TenantOutcome:
 
 
 def _complete_record(case: _Case, to_sha256: str | None) -> None:
-    """Put on record that it has taken effect, where it was said before by a process that died at its very end."""
+    """Record that the decision has taken effect, if an earlier process made it and died before recording that."""
     context, what = case.context, case.decision.what.value
     complete_begun(context.store, case.tenant, context.now(), what, to_sha256=to_sha256)
 
@@ -252,7 +253,7 @@ def _target(case: _Case) -> str:
     remedy = f"name one with --to; runway-pipelines rosters show {case.tenant} lists them"
     if named is None:
         if pointer is not None and pointer.pinned is not None:
-            # Said before, by a process that died before its end: this finishes it. Further back leads --to.
+            # Rolled back before, perhaps by a process that died: this finishes it. To go further back, use --to.
             return pointer.sha256
         if pointer is None or pointer.previous_sha256 is None:
             raise refusal("a snapshot that was published before", "none", remedy)
@@ -263,14 +264,17 @@ def _target(case: _Case) -> str:
     if not _was_published(case, found):
         raise refusal(
             "a snapshot that was published",
-            f"{found[:SHA256_SHOWN]}, a candidate that never was",
+            f"{found[:SHA256_SHOWN]}, a candidate that was never published",
             f"choose another; what is held is published with runway-pipelines rosters approve {case.tenant}",
         )
     return found
 
 
 def _was_published(case: _Case, sha256: str) -> bool:
-    """Whether it is or was: each manifest names what was published when it was taken, each decision what was before."""
+    """Whether the snapshot is or was published.
+
+    Each manifest names what was published when it was taken, and each decision what was published before it.
+    """
     pointer, store, tenant = case.pointer, case.context.store, case.tenant
     if pointer is not None and sha256 in (pointer.sha256, pointer.previous_sha256):
         return True
@@ -280,7 +284,7 @@ def _was_published(case: _Case, sha256: str) -> bool:
 
 
 def _acceptable(case: _Case, sha256: str) -> Manifest:
-    """A kept snapshot's manifest, if it passes what nobody can approve away."""
+    """A kept snapshot's manifest, if it passes the checks that nobody can override."""
     manifest = read_manifest(case.context.store, case.tenant, sha256)
     if manifest is None:
         raise refusal("a snapshot with a manifest", f"none for {sha256[:SHA256_SHOWN]}", "choose another, or refresh")
@@ -327,7 +331,7 @@ def _copy_again(case: _Case) -> None:
 
 
 def _as_it_is(case: _Case, pointer: Pointer, reason: str) -> TenantOutcome:
-    """What is published, where nothing was left to publish."""
+    """The outcome when nothing was left to publish: what is published already."""
     manifest = read_manifest(case.context.store, case.tenant, pointer.sha256)
     return TenantOutcome(
         case.tenant,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runway_pipelines.operations.run_report import hours
 from runway_pipelines.operations.wording import utc_minute
@@ -22,7 +22,7 @@ from runway_pipelines.rosters.freshness import is_recent
 if TYPE_CHECKING:
     from runway_pipelines.rosters.index import IndexEntry
 
-# A reason ends with what to do about it: our errors' remedy, a hold's commands, the end of a pin.
+# A reason ends with what to do about it: our errors' remedy, a hold's commands, how to end a pin.
 _WHAT_TO_DO = re.compile(
     r"\s*(?:To do: (?P<remedy>.+)|(?P<steps>(?:If it is another partner's warehouse|If the load went wrong"
     r"|To see what would change"
@@ -38,7 +38,7 @@ class DistrictState(StrEnum):
 
     ``held`` was refused by a check, or waits for a person; ``failed`` could not be read from the warehouse. ``stale``
     and ``fresh`` rosters differ by when the warehouse last confirmed them, whatever was tried since. ``never`` has no
-    roster yet. ``left`` is no longer in the registry, and still has one; it counts as no district.
+    roster yet. ``left`` is no longer in the registry but still has one; it is not counted.
     """
 
     HELD = "held"
@@ -139,7 +139,7 @@ class District:
 
     @property
     def since_in_words(self) -> str:
-        """Since when it is so, for a person; empty where nobody recorded it."""
+        """Since when it has been in this state, for a person; empty if nobody recorded that."""
         if self.since is not None:
             return f"since {utc_minute(self.since)}" + (", never had a roster" if self.confirmed_at is None else "")
         is_ahead = self.age_hours is not None and self.age_hours < 0
@@ -152,7 +152,7 @@ class District:
 
 @dataclass(frozen=True)
 class DistrictGroup:
-    """Districts of which the same is to be said: refused credentials fail all of a partner's."""
+    """Districts with the same state, reason and next step: refused credentials fail all of a partner's."""
 
     districts: tuple[District, ...]
 
@@ -163,13 +163,13 @@ class DistrictGroup:
 
     @property
     def since_in_words(self) -> str:
-        """Since when, the earliest first, where they differ."""
+        """Since when. If the districts differ: the first one's words, "and later"."""
         words = list(dict.fromkeys(district.since_in_words for district in self.districts))
         return words[0] if len(words) == 1 or not words[0] else f"{words[0]}, and later"
 
 
 def grouped(districts: Iterable[District]) -> list[DistrictGroup]:
-    """Those with the same state, reason and next step as one, in the order of the first of each."""
+    """Group the districts with the same state, reason and next step, in the order of each group's first."""
     same: dict[tuple[object, ...], list[District]] = {}
     for each in districts:
         same.setdefault((each.state, each.is_pinned, each.reason, each.next_step), []).append(each)
@@ -234,11 +234,11 @@ def _reason(entry: IndexEntry, state: DistrictState, age: timedelta | None, most
     if state is not DistrictState.STALE or age is None:
         # A failure after a hold or a pin ends neither.
         said = _SINCE.sub("", said) if entry.since is not None else said
-        still = f"; a hold or a pin of {utc_minute(entry.since)} stands" if _is_interrupted(entry, state) else ""
+        still = f"; the hold or pin since {utc_minute(entry.since)} stands" if _is_interrupted(entry, state) else ""
         return said + still
     if age < timedelta():
         return f"dated {-hours(age):.1f} hours in the future: the clock of its run was fast, or this one is slow"
-    tried = said or ("the last refresh went well, and none came since" if entry.status in _WENT_WELL else entry.status)
+    tried = said or ("the last refresh went well, and none ran since" if entry.status in _WENT_WELL else entry.status)
     return f"not confirmed for more than {hours(most_age):g} hours: {tried}"
 
 
@@ -264,7 +264,7 @@ def _since(
 def _step(
     entry: IndexEntry, state: DistrictState, partner_id: str, age: timedelta | None, to_do: str, advice: Advice
 ) -> str:
-    """The command, or the page, with which a person ends it; ``to_do`` is what the reason itself says."""
+    """The command or the page that ends the problem; ``to_do`` is the remedy that the reason itself names."""
     tenant = shlex.quote(f"{partner_id}/{entry.tenant_code}")
     if entry.is_unusable:
         return "have the tenant's code changed in the application"
@@ -314,7 +314,7 @@ def _split(reason: str) -> tuple[str, str]:
     if found is None:
         return reason, ""
     to_do = (found["remedy"] or found["steps"]).strip().rstrip(".")
-    # Each step is a line: one copies one command.
+    # One step a line, so that a reader copies one command.
     return reason[: found.start()].rstrip("."), re.sub(r"\. (?=If the load |To (?:see|publish) )", "\n", to_do)
 
 
@@ -324,11 +324,6 @@ def on_one_line(next_step: str) -> str:
 
 
 def cause_and_remedy(reason: str) -> tuple[str, str]:
-    """Split a reason of ours into its cause, without since when, and what it says to do, which may be empty."""
+    """Split one of our reasons into its cause, without "held since", and its remedy, which may be empty."""
     cause, remedy = _split(reason)
     return _SINCE.sub("", cause), remedy
-
-
-def district_document(district: District) -> Mapping[str, Any]:
-    """A district as JSON values."""
-    return asdict(district)

@@ -1,7 +1,7 @@
-"""How many students the rosters had that were published in the last days: pure.
+"""The sizes, in students, of the rosters that were published in the last days: pure.
 
 The guard against lost students compares with these too, because a district that loses a little each night would pass
-beside what was published the night before. The pointer carries them forward, so that no older snapshot is read.
+a comparison with the night before alone. The pointer carries the sizes forward, so that no older snapshot is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ REMEMBERED = timedelta(days=7)
 
 
 def earlier_of(pointer: Pointer | None, now: datetime) -> tuple[Earlier, ...]:
-    """The rosters that the pointer remembers, but for those of a fast clock: they would count until that date."""
+    """The rosters that the pointer remembers, without those of a fast clock: they would count until their date."""
     known = pointer.earlier if pointer else ()
     return tuple(each for each in known if ahead_of(now, moment_of(each.until)) is None)
 
@@ -23,10 +23,10 @@ def earlier_of(pointer: Pointer | None, now: datetime) -> tuple[Earlier, ...]:
 def carried_on(
     pointer: Pointer | None, published: Manifest | None, candidate: Manifest, now: datetime
 ) -> tuple[Earlier, ...]:
-    """What the pointer to ``candidate`` remembers, which takes the place of what is published: oldest first.
+    """What the pointer remembers once ``candidate`` replaces what is published, oldest first.
 
-    Only rosters with more students than all later ones, and one a day: a later one that is larger takes an earlier
-    one's place, since no loss is greater beside that. So at most eight are kept.
+    Keeps only rosters with more students than all later ones, and one a day: a larger later roster replaces a smaller
+    earlier one, because a loss is greatest beside the largest. So at most eight are kept.
     """
     if pointer is None:
         return ()

@@ -30,11 +30,11 @@ from runway_pipelines.rosters.arrow_columns import (
 from runway_pipelines.rosters.json_columns import count_unsafe, json_text
 from runway_pipelines.rosters.query import id_type_of
 
-# The bytes are the same with any. With 65,536, 200,000 students take 0.07 CPU-seconds less, of two, and 110 MB more
-# (`benchmarks/end_to_end.py`).
+# Any size gives the same bytes. With 65,536 rows, 200,000 students take 0.07 CPU-seconds less, out of two, and 110 MB
+# more (`benchmarks/end_to_end.py`).
 SLICE_ROWS = 8_192
 DEFAULT_ED_ORG_TYPE = "LocalEducationAgency"
-# More than any state has. Beyond, codes must be in the column of the systems, and would show in the metadata as names.
+# More than any state has. A roster with more must have codes in the systems' column, which the metadata would show.
 MOST_ID_SYSTEMS = 50
 # Consumers join a blank ID with every student who has no code of its type. A filler is a code that no file holds.
 FILLER = "no-code:"
@@ -52,7 +52,7 @@ class RosterCounts:
     are students whose id holds what consumers would have to escape.
 
     The rest is what the warehouse announced: the students, all rows of the tenant's associations, those left out
-    because they lack a student, an ed org or a year or because their year is implausible, the same of its codes, the
+    because they lack a student, an ed org or a year or because their year is implausible, the same for its codes, the
     ids that share a key with another id, the distinct (ID type, code) pairs that several students share, the codes that
     stand for no code, and the ids, codes and keys that a masking policy hides.
     """
@@ -88,7 +88,7 @@ _COUNTED = (
 def encode_roster(
     batches: Iterable[pa.Table | pa.RecordBatch], tenant_code: str, counts: RosterCounts, *, fillers: bool = True
 ) -> Iterator[memoryview]:
-    """Yield the file's bytes in pieces of whole lines, and fill ``counts``, with what is announced before the first.
+    """Yield the file's bytes in pieces of whole lines, and fill ``counts``, the announced ones before the first.
 
     ``batches`` hold rows of `query.ROW_SCHEMA` (column names in any case), in the statement's order. With ``fillers``,
     every line has an entry for each ID type of the tenant. Raises `Held` for another tenant's row or too many id
@@ -114,7 +114,7 @@ class _Encoder:
         self._id_types: pa.Array = pa.array([], pa.string())
 
     def slices(self, batches: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """Slices of one schema, checked to be the tenant's, without the announcements, which are noted."""
+        """Slices of one schema, checked to be the tenant's. The announcements are noted and left out."""
         for batch in batches:
             table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
             for part in table.to_batches(max_chunksize=SLICE_ROWS):
@@ -145,7 +145,7 @@ class _Encoder:
         self._id_types = pa.array([id_type_of(system) for system in self._id_systems], pa.string())
 
     def check_complete(self) -> None:
-        """Raise `Unavailable` unless as many rows and students came as the statement said it has."""
+        """Raise `Unavailable` unless as many rows and students came as the statement announced."""
         if query.ROWS not in self._announced or self._counts.rows != self._announced[query.ROWS]:
             announced = self._announced.get(query.ROWS, "an announced number of")
             raise _incomplete(f"{announced} rows", f"{self._counts.rows} rows")
@@ -204,7 +204,7 @@ class _Encoder:
         return found
 
     def _count(self, records: pa.RecordBatch, starts_spelling: np.ndarray, first_codes: np.ndarray) -> None:
-        """Add a piece. A student is counted in its first record: every record has the same codes."""
+        """Add a piece to the counts. A student is counted in its first record: every record has the same codes."""
         first = starts_spelling & (integers(records["is_further_spelling"]) == 0)
         students = records.filter(pa.array(first))
         self._counts.records += records.num_rows
@@ -278,7 +278,7 @@ class _Codes:
         return first
 
     def lines(self, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Each line's record, where its entries begin (one more than lines), and the entries' positions.
+        """Each line's record, where its entries begin (one offset more than lines), and the entries' positions.
 
         A record's first line has its first entry of every type. Each further code makes another line: that code, then
         the first entries of the other types.
@@ -341,7 +341,7 @@ def _incomplete(expected: str, came: str) -> Unavailable:
     return Unavailable(
         expected=f"the whole answer: {expected}",
         came=came,
-        remedy="run again: none of it was kept. If it comes again, ask the partner what limits the user's answers, "
+        remedy="run again: none of it was kept. If it happens again, ask the partner what limits the user's results, "
         "such as ROWS_PER_RESULTSET",
     )
 

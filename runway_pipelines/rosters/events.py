@@ -66,7 +66,7 @@ def events_of(
 
     A superseded tenant adds nothing to what the later query's run recorded. A held or failed one gets its checks and an
     observation that says why; its planned materializations show as failed. ``planned_checks`` are those that Dagster
-    expects of this run: it would show each as failed that was not judged.
+    expects of this run: if one were not judged, Dagster would show it as failed.
     """
     partition = outcome.tenant.key
     if outcome.status.is_published and outcome.manifest is not None:
@@ -187,7 +187,7 @@ def problem_metadata(
 ) -> Mapping[str, dg.MetadataValue | int | float | str]:
     """What a person must know of a tenant that this run did not publish, and of the candidate if one was kept.
 
-    ``failing_since`` is when the first of the failures before this one was, None where this is the first.
+    ``failing_since`` is when the current series of failures began, None if this failure is the first.
     """
     is_held = outcome.hold is not None
     cause, remedy = cause_and_remedy(advice.adapted(outcome.reason))
@@ -205,7 +205,7 @@ def problem_metadata(
         **runbook("a-roster-is-held" if is_held else "a-run-failed-what-now"),
     }
     if (candidate := outcome.candidate) is not None:
-        # Dagster's page mixes it with what was published last, whose members have the plain names.
+        # Dagster's page shows these beside the metadata of the last publication, which has the plain names.
         metadata |= {
             "candidate's students": candidate.students,
             "candidate beside what is published": changes_table(candidate),
@@ -216,17 +216,20 @@ def problem_metadata(
 
 
 def _commands(next_step: str) -> dict[str, str]:
-    """A next step of one or more lines. Dagster shows no line breaks, so what follows the first has its own place."""
+    """A next step as metadata. Dagster shows no line breaks, so the lines after the first have their own entry."""
     first, _, later = next_step.partition("\n")
     return {"next step": first, "then": on_one_line(later)} if later else {"next step": first}
 
 
 def _how_to_decide(tenant: PartnerTenant) -> str:
-    return f"Jobs, roster_decision_job, Launchpad: choose partition {tenant}, APPROVE or REJECT the candidate's digits"
+    return (
+        f"Jobs, roster_decision_job, Launchpad: choose partition {tenant}, "
+        "then APPROVE or REJECT with the candidate's digits"
+    )
 
 
 def _what_is_left(outcome: TenantOutcome) -> str:
-    """What a person does where the reason does not say it."""
+    """What a person should do if the reason does not say."""
     if outcome.status is TenantStatus.HELD:
         return "correct the data in the warehouse; the next refresh publishes it"
     return "mend what the reason says, then materialize this partition, or wait for the next night"
@@ -318,9 +321,9 @@ def _districts_plot(index: PartnerIndex) -> Mapping[str, dg.MetadataValue]:
 
 
 def warehouse_seconds(outcomes: Iterable[TenantOutcome]) -> Mapping[str, float]:
-    """How long at least one of the tenants' statements ran or sent its rows: what their warehouse is billed for.
+    """The time in which at least one tenant's statement ran or sent its rows: what the warehouse is billed for.
 
-    Only what was refreshed counts: of the others there is no manifest, or another run's.
+    Only refreshed tenants count: the others have no manifest, or another run's.
     """
     spans = sorted(
         (datetime.fromisoformat(each.manifest.query_started_at).timestamp(), each.manifest.query_seconds)

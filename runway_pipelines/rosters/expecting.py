@@ -1,6 +1,6 @@
-"""What a person expects to come: an approval ahead, on record when it is said, when it is ended, and when it is used.
+"""Changes that a person expects: each is an approval in advance, recorded when it is given, ended and used.
 
-See the publication guards contract, section 3. A refresh reads it where a guard fails (`judgement`).
+See the publication guards contract, section 3. A refresh reads them when a guard fails (`judgement`).
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ def expect(
     decided_by: str,
     reason: str,
 ) -> Expectation:
-    """Approve ahead a change that is known to come; raises `DecisionRefused`, `PublicationRaced`."""
+    """Approve in advance a change that is known to come; raises `DecisionRefused`, `PublicationRaced`."""
     now = context.now()
     signature = signed(decided_by, reason, now)
     unknown = sorted(set(guards) - set(GUARD_NAMES))
     if unknown or not guards:
-        raise refusal(f"guards of {', '.join(GUARD_NAMES)}", ", ".join(unknown) or "none", "name those that will fail")
+        raise refusal(
+            f"guards of {', '.join(GUARD_NAMES)}", ", ".join(unknown) or "none", "name those that the change will fail"
+        )
     if not now < until <= now + MOST_EXPECTED:
         raise refusal(
             f"an end between now and {MOST_EXPECTED.days} days from now",
@@ -49,7 +51,7 @@ def expect(
     of = partner_id if tenant_code is None else PartnerTenant(partner_id, tenant_code)
     for each in filter(expectation.is_like, kept):
         if complete_begun(context.store, of, now, "expect", expectation=each.id):
-            return each  # said before, by a process that died before it said that it was done
+            return each  # given before, by a process that died before it recorded that it was done
     with on_record(context.store, _of_expectation("expect", partner_id, context.run_id, expectation), context.now):
         write_expectations(context.store, partner_id, Expectations((*kept, expectation)), replacing=stored)
     return expectation
@@ -63,7 +65,7 @@ def end_expectation(
     known, stored = read_expectations(context.store, partner_id)
     found = [each for each in known.expectations if each.id == expectation_id]
     if not found and complete_begun(context.store, partner_id, context.now(), "expect-end", expectation=expectation_id):
-        return  # said before, as above
+        return  # ended before, by a process that died in the same way
     if not found:
         raise refusal(
             f"the id of one of {partner_id}'s {len(known.expectations)} expectations", expectation_id, "list them"

@@ -34,8 +34,8 @@ def checked_pieces(
 ) -> Iterator[memoryview]:
     """The same pieces, checked on the way to a reader who cannot wait for the whole roster.
 
-    Raises `Held` in place of the first piece for what the announcements tell to the blocking rules, or to the guards
-    (``guarded``), and at the end if there is no student.
+    Raises `Held` in place of the first piece if the announcements fail a blocking rule or a guard (``guarded``), and at
+    the end if there is no student.
     """
     for number, piece in enumerate(pieces):
         if number == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -15,6 +14,7 @@ from runway_pipelines.rosters.encoding import FILLER
 from runway_pipelines.rosters.manifest import snapshot_key
 from runway_pipelines.rosters.publication import read_published
 from runway_pipelines.systems.aws.object_store import ObjectStore
+from runway_pipelines.systems.disk import private_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,19 +64,13 @@ def save_roster(store: ObjectStore, tenant: PartnerTenant, target: Path, sha256:
     """
     sha256 = sha256 or _published_sha256(store, tenant)
     frame = load_roster(store, tenant, sha256)
-    # Written beside the target, then moved into its place: readers find a whole file, and only its owner may read it.
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        try:
-            if target.suffix == ".parquet":
-                frame.to_parquet(file, index=False)
-            elif target.suffix == ".csv":
-                frame.to_csv(file, index=False)
-            else:
-                _download(store, snapshot_key(tenant, sha256), sha256, file)
-            Path(file.name).replace(target)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
+    with private_file(target) as file:
+        if target.suffix == ".parquet":
+            frame.to_parquet(file, index=False)
+        elif target.suffix == ".csv":
+            frame.to_csv(file, index=False)
+        else:
+            _download(store, snapshot_key(tenant, sha256), sha256, file)
     return int(frame["student_unique_id"].nunique())
 
 

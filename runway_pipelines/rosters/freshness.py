@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.index import IndexEntry
 
 MOST_NAMED = 10
-# How far two right clocks are apart at the most.
+# How far apart two correct clocks may be.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
@@ -74,7 +74,7 @@ def freshness_of(entries: Iterable[IndexEntry], now: datetime, most_age: timedel
 
 
 def is_recent(age: timedelta, most_age: timedelta) -> bool:
-    """Whether an age is at most ``most_age``, and none of a moment in the future."""
+    """Whether an age is at most ``most_age``, and not that of a moment in the future (beyond `CLOCK_TOLERANCE`)."""
     return -CLOCK_TOLERANCE <= age <= most_age
 
 

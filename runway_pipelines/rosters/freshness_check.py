@@ -29,7 +29,7 @@ TENANTS_FRESH_SPEC = dg.AssetCheckSpec(
 TENANTS_PUBLISHED_SPEC = dg.AssetCheckSpec(
     "tenants_published",
     asset=PARTNER_ROSTER_INDEX,
-    description="The last try of every tenant published its roster, or found it pinned by a person. Names the tenants "
+    description="Every tenant's last refresh published its roster, or found it pinned by a person. Names the tenants "
     "that are held, or failed; the index's table of problems says why, and what to do. A warning where the partner has "
     "no school year to publish to.",
     partitions_def=PARTNERS,
@@ -113,7 +113,7 @@ def judge_freshness(context: dg.OpExecutionContext, rosters: RosterServices) -> 
             continue
         try:
             index = PartnerIndex.read(rosters.store, partner)
-        except Exception as error:  # noqa: BLE001 - one partner's trouble is one partner's; the run fails, naming it
+        except Exception as error:  # noqa: BLE001 - the other partners are still judged; the run fails, naming this one
             unread.append(partner.partner_id)
             reason = error if isinstance(error, RunwayError) else f"an unexpected {type(error).__name__}"
             context.log.error(f"{partner.partner_id}: its index cannot be read: {reason}")

@@ -1,6 +1,6 @@
 """The gate between a roster that was read and its readers: it is published, held, kept beside a pin, or refused.
 
-Every run publishes through `publish_extract`; nothing else does, but a person's decision (`decisions`).
+Every run publishes through `publish_extract`. Only a person's decision publishes in another way (`decisions`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import IO, Any
 from psycopg import Connection
 
 from runway_pipelines.errors import RunwayError
+from runway_pipelines.operations.wording import SHA256_SHOWN
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import on_record
 from runway_pipelines.rosters.earlier import carried_on
@@ -33,7 +34,7 @@ from runway_pipelines.rosters.publication import (
     published_in_words,
 )
 from runway_pipelines.rosters.quality import STUDENTS_LOST, CheckResult, as_refusals, blocking
-from runway_pipelines.rosters.record import SHA256_SHOWN, Entry
+from runway_pipelines.rosters.record import Entry
 from runway_pipelines.rosters.standing import Standing, find_standing
 
 
@@ -46,9 +47,9 @@ def publish_extract(
     started: float,
     lock: Connection[Any],
 ) -> TenantOutcome:
-    """Judge a roster that was read, and publish it, hold it, or leave it: the one way by which a run publishes.
+    """Judge a roster that was read, then publish it, hold it or leave it: the only way in which a run publishes.
 
-    Under the tenant's ``lock``, which is the connection that holds it. ``started`` is of the monotonic clock.
+    Called under the tenant's lock; ``lock`` is the connection that holds it. ``started`` is by the monotonic clock.
     """
     standing = find_standing(context, tenant, school_years)
     if (later := standing.superseding(extract.query_started_at, context.now())) is not None:
@@ -64,7 +65,7 @@ def publish_extract(
     manifest = manifest_of(context, tenant, file, extract, standing)
     results, expected = judged(context, tenant, manifest, standing)
     if blocks := blocking(results):
-        # A guard waits for a person, and nobody can approve this.
+        # A guard would wait for a person, but nobody can approve a refused roster.
         results = as_warnings(results, GUARD_NAMES, "the roster is refused, whatever is decided")
         _published_again(context, tenant, school_years, standing, lock)
         return refused(tenant, blocks, as_refusals(results), time.monotonic() - started)
@@ -74,7 +75,7 @@ def publish_extract(
     lock.execute("select 1")
     if standing.published is not None and standing.pinned is not None:
         keys_written = _published_again(context, tenant, school_years, standing, lock)
-        if standing.hold is not None:  # a rollback was killed before it ended it
+        if standing.hold is not None:  # a rollback was killed before it ended the hold
             delete_hold(context.store, tenant)
         return _pinned(tenant, manifest, standing.published, standing.pinned, results, keys_written, started)
     if holding(results):
@@ -148,7 +149,7 @@ def _held(
         secret_version_id=extract.secret_version,
         place=extract.place,
     )
-    # Bytes that were rejected stay so, whichever guards hold them today.
+    # Rejected bytes stay rejected, whichever guards hold them today.
     before = standing.hold
     is_same = before is not None and before.sha256 == hold.sha256
     if before is not None and is_same and (before.rejected or before.guards == hold.guards):
@@ -183,7 +184,7 @@ def _pinned(
     keys_written: tuple[str, ...],
     started: float,
 ) -> TenantOutcome:
-    """Publish nothing: a person chose what is published, until a person ends that."""
+    """Publish nothing: a person pinned what is published, and it stays until a person unpins it."""
     return TenantOutcome(
         tenant,
         TenantStatus.PINNED,
@@ -206,7 +207,7 @@ def _published_again(
     standing: Standing,
     lock: Connection[Any],
 ) -> tuple[str, ...]:
-    """See to it that every school year has what is published, where this run publishes nothing else."""
+    """See to it that every school year has what is published when this run publishes nothing new."""
     if standing.pointer is None:
         return ()
     sha256 = standing.pointer.sha256

@@ -1,14 +1,13 @@
-"""The guards: rules that hold a roster which is well formed, and looks wrong beside what is published. Pure.
+"""The guards: rules that hold a well-formed roster that looks wrong beside what is published. Pure.
 
-One function a guard, one result each (publication guards contract, section 2). A warning at a lower threshold is a rule
-of `quality`; a guard of the same name takes its place where it fails.
+One function a guard, one result each (publication guards contract, section 2). For some guards, `quality` has a rule of
+the same name that warns at a lower threshold; a guard that fails replaces that warning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.manifest import Earlier, Manifest
@@ -32,7 +31,7 @@ _OWN_RULES = (
     QualityRule(
         STUDENTS_ADDED,
         False,
-        "No more new students than a district grows by. Many mean a doubled load, or two districts in one code.",
+        "No more new students than a district gains. Many mean a doubled load, or two districts under one code.",
     ),
     QualityRule(STUDENTS_CHANGED, False, "Most students have the codes and schools that they had."),
     QualityRule(ID_TYPE_LOST, False, "No ID type lost many of the published students."),
@@ -45,7 +44,7 @@ ALL_RULES = tuple(_RULES.values())
 
 @dataclass(frozen=True)
 class Guards:
-    """Where each guard holds a roster: a share between 0 and 1, and for some a number of students; 0 turns one off."""
+    """The limits beyond which guards hold: shares from 0 to 1, some with a number of students; 0 turns a guard off."""
 
     students_lost: float = 0.05
     students_lost_least: int = 20
@@ -55,25 +54,6 @@ class Guards:
     id_type_lost: float = 0.25
     colliding_codes: float = 0.1
     warehouse_moved: bool = True
-
-
-class Candidate(Protocol):
-    """The part of a `Manifest` that guards judge."""
-
-    @property
-    def students(self) -> int: ...
-    @property
-    def students_added(self) -> int | None: ...
-    @property
-    def students_removed(self) -> int | None: ...
-    @property
-    def students_changed(self) -> int | None: ...
-    @property
-    def colliding_codes(self) -> int: ...
-    @property
-    def students_by_id_system(self) -> Mapping[str, int]: ...
-    @property
-    def place(self) -> Place | None: ...
 
 
 @dataclass(frozen=True)
@@ -89,12 +69,15 @@ class Announced:
     place: Place | None
 
 
+Candidate = Manifest | Announced
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What a candidate is compared with.
 
     ``published`` is the manifest of what is published; None if nothing is (``is_first``), or if it cannot be read.
-    ``place`` is the warehouse that it came from last, and left out if it is the manifest's. A tenant's first roster is
+    ``place`` is the warehouse that it last came from; None means the manifest's. A tenant's first roster is
     compared with the ``places`` that the partner's other rosters come from. ``earlier`` rosters are those of the last
     days that had more students.
     """
@@ -116,7 +99,7 @@ def judge_announced_guards(
 ) -> tuple[CheckResult, ...]:
     """The guards' results for what the warehouse announces before the first row: the least that must have changed.
 
-    For a reader who cannot wait for the whole roster. Who is another student, and who has changed, is not seen.
+    For a reader who cannot wait for the whole roster. It sees neither students swapped one for one nor changed ones.
     """
     before = comparison.published.students if comparison.published else 0
     least = Announced(
@@ -132,7 +115,7 @@ def judge_announced_guards(
 
 
 def combine(results: tuple[CheckResult, ...], guarded: tuple[CheckResult, ...]) -> tuple[CheckResult, ...]:
-    """One result of each of `ALL_RULES`: a guard that fails takes the place of the warning of its name."""
+    """One result for each of `ALL_RULES`: a guard that fails replaces the warning of the same name."""
     by_name = {result.rule.name: result for result in results}
     for result in guarded:
         if not result.passed or result.rule.name not in by_name:
@@ -160,7 +143,7 @@ def _students_lost(candidate: Candidate, comparison: Comparison, guards: Guards)
         return _passed(STUDENTS_LOST, "nothing to compare with" if comparison.is_first else "turned off")
     published, removed = comparison.published, candidate.students_removed
     if removed == candidate.students_added == candidate.students_changed == 0:
-        return _passed(STUDENTS_LOST, "nothing has changed")  # also where only the manifest cannot be read
+        return _passed(STUDENTS_LOST, "nothing has changed")  # also known if the manifest cannot be read
     if published is None or removed is None:
         return _failed(
             STUDENTS_LOST,
@@ -181,9 +164,9 @@ def _students_lost(candidate: Candidate, comparison: Comparison, guards: Guards)
 def _lost_slowly(
     candidate: Candidate, published: Manifest, earlier: Sequence[Earlier], guards: Guards
 ) -> tuple[str, dict[str, int | float]] | None:
-    """What to say where each step was small, and all of the last days together are not; None where they are.
+    """What to say if each step was small but the last days' loss together is not; else None.
 
-    Counted by the rosters' sizes, so that students who came meanwhile make up for some who went.
+    Counted by the rosters' sizes, so students who came meanwhile offset some who went.
     """
     largest = max(earlier, key=lambda each: each.students, default=None)
     if largest is None or candidate.students >= published.students:
@@ -261,7 +244,7 @@ def _colliding_codes(candidate: Candidate, comparison: Comparison, guards: Guard
 
 
 def _warehouse_moved(candidate: Candidate, comparison: Comparison, guards: Guards) -> CheckResult:
-    """A manifest without a place, as of 0.1.0, passes: the next one has one."""
+    """A manifest without a place (of 0.1.0) passes: the next one has a place."""
     if not guards.warehouse_moved:
         return _passed(WAREHOUSE_MOVED, "turned off")
     published = comparison.published
@@ -272,9 +255,9 @@ def _warehouse_moved(candidate: Candidate, comparison: Comparison, guards: Guard
 
 
 def moved(place: Place | None, known: Collection[Place]) -> CheckResult:
-    """Whether a place is none of those that are known; passes where nothing is known."""
+    """Fails if the place is none of the known ones; passes if none are known."""
     if not is_elsewhere(place, known):
-        return _passed(WAREHOUSE_MOVED, "the warehouse is the one that it was" if known else "nothing to compare with")
+        return _passed(WAREHOUSE_MOVED, "the warehouse is the same" if known else "nothing to compare with")
     return _failed(
         WAREHOUSE_MOVED,
         f"the roster comes from {place}; what is published came from {known_as(known)}",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from runway_pipelines.errors import DecisionRefused, StoredObjectDamaged
+from runway_pipelines.operations.wording import SHA256_SHOWN
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.freshness import moment_of
 from runway_pipelines.rosters.guards import WAREHOUSE_MOVED
@@ -24,7 +25,7 @@ from runway_pipelines.rosters.manifest import (
 )
 from runway_pipelines.rosters.publication import READERS
 from runway_pipelines.rosters.quality import CheckResult
-from runway_pipelines.rosters.record import SHA256_SHOWN, last_day
+from runway_pipelines.rosters.record import last_day
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.snowflake.connection import Place
 
@@ -75,7 +76,7 @@ class Hold:
 
     @property
     def identity(self) -> str:
-        """By which operators are told of a hold once: the candidate and its guards."""
+        """What makes two holds the same, so that operators are told once: the candidate and its guards."""
         return f"{self.digits} {','.join(self.guards)}"
 
     def said_of(self, tenant: PartnerTenant) -> str:
@@ -90,7 +91,7 @@ class Hold:
         return f"{said}. {self.what_to_do(tenant)}"
 
     def what_to_do(self, tenant: PartnerTenant) -> str:
-        """How to end it, to look at the candidate (which is compared with what is published), and to publish it."""
+        """How to end the hold, how to compare the candidate with what is published, and how to publish it."""
         if self.rejected is not None:
             return "To release it: correct the data in the warehouse, and refresh; another roster is judged anew"
         steps = ["If the load went wrong: have it mended, and the next refresh releases the roster"]
@@ -114,7 +115,7 @@ def held_for(results: Sequence[CheckResult]) -> tuple[HoldReason, ...]:
 
 
 def read_hold(store: ObjectStore, tenant: PartnerTenant) -> Hold | None:
-    """The tenant's hold, or None. One that cannot be read holds all the same; the next run writes it anew."""
+    """The tenant's hold, or None. An unreadable one still holds; the next run writes it anew."""
     stored = store.read(hold_key(tenant))
     try:
         return None if stored is None else load_document(Hold, hold_key(tenant), stored.body)
@@ -142,7 +143,7 @@ def read_holds(store: ObjectStore, tenants: Sequence[PartnerTenant]) -> Iterator
 
 @dataclass(frozen=True)
 class Expectation:
-    """A change that is known to come: failures of these guards pass until then. All tenants', where there is none."""
+    """A change that is known to come: these guards' failures pass until ``until``. Without a tenant code, for all."""
 
     id: str
     guards: tuple[str, ...]
@@ -157,7 +158,7 @@ class Expectation:
         return until is not None and now < until and of_tenant and guard in self.guards
 
     def is_like(self, other: Expectation) -> bool:
-        """Whether both let the same pass up to the same day."""
+        """Whether both let the same guards of the same tenants pass, up to the same day."""
         mine, others = ((each.tenant_code, each.guards, last_day(each.until)) for each in (self, other))
         return mine == others
 
@@ -188,7 +189,7 @@ def write_expectations(
 
 
 def signed(decided_by: str, reason: str, now: datetime) -> Signature:
-    """A signature; raises `DecisionRefused` for a name or a reason that is empty, too long, or no plain text."""
+    """A signature; raises `DecisionRefused` for a name or a reason that is empty, too long, or not plain text."""
     for what, text in (("a name (decided_by)", decided_by), ("a reason", reason)):
         is_printable = _UNPRINTABLE.isdisjoint(map(unicodedata.category, text))
         # The commands that we print have '...' where the reason goes.

@@ -27,7 +27,7 @@ NEVER = "never refreshed"
 UNUSABLE_CODE = "unusable_code"
 DEPARTED = "not in the registry"
 RETURNED = "back in the registry, not refreshed since"
-PLACES_ASKED = 3  # published rosters whose warehouse is compared, where not all have to be
+PLACES_ASKED = 3  # how many published rosters' warehouses are compared where a few are enough
 STILL_PUBLISHED = "what was published stays until it is deleted with runway-pipelines rosters purge"
 WRITE_ATTEMPTS = 8
 
@@ -36,10 +36,10 @@ WRITE_ATTEMPTS = 8
 class IndexEntry:
     """One tenant. ``refreshed_at`` (ISO 8601, UTC) is when the warehouse last confirmed what is published, ``status``
     how the last try ended. ``since`` is when a person's decision was first needed, or made (held, pinned);
-    ``failing_since`` is when the first of the tries ended that failed, or were refused by a check, without a break.
-    ``changed_at`` is when a new roster was published last, which took the place of one with ``students_before``: none
-    before the first. The counts are its manifest's, where that compares the two. ``decided_at`` is when a person last
-    decided about it outside Dagster, which therefore does not know of it.
+    ``failing_since`` is when the current unbroken series of failed or refused tries began: the end of its first try.
+    ``changed_at`` is when a new roster was last published, and ``students_before`` the size of the one it replaced,
+    None for a first roster. The other counts are its manifest's, if that compares these two. ``decided_at`` is when a
+    person last decided about the tenant outside Dagster, which therefore does not know of it.
     """
 
     tenant_code: str
@@ -60,12 +60,12 @@ class IndexEntry:
 
     @property
     def name(self) -> str:
-        """The code as people are shown it: one that is unusable may hold anything."""
+        """The code as it is shown to people, escaped if it is unusable, because then it may hold anything."""
         return shown(self.tenant_code) if self.is_unusable else self.tenant_code
 
     @property
     def is_unusable(self) -> bool:
-        """Whether the tenant can have no roster, because its code can be no key."""
+        """Whether the tenant can have no roster, because its code cannot be a key."""
         return self.status == UNUSABLE_CODE
 
     @property
@@ -163,7 +163,7 @@ def record_outcomes(
 
 
 def failing_since(store: ObjectStore, partner: RosterPartner) -> Mapping[str, str]:
-    """Since when each tenant fails, by tenant code, of those that failed at their last try."""
+    """When each tenant whose last try failed began to fail, by tenant code."""
     tenants = PartnerIndex.read(store, partner).tenants
     return {entry.tenant_code: entry.failing_since for entry in tenants if entry.failing_since is not None}
 
@@ -182,7 +182,7 @@ class PublishedPlaces:
         self._places: dict[PartnerTenant, Place] | None = None
 
     def __call__(self, tenant: PartnerTenant | None = None) -> list[Place]:
-        """The places of all tenants, or of all others than this one."""
+        """The places of all tenants, or of all but this one."""
         with self._reading:
             if self._places is None:
                 self._places = self._read()
@@ -216,7 +216,7 @@ def forget_tenant(store: ObjectStore, tenant: PartnerTenant) -> None:
 
 
 def _entry(member: dict[str, Any]) -> IndexEntry:
-    """An entry as it was stored; raises `TypeError` or `ValueError` for anything else, but for later members."""
+    """An entry as it was stored, without members of a later version; raises `TypeError` or `ValueError`."""
     entry = IndexEntry(**{name: value for name, value in member.items() if name in _MEMBERS})
     if entry.refreshed_at is not None and datetime.fromisoformat(entry.refreshed_at).tzinfo is None:
         raise ValueError("refreshed_at has no time zone")
@@ -224,14 +224,14 @@ def _entry(member: dict[str, Any]) -> IndexEntry:
 
 
 def _present(entry: IndexEntry) -> IndexEntry:
-    """The entry of a tenant in the registry; one that was away counts again, with the age of its roster."""
+    """The entry of a tenant in the registry. A tenant that had left counts again, with the age of its roster."""
     if entry.is_unusable:
         return IndexEntry(entry.tenant_code, NEVER, "")
     return replace(entry, status=RETURNED, reason="") if entry.has_departed else entry
 
 
 def _since(entry: IndexEntry, outcome: TenantOutcome) -> str | None:
-    """A refresh that failed says nothing about a hold; one that was refused by a check is no hold."""
+    """A failed refresh says nothing about a hold, and a refusal by a check is not a hold."""
     if outcome.hold is not None:
         return outcome.hold.since
     return entry.since if outcome.status is TenantStatus.FAILED else None
@@ -248,7 +248,7 @@ def _after(entry: IndexEntry, outcome: TenantOutcome, run_id: str, now: datetime
             since=_since(entry, outcome),
             failing_since=None if outcome.hold else entry.failing_since or _stored(now),
         )
-    # Of a superseded run it is the other run's moment: this run confirmed nothing.
+    # If this run was superseded, it is the other run's moment: this run confirmed nothing.
     verified_at = None if outcome.verified_at is None else moment_of(outcome.verified_at)
     if outcome.status is TenantStatus.NEW:
         entry = _changed(entry, outcome.manifest, now)
@@ -266,7 +266,7 @@ def _after(entry: IndexEntry, outcome: TenantOutcome, run_id: str, now: datetime
 
 
 def _changed(entry: IndexEntry, manifest: Manifest, now: datetime) -> IndexEntry:
-    """The entry with its newest change. The manifest of a snapshot that was there before compares other two."""
+    """The entry with its newest change. If older bytes came back, their manifest compares two other snapshots."""
     is_compared = manifest.previous_sha256 == entry.sha256
     return replace(
         entry,

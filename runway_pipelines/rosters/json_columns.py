@@ -1,4 +1,4 @@
-"""Columns of text as JSON has them between its quotes: pure."""
+"""Text columns as they appear between JSON's quotes: pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runway_pipelines.rosters.arrow_columns import bytes_of, count_true
 # What JSON must escape, and the line breaks of Unicode: clients that split lines at them would see broken lines.
 _TO_ESCAPE = r'["\\\x00-\x1f\x{85}\x{2028}\x{2029}]'
 _LINE_BREAKS = str.maketrans({character: f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"})
-# The bytes that all of them contain or begin with, in UTF-8.
+# In UTF-8, each of those characters is or begins with one of these bytes.
 _MAY_NEED_ESCAPE = np.zeros(256, dtype=bool)
 _MAY_NEED_ESCAPE[[*range(0x20), ord('"'), ord("\\"), 0x7F, 0xC2, 0xE2]] = True
 _UNSAFE = r'["\\]|\p{Cc}'

@@ -78,7 +78,7 @@ def _lines(file: IO[bytes]) -> Iterable[bytes]:
 def judged(
     context: RefreshContext, tenant: PartnerTenant, manifest: Manifest, standing: Standing
 ) -> tuple[tuple[CheckResult, ...], tuple[Entry, ...]]:
-    """Every rule's and every guard's result; what somebody expected is a warning, to be put on record if it passes."""
+    """Every rule's and guard's result. A failure that somebody expected is a warning, with an entry for the record."""
     before, published = standing.manifest, standing.published
     place = published.place if published else None
     earlier = earlier_of(standing.pointer, context.now())

@@ -52,7 +52,7 @@ def manifest_key(tenant: PartnerTenant, sha256: str) -> str:
 
 
 def lock_name(tenant: PartnerTenant) -> str:
-    """The lock that whoever changes what is published for the tenant holds."""
+    """The name of the tenant's lock: whoever changes what is published for it holds this lock."""
     return f"runway_pipelines/roster/{tenant}"
 
 
@@ -62,7 +62,7 @@ def pointer_key(tenant: PartnerTenant) -> str:
 
 
 def hold_key(tenant: PartnerTenant) -> str:
-    """The key of the tenant's hold, where its newest roster waits for a decision."""
+    """The key of the tenant's hold, which exists while its newest roster waits for a decision."""
     return f"{snapshots_prefix(tenant)}held.json"
 
 
@@ -72,7 +72,7 @@ def expectations_key(partner_id: str) -> str:
 
 
 def index_key(partner_id: str) -> str:
-    """The key of the partner's index of rosters. A tenant of this name has keys below it, and none that is it."""
+    """The key of the partner's index of rosters. A tenant named ``index.json`` has keys below it, never this one."""
     return f"{SNAPSHOTS_PREFIX}/{checked_part('partner_id', partner_id)}/index.json"
 
 
@@ -129,7 +129,7 @@ class Manifest:
         return self.created_at[:10], self.students
 
     def trend_before(self, sha256: str) -> tuple[tuple[str, int], ...]:
-        """The trend of the roster that takes this one's place, or that is this one once more."""
+        """The trend for the roster that replaces this one, or for this one if the same bytes came again."""
         return self.trend if sha256 == self.sha256 else (*self.trend, self.point)[-TREND:]
 
     @property
@@ -168,7 +168,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Earlier:
-    """A roster that was published ``until`` then (ISO 8601, UTC), and how many students it had."""
+    """A roster that was published until this moment (ISO 8601, UTC), and how many students it had."""
 
     until: str
     students: int
@@ -179,9 +179,9 @@ class Pointer:
     """Which snapshot is published, when it was last confirmed, and by which run with which secret.
 
     ``verified_at`` is when the warehouse last gave these bytes, and ``place`` which warehouse that was: another one may
-    have given them first. By ``query_started_at`` a run sees that its query is older. ``previous_sha256`` was published
-    before. A rollback ``pinned`` it: refreshes publish nothing until somebody ends that. ``earlier`` rosters are those
-    of the last days that had more students; there are none after a decision, because a person looked.
+    have given them first. ``query_started_at`` tells a run that its own query is older. ``previous_sha256`` was
+    published before. ``pinned`` is set by a rollback: refreshes publish nothing until somebody unpins it. ``earlier``
+    rosters are those of the last days that had more students; a decision clears them, because a person looked.
     """
 
     sha256: str
@@ -221,7 +221,7 @@ def dump_document(document: DataclassInstance) -> Document:
 
 
 def load_document(cls: type[T], key: str, document: Document) -> T:
-    """Read a stored one; raises `StoredObjectDamaged`. Members of a later version are ignored."""
+    """Read a stored document; raises `StoredObjectDamaged`. Members of a later version are ignored."""
     reader: TypeAdapter[T] = _reader(cast("Any", cls))
     try:
         return reader.validate_json(document)

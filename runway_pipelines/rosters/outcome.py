@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Protocol
 
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts
@@ -17,14 +17,6 @@ from runway_pipelines.rosters.quality import CheckResult, Thresholds, why_refuse
 from runway_pipelines.systems.aws.object_store import FileDigest, ObjectStore
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from runway_pipelines.systems.snowflake.connection import Place
-
-
-class Log(Protocol):
-    """The part of Dagster's logger that is used."""
-
-    def info(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
-    def warning(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
-    def error(self, message: str, *, extra: Mapping[str, str] | None = None) -> Any: ...
 
 
 class TenantStatus(StrEnum):
@@ -80,12 +72,12 @@ class TenantOutcome:
 
     @property
     def state(self) -> str:
-        """The status in a word, which tells what a check refused from what a guard holds."""
+        """The status in a word: "refused" if a check refused the roster, "held" if a guard holds it."""
         return "refused" if self.is_refused else self.status.value
 
     @property
     def said(self) -> str:
-        """The status and the reason; that of a refusal or a hold says so itself."""
+        """The status and the reason, or the reason alone if it begins with the status, as for a refusal or a hold."""
         says_so = self.is_refused or self.reason.startswith(f"{self.status} ")
         return self.reason if says_so else f"{self.status}: {self.reason}"
 
@@ -93,7 +85,7 @@ class TenantOutcome:
 def refused(
     tenant: PartnerTenant, blocks: Iterable[CheckResult], results: tuple[CheckResult, ...], seconds: float
 ) -> TenantOutcome:
-    """How a refresh ends whose roster these checks refuse."""
+    """The outcome of a refresh whose roster these checks refuse."""
     return TenantOutcome(tenant, TenantStatus.HELD, why_refused(blocks), seconds, check_results=results)
 
 
@@ -106,7 +98,7 @@ class RefreshContext:
     run_id: str
     thresholds: Thresholds
     lock_wait_seconds: int
-    log: Log
+    log: logging.Logger
     guards: Guards = field(default_factory=Guards)
     places: Callable[[PartnerTenant], Collection[Place]] = lambda tenant: ()
     fillers: bool = True

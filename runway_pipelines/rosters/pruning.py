@@ -1,4 +1,4 @@
-"""Prunes the snapshots that are of no more use: the shell of `retention`, and its op of the daily retention job."""
+"""Prunes the snapshots that are no longer needed: the shell of `retention`, and its op in the daily retention job."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,7 +48,7 @@ class Skipped:
 
     @property
     def is_failure(self) -> bool:
-        """Whether the run fails: a busy tenant's turn comes, and a damaged document is told and left as it is."""
+        """Whether it fails the run. A busy tenant's turn comes later; a damaged document is reported and left."""
         return not isinstance(self.error, LockTimeout | StoredObjectDamaged)
 
 
@@ -94,7 +94,7 @@ class Tally:
 )
 def prune_snapshots(context: dg.OpExecutionContext, rosters: RosterServices) -> None:
     """Prune every tenant below the bucket's prefix, also those that left the registry, until the time is up."""
-    now = _now(rosters.store)
+    now = bucket_time(rosters.store)
     tally, deadline = Tally(), time.monotonic() + MOST_SECONDS
     resume_at = ""
     for tenant, snapshots in stored_snapshots(rosters.store, kept_value(context.instance, RESUME_KEY) or ""):
@@ -149,10 +149,10 @@ def prune_tenant(
     now: datetime,
     run_id: str,
 ) -> list[StoredSnapshot]:
-    """Delete the tenant's snapshots that are of no more use; returns them.
+    """Delete the tenant's snapshots that are no longer needed; returns them.
 
-    Raises `LockTimeout` while a run publishes the tenant, and `StoredObjectDamaged`, before anything is deleted, where
-    it cannot be read what is published or held.
+    Raises `LockTimeout` while a run publishes the tenant. Raises `StoredObjectDamaged`, before anything is deleted, if
+    what is published or held cannot be read.
     """
     if not to_prune(snapshots, retention, now):
         return []
@@ -194,10 +194,10 @@ def _delete_snapshot(store: ObjectStore, tenant: PartnerTenant, sha256: str) -> 
     """Delete the manifest, then the snapshot.
 
     A process that is killed in between leaves a snapshot without a manifest, like a run that is killed while it keeps
-    one. All know that state: nobody is shown the snapshot, `keep_snapshot` verifies it before it is used again, and the
-    next night's listing finds and deletes it. The other way round a manifest would stay that promises a snapshot which
-    is gone: a rollback would offer it, no night would find it (only snapshots are looked for), and if the same bytes
-    came again, the old manifest would pass for theirs.
+    one. That state is harmless: nobody is shown the snapshot, `keep_snapshot` verifies it before it is used again, and
+    the next night's listing finds and deletes it. In the other order, a manifest without its snapshot would stay: a
+    rollback would offer it, no night would find it (only snapshots are looked for), and if the same bytes came again,
+    the old manifest would pass for theirs.
     """
     store.delete([manifest_key(tenant, sha256), snapshot_key(tenant, sha256)])
 
@@ -223,9 +223,9 @@ def _record_pruned(
     )
 
 
-def _now(store: ObjectStore) -> datetime:
-    """The moment on S3's clock, which dated the snapshots: a fast clock of ours would prune what cannot come back."""
+def bucket_time(store: ObjectStore) -> datetime:
+    """The moment on S3's clock, which dated the objects: a fast clock of ours would delete what is still wanted."""
     now = store.server_time()
     if now is None:
-        raise dg.Failure("S3's answer has no date, so that no snapshot's age is known.", allow_retries=False)
+        raise dg.Failure("S3's answer has no date, so that nothing's age is known.", allow_retries=False)
     return now

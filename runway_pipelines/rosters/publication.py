@@ -44,7 +44,7 @@ class Published:
 
 
 def readable_pointer(tenant: PartnerTenant, stored: StoredDocument | None) -> Pointer | None:
-    """The pointer; None where there is none, and where it is damaged."""
+    """The pointer; None if there is none or it is damaged."""
     try:
         return None if stored is None else Pointer.from_json(pointer_key(tenant), stored.body)
     except StoredObjectDamaged:
@@ -85,21 +85,21 @@ def list_manifests(store: ObjectStore, tenant: PartnerTenant) -> list[Manifest]:
 
 
 def whole_sha256(store: ObjectStore, tenant: PartnerTenant, beginning: str) -> str:
-    """The digest of the one kept snapshot that begins so; raises `Permanent`."""
+    """The whole digest of the one kept snapshot whose digest begins with these digits; raises `Permanent`."""
     kept = (key.rsplit("/", 1)[1] for key in store.list_keys(snapshots_prefix(tenant)))
     names = (name.removesuffix(".jsonl") for name in kept if name.endswith(".jsonl"))
     found = [name for name in names if name.startswith(beginning.lower())]
     if len(found) != 1:
         raise Permanent(
             expected="the first digits of one kept snapshot's sha256",
-            came=f"those of {len(found)}",
+            came=f"digits that {len(found)} kept snapshots begin with",
             remedy=f"take them from runway-pipelines rosters show {tenant}",
         )
     return found[0]
 
 
 def published_keys(store: ObjectStore, of: str | PartnerTenant, *, with_snapshots: bool) -> Iterator[str]:
-    """Every key published for a partner or a tenant, on request with those of snapshots, manifests and index."""
+    """Every key published for a partner or a tenant; ``with_snapshots`` adds snapshots, manifests and the index."""
     folder = f"{of.partner_id}/{of.tenant_code}" if isinstance(of, PartnerTenant) else checked_part("partner_id", of)
     for prefix in (ROSTERS_PREFIX, SNAPSHOTS_PREFIX) if with_snapshots else (ROSTERS_PREFIX,):
         yield from store.list_keys(f"{prefix}/{folder}/")
@@ -117,8 +117,8 @@ def keep_snapshot(
     """Store the snapshot and its manifest unless they are there; ``known`` is a manifest that was read.
 
     A manifest is written once its snapshot is verified. A snapshot without one comes from a run that was killed in
-    between, and is verified now. What a killed run left of an upload is aborted before the next one: on most nights
-    there is none, and nothing is listed.
+    between, and is verified now. An upload that a killed run left unfinished is aborted before the next upload:
+    on most nights there is no upload, and nothing is listed.
     """
     key = snapshot_key(tenant, digest.sha256)
     is_new = not store.holds(key, digest)
@@ -127,7 +127,7 @@ def keep_snapshot(
         store.upload(key, file, digest)
     if known is not None and known.sha256 == digest.sha256:
         return
-    # A manifest goes before its snapshot does, so that a new snapshot has none.
+    # Pruning deletes a manifest before its snapshot, so a new snapshot has no old manifest.
     if is_new or read_manifest(store, tenant, digest.sha256) is None:
         if not is_new:
             store.verify(key, digest)
@@ -135,7 +135,7 @@ def keep_snapshot(
 
 
 def verified_digest(store: ObjectStore, tenant: PartnerTenant, sha256: str) -> FileDigest:
-    """What a kept snapshot's bytes are; raises `StoredObjectDamaged` if they are not those that were kept."""
+    """The digest of a kept snapshot's bytes; raises `StoredObjectDamaged` if they are not those that were kept."""
     key = snapshot_key(tenant, sha256)
     if store.stat(key) is None:
         raise _damaged_snapshot(store.uri(key), "no object")
@@ -154,7 +154,7 @@ def _damaged_snapshot(uri: str, came: str) -> StoredObjectDamaged:
 
 
 def previous_of(pointer: Pointer | None, sha256: str) -> str | None:
-    """What was published before ``sha256``, which takes the place of what the pointer names."""
+    """What the next pointer calls previous, once ``sha256`` replaces what this pointer names."""
     if pointer is None:
         return None
     return pointer.previous_sha256 if pointer.sha256 == sha256 else pointer.sha256
@@ -166,7 +166,7 @@ NO_SCHOOL_YEAR = (
 
 
 def published_in_words(years: Collection[int], keys_written: Collection[str]) -> str:
-    """Where a roster is published, and in how many school years it was not before; or why it is published in none."""
+    """How many school years a roster is published to, and how many of them are new; or why it is published to none."""
     if not years:
         return NO_SCHOOL_YEAR
     to = f"published to {how_many(len(years), 'school year')}"
@@ -197,7 +197,7 @@ def copy_again(
 ) -> tuple[str, ...]:
     """Give every school year what is published already: a decision may have been killed between two copies.
 
-    Reads the snapshot only if a year lacks it. Raises `StoredObjectDamaged` for one that is not what was kept.
+    Reads the snapshot only if a year lacks it. Raises `StoredObjectDamaged` if it is not what was kept.
     """
     kept = store.stat(snapshot_key(tenant, sha256))
     lacking = [year for year in school_years if kept is None or store.stat(stable_key(tenant, year)) != kept]

@@ -1,4 +1,4 @@
-"""Deletes what is published for a partner or a tenant that left, and puts on record who did, and why."""
+"""Deletes what is published for a partner or a tenant that left, and records who did it and why."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def purge(
 ) -> None:
     """Delete these keys of the partner or the tenant (`published_keys`), and what its index says of it.
 
-    Killed in between, it leaves some of them; saying it again finishes it. Raises `DecisionRefused` for a name or a
+    If it is killed in between, some of them stay; purging again finishes it. Raises `DecisionRefused` for a name or a
     reason that cannot be kept.
     """
     partner_id, tenant_code = (of, None) if isinstance(of, str) else (of.partner_id, of.tenant_code)

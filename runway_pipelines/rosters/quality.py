@@ -1,7 +1,7 @@
 """The rules that every roster must pass: pure. One function a rule, one result each.
 
-A blocking rule that fails leaves what is published untouched; a failed warning is shown and publishes all the same.
-What is well formed, and looks wrong beside what is published, is held by a guard (`guards`).
+A blocking rule that fails leaves what is published untouched; a failed warning is shown, and the roster is published.
+A guard (`guards`) holds a well-formed roster that looks wrong beside what is published.
 """
 
 import re
@@ -28,11 +28,12 @@ STUDENTS_LOST = "students_lost"
 MOST_COLLIDING = 0.02
 # The share of a tenant's rows that may be of an implausible year: typing errors. Above it, a load went wrong.
 MOST_IMPLAUSIBLE = 0.01
-# So many ids may share a key with another id, which makes them one student: corrections of an id. More, as a number and
-# as a share of the students, are a key that does not tell students apart: each would get all codes of the others.
+# This many ids may share a key with another id, which makes them one student: an id was corrected. If both limits are
+# exceeded, the number and the share of the students, the key does not tell students apart: each would get all codes of
+# the others.
 MOST_MERGED, MOST_MERGED_SHARE = 5, 0.01
-# What consumers do with an ID type, which is what follows the last # of its descriptor: they write it into a YAML list
-# and a Jinja template, and name a column by it beside two columns of their own (rosters contract, section 3).
+# An ID type is what follows the last # of its descriptor. Consumers write it into a YAML list and a Jinja template, and
+# name a column after it, beside two columns of their own (rosters contract, section 3).
 _UNSAFE_IN_TYPE = re.compile(r"[,'\"`\\\x00-\x1f\x7f-\x9f\u2028\u2029]|:(\s|$)|^\s|\s$|^[@*&!?%|>]|^-\s")
 _OPEN_OR_CLOSE = frozenset({"Ps", "Pe", "Pi", "Pf"})  # Unicode's brackets, braces and paired quotes of any kind
 _CONSUMERS_COLUMNS = frozenset({"studentuniqueid", "edorgid"})
@@ -88,7 +89,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A rule's result for one roster; ``numbers`` are safe to show. A blocking rule may fail too little to block.
+    """A rule's result for one roster; ``numbers`` are safe to show. A blocking rule may fail by too little to block.
 
     A guard that fails ``holds`` the roster until a person decides; nobody can approve what a blocking rule refuses.
     """
@@ -140,7 +141,7 @@ def blocking(results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
 
 
 def as_refusals(results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
-    """The results; those that refuse the roster say so, because what a guard holds a person may approve."""
+    """The results; those that refuse the roster say so, because a person may approve only what a guard holds."""
     return tuple(
         replace(result, reason=f"refused, and nobody can approve it: {result.reason}") if result.blocks else result
         for result in results
@@ -232,7 +233,7 @@ def _merged_students(counts: Manifest | RosterCounts) -> CheckResult:
         merged == 0,
         "no two ids share a key"
         if not merged
-        else f"{merged} ids share k_student_xyear with another id, and are one student with it: correct the keys in "
+        else f"{merged} ids share k_student_xyear with another id, so they count as one student: correct the keys in "
         "the warehouse, or the ids if they are one student's",
         {"merged_ids": merged},
         only_warns=merged > 0 and is_small,
@@ -297,7 +298,7 @@ def _id_type_coverage(manifest: Manifest, previous: Manifest | None, thresholds:
 
 
 def students_by_type(students_by_id_system: Mapping[str, int]) -> dict[str, int]:
-    """By ID type: a snapshot of 0.1.0 counts each spelling of a type, and another spelling may come first any day."""
+    """Students by ID type. A snapshot of 0.1.0 counts each spelling of a type, and any spelling may come first."""
     by_type: dict[str, int] = {}
     for system, students in students_by_id_system.items():
         by_type[id_type_of(system)] = max(students, by_type.get(id_type_of(system), 0))
@@ -321,5 +322,5 @@ def _students_lost(manifest: Manifest, previous: Manifest | None, thresholds: Th
 
 
 def share_of(part: int, whole: int) -> float:
-    """The part of the whole, 0 of nothing."""
+    """The part as a share of the whole; 0 if the whole is 0."""
     return part / whole if whole else 0.0

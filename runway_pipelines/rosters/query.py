@@ -4,7 +4,7 @@ The warehouse does the work: it filters, takes each student's latest year, drops
 sorts. The answer is relational because Snowflake's connectors return OBJECT and ARRAY as text, with SQL nulls as
 ``undefined``. It is encoded in bounded memory as it arrives, so what must be known before the first line comes first:
 the **announcements**, which say how many rows and students follow, which ID types there are, and what was left out. The
-announced numbers prove that nobody, such as a user's ROWS_PER_RESULTSET, cut the answer short.
+announced numbers prove that nothing, such as a user's ROWS_PER_RESULTSET, cut the answer short.
 
 ``tenant_code`` is a parameter, which the connector quotes. Both tables return it, so that every row can be compared.
 """
@@ -21,7 +21,7 @@ FIRST_PLAUSIBLE_YEAR = 1990
 _JULY: Final = 7
 
 # The announcements, by name; each has a number. ID_TYPE is announced once for each type, as id_system, with the number
-# of students who have a code of it.
+# of students who have a code of that type.
 ROWS = "rows"
 STUDENTS = "students"
 ASSOCIATION_ROWS = "association_rows"
@@ -44,15 +44,15 @@ _NO_ID = (
 _NO_ID_LIST = "'" + _NO_ID.replace("|", "', '") + "'"
 _PUNCTUATION = " \u00a0.,:;()<>[]\"''!?/-–—_"  # as SQL writes it
 
-# Blanks around a code: SQL's trim takes spaces alone, Snowflake's and DuckDB's differ beyond that, and a line of a CSV
-# file may leave its \r.
+# Blanks around a code. SQL's trim removes only spaces, Snowflake's and DuckDB's trim differ beyond that, and a line of
+# a CSV file may leave its \r.
 _BLANKS = " \t\r\n\v\f\u00a0\u2002\u2003\u2007\u2009\u200b\u202f\u3000\ufeff"
 
 # Notes on the statement:
-# - A student is a k_student_xyear (without one, or with an empty one, the student_unique_id in lower case). Spellings
-#   of one id that differ in case are one student, and so are two k_student_xyear with one student_unique_id. Each
-#   record keeps its spelling, all have the united codes, and a student never collides with itself. Names that are
-#   joined over and over are followed for three steps; beyond, codes that they share are dropped as colliding.
+# - A student is a k_student_xyear (if that is null or empty, the student_unique_id in lower case). Ids that differ only
+#   in case are one student, and so are two k_student_xyear with one student_unique_id. Each record keeps its spelling
+#   of the id and has all of the student's codes, and a student never collides with itself. Chains of keys and ids that
+#   name one student are followed for three steps; beyond that, codes that they share are dropped as colliding.
 # - latest: each k_student_xyear in its latest api_year; the codes of earlier years are no longer the district's.
 # - Rows without a student, an ed org or a year, and rows of an implausible year, never decide which year is a
 #   student's latest. They are counted.
@@ -180,7 +180,7 @@ order by student_unique_id nulls first, ed_org_id, id_type, id_code
 """
 
 # Proves that a session sees both tables and every column that a roster needs, and that its user has a warehouse to
-# compute with: a row has to be read, which an answer from the tables' metadata (or with limit 0) would not need.
+# compute with. It has to read a row: an answer from the tables' metadata, or with limit 0, would need no warehouse.
 READABLE_SQL = f"""
 select (select count(*) from (
             select tenant_code, api_year, k_student_xyear, student_unique_id, ed_org_id, ed_org_type
@@ -207,7 +207,7 @@ ROW_SCHEMA = pa.schema(
 
 
 def roster_parameters(tenant_code: str, today: date) -> dict[str, str | int]:
-    """The statement's parameters. A school year is its end year, and begins in July; the next one is plausible."""
+    """The statement's parameters. A school year is its end year and begins in July; the next one is still plausible."""
     return {"tenant_code": tenant_code, "last_plausible_year": today.year + (today.month >= _JULY) + 1}
 
 

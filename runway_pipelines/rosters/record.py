@@ -1,7 +1,7 @@
-"""What is on record, and which of it was begun and never completed: pure (publication guards contract, section 5).
+"""What is on record, and which changes were begun and never completed: pure (publication guards contract, section 5).
 
-A process that dies between an entry and its completion leaves the first alone. The change has then taken effect or not;
-this says what finishes it.
+A process that dies between an entry and its completion leaves only the entry. The change may have taken effect or not;
+this module says what finishes it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from runway_pipelines.operations.wording import SHA256_SHOWN
 from runway_pipelines.rosters.freshness import moment_of
 from runway_pipelines.rosters.manifest import Signature
 
@@ -19,14 +20,13 @@ DONE = "-done"
 _BY_A_RUN = frozenset({"hold", "release", "expected"})
 _OF_A_CANDIDATE = frozenset({"approve", "reject"})
 _ABOUT_PUBLICATION = _BY_A_RUN | _OF_A_CANDIDATE | {"rollback", "unpin", "purge"}
-SHA256_SHOWN = 12  # digits of a digest, for people
 
 
 @dataclass(frozen=True)
 class Entry:
     """One change: ``what`` is a word of the contract, with `DONE` at its end where it has taken effect.
 
-    ``tenant_code`` is None for a change to all of a partner's; ``signature`` for what no person decided.
+    ``tenant_code`` is None for a change to the whole partner, ``signature`` for one that no person decided.
     """
 
     what: str
@@ -53,7 +53,7 @@ class Entry:
 
     @property
     def why(self) -> str:
-        """Who and why, of what a person decided; the guards or the numbers, of what a run did."""
+        """For a person's decision, who and why; for what a run did, the guards or the numbers."""
         if self.signature is not None:
             return f"{self.signature.decided_by}: {self.signature.reason}"
         if self.what.startswith("prune"):
@@ -62,7 +62,7 @@ class Entry:
 
 
 class State(StrEnum):
-    """How far a change came: what is overtaken was never completed, and nothing is left to finish."""
+    """How far a change got. An overtaken one was never completed, but nothing of it is left to finish."""
 
     COMPLETED = "completed"
     OVERTAKEN = "overtaken"
@@ -71,7 +71,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Change:
-    """A change as it was begun, and how far it came."""
+    """A change as it was begun, and how far it got."""
 
     begun: Entry
     state: State
@@ -88,7 +88,7 @@ class Present:
 
 
 def changes_of(entries: Sequence[Entry], present: Callable[[Entry], Present], now: datetime) -> list[Change]:
-    """Every change on record, in order. ``present`` is asked only of the tenant of what no entry completes."""
+    """Every change on record, in order. ``present`` is called only for an entry that no other completes."""
     completed = {entry.id for entry in entries if entry.is_done}
     begun = [entry for entry in entries if not entry.is_done]
     changes = []
@@ -166,6 +166,6 @@ def _expected(details: Mapping[str, str | int | float | None]) -> str:
 
 
 def last_day(until: str) -> str:
-    """The last day of what is expected ``until`` then, as the command line names it: midnight ends the day before."""
+    """The last day before ``until``, as the command line names it: an end at midnight means the day before."""
     moment = moment_of(until)
     return until if moment is None else f"{moment - timedelta(seconds=1):%Y-%m-%d}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
 import zlib
@@ -27,7 +28,7 @@ from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
 from runway_pipelines.rosters.extraction import select_roster
 from runway_pipelines.rosters.gate import publish_extract
 from runway_pipelines.rosters.manifest import lock_name
-from runway_pipelines.rosters.outcome import Extract, Log, RefreshContext, TenantOutcome, TenantStatus, refused
+from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome, TenantStatus, refused
 from runway_pipelines.rosters.quality import as_refusals, unreadable
 from runway_pipelines.systems.aws.object_store import FileDigest
 from runway_pipelines.systems.disk import disk_errors
@@ -75,8 +76,8 @@ def _outcome(
     """`refresh_tenant`, with transient failures tried again and all others made an outcome."""
     started = time.monotonic()
     attempt = retry(
-        # Not for a lock that was waited for already (another try would query the warehouse again, only to wait again),
-        # nor for a partner that is refused as a whole.
+        # No retry for a lock that was waited for already (it would query the warehouse again, only to wait again), nor
+        # for a partner that is refused as a whole.
         retry=retry_if_exception_type(Transient)
         & retry_if_not_exception_type(LockTimeout)
         & retry_if_exception(lambda error: error is not sessions.refusal),
@@ -101,8 +102,8 @@ def refresh_tenant(
 ) -> TenantOutcome:
     """Read the tenant's roster, check it, keep it, and publish it to each school year.
 
-    The query runs without the tenant's lock; checks, upload, copies and pointer need it. Raises our errors. Whatever is
-    published then is the old roster or the new one.
+    The query runs without the tenant's lock; checks, upload, copies and pointer need it. Raises our errors; after
+    one, either the old roster or the new one is published.
     """
     started = time.monotonic()
     # A TemporaryFile has no name (O_TMPFILE): nobody else can open it, and SIGKILL leaves nothing behind.
@@ -116,7 +117,13 @@ def refresh_tenant(
 
 
 def extract_roster(
-    session: EduSession, tenant: PartnerTenant, file: IO[bytes], *, run_id: str, log: Log, fillers: bool = True
+    session: EduSession,
+    tenant: PartnerTenant,
+    file: IO[bytes],
+    *,
+    run_id: str,
+    log: logging.Logger,
+    fillers: bool = True,
 ) -> Extract:
     """Run the roster statement, and write and hash the encoded lines."""
     started = time.monotonic()

@@ -11,7 +11,7 @@ from runway_pipelines.errors import InvalidKey
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.manifest import SNAPSHOTS_PREFIX
 
-# A run stores its snapshot first, and points to it last. What is younger may be of a run under way.
+# A run stores its snapshot first, and points to it last. A younger snapshot may belong to a run under way.
 LEAST_AGE = timedelta(days=1)
 _SNAPSHOT_NAME = re.compile(r"([0-9a-f]{64})\.jsonl")
 
@@ -26,7 +26,7 @@ class Retention:
 
 @dataclass(frozen=True, order=True)
 class StoredSnapshot:
-    """A snapshot as the bucket lists it; ``stored_at`` is aware. In order: the oldest is the least."""
+    """A snapshot as the bucket lists it; ``stored_at`` is aware. Sorts oldest first."""
 
     stored_at: datetime
     sha256: str
@@ -49,7 +49,7 @@ def parse_snapshot_key(key: str) -> tuple[PartnerTenant, str] | None:
 def to_prune(
     snapshots: Iterable[StoredSnapshot], retention: Retention, now: datetime, protected: Collection[str] = ()
 ) -> list[StoredSnapshot]:
-    """The snapshots of one tenant that are of no more use, oldest first.
+    """The snapshots of one tenant that are no longer needed, oldest first.
 
     Kept are the newest, the monthly firsts, the ``protected`` (digests), and what is younger than `LEAST_AGE` at
     ``now`` (aware, of the clock that dated the snapshots).
@@ -64,9 +64,9 @@ def to_prune(
 
 
 def _monthly_firsts(oldest_first: Sequence[StoredSnapshot], days: int, now: datetime) -> Iterable[StoredSnapshot]:
-    """The earliest snapshot of each calendar month (UTC), as long as that one was stored within the last ``days``.
+    """The earliest snapshot of each calendar month (UTC), if it was stored within the last ``days``.
 
-    It is the month's earliest of all: counted within the window alone, another day would be a month's first each night.
+    The whole month counts, not its part within ``days``: otherwise the oldest month's first would move on each night.
     """
     firsts: dict[tuple[int, int], StoredSnapshot] = {}
     for snapshot in oldest_first:

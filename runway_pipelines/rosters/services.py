@@ -61,7 +61,7 @@ class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     @property
     def advice(self) -> Advice:
-        """How those who read Dagster's pages do what a next step says: they are in Dagster, and need no address."""
+        """How next steps are worded on Dagster's pages, whose readers are in Dagster and need no address."""
         return Advice(self.command, docs_url=self.docs_url)
 
     @property
@@ -109,7 +109,7 @@ class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
     def decide(self, tenant: PartnerTenant, decision: Decision, run_id: str) -> TenantOutcome:
         """Make a decision about a tenant's roster take effect, and record it in the partner's index.
 
-        Raises as `decisions.decide`; `Permanent` for a partner or a tenant that is not in the registry.
+        Raises what `decisions.decide` raises, and `Permanent` if the partner or the tenant is not in the registry.
         """
         registry = self.registry()
         partner = registry.partner(tenant.partner_id)
@@ -117,7 +117,7 @@ class RosterServices(dg.ConfigurableResource):  # type: ignore[type-arg]
             raise DecisionRefused(
                 expected=f"a tenant of {tenant.partner_id} that is in the registry",
                 came=tenant.key,
-                remedy="nothing is published for a tenant that left; rosters purge deletes what still is",
+                remedy="a tenant that left gets no new roster; rosters purge deletes what is still published",
             )
         outcome = decide(self.decisions(run_id), tenant, partner.published_years, decision)
         record_outcomes(self.store, partner, [outcome], run_id, datetime.now(UTC))

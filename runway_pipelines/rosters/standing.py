@@ -19,8 +19,8 @@ from runway_pipelines.systems.aws.object_store import StoredDocument
 class Standing:
     """A tenant as a run finds it. ``stored`` is the pointer's document, which a publication replaces.
 
-    ``wrong_clock`` says so of a pointer from the future, which supersedes nothing. Otherwise one run with a fast clock
-    would have all later ones discarded until its time has come.
+    ``wrong_clock`` is what to say of a pointer from the future, which supersedes nothing. Otherwise one run with a fast
+    clock would have all later runs discarded until that time.
     """
 
     stored: StoredDocument | None
@@ -30,7 +30,7 @@ class Standing:
 
     @property
     def is_first(self) -> bool:
-        """Whether nothing was ever published; a pointer that cannot be read is no such case."""
+        """Whether nothing was ever published; a pointer that cannot be read does not count as nothing."""
         return self.stored is None and self.published is None
 
     @property
@@ -49,7 +49,7 @@ class Standing:
         return self.published.pointer.pinned if self.published else None
 
     def superseding(self, query_started_at: datetime, now: datetime) -> str | None:
-        """Which run did what with a later query's roster; None if none did.
+        """Which run published or held a later query's roster, in words; None if none did.
 
         When two runs overlap, the older query must not release what the newer one held.
         """
@@ -73,7 +73,7 @@ def find_standing(context: RefreshContext, tenant: PartnerTenant, school_years: 
 def _without_pointer(
     context: RefreshContext, tenant: PartnerTenant, school_years: tuple[int, ...], hold: Hold | None
 ) -> Published | None:
-    """What readers have where there is no pointer: a first run was killed before it, or somebody deleted it."""
+    """What readers have if there is no pointer: a first run was killed before writing it, or somebody deleted it."""
     sizes = (context.store.stat(stable_key(tenant, year)) for year in school_years)
     digests = (found.sha256 for found in sizes if found is not None and found.sha256 is not None)
     sha256 = next(digests, hold.published_sha256 if hold else None)
@@ -86,7 +86,7 @@ def _without_pointer(
 
 
 def _published(context: RefreshContext, tenant: PartnerTenant, stored: StoredDocument | None) -> Published | None:
-    """What is published. A pointer that cannot be read holds the candidate, and a decision writes it anew."""
+    """What is published. With an unreadable pointer the candidate is held, and a decision writes the pointer anew."""
     try:
         return parse_published(context.store, tenant, stored)
     except StoredObjectDamaged as error:

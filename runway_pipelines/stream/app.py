@@ -141,7 +141,7 @@ class StreamApi:
 
     async def _cross_year(self, request: Request) -> Response:
         run = await self._authorized_run(request)
-        # A proxy may pass on one of the two addresses alone: the one that this request came by.
+        # A proxy may pass on only one of the two addresses, so answer with the one that this request came by.
         prefix = API_PREFIX if request.url.path.startswith(f"{API_PREFIX}/") else ""
         base_url = self._base_url or str(request.base_url).rstrip("/") + prefix
         payload = await self._call(lambda: job_payload(self._pools.can_connect, run, base_url=base_url))

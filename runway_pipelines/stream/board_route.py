@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runway_pipelines.systems.aws.object_store import ObjectStore
 
 PATH = "/board"
-# The page is made elsewhere, so the server repeats what it promises. A frame or a cache could show it to others.
+# The page is made elsewhere, so the server repeats the page's policy. A frame or a cache could show it to others.
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": f"{CONTENT_SECURITY_POLICY}; frame-ancestors 'none'",

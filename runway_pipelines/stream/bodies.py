@@ -37,7 +37,7 @@ class Inbox:
         self._pieces.put(piece)
 
     def end(self, *, is_whole: bool) -> None:
-        """In the loop: the last word. Where the body is not whole, the thread must not take it for a file."""
+        """In the loop: end the body. If it is not whole, the thread must not take it for a file."""
         self._is_whole = is_whole
         self._pieces.put(None)
 
@@ -51,7 +51,7 @@ class Inbox:
 
 
 async def receive_body(request: Request, inbox: Inbox, patience: Patience) -> bool:
-    """Hand the body over as it comes; whether it came whole. Raises `TimeoutError` if the client is too slow.
+    """Hand the body over as it comes; returns whether it came whole. Raises `TimeoutError` if the client is too slow.
 
     Only the time that is spent waiting for the client counts.
     """

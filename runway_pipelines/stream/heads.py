@@ -24,7 +24,7 @@ class BoundedHeads(H11Protocol):
         self._expect()
 
     def data_received(self, data: bytes) -> None:
-        """Expect a head with its first byte, until it is whole."""
+        """Expect a head from its first byte until it is whole."""
         if self.conn.their_state is h11.IDLE:
             self._expect()
         super().data_received(data)
@@ -38,7 +38,7 @@ class BoundedHeads(H11Protocol):
 
     def _expect(self) -> None:
         if self._deadline is None:
-            # The same end as that of a connection that was idle for too long.
+            # It ends like a connection that was idle for too long.
             self._deadline = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
 
     def _expect_no_more(self) -> None:

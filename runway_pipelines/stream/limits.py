@@ -16,8 +16,8 @@ Arguments = TypeVarTuple("Arguments")
 async def in_thread(work: Callable[[Unpack[Arguments]], T], *arguments: *Arguments) -> T:
     """Run a blocking call away from the event loop. Cancelling returns at once; the thread ends with the call.
 
-    anyio's and asyncio's worker threads are joined when the process ends, and a cancelled caller waits for them: if AWS
-    does not answer, for minutes.
+    anyio's and asyncio's worker threads are joined when the process ends, and a cancelled caller waits for them, for
+    minutes if AWS does not answer.
     """
     answer: Future[T] = Future()
 

@@ -78,5 +78,5 @@ def is_outdated(if_match: str | None, current: str | None) -> bool:
 
 
 def may_resume(if_range: str | None, current: str) -> bool:
-    """Whether a range may be answered: the client's beginning is of the same bytes (strong comparison)."""
+    """Whether a range may be answered: the client's first part is of the same bytes (strong comparison)."""
     return if_range is None or if_range.strip() == current

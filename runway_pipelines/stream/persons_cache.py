@@ -1,7 +1,7 @@
 """The students that a server keeps in memory for a while (student resolution contract, section 4).
 
-A tenant's students are asked for once and serve every file that comes within some minutes. They end with the minutes,
-with the version of the partner's secret that they were read with, and where others need the room.
+A tenant's students are asked for once and serve every file that comes within some minutes. They are dropped when the
+minutes are over, when the partner's secret has another version than they were read with, or when others need the room.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class PersonsCache:
         self._asking: dict[PartnerTenant, Lock] = {}
 
     def get(self, tenant: PartnerTenant, secret_version: str | None, ask: Callable[[], TenantPersons]) -> TenantPersons:
-        """The tenant's persons, asked for where there are none that were read with this version (None: unknown now).
+        """The tenant's persons; calls ``ask`` if none are kept that were read with this version (None: unknown now).
 
         Concurrent callers for one tenant wait for one answer. Raises what ``ask`` raises.
         """
@@ -66,7 +66,7 @@ class PersonsCache:
             return found
 
     def evict(self) -> int:
-        """Forget what is over; returns how many tenants' persons. Called now and then: no request may come again."""
+        """Drop what has expired; returns for how many tenants. Called now and then: no further request may come."""
         with self._lock:
             over = [tenant for tenant, kept in self._kept.items() if kept.until <= self._clock()]
             for tenant in over:
@@ -75,7 +75,7 @@ class PersonsCache:
 
     @property
     def nbytes(self) -> int:
-        """How much it keeps."""
+        """How many bytes it keeps."""
         with self._lock:
             return sum(kept.nbytes for kept in self._kept.values())
 

@@ -112,7 +112,7 @@ class Handoff:
             self._call(bytes(piece[start : start + PART_BYTES]))
 
     def wait_for_leave(self, seconds: float) -> bool:
-        """In the thread: pause that long, or until the consumer has left; whether it has."""
+        """In the thread: pause that long, or until the consumer has left; returns whether it has."""
         return self._gone.wait(seconds)
 
     def end(self, ending: Failed | Finished) -> None:
@@ -182,7 +182,7 @@ class Pull:
         except RunwayError as error:
             ending = Failed(error)
         except Exception as error:  # noqa: BLE001
-            # An unmapped error of a library: its text may quote a row.
+            # A library's error that we do not map: its text may quote a row.
             trouble = machine_trouble(error, temporary_folder())
             ending = Failed(
                 trouble
@@ -245,7 +245,7 @@ def unguarded(counts: RosterCounts, place: Place) -> tuple[CheckResult, ...]:
 
 @dataclass(frozen=True)
 class WarehousePull:
-    """The roster that the warehouse has now, as far as the guards let it pass by what is announced of it."""
+    """The roster that the warehouse has now, if the guards let its announcements pass."""
 
     sessions: PartnerSessions
     tenant: PartnerTenant
@@ -254,9 +254,9 @@ class WarehousePull:
     guarded: Guarded = unguarded
 
     def __call__(self, pull: Pull) -> None:
-        """Raises our errors; a session without one returns to the pool, even if the client left.
+        """Raises our errors. A session that saw none returns to the pool, even if the client left.
 
-        What may pass is tried again as long as the client got nothing: an ended session, a broken connection.
+        A transient failure (an ended session, a broken connection) is tried again as long as the client got nothing.
         """
         for attempt in range(1, WAREHOUSE_ATTEMPTS + 1):
             try:

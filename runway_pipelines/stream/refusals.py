@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from runway_pipelines.partner_tenants.keys import PartnerTenant
+    from runway_pipelines.stream.runs import RunTenant
+
 log = logging.getLogger(__name__)
 
 
@@ -43,8 +46,17 @@ def unauthorized() -> Refusal:
     )
 
 
+def tenant_of(run: RunTenant) -> PartnerTenant:
+    """The run's tenant; raises `Refusal` if it can have no roster, or has none."""
+    if run.unusable is not None:
+        raise Refusal(409, "unusable_code", f"The run's tenant can have no cross-year roster: {run.unusable}.")
+    if run.tenant is None:
+        raise Refusal(409, "cross_year_matching_is_off", "The run's tenant has no cross-year roster.")
+    return run.tenant
+
+
 def forbidden() -> Refusal:
-    """A good token opens its own run; whether the run that was asked for exists, it does not tell."""
+    """A good token opens its own run. The answer does not tell whether the run that was asked for exists."""
     return Refusal(
         403,
         "token_of_another_run",
@@ -81,7 +93,7 @@ def failed(request: Request | None, error: Exception) -> JSONResponse:
 
 
 def _word(error: Exception) -> str:
-    """The error's class in snake case; to a client, a partner's secret is its credentials."""
+    """The error's class in snake case; clients read ``credentials_`` for a partner's ``secret_``."""
     if not isinstance(error, RunwayError):
         return "defect"
     word = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()

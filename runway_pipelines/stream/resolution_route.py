@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import BoundedSemaphore
@@ -27,7 +27,7 @@ from runway_pipelines.stream.negotiation import accepts_gzip
 from runway_pipelines.stream.persons_cache import PersonsCache
 from runway_pipelines.stream.pools import PartnerPools
 from runway_pipelines.stream.pulls import Abandoned, ClientGone, Ending, Failed, Handoff, NoRoom, Pull, call_soon
-from runway_pipelines.stream.refusals import Refusal
+from runway_pipelines.stream.refusals import Refusal, tenant_of
 from runway_pipelines.stream.runs import RunTenant
 from runway_pipelines.stream.streaming import JSON_LINES, Patience, RosterResponse, unless_gone
 from runway_pipelines.students.events import foreign_reason
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from runway_pipelines.students.warehouse import TenantPersons
 
 log = logging.getLogger(__name__)
-# Each holds its file's observables (a quarter of a GB for 500,000 usual lines); who reads waits mostly for its client.
+# Each holds its observables (a quarter of a GB for 500,000 usual lines); reading one is mostly waiting for its client.
 MOST_FILES, MOST_FILES_PER_PARTNER = 8, 4
-# It takes two cores and up to 2 GB while it weighs; two at a time would be no faster, and might not fit.
+# A file takes two cores and up to 2 GB while it is weighed; two at a time would be no faster, and might not fit.
 MOST_AT_WORK = 1
 WAREHOUSE_ATTEMPTS = 3
 WAREHOUSE_PAUSE_SECONDS = 0.5
@@ -67,7 +67,7 @@ class ResolutionRecord:
         """Nothing is measured: the answer begins when all is resolved."""
 
     def over(self, ended: str, reason: str = "") -> None:
-        """Log one line a file."""
+        """Log one line for the file."""
         seconds = time.monotonic() - self.started
         self.metrics.resolutions.labels(ended).inc()
         self.metrics.resolution_seconds.observe(seconds)
@@ -83,17 +83,6 @@ class ResolutionRecord:
             f" ({reason})" if reason else "",
             extra={"tenant": str(self.tenant)},
         )
-
-
-@dataclass(frozen=True)
-class Body:
-    """How a body comes."""
-
-    is_gzip: bool
-
-    def lines(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """Its lines; what is limited is counted after decompression."""
-        return lines_of(inflated(pieces) if self.is_gzip else pieces)
 
 
 class ResolutionRoute:
@@ -123,10 +112,10 @@ class ResolutionRoute:
     async def answer(self, request: Request, run: RunTenant) -> Response:
         """The resolutions, or a `Refusal`; raises our errors for what is a 500."""
         record = ResolutionRecord(self._tenant(run), run.runway_run_id, time.monotonic(), self._metrics)
-        body = _accepted_body(request)
+        is_gzip = _is_gzip(request)
         seen = await self._call(self._pools.look, record.tenant.partner_id)
         pull = Pull(Handoff(), accepts_gzip(request.headers.get("accept-encoding")))
-        first = await self._first_part(request, pull, record, body, seen)
+        first = await self._first_part(request, pull, record, seen, is_gzip=is_gzip)
         if isinstance(first, Failed):
             error = _as_refusal(first.error)
             record.over("refused" if isinstance(error, Refusal) else "failed", type(first.error).__name__)
@@ -145,19 +134,16 @@ class ResolutionRoute:
         return RosterResponse(first, pull, request, record, self._patience, status=200, headers=headers)
 
     def _tenant(self, run: RunTenant) -> PartnerTenant:
-        """Whose students these are; raises `Refusal` as the roster does, and where the partner did not agree to it."""
-        if run.unusable is not None:
-            raise Refusal(409, "unusable_code", f"The run's tenant can have no cross-year roster: {run.unusable}.")
-        if run.tenant is None:
-            raise Refusal(409, "cross_year_matching_is_off", "The run's tenant has no cross-year roster.")
-        if not self._is_on(run.tenant.partner_id):
+        """The run's tenant; raises `Refusal` as the roster does, and if the partner has not switched resolution on."""
+        tenant = tenant_of(run)
+        if not self._is_on(tenant.partner_id):
             raise Refusal(409, "student_resolution_is_off", "The run's partner has not switched student resolution on.")
-        return run.tenant
+        return tenant
 
     async def _first_part(
-        self, request: Request, pull: Pull, record: ResolutionRecord, body: Body, seen: Observation
+        self, request: Request, pull: Pull, record: ResolutionRecord, seen: Observation, *, is_gzip: bool
     ) -> bytes | Ending:
-        """Read and resolve; the answer's first bytes, or why there are none. It has a place until its thread ends."""
+        """Read and resolve; returns the first bytes, or why there are none. Its place is freed when its thread ends."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._acquire_seconds):
@@ -172,12 +158,13 @@ class ResolutionRoute:
             )
         pull.on_end = lambda: call_soon(loop, give_back)
         inbox = Inbox()
-        pull.start(lambda started: self._work(started, record, body.lines(inbox), seen))
+        lines = lines_of(inflated(inbox) if is_gzip else inbox)  # the limits apply after decompression
+        pull.start(lambda started: self._work(started, record, lines, seen))
         receiving = asyncio.create_task(receive_body(request, inbox, self._patience))
         resolving = asyncio.create_task(pull.handoff.get())
         try:
             await asyncio.wait((receiving, resolving), return_when=asyncio.FIRST_COMPLETED)
-            if resolving.done():  # it failed while the body still came
+            if resolving.done():  # it failed while the body was still coming
                 return resolving.result()
             is_whole = receiving.result()
             inbox.end(is_whole=is_whole)
@@ -221,7 +208,7 @@ class ResolutionRoute:
         pull.hand_over(_answer_pieces(resolved, persons, record.started))
 
     def _ask(self, pull: Pull, record: ResolutionRecord, seen: Observation) -> TenantPersons:
-        """Ask the warehouse, again for what may pass. A client that leaves stops no statement: others may want it."""
+        """Ask the warehouse; retry what is transient. A client that leaves stops no statement: others may want it."""
         from runway_pipelines.students.warehouse import fetch_persons
 
         attempt = 1
@@ -242,12 +229,12 @@ class ResolutionRoute:
 
 
 def warn_of_foreign_file(tenant: PartnerTenant, runway_run_id: int, reason: str) -> None:
-    """Log it in the words that the alarm looks for: the server's role may send no event."""
+    """Log it in the words that the alarm looks for: the server's role has no right to send events."""
     log.warning("%s: run %d: another district's file: %s", tenant, runway_run_id, reason, extra={"tenant": str(tenant)})
 
 
 def _version(seen: Observation) -> str | None:
-    """The version that kept persons must be of: none at all is, of a secret that is gone; any is, of an unknown one."""
+    """The version that kept persons must have: "" (none has it) if the secret is gone, None (any) if it is unknown."""
     match seen:
         case Current(secret_version=version):
             return version
@@ -256,8 +243,8 @@ def _version(seen: Observation) -> str | None:
     return None
 
 
-def _accepted_body(request: Request) -> Body:
-    """How the body comes; raises `Refusal` for another type or encoding, and for one that says it is too large."""
+def _is_gzip(request: Request) -> bool:
+    """Whether the body comes in gzip; raises `Refusal` for another type or encoding, or too large a declared length."""
     media_type, _, parameters = request.headers.get("content-type", "").lower().partition(";")
     charset = dict(part.strip().partition("=")[::2] for part in parameters.split(";")).get("charset", "utf-8")
     if media_type.strip() != JSON_LINES or charset.strip('"') != "utf-8":
@@ -270,18 +257,18 @@ def _accepted_body(request: Request) -> Body:
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > MOST_BYTES:
         raise _too_large()
-    return Body(encoding in _GZIP)
+    return encoding in _GZIP
 
 
 def _as_refusal(error: Exception) -> Exception:
-    """What is the client's fault, as a refusal; the error itself otherwise."""
+    """A refusal, if the error is the client's fault; the error itself otherwise."""
     match error:
         case TooManyCandidates():
             return Refusal(413, "too_many_candidates", f"A file has at most {MOST_LINES:,} candidates.")
         case FileTooLarge():
             return _too_large()
         case GzipBroken():
-            return Refusal(400, "broken_gzip", "The body says that it is gzip, and is something else or ends early.")
+            return Refusal(400, "broken_gzip", "The body is declared as gzip, but is something else or ends early.")
     return error
 
 

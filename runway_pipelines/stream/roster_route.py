@@ -50,7 +50,7 @@ from runway_pipelines.stream.pulls import (
     call_soon,
     unguarded,
 )
-from runway_pipelines.stream.refusals import Refusal
+from runway_pipelines.stream.refusals import Refusal, tenant_of
 from runway_pipelines.stream.runs import RunTenant
 from runway_pipelines.stream.sources import DamagedSnapshots, Source, choose
 from runway_pipelines.stream.streaming import JSON_LINES, Patience, PullRecord, RosterResponse, first_part, unless_gone
@@ -79,8 +79,8 @@ class Snapshot:
 class Served:
     """What was decided on a pull, and why. ``snapshot`` is None for the warehouse.
 
-    ``standing`` are the headers that tell of a hold or a pin. The warehouse's roster is ``guarded`` by what is
-    published, and where it must not pass, ``fallback`` is served.
+    ``standing`` are the headers that tell of a hold or a pin. ``guarded`` judges the warehouse's roster beside what is
+    published; if that roster must not pass, ``fallback`` is served.
     """
 
     snapshot: Snapshot | None
@@ -123,15 +123,11 @@ class RosterRoute:
     async def answer(self, request: Request, run: RunTenant) -> Response:
         """The roster, 304, 206, or a `Refusal`; raises our errors for what is a 500."""
         started = time.monotonic()
-        if run.unusable is not None:
-            raise Refusal(409, "unusable_code", f"The run's tenant can have no cross-year roster: {run.unusable}.")
-        if run.tenant is None:
-            raise Refusal(409, "cross_year_matching_is_off", "The run's tenant has no cross-year roster.")
+        tenant = tenant_of(run)
         try:
             requested = Source(request.query_params.get("source", Source.AUTO))
         except ValueError:
             raise Refusal(400, "unknown_source", f"source is one of {', '.join(Source)}.") from None
-        tenant = run.tenant
         served = await self._call(self._choose, tenant, requested)
         reason = served.reason
 
@@ -162,9 +158,9 @@ class RosterRoute:
             )
 
     def _choose(self, tenant: PartnerTenant, requested: Source) -> Served:
-        """Look at the secret, at what is published and at what stands, as far as it matters (in a thread).
+        """Look at the secret, at what is published and at a hold or a pin, as far as they matter (in a thread).
 
-        Raises `Unavailable` where nobody can know whether a hold stands; who asks for the warehouse goes around one.
+        Raises `Unavailable` if it cannot be known whether a hold stands; a request for the warehouse goes around holds.
         """
         seen: Observation = (
             Gone("nobody looked") if requested is Source.SNAPSHOT else self._pools.look(tenant.partner_id)
@@ -229,8 +225,8 @@ class RosterRoute:
         return Comparison(None, is_first=not was_published, places=places)
 
     def _snapshot(self, tenant: PartnerTenant, stored: StoredDocument | None) -> Snapshot | None:
-        """What the pointer names; raises `StoredObjectDamaged` where the two do not fit, as far as can be seen or is
-        known from a pull before.
+        """What the pointer names; raises `StoredObjectDamaged` if the snapshot visibly does not fit the pointer, or an
+        earlier pull found that it does not.
         """
         if stored is None:
             return None
@@ -239,8 +235,8 @@ class RosterRoute:
         if self._damaged.is_known(tenant, pointer):
             self._metrics.damaged.labels("known").inc()
             raise StoredObjectDamaged(
-                expected=f"the bytes that {key} tells of",
-                came="others, as a pull before has found",
+                expected=f"the bytes that {key} names",
+                came="other bytes, as an earlier pull found",
                 remedy="publish the tenant's roster anew",
             )
         found = self._store.stat(snapshot_key(tenant, pointer.sha256))
@@ -256,7 +252,7 @@ class RosterRoute:
         self, request: Request, snapshot: Snapshot, record: PullRecord, standing: Mapping[str, str]
     ) -> Response:
         pointer, size = snapshot.pointer, snapshot.size
-        # A range is one of the bytes as they are stored; HTTP/1.0 has no way to say that a body without length ended.
+        # A range counts bytes as they are stored. HTTP/1.0 has no way to mark the end of a body without a length.
         is_ranged = request.method == "GET" and "range" in request.headers
         is_gzip = not is_ranged and _is_chunked(request) and accepts_gzip(request.headers.get("accept-encoding"))
         validator = etag(pointer.sha256, is_gzip=is_gzip)
@@ -281,7 +277,10 @@ class RosterRoute:
                 part = parse_range(request.headers["range"], size)
             except Unsatisfiable:
                 raise Refusal(
-                    416, "range_not_satisfiable", "It begins behind the end.", {"Content-Range": f"bytes */{size}"}
+                    416,
+                    "range_not_satisfiable",
+                    "The range begins after the end.",
+                    {"Content-Range": f"bytes */{size}"},
                 ) from None
         headers |= {"Content-Type": JSON_LINES}
         if is_gzip:
@@ -293,7 +292,7 @@ class RosterRoute:
         if request.method == "HEAD":
             head = Response(headers=headers)
             if is_gzip:
-                del head.headers["content-length"]  # Starlette's 0 would be the length of what GET sends
+                del head.headers["content-length"]  # Starlette's 0 would claim to be the length of GET's body
             return head
 
         def note_damage() -> None:
@@ -369,7 +368,7 @@ class RosterRoute:
         return RosterResponse(first, pull, request, record, self._patience, status=status, headers=headers(pull))
 
     async def _first_part(self, pull: Pull, work: Callable[[Pull], None], partner_id: str) -> bytes | Ending:
-        """Its first bytes, once there is a place for it; it has that, and a thread, until the thread is done."""
+        """The pull's first bytes, once there is a place for it. It keeps the place until its thread is done."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._acquire_seconds):
@@ -393,11 +392,11 @@ class RosterRoute:
 
 
 def _require_current(request: Request, validator: str | None) -> None:
-    """Refuse who wants to go on with other bytes than these; the warehouse's have no validator."""
+    """Refuse a client that wants to go on with other bytes than these; the warehouse's have no validator."""
     if is_outdated(request.headers.get("if-match"), validator):
         raise Refusal(412, "precondition_failed", "The roster is not the one that If-Match names.")
 
 
 def _is_chunked(request: Request) -> bool:
-    """Whether the client can be told, in a body of unknown length, that it is whole."""
+    """Whether a body of unknown length can show the client that it is whole."""
     return str(request.scope["http_version"]) != "1.0"

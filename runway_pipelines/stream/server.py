@@ -32,8 +32,8 @@ _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 def listen(host: str, port: int, *, stall_seconds: int) -> socket.socket:
     """A listening socket whose connections end if a client vanishes, or reads nothing for ``stall_seconds``.
 
-    The kernel does both, and accepted connections inherit it; asyncio alone would hold the session of a client that
-    stopped reading forever. Raises `ConfigurationError` if the address is not available.
+    The kernel does both, and accepted connections inherit it; asyncio alone would for ever hold the session of a
+    client that stopped reading. Raises `ConfigurationError` if the address is not available.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)

@@ -1,6 +1,6 @@
 """A response whose body comes from a pull's thread, and which ends cleanly only if the roster is complete.
 
-After a failure behind the first byte, uvicorn closes the connection: the client sees a chunked body without its last
+If a pull fails after its first byte, uvicorn closes the connection: the client sees a chunked body without its last
 chunk, or fewer bytes than Content-Length.
 """
 
@@ -83,7 +83,7 @@ class PullRecord:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a pull waits for its client: ``seconds``, plus the time that the bytes sent take at the lowest rate.
+    """How long a pull waits for its client: ``seconds``, plus the time that the sent bytes take at the lowest rate.
 
     The rate is an average over the whole pull: progress is seen in lumps, because the kernel reports room in its buffer
     only when a third of up to 4 MB is free. Time in which the client waits for us does not count.
@@ -110,7 +110,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, bytes | Ending
 
 
 async def first_part(pull: Pull, work: Callable[[Pull], None], acquire_seconds: float) -> bytes | Ending:
-    """Start the pull; its first bytes, or why there are none. Cancelling abandons the pull.
+    """Start the pull; returns its first bytes, or why there are none. Cancelling abandons the pull.
 
     Waits ``acquire_seconds`` for the pull's session, and then as long as the statement takes.
     """
@@ -150,7 +150,7 @@ async def _abandon_when_gone(pull: Pull, request: Request) -> None:
 
 
 class RosterResponse(Response):
-    """A pull's response, of which ``first`` has arrived."""
+    """A pull's response, made once its ``first`` part has arrived."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ from typing import Literal
 import jwt
 
 from runway_pipelines.errors import ConfigurationError, RunwayError
-from runway_pipelines.systems.aws.secret_versions import SecretVersion
+from runway_pipelines.systems.aws.secret_versions import CURRENT_STAGE, PREVIOUS_STAGE, SecretVersion
 
 log = logging.getLogger(__name__)
 READ_AGAIN_SECONDS = 60
@@ -30,7 +30,7 @@ _LEAST_KEY_BYTES = 32
 _LONGEST_HEADER = 8192
 _TYPE_CLAIM = "type"
 _ACCESS = "access"
-# What ``nbf`` may be ahead of our clock: AWS refuses requests of machines whose clocks are further off.
+# How far ``nbf`` may be ahead of our clock: AWS refuses requests of machines whose clocks are further off.
 NOT_BEFORE_LEEWAY_SECONDS = 300
 _BASE64_URL = str.maketrans("-_", "+/")
 
@@ -56,7 +56,7 @@ class TokenOfAnotherRun(TokenRefused):
 
 @dataclass(frozen=True)
 class TokenRules:
-    """What a token must contain. An empty ``audience`` asks for none, and ignores one, as the application does."""
+    """What a token must contain. With an empty ``audience``, a token's audience is ignored, as in the application."""
 
     audience: str
     run_claim: str
@@ -64,8 +64,8 @@ class TokenRules:
     def check(self, authorization: str | None, runway_run_id: str, keys: Sequence[bytes]) -> None:
         """Raise `TokenRefused` unless ``authorization`` (the header) holds a token for the run of the path.
 
-        `TokenOfAnotherRun`, if it holds a good one for another. PyJWT compares the signature in constant time, and this
-        method the run's id. The application makes two types of token; only an access token is accepted.
+        Raises `TokenOfAnotherRun` if it holds a good token for another run. PyJWT compares the signature in constant
+        time, and this method the run's id. The application makes two types of token; only an access token is accepted.
         """
         claims = self._claims(_bearer(authorization), keys)
         if claims.get(_TYPE_CLAIM, _ACCESS) != _ACCESS:
@@ -183,7 +183,7 @@ class SecretKeys:
 
     def __call__(self) -> tuple[bytes, ...]:
         """The keys; raises our errors only until the first successful read."""
-        # Otherwise, a service that hangs would hold up every request for a minute out of every two.
+        # Waits only while there are no keys: a service that hangs must not hold up every request for one minute in two.
         if self._lock.acquire(blocking=not self._keys):
             try:
                 self._refresh()
@@ -203,7 +203,7 @@ class SecretKeys:
         self._read_at = self._clock()
 
     def _read(self) -> tuple[bytes, ...]:
-        current = self._read_secret(self._name, "AWSCURRENT")
+        current = self._read_secret(self._name, CURRENT_STAGE)
         if current is None:
             raise ConfigurationError(
                 expected=f"the secret {self._name}", came="no secret of that name", remedy="create it"
@@ -214,10 +214,10 @@ class SecretKeys:
             raise ConfigurationError(
                 expected=f"a key in base64 in {where}, as the application keeps it",
                 came="text that is not base64",
-                remedy="put the application's own there, or set RUNWAY_STREAM_TOKEN_SECRET_ENCODING to text",
+                remedy="put the application's own key there, or set RUNWAY_STREAM_TOKEN_SECRET_ENCODING to text",
             )
         key = _checked(where, decoded)
-        previous = self._read_secret(self._name, "AWSPREVIOUS")
+        previous = self._read_secret(self._name, PREVIOUS_STAGE)
         before = previous and _bytes(previous.text, self._encoding)
         # A short one is the placeholder that the secret was created with: it never signed a token.
         return (key, before) if before and _is_long_enough(before) else (key,)
@@ -231,7 +231,7 @@ def _bytes(text: str, encoding: Encoding) -> bytes | None:
     """
     if encoding == "text":
         return text.strip().encode()
-    # The application reads a secret as JSON, where it is JSON: a string in quotes is a string.
+    # The application reads a secret that is JSON as JSON, so quotes around a string are not part of the key.
     digits = "".join(text.strip().removeprefix('"').removesuffix('"').split()).rstrip("=").translate(_BASE64_URL)
     try:
         return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)

@@ -23,7 +23,7 @@ class AppliedLine(NamedTuple):
 
 
 def apply_resolutions(lines: Iterable[bytes], accepted: Mapping[str, str]) -> Iterator[AppliedLine]:
-    """Each line with the ids of the accepted candidates; one that names another stays as it was, and is not resolved.
+    """Each line with the ids of the accepted candidates; a line that names another one stays as it was, unresolved.
 
     ``accepted`` has the student's id of each accepted ``candidate_id``. A line that names no candidate is resolved.
     """

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 GROUP = "students"
 MOST_PROBLEMS = 5  # in a failure's text
-ATTEMPTS = 3  # at the warehouse's answer
+ATTEMPTS = 3  # to get the warehouse's answer
 
 
 @dataclass
@@ -84,7 +84,7 @@ def student_resolutions(context: dg.AssetExecutionContext, students: StudentServ
     rosters = students.rosters
     try:
         students.require_resolvable(tenant)
-        # A second run waits, and then finds nothing that waits.
+        # A second run waits for the lock, and then finds no waiting file.
         with rosters.database.advisory_lock(lock_name(tenant), rosters.policy.lock_wait_seconds) as lock:
             yield from _resolve_waiting(context, students, tenant, lock, work)
     except RunwayError as error:

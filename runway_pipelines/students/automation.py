@@ -35,7 +35,7 @@ student_resolution_job = dg.define_asset_job(
 
 @dataclass(frozen=True)
 class SensorCursor:
-    """The versions of files that a run was requested for (`CandidateFile.identity`), by partner, and who comes next."""
+    """The file versions that a run was requested for (`CandidateFile.identity`), by partner; and the next partner."""
 
     requested: Mapping[str, frozenset[str]] = field(default_factory=dict)
     next_partner: str = ""
@@ -136,7 +136,7 @@ def build_candidates_sensor(*, interval_seconds: int, large_runs: LargeRuns = NO
 
 
 def in_turn(partners: Iterable[str], first: str) -> list[str]:
-    """The partners, beginning with the one at which the last tick's time was up."""
+    """The partners, beginning with the one at which the last tick ran out of time."""
     ordered = sorted(set(partners))
     return [*(each for each in ordered if each >= first), *(each for each in ordered if each < first)]
 
@@ -149,7 +149,7 @@ def tenant_run(
 
 
 def run_key(tenant: PartnerTenant, files: Iterable[CandidateFile]) -> str:
-    """A file's own identity, or one made of all."""
+    """A single file's own identity, or one made from those of several."""
     identities = sorted(file.identity for file in files)
     if len(identities) == 1:
         return f"{tenant}:{identities[0]}"

@@ -1,4 +1,4 @@
-"""Makes candidates of a CSV file that no bundle prepared: pure (student resolution contract, section 1).
+"""Makes candidates from a CSV file that no bundle prepared: pure (student resolution contract, section 1).
 
 Columns are named by whoever has the file. Only plain names are guessed, and a guess that could be two is an error.
 """
@@ -14,7 +14,7 @@ import orjson
 from runway_pipelines.errors import Permanent
 
 STUDENT_IDS = "student_ids"
-# A member of a candidate, and what its column is called where nobody says it; without "student" before it.
+# For each member of a candidate, the column names that are guessed; "student" before them is ignored.
 _PLAIN_NAMES: Mapping[str, frozenset[str]] = {
     "first_name": frozenset({"first_name", "firstname", "first", "fname", "given_name"}),
     "middle_name": frozenset({"middle_name", "middlename", "middle", "middle_initial", "mi"}),

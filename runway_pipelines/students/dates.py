@@ -18,12 +18,12 @@ from runway_pipelines.students.names import is_missing
 YOUNGEST, OLDEST = 3, 25
 # Nobody older is in a file of students; such years are typing errors and placeholders.
 OLDEST_AT_ALL = 100
-# What systems and people write where they know no birth date; in spreadsheets day 0 and 1.
+# What systems and people write for an unknown birth date; spreadsheets write day 0 or 1.
 DEFAULT_DATES = frozenset(
     {date(1899, 12, 30), date(1899, 12, 31), date(1904, 1, 1), date(1911, 11, 11), date(1970, 1, 1), date(1980, 1, 1)}
     | {date(year, 1, 1) for year in (*range(1900, 1903), 1910, 1950, 1990, 2000)}
 )
-# One date on so many candidates is a default. Five at least: a small file may have triplets.
+# A date that more than this share of the candidates have is a default. Five at least: a small file may have triplets.
 MOST_OF_ONE_DATE, FEWEST_OF_ONE_DATE = 0.1, 5
 
 _FIRST_SERIAL, _LAST_SERIAL = 20_000, 60_000  # 1954 to 2064
@@ -177,7 +177,7 @@ def _plausible(day: date, today: date) -> date | None:
 
 
 def _month(name: str) -> str:
-    """The number of a month that is written out or shortened, in English or Spanish; no number for another word."""
+    """The number of a month that is written out or shortened, in English or Spanish; 0 for another word."""
     for number, names in enumerate(_MONTHS, 1):
         if any(month.startswith(name) for month in names.split()) or (name == "SEPT" and number == 9):
             return str(number)

@@ -58,11 +58,11 @@ class Policy:
     margin: float = 8.0
     # Two first names that are more alike than this do not tell twins apart.
     rival_likeness: float = 0.9
-    # With an ID, a misspelt first name tells twins apart when it is so much more like the chosen one's.
+    # With an ID, a misspelt first name tells twins apart when it is at least this much more like the chosen one's.
     rival_distance: float = 0.1
-    # So many students have a first name: it is a name, and no misspelling of a name like it.
+    # A first name that this many students have is a name of its own, and no misspelling of one like it.
     fewest_namesakes: int = 3
-    # A file is another district's when so many of its IDs are known here, and so large a share is of somebody else.
+    # A file is another district's when this many of its IDs are known here, and this share of them is somebody else's.
     foreign_hits: int = 10
     foreign_share: float = 0.8
 
@@ -79,7 +79,7 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def student(self) -> Pair | None:
-        """The student, of an accept alone."""
+        """The student; None unless the decision is to accept."""
         return self.evidence.best if self.decision is Decision.ACCEPT else None
 
 
@@ -142,7 +142,7 @@ def decide_file(
 
 
 def is_foreign(evidence: Mapping[int, Evidence], policy: Policy = USUAL_POLICY) -> bool:
-    """Whether nearly all IDs that are known here are of students whom the observables contradict."""
+    """Whether nearly all IDs that are known here belong to students whom the observables contradict."""
     hits = [each for each in evidence.values() if each.owners]
     contradicted = sum(each.owners_contradicted for each in hits)
     return len(hits) >= policy.foreign_hits and contradicted >= policy.foreign_share * len(hits)
@@ -155,7 +155,7 @@ def _foreign(verdict: Verdict) -> Verdict:
 
 
 def _without_claimed_twice(candidates: Sequence[Candidate], verdicts: Mapping[int, Verdict]) -> dict[int, Verdict]:
-    """A student is one child: candidates with other first names or birth dates cannot all be it."""
+    """A student is one child: candidates with different first names or birth dates cannot all be that child."""
     claims: dict[int, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         student = verdicts[candidate.line].student
@@ -206,7 +206,7 @@ def _other_middle_name_or_suffix(case: _Case) -> _Ruling:
 
 
 def _another_name_and_no_misspelling(case: _Case) -> _Ruling:
-    """MARIA and MARIO differ by a letter, as JADEN and his brother JAYDEN do, who may not be in the roster yet."""
+    """MARIA and MARIO differ by a letter. So do JADEN and JAYDEN, his brother who may not be in the roster yet."""
     is_alike = case.level(FIRST_NAME) in {"near", "alike", "prefix"}
     is_a_name = case.evidence.namesakes >= case.policy.fewest_namesakes
     is_other_sex = case.level(SEX) == "differs"
@@ -214,7 +214,7 @@ def _another_name_and_no_misspelling(case: _Case) -> _Ruling:
 
 
 def _half_a_twin(case: _Case) -> _Ruling:
-    """Of one who is marked as a twin the first name must be whole: the other one may not be in the roster yet."""
+    """The first name of a student marked as a twin must be whole: the other twin may not be in the roster yet."""
     is_whole = case.level(FIRST_NAME) in _WHOLE_FIRST_NAMES and not case.evidence.is_half_named
     return (Decision.REVIEW, FIRST_NAME_CONTRADICTS) if case.evidence.is_multiple_birth and not is_whole else None
 
@@ -241,7 +241,7 @@ def _two_candidates(case: _Case) -> _Ruling:
 
 
 def _other_birth_date(case: _Case) -> _Ruling:
-    """With another birth date, both names must be whole, and not common: a cousin's or a brother's is like it."""
+    """With another birth date, both names must be whole and not common: cousins and brothers have similar names."""
     if case.level(BIRTH_DATE) not in CONTRADICTS[BIRTH_DATE]:
         return None
     are_whole = case.level(FIRST_NAME) in _WHOLE_FIRST_NAMES and case.level(LAST_NAME) in _WHOLE_SURNAMES
@@ -255,7 +255,7 @@ def _id_confirmed(case: _Case) -> _Ruling:
 
 
 def _observables(case: _Case) -> _Ruling:
-    """Without an ID: all three agree, two of them exactly, and something else supports it, or all three are exact.
+    """Without an ID, both names and the birth date must agree: all exactly, or two exactly and something supports it.
 
     Twins enroll together: their IDs differ by a digit, and one called ANA or KERRY may have a sister ANA MARIA or KERRI
     who is not in the roster yet. So without an ID the first name must be the roster's, letter for letter.

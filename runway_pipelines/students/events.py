@@ -51,7 +51,7 @@ Metadata = dict[str, dg.MetadataValue]
 
 
 def foreign_observation(file: CandidateFile, reason: str) -> dg.AssetObservation:
-    """What operators are told of a file, recorded before its report: a run that is killed in between tells it again."""
+    """What operators are told about a file, recorded before its report: a run killed in between tells them again."""
     tenant = file.folder.tenant.key
     problem = Problem(f"{file.folder.name}: {reason}", FOREIGN_FILE, file.identity)
     return dg.AssetObservation(

@@ -1,7 +1,7 @@
 """Explains the verdict on one candidate: pure (student resolution contract, sections 5 and 6).
 
 An explanation has levels, weights, students' IDs and rules. It has no name and no birth date, not even the file's own:
-what agrees exactly is the roster's too.
+what agrees exactly is also in the roster.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class NoSuchCandidate(Permanent):
 
 
 class ComparedLevel(msgspec.Struct, frozen=True):
-    """How one thing agrees, and what that weighs; None where the weight is of both names together."""
+    """How one observable agrees, and what that weighs; None where both names are weighed together."""
 
     comparison: str
     level: str
@@ -97,7 +97,7 @@ def explain(
     policy: Policy = USUAL_POLICY,
     means: Means = USUAL_MEANS,
 ) -> Explanation:
-    """Why a candidate is what it is. The whole file is judged, because a verdict may depend on it.
+    """Why a candidate was decided as it was. The whole file is judged, because a verdict may depend on it.
 
     Raises `NoSuchCandidate` and `TooLargeToResolve`.
     """
@@ -135,7 +135,7 @@ def _invalid(candidates: Candidates, candidate_id: str) -> Explanation:
 def _student(pair: Pair, model: Model, prior: float) -> ExplainedStudent:
     levels = {each.name: _level(model, each.name, pair.levels[each.name]) for each in model.comparisons}
     weighed = {name: level.bits for name, level in levels.items() if level.frequency is None}
-    # An equal name weighs by how common it is, which the pair's weight has and nothing else tells.
+    # How much an equal name weighs depends on how common it is; only the pair's weight has that.
     by_frequency = [name for name, level in levels.items() if level.frequency is not None]
     rest = pair.weight - prior - sum(weighed.values())
     if len(by_frequency) == 1:

@@ -1,4 +1,4 @@
-"""Resolves one file of the bucket, from its lines to its answers. What has names stays in this process's memory."""
+"""Resolves one file of the bucket, from its lines to its answers. Names stay in this process's memory."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class ResolvedFile:
         return self.resolved.summary
 
     def without_answers(self) -> ResolvedFile:
-        """What a run keeps of it once it is written."""
+        """What a run keeps of the file once its answers are written."""
         return replace(self, resolved=Resolved((), self.summary))
 
 
 def resolve_file(store: ObjectStore, file: CandidateFile, persons: TenantPersons) -> ResolvedFile:
-    """Read and resolve it.
+    """Read and resolve the file.
 
     Raises `TooManyCandidates`, `FileTooLarge`, `TooLargeToResolve`, and `VersionGone` if it was replaced meanwhile.
     """
@@ -75,7 +75,7 @@ def write(store: ObjectStore, done: ResolvedFile, run_id: str) -> None:
 
 
 def write_refusal(store: ObjectStore, file: CandidateFile, error: RunwayError, run_id: str) -> None:
-    """Report that none of the file can be resolved: it waits no longer, until it is replaced."""
+    """Report that the whole file cannot be resolved. It no longer waits, until it is replaced."""
     delete_answers(store, file.folder)
     report = Report(file.etag, file.size, run_id, _now(), refusal=str(error))
     write_report(store, file.folder, report)

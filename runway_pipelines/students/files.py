@@ -30,7 +30,7 @@ REPORT = "report.json"
 
 @dataclass(frozen=True, order=True)
 class FileFolder:
-    """Where a file and its answers are: ``name`` may be whatever a tenant's code may be."""
+    """Where a file and its answers are: ``name`` follows the rules of a tenant's code."""
 
     tenant: PartnerTenant
     name: str
@@ -142,7 +142,7 @@ def candidate_lines(store: ObjectStore, file: CandidateFile) -> Iterator[bytes]:
 def write_answer(
     store: ObjectStore, folder: FileFolder, resolutions: Iterable[bytes], review: Iterable[bytes]
 ) -> tuple[Written, Written]:
-    """Replace the answers. The old report goes first: nobody takes the new answers for what it tells of."""
+    """Replace the answers. The old report goes first, so nobody takes the new answers for those that it describes."""
     store.delete([folder.key(REPORT)])
     return (
         _upload(store, folder.key(RESOLUTIONS), resolutions),
@@ -151,7 +151,7 @@ def write_answer(
 
 
 def delete_answers(store: ObjectStore, folder: FileFolder) -> None:
-    """Delete what an earlier version of the file was answered, the report first."""
+    """Delete the answers to an earlier version of the file, the report first."""
     store.delete(folder.key(name) for name in (REPORT, RESOLUTIONS, REVIEW))
 
 
@@ -176,7 +176,7 @@ def _is_answered(store: ObjectStore, file: CandidateFile) -> bool:
 
 def _upload(store: ObjectStore, key: str, lines: Iterable[bytes]) -> Written:
     sha256, crc32, size, count = hashlib.sha256(), 0, 0, 0
-    # It has no name, and holds IDs and levels of agreement: what the object will hold.
+    # The file has no name. It holds what the object will hold: IDs and levels of agreement.
     with disk_errors(), tempfile.TemporaryFile() as file:
         for line in lines:
             sha256.update(line)

@@ -1,7 +1,7 @@
 """A file's bytes as the lines that `observables` reads: pure (student resolution contract, section 1).
 
-Nothing that a sender can do makes one piece larger than `INFLATED_BYTES` or one line longer than the longest, and what
-is counted are the bytes after decompression: a small file may be a large one.
+No sender can make a piece larger than `INFLATED_BYTES`, or a line longer than the longest. Bytes are counted after
+decompression: a small file may become a large one.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from collections.abc import Iterable, Iterator
 from runway_pipelines.errors import Permanent
 from runway_pipelines.students.observables import LONGEST_LINE, MOST_LINES, TooManyCandidates
 
-# Every line as long as it may be, with its end.
+# All lines at their greatest length, with their ends.
 MOST_BYTES = MOST_LINES * (LONGEST_LINE + 2)
 # Blank lines are no candidates, and reading them takes time all the same.
 MOST_LINES_WITH_BLANKS = 2 * MOST_LINES
 INFLATED_BYTES = 64 * 1024
 _GZIP = 31  # zlib's window bits with gzip's header
-# What stands for a longer line: `observables` answers it with line.too_long, and nobody holds the line itself.
+# Stands in for a longer line: `observables` answers it with line.too_long, and nobody holds the line itself.
 _TOO_LONG = b"x" * (LONGEST_LINE + 2)
 
 
 class FileTooLarge(Permanent):
-    """A file has more bytes than all lines that it may have."""
+    """A file has more bytes than the most lines of the greatest length."""
 
 
 class GzipBroken(Permanent):
-    """What should be gzip is something else, or ends before its end."""
+    """What should be gzip is something else, or is cut off."""
 
 
 def lines_of(chunks: Iterable[bytes], *, most_bytes: int = MOST_BYTES) -> Iterator[bytes]:
@@ -56,7 +56,7 @@ def lines_of(chunks: Iterable[bytes], *, most_bytes: int = MOST_BYTES) -> Iterat
 
 
 def inflated(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """What gzip's bytes were, in small pieces; members that follow each other are one. Raises `GzipBroken`."""
+    """The decompressed bytes, in small pieces; successive gzip members are read as one. Raises `GzipBroken`."""
     inflater, is_begun = zlib.decompressobj(_GZIP), False
     for chunk in chunks:
         rest = chunk

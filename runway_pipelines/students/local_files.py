@@ -6,7 +6,6 @@ Belongs here: what the command line and the demo do with files. `files` has the 
 from __future__ import annotations
 
 import csv
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
@@ -14,7 +13,7 @@ from functools import partial
 from io import TextIOWrapper
 from itertools import zip_longest
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -27,16 +26,17 @@ from runway_pipelines.students.files import REPORT, RESOLUTIONS, REVIEW
 from runway_pipelines.students.lines import inflated, lines_of
 from runway_pipelines.students.observables import Candidates, read_candidates
 from runway_pipelines.students.resolution import Resolved, encode_answer
+from runway_pipelines.systems.disk import private_file
 
 _CHUNK = 64 * 1024
 
 
 class CsvUnreadable(Permanent):
-    """A CSV file is not UTF-8, or its quotes or bytes are none that a CSV file has."""
+    """A CSV file is not UTF-8, or has quotes or bytes that no CSV file has."""
 
 
 class ResolutionsUnreadable(Permanent):
-    """A file of resolutions is none, or it ends before its summary."""
+    """A file is no file of resolutions, or ends before its summary."""
 
 
 class Applied(NamedTuple):
@@ -81,19 +81,19 @@ def write_answers(folder: Path, resolved: Resolved, facts: Mapping[str, Any]) ->
     with private_file(folder / RESOLUTIONS) as all_of_them, private_file(folder / REVIEW) as review:
         for resolution, line in zip_longest(resolved.resolutions, encode_answer(resolved, facts)):
             all_of_them.write(line)
-            if resolution is not None and resolution.decision is Decision.REVIEW:  # the summary is of none
+            if resolution is not None and resolution.decision is Decision.REVIEW:  # None: the summary's line
                 review.write(line)
     with private_file(folder / REPORT) as file:
         file.write(orjson.dumps(report(resolved, facts), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def report(resolved: Resolved, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary with the shell's facts, where the bucket's reports have it; no identifier is in it."""
+    """The summary with the shell's facts, under the same key as in the bucket's reports; it has no identifier."""
     return {"summary": msgspec.to_builtins(resolved.summary) | dict(facts)}
 
 
 def read_accepted(file: Path) -> dict[str, str]:
-    """The student's ID of each accepted candidate, of a whole answer. Raises `ResolutionsUnreadable`."""
+    """The student's ID of each accepted candidate; the answer must be whole. Raises `ResolutionsUnreadable`."""
     accepted: dict[str, str] = {}
     is_whole = False
     with file.open("rb") as lines:
@@ -121,19 +121,6 @@ def apply_file(file: Path, accepted: Mapping[str, str], resolved: Path, unresolv
     return Applied(counts[True], counts[False])
 
 
-@contextmanager
-def private_file(target: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its place at the end, whole, and readable for its owner alone."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            Path(file.name).replace(target)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-
-
 class _Answer(msgspec.Struct):
     candidate_id: str | None = None
     decision: str | None = None
@@ -157,7 +144,7 @@ def _answer(line: bytes, place: str) -> _Answer:
 
 @contextmanager
 def _text(file: Path) -> Iterator[Iterable[str]]:
-    """A CSV file's text. What Python says of a wrong byte quotes the bytes around it, so none of that gets out."""
+    """A CSV file's text. Python's error for a wrong byte quotes the bytes around it, so its text never gets out."""
     with file.open("rb") as content, TextIOWrapper(content, encoding="utf-8-sig", newline="") as text:
         try:
             yield text
@@ -168,6 +155,6 @@ def _text(file: Path) -> Iterator[Iterable[str]]:
         except csv.Error:
             raise CsvUnreadable(
                 expected=f"{file} to be a CSV file with commas",
-                came="a quote that is not closed, or bytes that no text has",
+                came="an unclosed quote, or bytes that are not text",
                 remedy="save it again from the spreadsheet",
             ) from None

@@ -1,6 +1,6 @@
 """Reads names so that spellings of one name compare equal: pure (student resolution contract, section 3).
 
-What belongs here: letters, tokens, suffixes and nicknames. How alike two names are, `scoring` says.
+What belongs here: letters, tokens, suffixes and nicknames. `scoring` says how alike two names are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 SUFFIXES = frozenset({"JR", "SR", "II", "III", "IV"})
-# What children of different families share: "DE LA CRUZ" and "DE LA ROSA" have no surname in common.
+# Words that children of different families share: "DE LA CRUZ" and "DE LA ROSA" have no surname in common.
 PARTICLES = frozenset(
     {"A", "AL", "BIN", "D", "DA", "DAS", "DE", "DEL", "DELLA", "DEN", "DER", "DI", "DO", "DOS", "DU", "E", "EL", "LA"}
     | {"LAS", "LE", "LOS", "MAC", "MC", "O", "SAN", "SANTA", "ST", "TEN", "TER", "VAN", "VON", "Y"}
@@ -108,7 +108,7 @@ def _words(text: str | None) -> list[str]:
 
 
 def _plain(decomposed: str) -> str:
-    """Letters without marks, in capitals, where they are not Latin ones with the usual marks."""
+    """Letters in capitals, without marks: for text that has more than ASCII letters and the usual marks."""
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter)).upper().translate(_LETTERS)
 
 
@@ -116,7 +116,7 @@ def _without_suffix(words: list[str]) -> tuple[list[str], str | None]:
     if SUFFIXES.isdisjoint(words):
         return words, None
     kept = [word for word in words if word not in SUFFIXES]
-    if not kept:  # somebody is called so
+    if not kept:  # somebody has such a name
         return words, None
     return kept, _first_suffix(words)
 

@@ -22,7 +22,7 @@ _BLANKS = "\u0020\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2
 
 @dataclass(frozen=True, repr=False)
 class Numbered:
-    """For each row its value's place in ``values``, which are distinct and in their order; null is no value."""
+    """For each row its value's place in ``values``, which are distinct and sorted; null is no value."""
 
     numbers: pa.Array
     values: pa.Array
@@ -66,14 +66,14 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def lists_by(owners: pa.Array, values: pa.Array) -> tuple[pa.Array, pa.ListArray]:
-    """The owners, and the list of each one's values: rows are sorted by owner."""
+    """The owners, and the list of each one's values. The rows must be sorted by owner."""
     runs = pc.run_end_encode(owners)
     starts = pa.concat_arrays([pa.array([0], pa.int32()), runs.run_ends.cast(pa.int32())])
     return runs.values, pa.ListArray.from_arrays(starts, values)
 
 
 def without_repeated(rows: pa.Table) -> pa.Table:
-    """The rows, each once: they are sorted by all columns."""
+    """Each distinct row once. The rows must be sorted by all columns."""
     later, earlier = rows.slice(1), rows.slice(0, max(rows.num_rows - 1, 0))
     is_same = reduce(pc.and_, (pc.equal(later[name], earlier[name]) for name in rows.column_names))
     is_same = is_same.fill_null(False)

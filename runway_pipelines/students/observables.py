@@ -121,7 +121,7 @@ _DECODER = msgspec.json.Decoder(_Line)
 
 
 def read_candidates(lines: Iterable[bytes], today: date) -> Candidates:
-    """Read a file's lines, with or without their ends. Blank lines are none. Raises `TooManyCandidates`."""
+    """Read a file's lines, with or without their ends. Blank lines are skipped. Raises `TooManyCandidates`."""
     read: list[tuple[int, _Line]] = []
     invalid: list[Invalid] = []
     for number, line in enumerate(_counted(lines)):
@@ -147,13 +147,13 @@ def read_candidates(lines: Iterable[bytes], today: date) -> Candidates:
 
 
 def student_ids(value: object) -> tuple[tuple[int, str], ...]:
-    """The IDs of an array, a text, a number or the text of a list, each with its place; an ID that comes again once."""
+    """The IDs of an array, a text, a number or the text of a list, each with its place; a repeated ID counts once."""
     entries: Sequence[object] = value if isinstance(value, list) else _entries_of(value)
     found: dict[str, int] = {}
     for place, entry in enumerate(entries[:MOST_IDS]):
         text = _text(entry)
         if text is not None:
-            # As the consumers do: a spreadsheet made a number of it.
+            # The consumers do the same: a spreadsheet made a number of it.
             found.setdefault(text.removesuffix(".0"), place)
     return tuple((place, student_id) for student_id, place in found.items())
 
@@ -239,7 +239,7 @@ def _readable_id(entry: _Line) -> str | None:
 
 
 def _without_repeated(read: list[tuple[int, _Line]]) -> tuple[list[tuple[int, _Line]], list[Invalid]]:
-    """Each id once. One that comes again with other observables is none of them: nobody knows whose rows it marks."""
+    """Each id once. An id that comes again with other observables is refused: nobody knows whose rows it marks."""
     by_id: dict[str, list[tuple[int, _Line]]] = defaultdict(list)
     for number, entry in read:
         by_id[entry.candidate_id].append((number, entry))
@@ -305,7 +305,7 @@ def _text(value: object) -> str | None:
 
 
 def _entries_of(value: object) -> list[object]:
-    """The entries of a list that was written as text, or the one entry that a text or a number is."""
+    """The entries of a list that was written as text, or the text or number itself as the one entry."""
     if not isinstance(value, str):
         return [value]
     text = value.strip()

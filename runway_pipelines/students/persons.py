@@ -202,7 +202,7 @@ def _codes(database: duckdb.DuckDBPyConnection, students: pa.Table, codes: pa.Ta
 
 
 class _Attended(NamedTuple):
-    """Who attended which school, and was in which grade; and the schools of each one that attended any."""
+    """Which student attended which school in which grade; and the schools of each student who attended any."""
 
     rows: pa.Table  # person, api_year, school_id, grade: numbers all
     persons: pa.Array

@@ -7,6 +7,7 @@ from itertools import groupby
 
 import dagster as dg
 
+from runway_pipelines.rosters.pruning import bucket_time
 from runway_pipelines.students.files import CANDIDATES, RESOLUTIONS_PREFIX
 from runway_pipelines.students.services import StudentServices
 from runway_pipelines.systems.aws.object_store import ListedObject, ObjectStore
@@ -36,22 +37,14 @@ def delete_old_resolutions(context: dg.OpExecutionContext, students: StudentServ
 
 
 def old_folders(store: ObjectStore, before: datetime) -> Iterator[list[str]]:
-    """The keys of each folder whose newest object is older than that.
+    """The keys of each folder whose newest object is older than ``before``.
 
-    The candidates go first: an answer that is left behind waits for nobody, and the next night deletes it.
+    The candidates go first: without them nothing waits for a run, and the next night deletes what is left.
     """
     for _, listed in groupby(store.list_objects(f"{RESOLUTIONS_PREFIX}/"), key=_folder):
         objects = list(listed)
         if max(each.last_modified for each in objects) < before:
             yield sorted((each.key for each in objects), key=lambda key: not key.endswith(f"/{CANDIDATES}"))
-
-
-def bucket_time(store: ObjectStore) -> datetime:
-    """Now, by S3's clock, which dated the files: a fast clock of ours would delete what is still wanted."""
-    now = store.server_time()
-    if now is None:
-        raise dg.Failure("S3's answer has no date, so that no file's age is known.", allow_retries=False)
-    return now
 
 
 def _folder(listed: ListedObject) -> str:

@@ -16,11 +16,11 @@ from runway_pipelines.rosters.query import CODES_TABLE, FIRST_PLAUSIBLE_YEAR
 
 STUDENTS_TABLE = "stg_ef3__students"
 SCHOOLS_TABLE = "stg_ef3__student_school_associations"
-# A code that more students have stands for no code, and each row with it would be compared with all of them.
+# A code that more students share identifies none of them, and each row with it would be compared with them all.
 MOST_HOLDERS: Final = 10
 
 _TEXT, _NUMBER = pa.string(), pa.int64()
-# What every answer has besides, to prove that it is the tenant's, and whole.
+# Columns that every answer has besides, to prove that it is the tenant's, and whole.
 PROOF = pa.schema([("tenant_code", _TEXT), ("row_count", _NUMBER)])
 _PLAUSIBLE = f"api_year between {FIRST_PLAUSIBLE_YEAR} and %(last_plausible_year)s"
 
@@ -85,7 +85,7 @@ from (
 """,
     pa.schema([("k_student_xyear", _TEXT), ("api_year", _NUMBER), ("school_id", _TEXT), ("entry_grade_level", _TEXT)]),
 )
-# All years: a file of last year's has last year's codes.
+# All years: a file from last year has last year's codes.
 CODES = Source(
     CODES_TABLE,
     ("tenant_code", "k_student_xyear", "id_system", "id_code"),

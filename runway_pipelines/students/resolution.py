@@ -43,7 +43,7 @@ class Resolution(msgspec.Struct, frozen=True, gc=False):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Of candidates, and of the records that they stand for."""
+    """How many candidates, and how many records they stand for."""
 
     candidates: int
     records: int
@@ -109,7 +109,7 @@ def _answer(candidate_id: str, verdict: Verdict) -> Resolution:
         verdict.decision,
         verdict.reason,
         verdict.student.student_unique_id if verdict.student else None,
-        _rounded(best.weight) if best else 0.0,
+        round(best.weight, 3) if best else 0.0,
         best.ids_agree if best else False,
         tuple(_match(pair) for pair in named if pair is not None),
     )
@@ -120,11 +120,7 @@ def _refusal(line: Invalid) -> Resolution:
 
 
 def _match(pair: Pair) -> Match:
-    return Match(pair.student_unique_id, _rounded(pair.weight), shown(pair.levels))
-
-
-def _rounded(weight: float) -> float:
-    return round(weight, 3)
+    return Match(pair.student_unique_id, round(pair.weight, 3), shown(pair.levels))
 
 
 def _summary(
@@ -141,13 +137,11 @@ def _summary(
     counted = [
         (each.decision.value, each.reason, records.get(line, 1)) for line, each in zip(lines, resolutions, strict=True)
     ]
-    decisions = _Counter((decision, count) for decision, _, count in counted)
-    reasons = _Counter((f"{decision}:{reason}", count) for decision, reason, count in counted)
     return Summary(
         candidates=len(lines),
         records=sum(count for _, _, count in counted),
-        decisions=decisions.counts(),
-        reasons=reasons.counts(),
+        decisions=_counts((decision, count) for decision, _, count in counted),
+        reasons=_counts((f"{decision}:{reason}", count) for decision, reason, count in counted),
         id_alone=_id_alone(scores, verdicts, records),
         is_foreign=is_foreign(scores.evidence, policy),
         date_order=candidates.date_order.value,
@@ -172,15 +166,10 @@ def _id_alone(scores: Scores, verdicts: Mapping[int, Verdict], records: Mapping[
     return IdAlone(*(Counts(len(each), sum(each)) for each in (matched, to_another, contradicted)))
 
 
-class _Counter:
+def _counts(counted: Iterable[tuple[str, int]]) -> dict[str, Counts]:
     """Candidates and records by name."""
-
-    def __init__(self, counted: Iterable[tuple[str, int]]) -> None:
-        self._counts = Counter(counted)
-
-    def counts(self) -> dict[str, Counts]:
-        counts: dict[str, Counts] = {}
-        for (name, records), candidates in sorted(self._counts.items()):
-            before = counts.get(name, Counts(0, 0))
-            counts[name] = Counts(before.candidates + candidates, before.records + candidates * records)
-        return counts
+    counts: dict[str, Counts] = {}
+    for (name, records), candidates in sorted(Counter(counted).items()):
+        before = counts.get(name, Counts(0, 0))
+        counts[name] = Counts(before.candidates + candidates, before.records + candidates * records)
+    return counts

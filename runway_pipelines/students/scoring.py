@@ -30,9 +30,9 @@ from runway_pipelines.students.scoring_sql import pairs_sql, scoring_sql
 # Candidates are weighed in parts, so that memory does not grow with the file.
 PART = 20_000
 _ROWS_AT_ONCE = 500
-# Below even odds nobody is a candidate.
+# Pairs below even odds do not count, unless an ID agrees.
 LEAST_WEIGHT = 0.0
-# So many students of an average name are added to the roster's names: in a school of 30, every name is one in 30.
+# This many average names are added to the roster's: in a school of 30, every name is one in 30.
 _AVERAGE_NAMES = 500
 
 _TEXT, _TEXTS = pa.string(), pa.list_(pa.string())
@@ -42,7 +42,7 @@ _CANDIDATE = {
     "school_id": _TEXT, "student_ids": _TEXTS, "sex": _TEXT, "grade": pa.int32(),
 }  # fmt: skip
 
-# All ways of writing those students of whom one way is in a pair, as the model compares them.
+# Every variant of each student who has a variant in a pair, as the model compares them.
 _STUDENTS = """
 create or replace table student as
     select variant.*, first_name[1] as initial, replace(last_name, ' ', '') as last_name_plain,
@@ -63,8 +63,8 @@ create or replace table best as
     from scored join people using (person) qualify rank <= 2;
 """
 _RANKED = "select line, person, student_unique_id, weight, ids_agree, {columns} from best order by line, rank"
-# Students with a birth date and a surname of the chosen one's: how like the candidate's first name theirs are, and how
-# like it the chosen one's is. An unknown first name is like every other.
+# Students who share the chosen one's birth date and a surname: how similar their first names are to the candidate's,
+# and how similar the chosen one's is. An unknown first name is similar to every other.
 _RIVALS = """
 with chosen as (
     select line, person, candidate.first_name as called, nicknames from best join candidate using (line) where rank = 1
@@ -103,7 +103,7 @@ from (
 ) as called using (first_name)
 group by line, is_multiple_birth, is_divided
 """
-# Lines of which another student has the candidate's whole name, at the candidate's school or one of the chosen one's.
+# Lines with a namesake: another student with the candidate's whole name, at its school or one of the chosen one's.
 _NAMESAKES = """
 select distinct line
 from best join candidate using (line)
@@ -113,14 +113,14 @@ where rank = 1 and other.person <> best.person
     and list_has_any(other.school_ids, list_append(coalesce(best.school_ids, []), candidate.school_id))
 """
 _OWNERS = "select distinct line, person from hit"
-# Lines of which every student who has one of their IDs has two other observables.
+# Lines where two or more observables contradict every student who has one of the line's IDs.
 _CONTRADICTED = """
 select line from scored where ids_agree group by line
 having bool_and(
     list_contains($first_name, first_name)::int + list_contains($last_name, last_name)::int
     + list_contains($birth_date, birth_date)::int >= 2)
 """
-# As the consumers match: one column of the file with one type of the roster, those that find most rows.
+# Matches IDs as the consumers do: the column of the file and the ID type of the roster that find most rows.
 _ID_ALONE = """
 with best as (
     select place, id_type from hit group by all order by count(distinct line) desc, place, id_type limit 1
@@ -140,7 +140,10 @@ class Pair(msgspec.Struct, frozen=True, gc=False):
 
 
 class Rivals(msgspec.Struct, frozen=True, gc=False):
-    """Others with the chosen one's birth date and surname, by how like the candidate's first name theirs is."""
+    """Others who share the chosen one's birth date and a surname.
+
+    ``likeness`` is how similar one of their first names is to the candidate's, ``own_likeness`` the chosen one's.
+    """
 
     likeness: float
     own_likeness: float
@@ -153,7 +156,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     second: Pair | None = None
     rivals: Rivals | None = None
     owners: frozenset[int] = frozenset()
-    owners_contradicted: bool = False  # every one of them, by names and birth date
+    owners_contradicted: bool = False  # names and birth date contradict each of the owners
     is_multiple_birth: bool = False
     is_divided: bool = False
     suffix_differs: bool = False
@@ -201,7 +204,7 @@ def prior_bits(model: Model, persons: Persons) -> float:
 
 
 def _tables(persons: Persons) -> dict[str, pa.Table]:
-    """All students, as the statements name them. They stay where they are: few students are in a pair."""
+    """All students, under the statements' names. They are not copied: few students are in a pair."""
     variants = persons.variants.append_column("variant", _places(persons.variants.num_rows))
     return {"people": persons.people, "variant": variants, "surname": _surnames(variants), "code": persons.codes}
 
@@ -211,7 +214,7 @@ def _places(count: int) -> pa.Array:
 
 
 def _surnames(variants: pa.Table) -> pa.Table:
-    """A row for each surname of each way of writing, with what is looked for beside it."""
+    """A row for each surname of each variant, with what is looked up beside it."""
     tokens = whole(variants["surname_tokens"])
     rows = variants.select(["variant", "person", "first_name", "birth_date"]).take(pc.list_parent_indices(tokens))
     return rows.append_column("surname_token", pc.list_flatten(tokens))
@@ -234,7 +237,7 @@ def _look_at_students(database: duckdb.DuckDBPyConnection, persons: Persons, mod
 
 
 class _Hits(NamedTuple):
-    """The students who have an ID of a line's, and those whom ID matching alone would find."""
+    """For each line, the students who have one of its IDs, and those whom ID matching alone would find."""
 
     owners: dict[int, frozenset[int]]
     id_alone: dict[int, frozenset[int]]

@@ -1,7 +1,7 @@
 """Makes the SQL texts that find a model's pairs and weigh them: pure (student resolution contract, section 5).
 
-A pair's weight is the logarithm to base 2 of the odds that both are one student: the prior's, and for each comparison
-that of its level. A weight of 14 is odds of 16,000 to 1.
+A pair's weight is the logarithm to base 2 of the odds that both are one student: the prior's weight plus, for each
+comparison, its level's. A weight of 14 is odds of 16,000 to 1.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ MISTYPED = "mistyped"
 # An ID of fewer digits has too many neighbours: a wrong digit in it says nothing.
 _SHORTEST_MISTYPED = 5
 
-# Lists that are equal in one entry.
+# A candidate's keys that are lists: one equal entry is enough.
 _CANDIDATES_LISTS = {"student_id": "student_ids", "surname_token": "surname_tokens"}
-# Where a key of the students is found, beside `variant`, and how.
+# The tables and expressions of the students' keys that are not columns of `variant`.
 _STUDENTS_TABLES = {
     "surname_token": "surname",
     "student_id": "code join variant using (person)",
@@ -25,8 +25,8 @@ _STUDENTS_TABLES = {
 }
 _STUDENTS_KEYS = {"initial": "first_name[1]", "school_id": "unnest(school_ids)"}
 
-# Of each candidate and student the variant that weighs most. Pairs below $least are not worth a look, but those whose
-# ID is equal always are. IDs are compared last: for most pairs names, birth date and school have said enough.
+# For each candidate and student, the variant that weighs most. Pairs below $least are dropped unless their ID is equal.
+# IDs are compared last: for most pairs names, birth date and school have said enough.
 _SCORING = """
 create or replace table scored as
 with compared as (
@@ -74,12 +74,12 @@ _BLOCK = """
 
 
 def pairs_sql(model: Model) -> str:
-    """The statement that makes ``pair`` (line, variant) of ``candidate`` and, for all students, the tables above."""
+    """The statement that makes ``pair`` (line, variant) from ``candidate`` and the tables of all students above."""
     return "create or replace table pair as\n" + "\n    union\n".join(map(_block, model.blocking))
 
 
 def scoring_sql(model: Model) -> str:
-    """The statement that makes ``scored`` of ``pair``, ``candidate``, ``student``, ``code`` and ``hit``.
+    """The statement that makes ``scored`` from ``pair``, ``candidate``, ``student``, ``code`` and ``hit``.
 
     Its parameters are ``prior``, in bits, and ``least``, the smallest weight that counts.
     """
@@ -115,7 +115,7 @@ def _block(blocking: Blocking) -> str:
 
 
 def _level(comparison: Comparison) -> str:
-    """The number of the first level that holds; whether an ID is mistyped is seen later, for few pairs."""
+    """The number of the first level that holds; whether an ID is mistyped is checked later, for few pairs."""
     cases = [
         f"when {level.when} then {place}"
         for place, level in enumerate(comparison.levels)

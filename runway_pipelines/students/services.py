@@ -1,6 +1,6 @@
 """The one resource of student resolution: the rosters' systems, and the policy that it follows.
 
-Every process of Dagster's has it, and few resolve: what imports duckdb is imported where it is used.
+Every Dagster process has it and few resolve, so modules that import duckdb are imported where they are used.
 """
 
 from datetime import timedelta

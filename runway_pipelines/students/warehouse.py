@@ -27,7 +27,7 @@ from runway_pipelines.systems.core_files import forbid_core_files
 if TYPE_CHECKING:
     from runway_pipelines.systems.snowflake.client import EduSession
 
-# No such table or column, or no right to it. Which of them it is, the driver's text says, beside values.
+# No such table or column, or no right to it. Only the driver's text says which, and it quotes values.
 _NOT_READABLE = frozenset({"904", "2003", "2043", "3001"})
 _MASKED = r"^\*+$"
 
@@ -72,7 +72,7 @@ def fetch_persons(
 
 
 def _rows(session: EduSession, tenant: PartnerTenant, source: Source, run_id: str) -> pa.Table:
-    """A statement's answer, all of it and of nobody else."""
+    """A statement's answer, proven to be whole and of this tenant alone."""
     query_tag = f"runway_pipelines resolution tenant={tenant} run={run_id}"
     parameters = roster_parameters(tenant.tenant_code, datetime.now(UTC).date())
     try:
@@ -126,7 +126,7 @@ def _as_type(values: pa.ChunkedArray, field: pa.Field, source: Source) -> pa.Chu
 
 
 def _check_whole(rows: int, counts: Iterable[int], source: Source) -> None:
-    """Every row says how many there are: the driver does not compare, and a user's limit would say nothing."""
+    """Every row says how many there are: the driver does not compare, and a user's limit cuts silently."""
     announced = max(counts, default=0)
     if rows != announced:
         raise Unavailable(
@@ -137,18 +137,18 @@ def _check_whole(rows: int, counts: Iterable[int], source: Source) -> None:
 
 
 def _check_not_masked(students: pa.Table) -> None:
-    """Behind a masking policy all students are one."""
+    """Behind a masking policy all students look like one."""
     for name in ("k_student_xyear", "student_unique_id"):
         if pc.any(pc.match_substring_regex(students[name], _MASKED)).as_py():
             raise RowsUnreadable(
-                expected=f"{name} of {STUDENTS_TABLE} as it is",
+                expected=f"{name} of {STUDENTS_TABLE} unmasked",
                 came="asterisks in its place",
                 remedy="exempt the secret's role from the warehouse's masking policy",
             )
 
 
 def _explained(session: EduSession, source: Source, error: QueryFailed, query_tag: str) -> RunwayError:
-    """The error with the name of the table or of the columns, for which the warehouse is asked once more."""
+    """The error, naming the table or its columns. To find them, the warehouse is asked once more."""
     if error.code not in _NOT_READABLE:
         return error
     if not _is_readable(session, readable_sql(source.table), query_tag):

@@ -37,7 +37,7 @@ class WrittenNames:
 
 
 def read_names(students: pa.Table) -> WrittenNames:
-    """The names of the warehouse's students, of whom each has the number ``person``; a maiden name is a last name."""
+    """The names of the warehouse's students; ``person`` is a student's number, and a maiden name is a last name."""
     written = _with_maiden_names(students)
     given, given_places = read_once(written["first_name"], given_names)
     middle, middle_places = read_once(written["middle_name"], given_names)
@@ -83,7 +83,7 @@ def read_names(students: pa.Table) -> WrittenNames:
 
 
 def _with_maiden_names(students: pa.Table) -> pa.Table:
-    """The rows, and those with a maiden name once more."""
+    """The rows, and again those with a maiden name, as their last name."""
     maiden_names = trimmed(students["maiden_name"])
     with_maiden_name = students.filter(pc.not_equal(maiden_names, ""))
     place = students.column_names.index("last_name")
@@ -97,7 +97,7 @@ def _initials(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def _together(one: Numbered, other: Numbered) -> Numbered:
-    """The letters of both, read once for each two sets that come together; no letters are no value."""
+    """Each row's letters of both, united once for each distinct pair of sets; null without letters."""
     letters, others = one.values.to_pylist(), other.values.to_pylist()
     pairs = pc.add(pc.multiply(one.numbers.cast(pa.int64()), len(others)), other.numbers).dictionary_encode()
     both = [{*letters[pair // len(others)], *others[pair % len(others)]} for pair in pairs.dictionary.to_pylist()]
@@ -105,7 +105,7 @@ def _together(one: Numbered, other: Numbered) -> Numbered:
 
 
 def _first_suffix(*columns: tuple[Sequence[str | None], pa.Array]) -> pa.Array:
-    """The number of each row's suffix: the first that a column has, of its readings and the rows' places in them."""
+    """The number of each row's first suffix; a column is its readings, and each row's place in them."""
     number = {suffix: place for place, suffix in enumerate(_SUFFIXES)}
     return pc.coalesce(
         *(

@@ -1,6 +1,7 @@
 """Limits of the machine: a disk that is full or read-only, and too many open files.
 
-They are nobody's defect, so they say where, and what to do. The error may be below a library's own.
+They are no defect in the code, so their errors say where it happened and what to do. Such an error may be the cause
+of a library's own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from runway_pipelines.errors import Permanent
 
@@ -70,6 +72,19 @@ def disk_errors() -> Iterator[None]:
         if trouble is None:
             raise
         raise trouble from None
+
+
+@contextmanager
+def private_file(target: Path) -> Iterator[IO[bytes]]:
+    """A file that takes its place at the end, whole, and that only its owner can read."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            Path(file.name).replace(target)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
 
 
 def temporary_folder() -> Path:

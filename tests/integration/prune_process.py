@@ -13,10 +13,10 @@ from runway_pipelines.rosters import pruning
 from tests.integration.world import definitions
 
 if __name__ == "__main__":
-    real_now = pruning._now
+    real_now = pruning.bucket_time
     with (
         dg.DagsterInstance.ephemeral() as instance,
-        mock.patch.object(pruning, "_now", lambda store: real_now(store) + timedelta(days=int(sys.argv[1]))),
+        mock.patch.object(pruning, "bucket_time", lambda store: real_now(store) + timedelta(days=int(sys.argv[1]))),
     ):
         job = definitions().resolve_job_def("run_retention_job")
         result = job.execute_in_process(instance=instance, raise_on_error=False)

@@ -24,6 +24,7 @@ from runway_pipelines.errors import (
     LmlInputRefused,
     LmlRefused,
     LmlUnavailable,
+    Transient,
 )
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.processes import start_child
@@ -167,7 +168,7 @@ def test_a_lasting_failure_is_an_error_after_the_last_attempt(
     lml.script(rule)
     error = failure(make_service(timeout_seconds=TIMEOUTS.get(name, PATIENCE_SECONDS)), LIBRARIES)
     assert isinstance(error, LmlUnavailable)
-    assert (error.status, error.retryable) == (status, True)
+    assert (error.status, isinstance(error, Transient)) == (status, True)
     assert len(lml.calls) == ATTEMPTS
 
 
@@ -272,7 +273,7 @@ def test_a_refused_key_is_not_retried(status: int, lml: LmlControl, service: Lml
     lml.script(Rule(fault="status", status=status))
     error = failure(service)
     assert isinstance(error, LmlRefused)
-    assert (error.status, error.retryable) == (status, False)
+    assert (error.status, isinstance(error, Transient)) == (status, False)
     (refused,) = halved(service)
     assert isinstance(refused.outcome, LmlRefused)
     assert refused.effort.calls == 1
@@ -308,7 +309,7 @@ def test_refused_inputs_are_not_retried(status: int, lml: LmlControl, service: L
     lml.script(Rule(fault="status", status=status))
     error = failure(service)
     assert isinstance(error, LmlInputRefused)
-    assert (error.status, error.retryable, len(lml.calls)) == (status, False, 1)
+    assert (error.status, isinstance(error, Transient), len(lml.calls)) == (status, False, 1)
 
 
 @pytest.mark.parametrize("status", [302, 400, 404, 409])
@@ -316,7 +317,7 @@ def test_other_refusals_cost_their_batch_alone(status: int, lml: LmlControl, ser
     lml.script(Rule(fault="status", status=status, times=1))
     (refused,) = halved(service)
     assert isinstance(refused.outcome, LmlBatchRefused)
-    assert (refused.outcome.status, refused.outcome.retryable) == (status, False)
+    assert (refused.outcome.status, isinstance(refused.outcome, Transient)) == (status, False)
     assert ids(refused) == list(range(1, 101))
     (answered,) = halved(service)
     assert not isinstance(answered.outcome, LmlError)

@@ -64,8 +64,8 @@ def _settings(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """The job runs as of so many days ahead."""
-    real_now = pruning._now
-    monkeypatch.setattr(pruning, "_now", lambda store: real_now(store) + timedelta(days=DAYS_AHEAD))
+    real_now = pruning.bucket_time
+    monkeypatch.setattr(pruning, "bucket_time", lambda store: real_now(store) + timedelta(days=DAYS_AHEAD))
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_each_end_has_its_exit_code_and_no_traceback(command: str, code: int, sa
         (["audit", "a b"], "Expected a partner_id of 1 to 64"),
         (["purge", "acme/"], "Expected a tenant_code of 1 to 128"),
         (["approve", "acme", "--reason", "x"], "add --all"),
-        (["approve", "acme/ashford", "--all", "--reason", "x"], "--all is of a PARTNER: expected acme"),
+        (["approve", "acme/ashford", "--all", "--reason", "x"], "--all takes a PARTNER: expected acme"),
     ],
 )
 def test_a_name_that_can_be_none_is_a_wrong_call(arguments: list[str], said: str) -> None:

@@ -29,7 +29,7 @@ _MISCONFIGURED = (
 )
 _LIBRARIES = {"boto3", "botocore", "s3transfer", "urllib3"}
 _OF_THE_CONNECTION = (ConnectionError, TimeoutError, ssl.SSLError, socket.gaierror, http.client.HTTPException)
-# Those of botocore's own retries too, which are at most four.
+# Includes the codes that botocore retries itself, at most four times.
 _TRANSIENT_CODES = {
     "BadDigest",
     "BandwidthLimitExceeded",
@@ -85,9 +85,9 @@ def aws_errors(action: str, *, absent: Collection[str] = ()) -> Iterator[None]:
 
 
 def _is_of_aws(error: Exception) -> bool:
-    """Whether the libraries raised it, or the connection did: botocore maps what fails before a body, and not within.
+    """Whether the libraries or the connection raised it: botocore maps no connection error within a body.
 
-    An error of the local disk, which an upload reads, is none.
+    An error of the local disk, which an upload reads, does not count.
     """
     libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return not libraries.isdisjoint(_LIBRARIES) or isinstance(error, _OF_THE_CONNECTION)

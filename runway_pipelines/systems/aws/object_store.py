@@ -58,7 +58,7 @@ class StoredSize:
 
 @dataclass(frozen=True)
 class ListedObject:
-    """An object as a listing shows it; ``last_modified`` is aware, and of S3's clock."""
+    """An object as a listing shows it; ``last_modified`` has a time zone, and is by S3's clock."""
 
     key: str
     size: int
@@ -76,7 +76,7 @@ class FileDigest:
 
     @property
     def crc32_base64(self) -> str:
-        """As S3 writes it."""
+        """The checksum as S3 writes it."""
         return base64.b64encode(self.crc32.to_bytes(4, "big")).decode()
 
 
@@ -128,7 +128,7 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
     def overwrite(self, key: str, body: bytes, *, content_type: str = JSON) -> None:
-        """Write a document whatever is there; a browser asks each time whether there is a newer one."""
+        """Write a document, whatever is there; browsers ask each time whether there is a newer one."""
         with aws_errors(f"write {self.uri(key)}"):
             self._put(key, body, content_type, CacheControl="no-cache")
 
@@ -147,7 +147,7 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         return self._chunks(key, Range=f"bytes={first}-{last}")
 
     def version(self, key: str, etag: str) -> Iterator[bytes]:
-        """The bytes of one version of an object, as they come. Raises `VersionGone` where it is another one by now."""
+        """The bytes of one version of an object, as they come. Raises `VersionGone` if it has been replaced."""
         with aws_errors(f"read {self.uri(key)}", absent=_RACED):
             answer = self.client.get_object(Bucket=self.bucket_name, Key=key, IfMatch=etag)
             with closing(answer["Body"]) as body:
@@ -160,8 +160,9 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         )
 
     def holds(self, key: str, digest: FileDigest) -> bool:
-        """Whether the object carries this sha256, as `upload` and `copy_object` leave it, and is of the same bytes as
-        far as the server can tell without reading it: by size, and by checksum where it keeps one.
+        """Whether the object carries this sha256, as `upload` and `copy_object` leave it, and is of the same bytes.
+
+        The object is not read: the size and, where the server keeps one, the checksum must agree.
         """
         head = self._head(key, ChecksumMode="ENABLED")
         return (
@@ -175,7 +176,7 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         """Upload a file in parts and verify what arrived; a failed upload is aborted, so that no part is left.
 
         S3 compares the parts' checksums on arrival and the whole object's at the end. Raises `StoredObjectDamaged`
-        when what can be read back is not what was sent; then it is deleted, for its metadata say that it is.
+        when what can be read back is not what was sent. Then the object is deleted: its metadata say that it is.
         """
         file.seek(0)
         with aws_errors(f"upload {self.uri(key)}"):
@@ -303,7 +304,7 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
         return None
 
     def reach(self) -> None:
-        """Ask S3 for the bucket, and nothing of it; raises where that fails."""
+        """Ask S3 whether it has the bucket, without reading from it; raises where that fails."""
         with aws_errors(f"reach {self.bucket_name}"):
             self.client.head_bucket(Bucket=self.bucket_name)
 
@@ -329,6 +330,6 @@ class ObjectStore(dg.ConfigurableResource):  # type: ignore[type-arg]
 
 
 def _full_crc32(head: dict[str, Any]) -> str | None:
-    """The checksum of the whole object, where the server keeps one (of parts only is of no use here)."""
+    """The checksum of the whole object, where the server keeps one (a checksum of the parts is of no use here)."""
     is_full = head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
     return head.get("ChecksumCRC32") if is_full else None

@@ -8,10 +8,15 @@ from dagster_aws.secretsmanager import SecretsManagerResource
 from runway_pipelines.errors import RunwayError, SecretMalformed
 from runway_pipelines.systems.aws.clients import new_client
 from runway_pipelines.systems.aws.errors import aws_errors
-from runway_pipelines.systems.aws.secret_versions import Current, Gone, Observation, SecretVersion, Unreadable
+from runway_pipelines.systems.aws.secret_versions import (
+    CURRENT_STAGE,
+    Current,
+    Gone,
+    Observation,
+    SecretVersion,
+    Unreadable,
+)
 
-CURRENT_STAGE = "AWSCURRENT"
-PREVIOUS_STAGE = "AWSPREVIOUS"
 LIST_PAGE = 100  # ListSecrets' maximum
 _NO_SUCH_SECRET = ("ResourceNotFoundException",)
 

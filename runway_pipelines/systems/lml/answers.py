@@ -147,7 +147,7 @@ def _reading(result: object) -> _Reading:
 
 
 def _plain(value: object) -> Any:
-    """A member's decoded JSON; None for bytes that are none."""
+    """A member's decoded JSON; None for bytes that are not JSON."""
     if not isinstance(value, msgspec.Raw):
         return value
     try:
@@ -158,7 +158,7 @@ def _plain(value: object) -> Any:
 
 
 def _is_sound(verdict: Verdict, result: msgspec.Raw) -> bool:
-    """Whether the verdict is what `tolerant_verdict` would make of it; what the struct's constraints cannot say."""
+    """Whether `tolerant_verdict` would give the same verdict: checks what the struct's constraints cannot say."""
     if b"\\u0000" in bytes(result):  # the one way to write NUL, which Postgres cannot store
         return False
     ids = verdict.artist_ids

@@ -128,7 +128,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
     def require_configured(self) -> None:
         """Raise `ConfigurationError` if the URL or the key is unusable; call this before reading anything."""
         _ = self.endpoint, self._headers()
-        with suppress(LmlUnavailable):  # a name that nobody knows now: the calls try again
+        with suppress(LmlUnavailable):  # a name that does not resolve now: the calls try again
             self._require_private_way()
 
     def resolve(self, libraries: Sequence[Library], *, include_tracks: bool) -> LmlReply:
@@ -250,8 +250,8 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
     def _require_private_way(self) -> None:
         """Raise `ConfigurationError` before the key goes over plain HTTP to a public address.
 
-        A name counts by all of its addresses; one that is fine is not looked up again. Raises `LmlUnavailable` for a
-        name that is not known now.
+        All addresses of a name must be private; a name that passed is not looked up again. Raises `LmlUnavailable` for
+        a name that does not resolve now.
         """
         host = host_over_plain_http(self.base_url) if self.api_key and not self._way_is_private else None
         if host is None:

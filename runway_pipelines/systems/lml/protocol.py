@@ -59,7 +59,7 @@ def host_over_plain_http(base_url: str | None) -> str | None:
 
 
 def is_within(address: str) -> bool:
-    """Whether an IP address is loopback or private, so that nothing on the way to it is the Internet's."""
+    """Whether an IP address is loopback or private, so that the way to it does not cross the Internet."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,8 +1,8 @@
 """Reads a result that breaks LML's schema, member by member: pure (library identity contract, section 1).
 
 The service grows, and one bad member must not cost a verdict. What cannot be understood or stored is left out and
-counted. Only what a verdict cannot be without refuses the result: its kind, and for a single artist the object of its
-ids, a method that is text, and a confidence, without which there is no main row.
+counted. A result is refused only when it lacks what a verdict needs: its kind and, for a single artist, the object of
+its ids, a method that is text, and a confidence; without these there is no main row.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ResultRefused(Exception):
 
 
 class _EntryLeftOut(Exception):
-    """An entry of an array that cannot be without a member, which is counted already."""
+    """An array's entry is left out because it lacks a member that it needs; the loss is counted already."""
 
 
 class _Unusable(Exception):
@@ -151,7 +151,7 @@ def _track(entry: Mapping[str, Any], left_out: LeftOut) -> Track:
 
 
 def _required(result: Mapping[str, Any], member: str, read: Callable[[object], T]) -> T:
-    """A member that the verdict cannot be without."""
+    """A member that the verdict needs."""
     value = result.get(member, _ABSENT)
     try:
         return read(value)
@@ -182,7 +182,7 @@ def _needed(
     *,
     absent: object = _ABSENT,
 ) -> T:
-    """A member that its entry cannot be without: counts it, and raises `_EntryLeftOut`."""
+    """A member that its entry needs; if it is unusable, counts it and raises `_EntryLeftOut`."""
     value = entry.get(name, absent)
     try:
         return read(value)

@@ -92,7 +92,7 @@ class Track(msgspec.Struct, frozen=True, gc=False):
     track_title: Text | None
     resolved_artist_name: Text | None
     confidence: Confidence | None
-    # Not stored; known methods alone take the fast way, so that the others are counted.
+    # Not stored. Only known methods take the fast path, so that unknown ones are counted.
     method: Method | None = None
 
 

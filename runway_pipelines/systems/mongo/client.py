@@ -53,7 +53,7 @@ class MongoResource(ClientResource):
         return destination
 
     def _new_client(self, destination: MongoConnection) -> MongoClient[dict[str, Any]]:
-        """The driver wants the CA in a file, which it reads while the client is made; no longer does the file exist."""
+        """The driver reads the CA from a file while the client is made; the file exists only for that long."""
         pymongo = driver()
         with tempfile.TemporaryDirectory(prefix="runway-ca-") as folder:  # readable by its owner alone
             path = Path(folder) / "ca.pem"

@@ -57,7 +57,7 @@ def is_final(error: BaseException) -> bool:
 
 
 def is_refused_password(error: Exception) -> bool:
-    """Whether the server did not believe the password or the token, whoever the user is."""
+    """Whether the server refused the password or the token, whoever the user is."""
     return getattr(error, "sqlstate", None) in _WRONG_PASSWORD or _says(error, _NOT_BELIEVED)
 
 

@@ -27,7 +27,7 @@ from runway_pipelines.systems.store_resource import ATTEMPTS, retrying
 # Without it, a database meant for reading would be open for writing.
 REQUIRED_SETTINGS = ("default_transaction_read_only",)
 _CLOSING_SECONDS = 1.0
-# A token is of a second: one that is minted sooner is the same.
+# A token changes once a second: one that is minted sooner is the same.
 NEW_TOKEN_SECONDS = 1.05
 
 _log = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ class HealingPool:
         return connection
 
     def _has_others(self) -> bool:
-        """Whether connections work meanwhile. A static password that is refused has no use for them."""
+        """Whether other connections still work; False with a static password, because its refusal is final."""
         with self._noting:
             return self._mints_tokens and not self._pool.closed and any(not each.closed for each in self._standing)
 
@@ -157,7 +157,7 @@ class HealingPool:
     def _check(self, connection: Connection[Any]) -> None:
         """Probe a connection; if it is broken, probe the idle ones too.
 
-        Drawn one by one, ten broken connections would take longer than the caller waits: the pool pauses between two.
+        Drawing ten broken ones one by one would take longer than the caller waits: the pool pauses between draws.
         """
         try:
             check_answers(connection, self._answer_seconds)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from snowflake.connector import SnowflakeConnection
 
 
-# What an account or a user may have set otherwise, and what would shorten or change an answer, or let a statement run
-# for days. A user's ROWS_PER_RESULTSET cuts every answer and says nothing.
+# Parameters that an account or a user may have set otherwise, which would shorten or change an answer, or let a
+# statement run for days. A user's ROWS_PER_RESULTSET cuts every answer silently.
 SESSION_PARAMETERS: dict[str, Any] = {
     "ROWS_PER_RESULTSET": 0,  # no limit
     "PYTHON_CONNECTOR_QUERY_RESULT_FORMAT": "ARROW",
@@ -63,7 +63,7 @@ class EduSession:
     def select(self, statement: str, parameters: Mapping[str, str | int], *, query_tag: str) -> Selection:
         """Run a statement with bound parameters; raises `QueryFailed` or `Unavailable`, which quote no data.
 
-        ``query_tag`` replaces the session's for this statement; it travels with it, so costs no round trip.
+        ``query_tag`` replaces the session's for this statement, and travels with it, so it costs no round trip.
         """
         started_at = datetime.now(UTC)
         cursor = self._connection.cursor()

@@ -14,7 +14,7 @@ _MOST_NAMED = 3
 
 @dataclass(frozen=True)
 class Place:
-    """Where a partner's tables are. Snowflake's names are the same in any case."""
+    """Where a partner's tables are. Case does not matter in Snowflake's names."""
 
     account: str
     database: str
@@ -32,7 +32,7 @@ class Place:
 
 
 def is_elsewhere(place: Place | None, known: Collection[Place]) -> bool:
-    """Whether a place is none of those that are known; not where one of the two is unknown."""
+    """Whether a place is none of the known ones; False if the place is None or none is known."""
     return place is not None and bool(known) and not any(place.is_same(one) for one in known)
 
 

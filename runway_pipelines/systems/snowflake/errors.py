@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _COMPARE_KEYS = "compare the secret's key with the user's RSA_PUBLIC_KEY and RSA_PUBLIC_KEY_2, and see DESC USER"
 _USABLE_WAREHOUSE = "grant the role USAGE on the secret's warehouse, correct its name in the secret, or leave it out"
-# Snowflake has more reasons than have public numbers.
+# Not every reason of Snowflake's has a public number.
 _LOGIN_HISTORY = (
     "see the reason in Snowflake's LOGIN_HISTORY, and mend what it names: the user's key, role, warehouse or network "
     f"policy, or the secret; if it is the key, {_COMPARE_KEYS}"
@@ -34,7 +34,7 @@ _REFUSED_LOGIN_REMEDIES = {
     390101: "the user is disabled: ALTER USER ... SET DISABLED = FALSE, or name another user in the secret",
     390102: "the user is locked after failed logins: wait 15 minutes, or ALTER USER ... SET MINS_TO_UNLOCK = 0",
     390189: "grant the secret's role to the user, correct its name in the secret, or leave it out",
-    390422: "add the address that this machine has on its way out to the account's or the user's network policy",
+    390422: "add this machine's outbound address to the account's or the user's network policy",
     390201: _USABLE_WAREHOUSE,
     390202: _USABLE_WAREHOUSE,
     390913: "the account is suspended: its owner has to talk to Snowflake",
@@ -44,7 +44,7 @@ _REFUSED_LOGIN_REMEDIES = {
     394303: _SET_CLOCK,
     394304: _SET_CLOCK,
 }
-# Logins that another attempt does not mend.
+# Refused logins: another attempt fails the same way.
 _REFUSED_LOGIN = {390100, 390186, 390190, *_REFUSED_LOGIN_REMEDIES}
 # The session or one of its tokens is gone or has expired: the numbers after which the driver itself would log in anew,
 # and 390111. A new session can be opened, with the credentials as they are by then.
@@ -64,7 +64,7 @@ _REMEDIES = {
     90106: "correct database and schema in the secret",
     904: "compare the columns of the stg_ef3 tables with the rosters contract, section 1 (docs/contracts)",
 }
-# Further errors of this machine, and none of the connection.
+# Further errors that are this machine's and not the connection's.
 _OF_THIS_MACHINE = {errno.ENOMEM, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR}
 
 
@@ -82,7 +82,7 @@ def snowflake_errors() -> Iterator[None]:
         raise Unavailable(
             expected="the statement's answer",
             came=f"a connection that broke off ({type(error).__name__})",
-            remedy="try again; if it persists, look at the network's way out, and at Snowflake's status page",
+            remedy="try again; if it persists, look at the network's outbound access, and at Snowflake's status page",
         ) from None
 
 
@@ -114,7 +114,7 @@ def _broken_connection() -> tuple[type[Exception], ...]:
 
 
 def _raise_of_this_machine(error: Exception) -> None:
-    """What this machine refuses says nothing of the partner: no verdict on its key, and no broken connection."""
+    """A refusal by this machine says nothing about the partner: its key is not judged, no connection broke."""
     if (trouble := machine_trouble(error, temporary_folder())) is not None:
         raise Unavailable(
             expected=trouble.expected, came=trouble.came, remedy=trouble.remedy, code=trouble.code
@@ -169,7 +169,7 @@ def _no_session(connection: EduConnection, seconds: float, reason: str, *, code:
     return Unavailable(
         expected=_session_of(connection),
         came=f"no session after {seconds:.0f} s ({reason})",
-        remedy="check the account's name in the secret, the network's way out, and Snowflake's status page",
+        remedy="check the account's name in the secret, the network's outbound access, and Snowflake's status page",
         code=code,
     )
 

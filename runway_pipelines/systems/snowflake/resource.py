@@ -1,4 +1,4 @@
-"""dagster-snowflake's resource, imported late, and without what it imports for methods that nobody here calls."""
+"""dagster-snowflake's resource, imported late, and without the libraries of methods that nobody here calls."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.big_tenant import big_tenant, big_tenant_tables
 from runway_pipelines.local import dataset
-from runway_pipelines.local.dataset import Partner, Tenant, associations, identification_codes, synthetic_partners
+from runway_pipelines.local.dataset import associations, identification_codes
+from runway_pipelines.local.partners import Partner, Tenant, synthetic_partners
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
 from runway_pipelines.rosters.query import ROW_SCHEMA
 from tests.reference_roster import ReferenceRoster, reference_roster

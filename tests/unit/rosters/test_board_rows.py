@@ -71,7 +71,7 @@ def district(one: IndexEntry) -> District:
         pytest.param(
             entry(age=52),
             "stale",
-            "not confirmed for more than 30 hours: the last refresh went well, and none came since",
+            "not confirmed for more than 30 hours: the last refresh went well, and none ran since",
             "since 2026-11-28 00:30 UTC",
             "materialize rosters/partner_roster_index, partition acme, in the Dagster UI",
             id="stale: no run came",
@@ -162,7 +162,7 @@ def district(one: IndexEntry) -> District:
         pytest.param(
             entry(status="failed", age=40, reason="an unexpected KeyError", since=ago(50)),
             "failed",
-            "an unexpected KeyError; a hold or a pin of 2026-11-26 20:30 UTC stands",
+            "an unexpected KeyError; the hold or pin since 2026-11-26 20:30 UTC stands",
             "after its last good refresh, 2026-11-27 06:30 UTC",
             "runway-pipelines doctor --partner acme, mend the cause, then materialize rosters/partner_roster_index, "
             "partition acme, in the Dagster UI",

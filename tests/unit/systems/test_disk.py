@@ -2,12 +2,13 @@
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from runway_pipelines.errors import Permanent
-from runway_pipelines.systems.disk import disk_errors, machine_trouble
+from runway_pipelines.systems.disk import disk_errors, machine_trouble, private_file
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE])
@@ -45,3 +46,16 @@ def test_a_block_maps_what_the_machine_refuses() -> None:
     with pytest.raises(Permanent, match="EMFILE") as raised, disk_errors():
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     assert raised.value.__suppress_context__
+
+
+def test_a_file_that_finds_no_room_at_its_very_end_leaves_the_one_before(tmp_path: Path) -> None:
+    target = tmp_path / "roster.csv"
+    target.write_bytes(b"whole")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match="File too large"), private_file(target) as file:  # noqa: PT012 - the end raises
+            file.write(b"more")  # as far as the buffer
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert target.read_bytes() == b"whole" and [target] == list(tmp_path.iterdir())
