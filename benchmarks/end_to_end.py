@@ -269,6 +269,7 @@ def publish(file: str) -> dict[str, Any]:
             database=services.database,
             run_id="benchmark",
             thresholds=services.policy.thresholds,
+            guards=services.policy.guards.guards,
             lock_wait_seconds=60,
             log=LOG,
         )

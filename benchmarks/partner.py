@@ -149,6 +149,7 @@ def tenants_alone(servers: dict[str, int]) -> dict[str, Any]:
             database=services.database,
             run_id="benchmark",
             thresholds=policy.thresholds,
+            guards=policy.guards.guards,
             lock_wait_seconds=60,
             log=logging.getLogger("benchmarks"),
         )

@@ -201,6 +201,7 @@ def publish() -> dict[str, Any]:
             database=services.database,
             run_id="benchmark",
             thresholds=services.policy.thresholds,
+            guards=services.policy.guards.guards,
             lock_wait_seconds=60,
             log=logging.getLogger("benchmarks"),
         )

@@ -85,22 +85,27 @@ def build_services(settings: Settings) -> RosterServices:
             network_timeout=settings.snowflake.network_timeout,
         ),
         store=ObjectStore(s3=S3Resource(region_name=settings.aws.region), bucket=settings.aws.bucket),
-        policy=RosterPolicy(
-            sessions_per_partner=settings.rosters.sessions_per_partner,
-            lock_wait_seconds=settings.rosters.lock_wait_seconds,
-            include_switched_off=settings.rosters.without_toggle,
-            fillers=settings.rosters.fillers,
-            snapshots_kept=settings.rosters.snapshots_kept,
-            snapshots_monthly_days=settings.rosters.snapshots_monthly_days,
-            key_age_warning_days=settings.credentials.key_age_warning_days,
-            least_students_with_codes=settings.rosters.least_students_with_codes,
-            most_coverage_drop=settings.rosters.most_coverage_drop,
-            most_students_lost=settings.rosters.most_students_lost,
-            roster_fresh_hours=settings.rosters.fresh_hours,
-            docs_url=settings.dagster.docs_url,
-            command=settings.dagster.command,
-            guards=GuardPolicy(**settings.guards.model_dump()),
-        ),
+        policy=build_roster_policy(settings),
+    )
+
+
+def build_roster_policy(settings: Settings) -> RosterPolicy:
+    """How rosters are refreshed, judged and kept."""
+    return RosterPolicy(
+        sessions_per_partner=settings.rosters.sessions_per_partner,
+        lock_wait_seconds=settings.rosters.lock_wait_seconds,
+        include_switched_off=settings.rosters.without_toggle,
+        fillers=settings.rosters.fillers,
+        snapshots_kept=settings.rosters.snapshots_kept,
+        snapshots_monthly_days=settings.rosters.snapshots_monthly_days,
+        key_age_warning_days=settings.credentials.key_age_warning_days,
+        least_students_with_codes=settings.rosters.least_students_with_codes,
+        most_coverage_drop=settings.rosters.most_coverage_drop,
+        most_students_lost=settings.rosters.most_students_lost,
+        roster_fresh_hours=settings.rosters.fresh_hours,
+        docs_url=settings.dagster.docs_url,
+        command=settings.dagster.command,
+        guards=GuardPolicy(**settings.guards.model_dump()),
     )
 
 

@@ -23,12 +23,16 @@ from cryptography.hazmat.primitives.serialization import (
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.manifest import Manifest, Pointer
 from runway_pipelines.rosters.query import ROW_SCHEMA
+from runway_pipelines.settings import Settings
 from runway_pipelines.systems.aws.object_store import FileDigest
+from runway_pipelines.wiring import build_roster_policy
 from tests.reference_roster import reference_lines
 
 TENANT = PartnerTenant("acme", "district-12")
 SHA256 = hashlib.sha256(b"a roster").hexdigest()
 OTHER_SHA256 = hashlib.sha256(b"another roster").hexdigest()
+
+POLICY = build_roster_policy(Settings())  # as a deployment that sets nothing has it
 
 Codes = Iterable[tuple[str, str]]
 

@@ -46,14 +46,14 @@ ALL_RULES = tuple(_RULES.values())
 class Guards:
     """The limits beyond which guards hold: shares from 0 to 1, some with a number of students; 0 turns a guard off."""
 
-    students_lost: float = 0.05
-    students_lost_least: int = 20
-    students_added: float = 0.5
-    students_added_least: int = 100
-    students_changed: float = 0.75
-    id_type_lost: float = 0.25
-    colliding_codes: float = 0.1
-    warehouse_moved: bool = True
+    students_lost: float
+    students_lost_least: int
+    students_added: float
+    students_added_least: int
+    students_changed: float
+    id_type_lost: float
+    colliding_codes: float
+    warehouse_moved: bool
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,9 @@ class RefreshContext:
     database: ApplicationDatabase
     run_id: str
     thresholds: Thresholds
+    guards: Guards
     lock_wait_seconds: int
     log: logging.Logger
-    guards: Guards = field(default_factory=Guards)
     places: Callable[[PartnerTenant], Collection[Place]] = lambda tenant: ()
     fillers: bool = True
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))

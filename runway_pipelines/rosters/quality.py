@@ -82,9 +82,9 @@ RULES = (
 class Thresholds:
     """The shares, between 0 and 1, at which warnings start."""
 
-    students_with_codes: float = 0.5
-    coverage_drop: float = 0.1
-    students_lost: float = 0.01
+    students_with_codes: float
+    coverage_drop: float
+    students_lost: float
 
 
 @dataclass(frozen=True)

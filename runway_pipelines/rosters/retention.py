@@ -20,8 +20,8 @@ _SNAPSHOT_NAME = re.compile(r"([0-9a-f]{64})\.jsonl")
 class Retention:
     """How many of a tenant's newest snapshots are kept, and for how many days the first of each month."""
 
-    keep_last: int = 30
-    monthly_days: int = 400
+    keep_last: int
+    monthly_days: int
 
 
 @dataclass(frozen=True, order=True)

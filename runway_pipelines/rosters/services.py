@@ -10,7 +10,7 @@ from runway_pipelines.credentials.trial import Trial, try_credentials
 from runway_pipelines.errors import DecisionRefused
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.registry import Registry, read_registry
-from runway_pipelines.rosters.advice import COMMAND, Advice
+from runway_pipelines.rosters.advice import Advice
 from runway_pipelines.rosters.decisions import Decision, DecisionContext, decide
 from runway_pipelines.rosters.guards import Guards
 from runway_pipelines.rosters.index import PartnerIndex, record_outcomes
@@ -26,14 +26,14 @@ from runway_pipelines.systems.snowflake.client import EduSnowflake
 class GuardPolicy(dg.Config):
     """The settings of the guards, as `Guards` describes them."""
 
-    students_lost: float = Guards.students_lost
-    students_lost_least: int = Guards.students_lost_least
-    students_added: float = Guards.students_added
-    students_added_least: int = Guards.students_added_least
-    students_changed: float = Guards.students_changed
-    id_type_lost: float = Guards.id_type_lost
-    colliding_codes: float = Guards.colliding_codes
-    warehouse_moved: bool = Guards.warehouse_moved
+    students_lost: float
+    students_lost_least: int
+    students_added: float
+    students_added_least: int
+    students_changed: float
+    id_type_lost: float
+    colliding_codes: float
+    warehouse_moved: bool
 
     @property
     def guards(self) -> Guards:
@@ -42,22 +42,22 @@ class GuardPolicy(dg.Config):
 
 
 class RosterPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
-    """The settings for refreshing rosters."""
+    """The settings for refreshing rosters; their defaults are in `settings`."""
 
-    sessions_per_partner: int = 4
-    lock_wait_seconds: int = 600
-    include_switched_off: bool = False
-    fillers: bool = True
-    snapshots_kept: int = 30
-    snapshots_monthly_days: int = 400
-    key_age_warning_days: int = 90
-    least_students_with_codes: float = 0.5
-    most_coverage_drop: float = 0.1
-    most_students_lost: float = 0.01
-    roster_fresh_hours: float = 30
+    sessions_per_partner: int
+    lock_wait_seconds: int
+    include_switched_off: bool
+    fillers: bool
+    snapshots_kept: int
+    snapshots_monthly_days: int
+    key_age_warning_days: int
+    least_students_with_codes: float
+    most_coverage_drop: float
+    most_students_lost: float
+    roster_fresh_hours: float
     docs_url: str | None = None
-    command: str = COMMAND
-    guards: GuardPolicy = GuardPolicy()
+    command: str
+    guards: GuardPolicy
 
     @property
     def advice(self) -> Advice:

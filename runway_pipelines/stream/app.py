@@ -20,6 +20,7 @@ from starlette.routing import Route, Router
 from runway_pipelines.errors import RunwayError
 from runway_pipelines.stream.board_route import PATH as BOARD_PATH
 from runway_pipelines.stream.board_route import BoardRoute
+from runway_pipelines.stream.choosing import SourceChooser
 from runway_pipelines.stream.limits import BlockingCalls, Places, in_thread
 from runway_pipelines.stream.metrics import CONTENT_TYPE, Metrics
 from runway_pipelines.stream.persons_cache import PersonsCache
@@ -83,17 +84,23 @@ class StreamApi:
             persons_bytes=lambda: self._persons.nbytes,
         )
         patience = Patience(settings.stream.stall_seconds, settings.stream.least_bytes_per_second)
+        chooser = SourceChooser(
+            services.store,
+            self._pools,
+            self._metrics,
+            fresh_for=timedelta(hours=settings.stream.snapshot_hours),
+            guards=services.policy.guards.guards,
+        )
         self._rosters = RosterRoute(
+            chooser,
             services.store,
             self._pools,
             self._metrics,
             self._call,
             Places(settings.stream.most_pulls, settings.stream.most_pulls_per_partner),
             patience,
-            fresh_for=timedelta(hours=settings.stream.snapshot_hours),
             acquire_seconds=settings.stream.acquire_seconds,
             fillers=settings.rosters.fillers,
-            guards=services.policy.guards.guards,
         )
         resolved_partners = frozenset(filter(None, settings.resolution.partners.split(",")))
         if resolved_partners:

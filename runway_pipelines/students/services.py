@@ -32,7 +32,7 @@ class ResolutionPolicy(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The settings for resolving students. ``partners`` are those who agreed."""
 
     partners: list[str]
-    keep_days: int = 30
+    keep_days: int
 
     @property
     def files_kept(self) -> timedelta:

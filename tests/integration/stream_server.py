@@ -285,6 +285,7 @@ def refresh(partner: TestPartner, code: str) -> TenantOutcome:
             database=services.database,
             run_id="test",
             thresholds=services.policy.thresholds,
+            guards=services.policy.guards.guards,
             lock_wait_seconds=int(PATIENCE_SECONDS),
             log=logging.getLogger("test"),
         )

@@ -45,6 +45,7 @@ class Nights:
             services.database,
             f"run of {self.today}",
             services.policy.thresholds,
+            services.policy.guards.guards,
             int(PATIENCE_SECONDS),
             logging.getLogger("test"),
             now=lambda: self.now,

@@ -9,7 +9,7 @@ import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import IO, Any, cast
@@ -23,26 +23,25 @@ from runway_pipelines.rosters.audit import changes
 from runway_pipelines.rosters.decisions import Decision, DecisionContext, What, decide
 from runway_pipelines.rosters.encoding import RosterCounts
 from runway_pipelines.rosters.expecting import end_expectation, expect
-from runway_pipelines.rosters.guards import GUARD_NAMES, Guards
+from runway_pipelines.rosters.guards import GUARD_NAMES
 from runway_pipelines.rosters.holds import Hold, read_expectations, read_hold
 from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, Pointer, manifest_key, snapshot_key
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome
 from runway_pipelines.rosters.pruning import prune_tenant, stored_snapshots
 from runway_pipelines.rosters.publication import list_manifests, published_keys, read_manifest, read_published
 from runway_pipelines.rosters.purging import purge
-from runway_pipelines.rosters.quality import Thresholds
 from runway_pipelines.rosters.record import State
 from runway_pipelines.rosters.refresh import refresh_tenant
 from runway_pipelines.rosters.retention import LEAST_AGE, Retention
 from runway_pipelines.systems.aws.object_store import FileDigest
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from runway_pipelines.systems.snowflake.connection import Place
-from tests.factories import TENANT, digest_of, roster_lines
+from tests.factories import POLICY, TENANT, digest_of, roster_lines
 from tests.memory_store import Killed, MemoryS3, memory_store
 
 YEARS = (2025, 2026)
 PLACES = (Place("ours", "EDU", "PROD"), Place("theirs", "EDU", "PROD"))
-GUARDS = Guards(students_lost_least=2, students_added_least=4)
+GUARDS = replace(POLICY.guards.guards, students_lost_least=2, students_added_least=4)
 
 
 @dataclass(frozen=True)
@@ -203,10 +202,10 @@ class PublicationWorld:
             self.store,
             self.database,
             f"run of {self.clock:%H:%M}",
-            Thresholds(),
+            POLICY.thresholds,
+            GUARDS,
             1,
             Silent(),
-            guards=GUARDS,
             now=lambda: self.clock,
         )
 

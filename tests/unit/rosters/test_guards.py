@@ -34,14 +34,13 @@ from runway_pipelines.rosters.quality import (
     NOT_EMPTY,
     STUDENTS_LOST,
     CheckResult,
-    Thresholds,
     blocking,
     judge,
 )
 from runway_pipelines.systems.snowflake.connection import Place
-from tests.factories import TENANT, manifest
+from tests.factories import POLICY, TENANT, manifest
 
-GUARDS = Guards()
+GUARDS = POLICY.guards.guards
 OFF = Guards(0, 20, 0, 100, 0, 0, 0, warehouse_moved=False)
 HERE = Place("xy12345", "ANALYTICS", "PROD")
 NOW = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
@@ -346,7 +345,7 @@ def test_all_guards_that_fail_are_named_in_one_verdict() -> None:
 
 def results_of(candidate: Manifest, published: Manifest | None, guards: Guards = GUARDS) -> tuple[CheckResult, ...]:
     comparison = against(published, is_first=published is None)
-    return combine(judge(candidate, published, Thresholds()), judge_guards(candidate, comparison, guards))
+    return combine(judge(candidate, published, POLICY.thresholds), judge_guards(candidate, comparison, guards))
 
 
 def test_combined_there_is_one_result_of_every_rule_in_order() -> None:

@@ -1,5 +1,7 @@
 """Each rule passes what it should, fails what it should, and says so in numbers that are safe to show."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,9 +24,9 @@ from runway_pipelines.rosters.quality import (
     judge,
     unreadable,
 )
-from tests.factories import manifest
+from tests.factories import POLICY, manifest
 
-THRESHOLDS = Thresholds()
+THRESHOLDS = POLICY.thresholds
 counts = st.integers(0, 500)
 
 
@@ -274,7 +276,7 @@ def test_too_few_students_with_a_code_is_a_warning_from_the_threshold_on(
     students: int, without: int, threshold: float, passed: bool
 ) -> None:
     new = manifest(students=students, students_without_codes=without, students_by_id_system={})
-    found = result_of(ID_TYPE_COVERAGE, new, thresholds=Thresholds(students_with_codes=threshold))
+    found = result_of(ID_TYPE_COVERAGE, new, thresholds=replace(THRESHOLDS, students_with_codes=threshold))
     assert (found.passed, found.blocks) == (passed, False)
     assert found.numbers["students_with_codes_share"] == 1 - without / students
 
@@ -296,7 +298,7 @@ def test_too_few_students_with_a_code_is_a_warning_from_the_threshold_on(
 def test_an_id_type_that_fell_by_more_than_the_threshold_since_the_last_snapshot_is_a_warning(
     before: Manifest, after: Manifest, passed: bool
 ) -> None:
-    found = result_of(ID_TYPE_COVERAGE, after, before, Thresholds(students_with_codes=0, coverage_drop=0.1))
+    found = result_of(ID_TYPE_COVERAGE, after, before, replace(THRESHOLDS, students_with_codes=0, coverage_drop=0.1))
     assert (found.passed, found.blocks) == (passed, False)
     assert found.numbers["id_types_fallen"] == (not passed)
     assert ("Local fell by more than 10% of students" in found.reason) == (not passed)
@@ -305,7 +307,7 @@ def test_an_id_type_that_fell_by_more_than_the_threshold_since_the_last_snapshot
 @pytest.mark.parametrize(("before", "after"), [(50, 40), (90, 80), (80, 70)])
 def test_a_fall_of_exactly_the_threshold_passes(before: int, after: int) -> None:
     new, old = with_students(100, Local=after), with_students(100, Local=before)
-    assert result_of(ID_TYPE_COVERAGE, new, old, Thresholds(coverage_drop=0.1)).passed
+    assert result_of(ID_TYPE_COVERAGE, new, old, replace(THRESHOLDS, coverage_drop=0.1)).passed
 
 
 @pytest.mark.parametrize(
@@ -313,7 +315,7 @@ def test_a_fall_of_exactly_the_threshold_passes(before: int, after: int) -> None
     [(1, 0.01, True), (2, 0.01, False), (0, 0.0, True), (1, 0.0, False), (100, 1.0, True)],
 )
 def test_more_students_lost_than_the_threshold_is_a_warning(removed: int, threshold: float, passed: bool) -> None:
-    thresholds = Thresholds(students_lost=threshold)
+    thresholds = replace(THRESHOLDS, students_lost=threshold)
     found = result_of(STUDENTS_LOST, manifest(students_removed=removed, previous_sha256="p"), manifest(), thresholds)
     assert (found.passed, found.blocks) == (passed, False)
     assert found.numbers == {"students_removed": removed, "students_removed_share": removed / 100}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.manifest import index_key, manifest_key, pointer_key, snapshot_key
 from runway_pipelines.rosters.retention import LEAST_AGE, Retention, StoredSnapshot, parse_snapshot_key, to_prune
+from tests.factories import POLICY
 
 NOW = datetime(2026, 11, 28, 12, 30, tzinfo=UTC)
 NORTH = PartnerTenant("acme", "north")
@@ -34,36 +36,36 @@ def left(snapshots: list[StoredSnapshot], retention: Retention, now: datetime = 
 
 @pytest.mark.parametrize("count", [0, 1, 29, 30])
 def test_of_no_more_than_are_kept_nothing_is_pruned(count: int) -> None:
-    assert to_prune(nightly(count), Retention(), NOW) == []
+    assert to_prune(nightly(count), POLICY.retention, NOW) == []
 
 
 def test_of_one_more_the_oldest_is_pruned_unless_it_is_its_months_first() -> None:
     middle_of_a_month = datetime(2026, 5, 31, 12, tzinfo=UTC)
     snapshots = nightly(32, middle_of_a_month)  # April 30 to May 31
     april_30, may_1, *_ = snapshots
-    assert to_prune(snapshots[1:], Retention(monthly_days=0), middle_of_a_month) == [may_1]
-    assert to_prune(snapshots, Retention(), middle_of_a_month) == []
-    assert to_prune(snapshots, Retention(monthly_days=0), middle_of_a_month) == [april_30, may_1]
+    assert to_prune(snapshots[1:], replace(POLICY.retention, monthly_days=0), middle_of_a_month) == [may_1]
+    assert to_prune(snapshots, POLICY.retention, middle_of_a_month) == []
+    assert to_prune(snapshots, replace(POLICY.retention, monthly_days=0), middle_of_a_month) == [april_30, may_1]
 
 
 def test_after_two_years_the_newest_stay_and_a_months_first_for_each_of_thirteen_months() -> None:
     snapshots = nightly(730)
     newest = snapshots[-30:]
-    stay = left(snapshots, Retention())
+    stay = left(snapshots, POLICY.retention)
     assert stay[-30:] == newest
     assert [f"{each.stored_at:%Y-%m-%d}" for each in stay[:-30]] == [
         "2025-11-01",
         "2025-12-01",
         *(f"2026-{month:02d}-01" for month in range(1, 11)),
     ]
-    assert left(snapshots, Retention(monthly_days=0)) == newest
+    assert left(snapshots, replace(POLICY.retention, monthly_days=0)) == newest
 
 
 def test_pruned_every_night_or_once_after_years_the_same_stay() -> None:
     stay: list[StoredSnapshot] = []
     for snapshot in nightly(730):
-        stay = left([*stay, snapshot], Retention(), snapshot.stored_at + timedelta(hours=1))
-    assert stay == left(nightly(730), Retention())
+        stay = left([*stay, snapshot], POLICY.retention, snapshot.stored_at + timedelta(hours=1))
+    assert stay == left(nightly(730), POLICY.retention)
 
 
 def test_a_months_first_goes_when_its_own_time_is_up_and_no_other_day_takes_its_place() -> None:
