@@ -29,7 +29,7 @@ _MISCONFIGURED = (
 )
 _LIBRARIES = {"boto3", "botocore", "s3transfer", "urllib3"}
 _OF_THE_CONNECTION = (ConnectionError, TimeoutError, ssl.SSLError, socket.gaierror, http.client.HTTPException)
-# Includes the codes that botocore retries itself, at most four times.
+# Includes the codes that botocore retries itself.
 _TRANSIENT_CODES = {
     "BadDigest",
     "BandwidthLimitExceeded",
