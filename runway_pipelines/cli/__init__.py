@@ -12,6 +12,16 @@ Slow imports, such as Dagster, happen inside the command that needs them, so tha
 once.
 """
 
-from runway_pipelines.cli.app import main
+import sys
 
-__all__ = ["main"]
+from runway_pipelines.cli.exit_codes import ExitCode
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C ends it with a line even while its modules are imported."""
+    try:
+        from runway_pipelines.cli.app import main as command
+    except KeyboardInterrupt:
+        sys.stderr.write("\nStopped.\n")
+        sys.exit(ExitCode.INTERRUPTED)
+    command()

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 from click.testing import CliRunner
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.rosters.audit import entries
 from runway_pipelines.rosters.decisions import Decision, DecisionContext, What
 from runway_pipelines.rosters.holds import Hold, read_hold

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.dagster_events import delete_old_runless, evaluate_sensor
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack

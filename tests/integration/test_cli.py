@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.cli.files import OutputFile
 from runway_pipelines.cli.rosters import load as load_command

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.rosters.holds import read_hold
 from runway_pipelines.settings import load_settings
 from runway_pipelines.wiring import build_services

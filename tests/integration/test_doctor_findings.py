@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner, Result
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.doctor.bucket import PROBE_FOLDER
 from runway_pipelines.doctor.findings import CheckStatus

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.credentials.connection_asset import CAN_CONNECT
 from runway_pipelines.identity.options import IdentityOptions

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER
 from runway_pipelines.rosters.manifest import index_key

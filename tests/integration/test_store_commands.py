@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.identity.migration import missing_columns
 from runway_pipelines.local.catalogue import create_tables

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.credentials.sessions import PartnerSessions
 from runway_pipelines.local import dataset
 from runway_pipelines.local.partners import RESOLVED_PARTNER, synthetic_partners

@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from click.testing import CliRunner
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.operations.events import OperatorEvents
 from runway_pipelines.operations.outcome_sensor import Watched, build_run_outcome_sensor

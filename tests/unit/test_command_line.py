@@ -14,8 +14,7 @@ import pytest
 from click.shell_completion import get_completion_class
 from click.testing import CliRunner
 
-from runway_pipelines.cli import main
-from runway_pipelines.cli.app import Commands
+from runway_pipelines.cli.app import Commands, main
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.errors import Permanent
 from runway_pipelines.settings import load_settings

@@ -6,7 +6,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.errors import ConfigurationError
 from runway_pipelines.settings import Settings, load_settings
 from runway_pipelines.systems.vocabulary import Role

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.errors import Permanent
 from runway_pipelines.local import mishaps

@@ -6,7 +6,7 @@ from dataclasses import replace
 import click
 import pytest
 
-from runway_pipelines.cli import main
+from runway_pipelines.cli.app import main
 from runway_pipelines.local.partners import Tenant, synthetic_partners
 from runway_pipelines.local.welcome import Welcome
 
