@@ -65,9 +65,8 @@ def test_a_tenant_that_does_not_fit_on_the_disk_says_so_and_the_others_are_publi
     warehouse.students("large", 4000)
     warehouse.students("small", 3)
     partner = world.partner(warehouse, ["large", "small"])
-    monkeypatch.setenv(
-        "RUNWAY_SESSIONS_PER_PARTNER", "1"
-    )  # at the same time, the large one would take the small one's room
+    # One after the other: at the same time, the large one would take the small one's room.
+    monkeypatch.setenv("RUNWAY_SESSIONS_PER_PARTNER", "1")
     disk = mount("size=256k")
     monkeypatch.setattr(tempfile, "tempdir", str(disk))
     result = run_partner(instance, partner)

@@ -118,7 +118,7 @@ def start(state: Path, tmp_path: Path) -> Iterator[Start]:
     yield started
     for command in commands:
         command.process.kill()
-        command.process.wait()
+        command.process.communicate()
 
 
 def test_a_second_dev_says_where_the_first_one_is_and_ctrl_c_thrice_ends_that_in_order(
