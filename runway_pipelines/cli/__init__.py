@@ -12,16 +12,25 @@ Slow imports, such as Dagster, happen inside the command that needs them, so tha
 once.
 """
 
-import sys
+import os
+import signal
+from types import FrameType
 
 from runway_pipelines.cli.exit_codes import ExitCode
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C ends it with a line even while its modules are imported."""
-    try:
-        from runway_pipelines.cli.app import main as command
-    except KeyboardInterrupt:
-        sys.stderr.write("\nStopped.\n")
-        sys.exit(ExitCode.INTERRUPTED)
+    """Run the command line. Ctrl-C ends it with a line even while its modules are imported."""
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:  # nohup, or a shell's `&`, has it ignored
+        signal.signal(signal.SIGINT, _leave)
+    from runway_pipelines.cli.app import main as command
+
+    signal.signal(signal.SIGINT, usual)
     command()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    # An exception could be caught by the module that is being imported; there is nothing to unwind yet.
+    os.write(2, b"\nStopped.\n")
+    os._exit(ExitCode.INTERRUPTED)

@@ -18,8 +18,6 @@ from runway_pipelines.cli.target import Target, local_parts
 from runway_pipelines.cli.terminal import console
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from runway_pipelines.local.processes import StateLock
 
 STOPPED = "Stopped. The next run takes up what is missing."
@@ -78,15 +76,15 @@ def dev(target: Target, port: int) -> None:
         from runway_pipelines.local.signals import end_on_interrupt
     try:
         # The lock first: if two are started at once, the second is told.
-        with end_on_interrupt(STOPPING) as is_asked_to_end, dagster_lock(target.state) as lock:
-            _run_dagster(target, port, lock, is_asked_to_end)
+        with end_on_interrupt(STOPPING), dagster_lock(target.state) as lock:
+            _run_dagster(target, port, lock)
     except DagsterAlreadyRunning as running:
         click.echo(str(running))
         return
     click.echo(f"Stopped; the state is in {target.state}.")
 
 
-def _run_dagster(target: Target, port: int, lock: StateLock, is_asked_to_end: Callable[[], bool]) -> None:
+def _run_dagster(target: Target, port: int, lock: StateLock) -> None:
     """Run Dagster on a stack of our own: a joined one would end with its owner, under our daemon."""
     progress = Progress()
     click.echo(STARTING.format(target.state))
@@ -111,7 +109,7 @@ def _run_dagster(target: Target, port: int, lock: StateLock, is_asked_to_end: Ca
             for line in Welcome(running.url, board, target.command_beside, synthetic_partners()).lines():
                 is_command = line.startswith(" ")  # never broken: somebody copies it
                 console.print(line if is_command else f"\n{line}", soft_wrap=is_command, highlight=False, markup=False)
-            running.wait(is_asked_to_end)
+            running.wait()
 
 
 class Progress:

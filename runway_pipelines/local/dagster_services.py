@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +43,13 @@ class RunningDagster:
     url: str
     children: tuple[Child, ...]
 
-    def wait(self, is_asked_to_end: Callable[[], bool]) -> None:
-        """Wait until somebody asks for the end. Neither these processes nor the stack's servers should end before.
+    def wait(self) -> None:
+        """Wait until Ctrl-C. Neither these processes nor the stack's servers should end before.
 
         Raises LocalServerError if one does; it says how the process ended, with the end of its log.
         """
         servers = {*self.children, *running_servers()}
         while all(child.is_running() for child in servers):
-            if is_asked_to_end():
-                return
             time.sleep(0.5)
         ended = next(child for child in servers if not child.is_running())
         raise LocalServerError(
