@@ -6,7 +6,8 @@ from pathlib import Path
 import click
 import pytest
 
-from runway_pipelines.cli import data_contracts, main
+from runway_pipelines.cli import data_contracts
+from runway_pipelines.cli.app import main
 from runway_pipelines.settings import settings_markdown
 
 ROOT = Path(__file__).parents[2]
