@@ -112,7 +112,7 @@ def test_load_takes_a_snapshot_by_the_digits_that_show_has(
     for digits, found in (("no-digest", 0), ("", 2)):
         refused = CliRunner().invoke(main, [*load, digits])
         assert refused.exit_code == 1
-        assert f"got those of {found}." in refused.output
+        assert f"got digits that {found} kept snapshots begin with." in refused.output
         assert not target.exists()
 
 
