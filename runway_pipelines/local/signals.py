@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
@@ -16,6 +17,7 @@ Result = TypeVar("Result")
 
 _FAREWELL_SECONDS = 1.5
 _POLL_SECONDS = 0.02
+_MOST_SECONDS_IN_A_LIBRARY = 30.0  # one that hangs is not waited for
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _Handler = Callable[[int, FrameType | None], Any] | signal.Handlers | int
 
@@ -39,26 +41,26 @@ def exit_on_termination() -> Iterator[None]:
 def end_on_interrupt(message: str) -> Iterator[None]:
     """The first Ctrl-C says ``message`` and ends the block, which is no failure; others are ignored, after it too.
 
-    The block ends as soon as it is in code of ours. In the middle of a library's, an exception was swallowed (a bare
-    ``except`` around an import), reported (SQLAlchemy, in closing a connection) or became another one (psycopg, in
-    leaving a pipeline): 4 of 90 Ctrl-C while Dagster was starting printed a traceback. For the main thread. Children
-    have sessions of their own: a terminal's Ctrl-C is not theirs.
+    The block ends as soon as it is in code of ours, or after half a minute in a library that hangs. In the middle of a
+    library's code, an exception was swallowed (a bare ``except`` around an import), reported (SQLAlchemy, in closing a
+    connection) or became another one (psycopg, in leaving a pipeline): 4 of 90 Ctrl-C while Dagster was starting
+    printed a traceback. For the main thread. Children have sessions of their own: a terminal's Ctrl-C is not theirs.
     """
-    is_ending = False
+    is_ending, deadline = False, 0.0
     block = sys._getframe(2)  # of whoever has the `with`
 
     def leave(number: int, frame: FrameType | None) -> None:
-        nonlocal is_ending
+        nonlocal is_ending, deadline
         if is_ending:  # a block within may have put this handler back
             return
-        is_ending = True
+        is_ending, deadline = True, time.monotonic() + _MOST_SECONDS_IN_A_LIBRARY
         # Not SIG_IGN: a server that is started meanwhile would inherit it, and not hear that it is to stop.
         _handle(dict.fromkeys(_ENDING, lambda number, frame: None))
         _say_in_handler(message)
         raise_or_wait(number, frame)
 
     def raise_or_wait(number: int, frame: FrameType | None) -> None:
-        if _is_in_a_library(frame, block):
+        if time.monotonic() < deadline and _is_in_a_library(frame, block):
             signal.setitimer(signal.ITIMER_REAL, _POLL_SECONDS)
             return
         _handle(dict.fromkeys(_ENDING, signal.SIG_IGN))

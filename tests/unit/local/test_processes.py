@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from runway_pipelines.local import signals
 from runway_pipelines.local.processes import LocalServerError, StackAlreadyRunning, StateLock
 from runway_pipelines.local.signals import end_on_interrupt, exit_on_termination, impatience, undisturbed
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESTORED = (*ENDING, signal.SIGALRM)
@@ -78,6 +79,20 @@ def test_ctrl_c_in_the_middle_of_a_library_ends_the_block_once_that_is_done(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     assert done == ["whole"]
     assert capfd.readouterr().out == "Stopping ...\nStopping ...\n"
+
+
+def test_a_library_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "hanging.py").write_text(
+        "import signal, time\ndef work(seconds):\n    signal.raise_signal(signal.SIGINT)\n    time.sleep(seconds)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "site-packages"))
+    monkeypatch.setattr(signals, "_MOST_SECONDS_IN_A_LIBRARY", 0.05)
+    hanging = importlib.import_module("hanging")
+    with end_on_interrupt("Stopping ..."):
+        hanging.work(PATIENCE_SECONDS)
+        raise AssertionError("it was waited for")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_ctrl_c_while_a_dataclass_is_being_defined_is_no_failure_either() -> None:
