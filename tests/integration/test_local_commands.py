@@ -25,10 +25,17 @@ UP_IN_ORDER = [
     *("code server", "daemon", "UI"),
 ]
 CLI = [sys.executable, "-m", "runway_pipelines.cli"]
-# The command line, which says when Python itself has started: until then Ctrl-C is Python's.
-BEGUN = (
-    "import runpy, sys; print('begun'); runpy.run_module('runway_pipelines.cli', run_name='__main__', alter_sys=True)"
-)
+# The command line, which says when it begins to import itself: until then, Ctrl-C is Python's own.
+BEGUN = """
+import sys
+class Telling:
+    def find_spec(name, *_):
+        if name == "runway_pipelines.cli.app":
+            print("begun")
+sys.meta_path.insert(0, Telling)
+from runway_pipelines.cli import main
+main()
+"""
 # A command that uses the stack until a line comes from stdin, and shows that it can.
 USER = """
 import os, sys
