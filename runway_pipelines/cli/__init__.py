@@ -21,16 +21,14 @@ from runway_pipelines.cli.exit_codes import ExitCode
 
 def main() -> None:
     """Run the command line. Ctrl-C ends it with a line even while its modules are imported."""
-    usual = signal.getsignal(signal.SIGINT)
-    if usual is signal.default_int_handler:  # nohup, or a shell's `&`, has it ignored
-        signal.signal(signal.SIGINT, _leave)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup, or a shell's `&`, has it ignored
+        signal.signal(signal.SIGINT, leave)  # until the command begins
     from runway_pipelines.cli.app import main as command
 
-    signal.signal(signal.SIGINT, usual)
     command()
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    # An exception could be caught by the module that is being imported; there is nothing to unwind yet.
+def leave(number: int, frame: FrameType | None) -> None:
+    """Say so and exit. An exception could be caught by the module that is being imported; nothing is to be unwound."""
     os.write(2, b"\nStopped.\n")
     os._exit(ExitCode.INTERRUPTED)

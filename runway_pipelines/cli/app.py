@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from runway_pipelines.cli import leave
 from runway_pipelines.cli.board import list_rosters, status
 from runway_pipelines.cli.breakage import break_, mend
 from runway_pipelines.cli.credentials import credentials
@@ -38,6 +39,8 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         """Run the command."""
         try:
+            if signal.getsignal(signal.SIGINT) is leave:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             return super().invoke(ctx)
         except RunwayError as error:
             raise click.ClickException(_said(error, ctx.obj)) from None
