@@ -20,7 +20,7 @@ from runway_pipelines.cli.signature import WHY, decided_by_option, signed_comman
 from runway_pipelines.cli.target import Target
 from runway_pipelines.cli.terminal import console, say
 from runway_pipelines.errors import RunwayError
-from runway_pipelines.operations.wording import first_few, how_many, minute, utc_minute
+from runway_pipelines.operations.wording import LEAST_SHA256, first_few, how_many, minute, utc_minute
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.advice import COMMAND_LINE
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from runway_pipelines.rosters.outcome import TenantOutcome
     from runway_pipelines.rosters.record import Change
     from runway_pipelines.rosters.services import RosterServices
-
-LEAST_SHOWN = 8  # digits of a digest: as many as a decision needs
 
 
 @click.command(
@@ -336,8 +334,8 @@ def _record_table(found: Iterable[Change]) -> Table:
             minute(begun.at),
             begun.tenant_code or "all",
             begun.what if state is State.COMPLETED else Text(f"{begun.what}, {state}", style="bold red"),
-            (begun.from_sha256 or "")[:LEAST_SHOWN],
-            (begun.to_sha256 or "")[:LEAST_SHOWN],
+            (begun.from_sha256 or "")[:LEAST_SHA256],
+            (begun.to_sha256 or "")[:LEAST_SHA256],
             Text(begun.why),
         )
     return table

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runway_pipelines.operations.wording import START_DAEMON
+
 if TYPE_CHECKING:
     from runway_pipelines.local.processes import OnReady
     from runway_pipelines.rosters.advice import Advice
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 
 DEFAULT_STATE = Path(".runway")
-START_DAEMON = "start dagster-daemon run with this DAGSTER_HOME"  # the doctor's remedy
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from runway_pipelines.doctor.findings import CheckStatus, Finding, Seen, in_turn, skipped
 from runway_pipelines.errors import Permanent
+from runway_pipelines.operations.wording import START_DAEMON
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -60,7 +61,7 @@ def seen_daemons(is_alive: Mapping[str, bool]) -> Seen:
         return Seen(
             CheckStatus.WARNING,
             f"no heartbeat of {', '.join(silent)}: schedules and sensors do not tick, queued runs do not start",
-            "start dagster-daemon run with this DAGSTER_HOME",
+            START_DAEMON,
         )
     return Seen(CheckStatus.OK, f"{len(is_alive)} of {len(is_alive)} alive")
 

@@ -32,7 +32,7 @@ ID_FIELDS: Mapping[str, str] = {
     "apple_music": "apple_music_artist_id",
     "bandcamp": "bandcamp_id",
 }
-# Of libraries that are no compilations; that is four fifths of a catalogue with a tenth of compilations.
+# The share among libraries that are not compilations. With a tenth of compilations, it is four fifths of a catalogue.
 SINGLE_ARTIST_PERCENT = 88
 TRACKS_CONTRACT_VERSION = 1
 

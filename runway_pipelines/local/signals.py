@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -46,14 +47,14 @@ def end_on_interrupt(message: str) -> Iterator[None]:
     connection) or became another one (psycopg, in leaving a pipeline): 4 of 90 Ctrl-C while Dagster was starting
     printed a traceback. For the main thread. Children have sessions of their own: a terminal's Ctrl-C is not theirs.
     """
-    is_ending, deadline = False, 0.0
+    deadline = math.inf  # sooner once somebody asked for the end
     block = sys._getframe(2)  # of whoever has the `with`
 
     def leave(number: int, frame: FrameType | None) -> None:
-        nonlocal is_ending, deadline
-        if is_ending:  # a block within may have put this handler back
+        nonlocal deadline
+        if deadline < math.inf:  # a block within may have put this handler back
             return
-        is_ending, deadline = True, time.monotonic() + _MOST_SECONDS_IN_A_LIBRARY
+        deadline = time.monotonic() + _MOST_SECONDS_IN_A_LIBRARY
         # Not SIG_IGN: a server that is started meanwhile would inherit it, and not hear that it is to stop.
         _handle(dict.fromkeys(_ENDING, lambda number, frame: None))
         _say_in_handler(message)
@@ -72,7 +73,7 @@ def end_on_interrupt(message: str) -> Iterator[None]:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
-    if is_ending:  # what is left is to exit, and another Ctrl-C would print a traceback
+    if deadline < math.inf:  # what is left is to exit, and another Ctrl-C would print a traceback
         _handle({signal.SIGINT: signal.SIG_IGN})
 
 

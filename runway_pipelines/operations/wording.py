@@ -5,6 +5,9 @@ from datetime import UTC, datetime
 
 OPERATIONS = "docs/operations.md"
 SHA256_SHOWN = 12  # digits: as many as `rosters load --sha256` needs, and enough for any history
+LEAST_SHA256 = 8  # digits: as many as a decision needs
+# The embedded stack has another way, which `Target.adapted` puts in its place.
+START_DAEMON = "start dagster-daemon run with this DAGSTER_HOME"
 
 
 def first_few(texts: Iterable[str], most: int, separator: str = ", ", where: str = "") -> str:

@@ -83,7 +83,7 @@ def _guards_passed(instance: dg.DagsterInstance, outcome: TenantOutcome) -> Iter
         )
 
 
-# What the launchpad shows. Unedited, it decides nothing: a decision without a name and a reason is refused.
+# The config that the launchpad starts with. Unedited, it decides nothing: without a name and a reason it is refused.
 TO_FILL_IN = {
     "ops": {
         decide_on_roster.name: {"config": {"decision": What.APPROVE.name, "sha256": "", "decided_by": "", "reason": ""}}

@@ -18,11 +18,10 @@ from typing import Any
 from psycopg import Connection
 
 from runway_pipelines.errors import DecisionRefused, StoredObjectDamaged
-from runway_pipelines.operations.wording import SHA256_SHOWN
+from runway_pipelines.operations.wording import LEAST_SHA256, SHA256_SHOWN
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import complete_begun, entries, on_record
 from runway_pipelines.rosters.holds import (
-    LEAST_SHA256,
     Hold,
     delete_hold,
     read_hold,

@@ -23,7 +23,7 @@ def earlier_of(pointer: Pointer | None, now: datetime) -> tuple[Earlier, ...]:
 def carried_on(
     pointer: Pointer | None, published: Manifest | None, candidate: Manifest, now: datetime
 ) -> tuple[Earlier, ...]:
-    """What the pointer remembers once ``candidate`` replaces what is published, oldest first.
+    """The earlier rosters that the pointer keeps once ``candidate`` is published, oldest first.
 
     Keeps only rosters with more students than all later ones, and one a day: a larger later roster replaces a smaller
     earlier one, because a loss is greatest beside the largest. So at most eight are kept.

@@ -229,7 +229,7 @@ def _how_to_decide(tenant: PartnerTenant) -> str:
 
 
 def _what_is_left(outcome: TenantOutcome) -> str:
-    """What a person should do if the reason does not say."""
+    """The next step for a reason that names none."""
     if outcome.status is TenantStatus.HELD:
         return "correct the data in the warehouse; the next refresh publishes it"
     return "mend what the reason says, then materialize this partition, or wait for the next night"

@@ -29,7 +29,6 @@ from runway_pipelines.rosters.record import last_day
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.snowflake.connection import Place
 
-LEAST_SHA256 = 8
 MOST_TEXT = 200  # characters of a name or a reason
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})  # Unicode's controls, and what ends a line
 
