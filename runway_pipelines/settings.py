@@ -16,12 +16,20 @@ from pydantic import (
     ValidationError,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from runway_pipelines.errors import ConfigurationError
 
 SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
-_PARTNERS = r"^([A-Za-z0-9_@-]{1,64}(,[A-Za-z0-9_@-]{1,64})*)?$"
+
+_PartnerId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_@-]{1,64}$")]
+
+
+def _split_at_commas(value: str) -> list[str]:
+    return value.split(",") if value else []
+
+
+_Partners = Annotated[frozenset[_PartnerId], NoDecode, BeforeValidator(_split_at_commas)]
 
 
 class Section(BaseSettings):
@@ -370,10 +378,9 @@ class Stream(Section, env_prefix="RUNWAY_STREAM_"):
 class Resolution(Section, env_prefix="RUNWAY_RESOLUTION_"):
     """Student resolution: whose row is it."""
 
-    partners: str = Field(
-        "",
+    partners: _Partners = Field(
+        frozenset(),
         validation_alias="RUNWAY_STUDENT_RESOLUTION",
-        pattern=_PARTNERS,
         description="Partners whose students are resolved, separated by commas. It reads more of their warehouses than "
         "rosters do (names, birth dates, schools), so each partner decides.",
     )
@@ -391,10 +398,8 @@ class Resolution(Section, env_prefix="RUNWAY_RESOLUTION_"):
 class Ecs(Section, env_prefix="RUNWAY_LARGE_"):
     """Which runs get a larger task on ECS."""
 
-    partners: str = Field(
-        "",
-        pattern=_PARTNERS,
-        description="Partners whose requested runs get a large task on ECS, separated by commas.",
+    partners: _Partners = Field(
+        frozenset(), description="Partners whose requested runs get a large task on ECS, separated by commas."
     )
     run_cpu: Literal["1024", "2048", "4096", "8192", "16384"] = Field(
         "4096", description="CPU units of a large task; a core is 1024."
@@ -504,7 +509,7 @@ def settings_markdown() -> str:
         lines += ["", f"## {(section.__doc__ or '').rstrip('.')}", ""]
         lines += ["| variable | default | meaning |", "| --- | --- | --- |"]
         for name, field in section.model_fields.items():
-            default = "" if field.default in (None, "") else f"`{field.default}`"
+            default = "" if field.default in (None, "", frozenset()) else f"`{field.default}`"
             lines.append(f"| `{section.variable(name)}` | {default} | {field.description} |")
     return "\n".join([*lines, ""])
 

@@ -119,7 +119,7 @@ def build_student_services(settings: Settings) -> StudentServices:
     return StudentServices(
         rosters=build_services(settings),
         policy=ResolutionPolicy(
-            partners=sorted(_named(settings.resolution.partners)),
+            partners=sorted(settings.resolution.partners),
             keep_days=settings.resolution.keep_days,
         ),
     )
@@ -190,12 +190,7 @@ def build_pacing(settings: Settings) -> Pacing:
 def build_large_runs(settings: Settings) -> LargeRuns:
     """The partners whose runs get a larger task on ECS."""
     return LargeRuns(
-        partners=_named(settings.ecs.partners),
+        partners=settings.ecs.partners,
         cpu=int(settings.ecs.run_cpu),
         memory=settings.ecs.run_memory,
     )
-
-
-def _named(partners: str) -> frozenset[str]:
-    """The partners in a comma-separated setting."""
-    return frozenset(filter(None, partners.split(",")))

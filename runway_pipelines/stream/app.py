@@ -102,8 +102,7 @@ class StreamApi:
             acquire_seconds=settings.stream.acquire_seconds,
             fillers=settings.rosters.fillers,
         )
-        resolved_partners = frozenset(filter(None, settings.resolution.partners.split(",")))
-        if resolved_partners:
+        if settings.resolution.partners:
             forbid_core_files()
         self._resolutions = ResolutionRoute(
             self._pools,
@@ -111,7 +110,7 @@ class StreamApi:
             self._metrics,
             self._call,
             patience,
-            is_on=resolved_partners.__contains__,
+            is_on=settings.resolution.partners.__contains__,
             acquire_seconds=settings.stream.acquire_seconds,
         )
         token = settings.stream.board_token.get_secret_value() if settings.stream.board_token else ""
