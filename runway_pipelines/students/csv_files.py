@@ -28,6 +28,7 @@ _PLAIN_NAMES: Mapping[str, frozenset[str]] = {
         | {"state_student_id", "studentid"}
     ),
 }
+_LINE_ENDS = frozenset("\r\n")
 _PREFIX = re.compile(r"^(?:student|stu)_(?=.)")
 
 Columns = Mapping[str, Sequence[str]]  # the columns of each member; several for the IDs alone
@@ -38,10 +39,13 @@ class ColumnsUnclear(Permanent):
 
 
 def choose_columns(header: Sequence[str], named: Columns) -> dict[str, tuple[str, ...]]:
-    """The columns of each member: those that are named, and plain names for the rest. Raises `ColumnsUnclear`."""
+    """The columns of each member: those that are named, and plain names for the rest.
+
+    Raises `ColumnsUnclear`. It quotes no column that nobody named: a file without a header begins with a student.
+    """
     absent = sorted({column for columns in named.values() for column in columns} - set(header))
     if absent:
-        raise _unclear(f"none called {', '.join(absent)}; there are {', '.join(header)}")
+        raise _unclear(f"none called {', '.join(absent)} among {len(header)}")
     chosen = {member: tuple(columns) for member, columns in named.items()}
     taken = {column for columns in chosen.values() for column in columns}
     for member, names in _PLAIN_NAMES.items():
@@ -52,23 +56,33 @@ def choose_columns(header: Sequence[str], named: Columns) -> dict[str, tuple[str
             raise _unclear(f"{' and '.join(found)}, which both may be the {member.replace('_', ' ')}")
         chosen[member] = found
     if not chosen:
-        raise _unclear(f"none that is known among {', '.join(header)}")
+        raise _unclear(f"{len(header)}, of which none has a plain name")
+    repeated = sorted({column for columns in chosen.values() for column in columns if header.count(column) > 1})
+    if repeated:
+        raise _unclear(f"several called {' and '.join(repeated)}")
     return chosen
 
 
 def candidate_lines(lines: Iterable[str], named: Columns) -> Iterator[bytes]:
-    """A candidate for each row, called by the row's number from 1. Raises `ColumnsUnclear` before the first."""
-    reader = csv.DictReader(lines)
+    """A candidate for each row, called by the row's number from 1.
+
+    Raises `ColumnsUnclear` before the first, and `csv.Error` for a quote that does not end in its own cell: the rows up
+    to the next quote would be one.
+    """
+    reader = csv.DictReader(lines, strict=True)
     header = [column.removeprefix("\ufeff") for column in reader.fieldnames or ()]
     reader.fieldnames = header
     columns = choose_columns(header, named)
     for number, row in enumerate(reader, 1):
-        yield orjson.dumps({"candidate_id": f"row-{number}", **_members(row, columns)})
+        cells = {column: row[column] for names in columns.values() for column in names}
+        if any(not _LINE_ENDS.isdisjoint(cell) for cell in cells.values() if cell):
+            raise csv.Error("a cell of several lines")
+        yield orjson.dumps({"candidate_id": f"row-{number}", **_members(cells, columns)})
 
 
-def _members(row: Mapping[str, str | None], columns: Columns) -> dict[str, str | list[str | None] | None]:
+def _members(cells: Mapping[str, str | None], columns: Columns) -> dict[str, str | list[str | None] | None]:
     return {
-        f"obs_{member}": [row[each] for each in names] if member == STUDENT_IDS else row[names[0]]
+        f"obs_{member}": [cells[each] for each in names] if member == STUDENT_IDS else cells[names[0]]
         for member, names in columns.items()
     }
 
@@ -82,5 +96,5 @@ def _unclear(came: str) -> ColumnsUnclear:
     return ColumnsUnclear(
         expected="columns for first name, last name, birth date, school and IDs",
         came=came,
-        remedy="name the columns",
+        remedy="name the columns as the file's first line does",
     )

@@ -28,7 +28,9 @@ MOST_OF_ONE_DATE, FEWEST_OF_ONE_DATE = 0.1, 5
 
 _FIRST_SERIAL, _LAST_SERIAL = 20_000, 60_000  # 1954 to 2064
 _SPREADSHEETS_DAY_0 = date(1899, 12, 30)
-_TIME = re.compile(r"(?:[T ]\s*\d{1,2}:\d{2}.*|T\d{2,6}.*)$", re.IGNORECASE)
+_LONGEST = 64
+# A time, or a zone alone. The T of a time follows a digit: that of OCT and AUGUST is a month's.
+_TIME = re.compile(r"(?:(?:(?<=\d)T| )\s*\d{1,2}:\d{2}.*|(?<=\d)T\d{2,6}.*|(?<=\d)(?:Z|[+-]\d{2}:\d{2}))$")
 _YEAR_FIRST = re.compile(r"(\d{4})[-/. ](\d{1,2})[-/. ](\d{1,2})")
 _YEAR_LAST = re.compile(r"(\d{1,2})[-/. ](\d{1,2})[-/. ](\d{4}|\d{2})")
 _MONTH_NAMED = re.compile(r"([A-Z]{3,})\.?[-/ ,]*(\d{1,2})(?:ST|ND|RD|TH)?[-/ ,]+(\d{4}|\d{2})")
@@ -115,6 +117,8 @@ def _choose(reading: _Readings, order: DateOrder) -> date | None:
 
 
 def _read(text: str, today: date) -> _Readings:
+    if len(text) > _LONGEST:
+        return _UNREADABLE
     plain = _TIME.sub("", text.strip().upper()).strip().removesuffix(".0")
     if plain.isascii() and plain.isdigit():
         return _digits(plain, today)

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import combinations
 
 import msgspec
 
@@ -155,7 +156,7 @@ def _foreign(verdict: Verdict) -> Verdict:
 
 
 def _without_claimed_twice(candidates: Sequence[Candidate], verdicts: Mapping[int, Verdict]) -> dict[int, Verdict]:
-    """A student is one child: candidates with different first names or birth dates cannot all be that child."""
+    """A student is one child: candidates with different names or birth dates cannot all be that child."""
     claims: dict[int, list[Candidate]] = defaultdict(list)
     for candidate in candidates:
         student = verdicts[candidate.line].student
@@ -176,9 +177,14 @@ def _without_claimed_twice(candidates: Sequence[Candidate], verdicts: Mapping[in
 
 
 def _are_of_several(claimants: Sequence[Candidate]) -> bool:
-    first_names = {claimant.first_name for claimant in claimants} - {None}
-    birth_dates = {claimant.birth_date for claimant in claimants} - {None}
-    return len(first_names) > 1 or len(birth_dates) > 1
+    """Whether two of them cannot be one child. What one has and another has not tells nothing."""
+    told = {
+        (claimant.first_name, claimant.further_name, claimant.birth_date, claimant.suffix) for claimant in claimants
+    }
+    initials = {frozenset(word[0] for word in claimant.middle_names) for claimant in claimants} - {frozenset()}
+    return any(len({*values} - {None}) > 1 for values in zip(*told, strict=True)) or any(
+        one.isdisjoint(other) for one, other in combinations(initials, 2)
+    )
 
 
 # The rules, in their order.
@@ -191,8 +197,10 @@ def _no_candidate(case: _Case) -> _Ruling:
 
 
 def _id_belongs_to_another_student(case: _Case) -> _Ruling:
+    """An ID is another student's than the chosen one's; or the ID alone chose, and the observables say another."""
     others = case.evidence.owners - {case.best.person}
-    return (Decision.REVIEW, ID_BELONGS_TO_ANOTHER_STUDENT) if others else None
+    chose_alone = case.best.ids_agree and case.evidence.is_outweighed
+    return (Decision.REVIEW, ID_BELONGS_TO_ANOTHER_STUDENT) if others or chose_alone else None
 
 
 def _first_name_contradicts(case: _Case) -> _Ruling:
@@ -236,7 +244,7 @@ def _two_candidates(case: _Case) -> _Ruling:
     second = case.evidence.second
     is_close = second is not None and case.best.weight - second.weight < case.policy.margin
     # Two children of a school have one name, and lists are sorted by name: the ID may be the next line's.
-    is_one_of_two = case.evidence.has_namesake and not agrees(case.best.levels, BIRTH_DATE)
+    is_one_of_two = case.evidence.has_namesake and case.exact < 3
     return (Decision.REVIEW, TWO_CANDIDATES) if is_close or is_one_of_two or case.evidence.is_divided else None
 
 

@@ -54,7 +54,7 @@ def is_csv(file: Path, named: Columns) -> bool:
 def columns_of(file: Path, named: Columns) -> dict[str, tuple[str, ...]]:
     """What `read_file` takes each column of a CSV file for. Raises `ColumnsUnclear` and `CsvUnreadable`."""
     with _text(file) as text:
-        header = next(csv.reader(text), [])
+        header = next(csv.reader(text, strict=True), [])
     return choose_columns(header, named)
 
 

@@ -26,9 +26,9 @@ MOST_TOKENS, LONGEST_TOKEN = 8, 40
 MISSING = frozenset({"", "NONE", "NULL", "NAN", "N/A", "NA", "UNKNOWN"})
 # Apostrophes join: D'ANDRE and D'ANGELO would otherwise both be called D.
 _JOINING = re.compile("['\u2018\u2019\u02bc\u0060\u00b4]")
-_NO_LETTERS = re.compile(r"[\W\d_]+")
-# The usual marks, which NFKD sets apart from their letters: most names with marks have no others.
-_MARKS = re.compile("[\u0300-\u034e\u0350-\u036f]+")
+_NO_LETTERS = re.compile(r"[\W\d_]")
+# The usual marks, which NFKD sets apart from their letters, and marks that nobody sees: most names have no others.
+_MARKS = re.compile("[\u0300-\u036f\ufe00-\ufe0f]+")
 # What NFKD leaves as it is.
 _LETTERS = str.maketrans({"Ø": "O", "Ł": "L", "Đ": "D", "Æ": "AE", "Œ": "OE", "Þ": "TH", "Ð": "D", "ı": "I", "Ħ": "H"})
 
@@ -103,13 +103,20 @@ def _words(text: str | None) -> list[str]:
         text = _JOINING.sub("", text)
     words = text.upper().replace("-", " ").split()
     if not all(map(str.isalpha, words)):  # few names have anything else
-        words = _NO_LETTERS.sub(" ", text.upper()).split()
+        words = _NO_LETTERS.sub(_mark_or_blank, text.upper()).split()
+        words = [word for word in words if any(map(str.isalpha, word))]
     return [word[:LONGEST_TOKEN] for word in words[:MOST_TOKENS]]
+
+
+def _mark_or_blank(found: re.Match[str]) -> str:
+    """A vowel sign of an Indic script is a mark within its word, and no letter."""
+    return found[0] if unicodedata.category(found[0]).startswith("M") else " "
 
 
 def _plain(decomposed: str) -> str:
     """Letters in capitals, without marks: for text that has more than ASCII letters and the usual marks."""
-    return "".join(letter for letter in decomposed if not unicodedata.combining(letter)).upper().translate(_LETTERS)
+    letters = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    return unicodedata.normalize("NFC", letters).upper().translate(_LETTERS)  # NFKD takes Hangul's syllables apart
 
 
 def _without_suffix(words: list[str]) -> tuple[list[str], str | None]:

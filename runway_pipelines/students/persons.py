@@ -68,8 +68,9 @@ _CODES = """
 _ATTENDED = """
     select distinct person, school_id from attended where person is not null and school_id is not null order by all;
 """
-# A student's own ID is the one of the latest year. A key with several IDs, and several first names or birth dates, is
-# perhaps two children: it is `divided`, and nobody is resolved to it without a person's look. Few keys have several.
+# A student's own ID is the one of the latest year. A key is perhaps two children where it has several IDs, and several
+# first names or birth dates; or where an ID was given again, and first name, last name and birth date all differ in two
+# rows. It is then `divided`, and nobody is resolved to it without a person's look. Few keys have several of anything.
 _PEOPLE = """
     with known as (
         select person, min(unique_id) as unique_id, min(unique_id) <> max(unique_id) as has_several_ids,
@@ -83,11 +84,20 @@ _PEOPLE = """
     ), divided as (
         select person from variant where person in (select person from several) group by person
         having min(first_name) <> max(first_name) or min(birth_date) <> max(birth_date)
+    ), changed as (
+        select person from variant group by person
+        having min(first_name) <> max(first_name) and min(last_name) <> max(last_name)
+            and min(birth_date) <> max(birth_date)
+    ), given_again as (
+        select distinct one.person
+        from (from variant where person in (from changed)) as one join variant as other on one.person = other.person
+            and one.first_name <> other.first_name and one.last_name <> other.last_name
+            and one.birth_date <> other.birth_date
     ), graded as (
         select person, arg_max(grade, api_year * 100 + grade) as grade from attended group by person
     )
     select person, coalesce(latest.unique_id, known.unique_id) as student_unique_id, grade, is_multiple_birth,
-        person in (select person from divided) as is_divided
+        person in (from divided union from given_again) as is_divided
     from known left join latest using (person) left join graded using (person)
     order by person;
 """

@@ -112,6 +112,8 @@ join people as other on other.person = called.person
 where rank = 1 and other.person <> best.person
     and list_has_any(other.school_ids, list_append(coalesce(best.school_ids, []), candidate.school_id))
 """
+# Lines whose observables fit another student better than the chosen one: what chose is the ID.
+_OUTWEIGHED = "select line from best where rank = 1 and is_outweighed"
 _OWNERS = "select distinct line, person from hit"
 # Lines where two or more observables contradict every student who has one of the line's IDs.
 _CONTRADICTED = """
@@ -163,6 +165,7 @@ class Evidence(msgspec.Struct, frozen=True, gc=False):
     namesakes: int = 0  # how many students have the candidate's first name
     has_namesake: bool = False  # another student of the school has the candidate's whole name
     is_half_named: bool = False  # one is called ANA MARIA, and the other ANA or ANA LUISA
+    is_outweighed: bool = False  # without IDs, another student fits better than the best
 
 
 @dataclass(frozen=True)
@@ -312,6 +315,7 @@ class _Facts(NamedTuple):
     chosen: dict[int, tuple[Any, ...]]
     contradicted: frozenset[int]
     namesakes_at_school: frozenset[int]
+    outweighed: frozenset[int]
 
 
 def _facts(database: duckdb.DuckDBPyConnection, model: Model) -> _Facts:
@@ -320,6 +324,7 @@ def _facts(database: duckdb.DuckDBPyConnection, model: Model) -> _Facts:
         {line: tuple(facts) for line, *facts in _rows(database, _CHOSEN)},
         _contradicted(database, model),
         frozenset(line for (line,) in _rows(database, _NAMESAKES)),
+        frozenset(line for (line,) in _rows(database, _OUTWEIGHED)),
     )
 
 
@@ -342,6 +347,7 @@ def _evidence(
                 namesakes=namesakes,
                 has_namesake=line in facts.namesakes_at_school,
                 is_half_named=is_half_named,
+                is_outweighed=line in facts.outweighed,
             ),
         )
 

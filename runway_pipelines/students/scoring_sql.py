@@ -38,6 +38,8 @@ with compared as (
 ), hopeful as materialized (
     select weighed.* from weighed left join (select distinct line, person, true as has_id from hit) using (line, person)
     where has_id or observables_weight + {most_hope} >= $least
+), observed as (
+    select line, max(observables_weight) as most_observed from hopeful group by line
 ), known as materialized (
     select person, list(student_id) as student_ids from code
     where person in (select person from hopeful) group by person
@@ -62,8 +64,8 @@ with compared as (
     from plausible left join mistyped using (line, person)
 ), weighty as (
     select line, person, observables_weight + case student_id {id_weights} end as weight,
-        {names}, student_id in ({id_levels}) as ids_agree
-    from settled
+        {names}, student_id in ({id_levels}) as ids_agree, observables_weight < most_observed as is_outweighed
+    from settled join observed using (line)
 )
 select * from weighty where ids_agree or weight >= $least
 qualify row_number() over (partition by line, person order by weight desc, {names}) = 1

@@ -27,8 +27,14 @@ def test_a_notation_is_read(text: str) -> None:
     assert read(text) == (BORN,)
 
 
+@pytest.mark.parametrize("text", ["15OCT2010", "15-Oct-2010", "OCT 15, 2010", "2010-10-15Z", "2010-10-15+00:00"])
+def test_a_month_may_end_in_the_letter_of_a_time_and_a_date_in_a_zone(text: str) -> None:
+    assert read(text) == (date(2010, 10, 15),)
+    assert read("August12, 2010", "15SEPT2010") == (date(2010, 8, 12), date(2010, 9, 15))
+
+
 @pytest.mark.parametrize(
-    "text", [None, "", "unknown", "13/32/2008", "2008", "31 Foo 2008", "123456", "2030-01-01", "0"]
+    "text", [None, "", "unknown", "13/32/2008", "2008", "31 Foo 2008", "123456", "2030-01-01", "0", f"1{' ' * 4000}x"]
 )
 def test_what_is_no_date_is_missing(text: str | None) -> None:
     assert read(text) == (None,)

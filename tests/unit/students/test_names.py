@@ -20,6 +20,10 @@ from runway_pipelines.students.names import given_names, is_missing, nicknames, 
         ("Łukasz", "LUKASZ", ()),
         ("Ñandú", "NANDU", ()),
         ("J.", "J", ()),
+        ("지훈", "지훈", ()),
+        ("दीपक", "दीपक", ()),
+        ("दीपक कुमार", "दीपक", ("कुमार",)),
+        ("\u0940", None, ()),
         ("none", None, ()),
         ("", None, ()),
         ("123", None, ()),
@@ -87,6 +91,10 @@ def plain_words(text: str) -> list[str]:
         return []
     kept = "".join(letter for letter in text if letter not in "'`\u2018\u2019\u02bc\u00b4")
     if not kept.isascii():
-        kept = "".join(letter for letter in unicodedata.normalize("NFKD", kept) if not unicodedata.combining(letter))
+        kept = "".join(
+            letter
+            for letter in unicodedata.normalize("NFKD", kept)
+            if not unicodedata.combining(letter) and letter != "\u034f"
+        )
         kept = kept.upper().replace("Ø", "O").replace("Ł", "L")
     return "".join(letter if letter.isalnum() and not letter.isdecimal() else " " for letter in kept.upper()).split()

@@ -50,6 +50,8 @@ def test_what_the_public_bundles_write() -> None:
         ("[None, 'nan', '456']", [(2, "456")]),
         ('["1", "2,3"]', [(0, "1"), (1, "2,3")]),
         ("[123, 456.0]", [(0, "123"), (1, "456")]),
+        ("[ '123' , 456 ]", [(0, "123"), (1, "456")]),
+        ("['', , '456',]", [(2, "456")]),
         ("[]", []),
         ([], []),
         ("00123", [(0, "00123")]),
@@ -80,6 +82,9 @@ def test_ids_in_every_way_of_writing_them(written: object, ids: list[tuple[int, 
         ({"candidate_id": "a", "obs_birth_date": True}, "obs_birth_date.not_a_text"),
         ({"candidate_id": "a", "obs_student_ids": {"a": 1}}, "obs_student_ids.not_an_array"),
         ({"candidate_id": "a", "obs_student_ids": [["1"]]}, "obs_student_ids.not_texts"),
+        ({"candidate_id": "a", "obs_student_ids": "['1' '2']"}, "obs_student_ids.not_an_array"),
+        # It once took days to say so.
+        ({"candidate_id": "a", "obs_student_ids": f"[{' ' * 3500}'x]"}, "obs_student_ids.not_an_array"),
         ({"candidate_id": "a", "record_count": 0}, "record_count.not_a_count"),
         ({"candidate_id": "a", "record_count": "many"}, "record_count.not_a_count"),
         ({"candidate_id": "a", "record_count": [1]}, "record_count.not_a_count"),
@@ -114,6 +119,16 @@ def test_one_candidate_id_on_two_students_is_neither() -> None:
     found = read(one, {**one, "obs_first_name": "Eva"})
     assert found.valid == ()
     assert [each.reason for each in found.invalid] == ["candidate_id.of_two_students"] * 2
+
+
+@pytest.mark.parametrize("reason", ["record_count.not_a_count", "obs_sex.not_a_text"])
+def test_one_candidate_id_on_a_usable_line_and_another_is_neither(reason: str) -> None:
+    one = candidate("Ana", "Lopez", "2008-01-31")
+    wrong = {"record_count": 0} if reason.startswith("record_count") else {"obs_sex": []}
+    for both in ((one, {**one, **wrong}), ({**one, **wrong}, one)):
+        found = read(*both)
+        assert found.valid == ()
+        assert sorted(each.reason for each in found.invalid) == ["candidate_id.of_two_students", reason]
 
 
 def test_too_many_lines_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
