@@ -47,6 +47,12 @@ class Section(BaseSettings):
             return str(alias.choices[0])
         return str(alias or f"{cls.model_config['env_prefix']}{field.upper()}")
 
+    @classmethod
+    def default(cls, field: str) -> Any:
+        """The field's default, as its variable would give it."""
+        value = cls.model_fields[field].default
+        return ",".join(sorted(value)) if isinstance(value, frozenset) else value
+
     def given(self, field: str) -> Any:
         """The field's value where the environment sets it, else None: nobody asked for a default."""
         return getattr(self, field) if field in self.model_fields_set else None
@@ -509,8 +515,9 @@ def settings_markdown() -> str:
         lines += ["", f"## {(section.__doc__ or '').rstrip('.')}", ""]
         lines += ["| variable | default | meaning |", "| --- | --- | --- |"]
         for name, field in section.model_fields.items():
-            default = "" if field.default in (None, "", frozenset()) else f"`{field.default}`"
-            lines.append(f"| `{section.variable(name)}` | {default} | {field.description} |")
+            default = section.default(name)
+            shown = "" if default in (None, "") else f"`{default}`"
+            lines.append(f"| `{section.variable(name)}` | {shown} | {field.description} |")
     return "\n".join([*lines, ""])
 
 

@@ -23,7 +23,7 @@ def settings(is_json: bool) -> None:
     from runway_pipelines.settings import sections, settings_markdown
 
     document = [
-        {"variable": section.variable(name), "default": field.default, "meaning": field.description}
+        {"variable": section.variable(name), "default": section.default(name), "meaning": field.description}
         for section in sections().values()
         for name, field in section.model_fields.items()
     ]

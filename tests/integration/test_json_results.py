@@ -115,6 +115,7 @@ def test_a_refusal_leaves_stdout_empty(partner: TestPartner) -> None:
 def test_what_the_settings_give_is_a_document_too(world: World) -> None:
     by_variable = {each["variable"]: each for each in document("settings")}
     assert by_variable["RUNWAY_ROSTER_FRESH_HOURS"]["meaning"]
+    assert by_variable["RUNWAY_LARGE_PARTNERS"]["default"] == ""
     assert document("identity", "migrate", "--check", exit_code=ExitCode.NOT_WELL)["added"] == []
 
 
