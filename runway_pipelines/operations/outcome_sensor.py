@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 
 import dagster as dg
 
@@ -14,6 +15,7 @@ from runway_pipelines.operations.outcomes import (
     OperatorEvent,
     events_of,
     freshness_event,
+    known_holds,
     resolution_events,
     unusable_code_event,
 )
@@ -142,17 +144,15 @@ def _events_of(
     elif outcome.job_name != watched.freshness_job:
         earlier = run_log.previous_outcomes(run)
         previous = next(earlier, None)
-        judged = previous
-        if previous is not None and not previous.has_judged:
-            judged = next((each for each in earlier if each.has_judged), previous)
-        yield from events_of(outcome, previous, dagster_url, identity_jobs=watched.identity_jobs, judged=judged)
+        known = known_holds(chain(filter(None, [previous]), earlier))
+        yield from events_of(outcome, previous, dagster_url, identity_jobs=watched.identity_jobs, known=known)
     elif outcome.is_success:
         before = run_log.previous_run(run)
         for tell, found_by in ((freshness_event, run_log.stale_rosters), (unusable_code_event, run_log.unusable_codes)):
-            known = found_by(before) if before else {}
+            found_before = found_by(before) if before else {}
             for partner_id, found in found_by(run.dagster_run.run_id).items():
                 judgement = replace(outcome, partner_id=partner_id)
-                event = tell(judgement, found, known.get(partner_id, {}), dagster_url)
+                event = tell(judgement, found, found_before.get(partner_id, {}), dagster_url)
                 yield from [event] if event else []
 
 

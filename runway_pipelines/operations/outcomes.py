@@ -5,7 +5,7 @@ A canceled run is no outcome: somebody chose to end it, and it says nothing abou
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -78,15 +78,13 @@ def events_of(
     dagster_url: str | None,
     *,
     identity_jobs: frozenset[str],
-    judged: RunOutcome | None = None,
+    known: Mapping[str, str],
 ) -> list[OperatorEvent]:
     """The events for an outcome; ``previous`` is the one before it of the same job and partner, if any.
 
     Operators hear of a held roster once for each candidate and its guards, and once when the hold has ended. News is
-    what differs from ``judged``, the last outcome that says how rosters are: by default the previous one.
+    what differs from ``known``, the holds that they know of (`known_holds`).
     """
-    told_before = judged or previous
-    known = told_before.holds if told_before else {}
     new = {tenant for tenant, hold in outcome.holds.items() if known.get(tenant) != hold}
     gone = known.keys() - outcome.reasons.keys() if outcome.has_judged else set()
     told = {
@@ -98,6 +96,25 @@ def events_of(
         rest = {tenant: why for tenant, why in outcome.reasons.items() if tenant not in outcome.holds}
         events.append(OperatorEvent(detail_type, _detail(replace(outcome, reasons=rest), dagster_url)))
     return events
+
+
+def known_holds(earlier: Iterable[RunOutcome]) -> dict[str, str]:
+    """The holds that operators know of, from the outcomes before, the newest first.
+
+    A tenant that failed in one is neither held nor released by it, and the outcome before that one counts.
+    """
+    known: dict[str, str] = {}
+    failed: Collection[str] | None = None  # in every outcome so far
+    for outcome in earlier:
+        if not outcome.has_judged:
+            continue
+        known |= {tenant: hold for tenant, hold in outcome.holds.items() if failed is None or tenant in failed}
+        failed = {
+            tenant for tenant in outcome.reasons.keys() - outcome.holds.keys() if failed is None or tenant in failed
+        }
+        if not failed:
+            break
+    return known
 
 
 def freshness_event(

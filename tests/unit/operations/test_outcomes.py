@@ -24,9 +24,11 @@ from runway_pipelines.operations.outcomes import (
     STUDENT_FILE_FOREIGN,
     STUDENT_RESOLUTION_FAILED,
     TENANT_CODE_UNUSABLE,
+    OperatorEvent,
     RunOutcome,
     events_of,
     freshness_event,
+    known_holds,
     resolution_events,
     secret_gone,
     unusable_code_event,
@@ -60,8 +62,14 @@ def tomorrow(outcome: RunOutcome) -> RunOutcome:
     return replace(outcome, ended_at=outcome.ended_at + timedelta(days=1))
 
 
+def news(outcome: RunOutcome, *earlier: RunOutcome, url: str | None = None) -> list[OperatorEvent]:
+    """What operators hear of an outcome; those before it come newest first."""
+    previous = next(iter(earlier), None)
+    return events_of(outcome, previous, url, identity_jobs=frozenset([IDENTITY]), known=known_holds(earlier))
+
+
 def event(outcome: RunOutcome, previous: RunOutcome | None = None, url: str | None = None) -> Any:
-    found = events_of(outcome, previous, url, identity_jobs=frozenset([IDENTITY]))
+    found = news(outcome, *filter(None, [previous]), url=url)
     assert len(found) <= 1
     return found[0] if found else None
 
@@ -92,7 +100,7 @@ def guarded(north: str = "1a2b students_lost", **more: str) -> RunOutcome:
 def test_operators_hear_of_a_hold_once_and_of_its_end(
     previous: RunOutcome | None, outcome: RunOutcome, expected: dict[str, list[str]]
 ) -> None:
-    found = events_of(outcome, previous, None, identity_jobs=frozenset([IDENTITY]))
+    found = news(outcome, *filter(None, [previous]))
     assert {each.detail_type: list(each.detail["reasons"]) for each in found} == expected
 
 
@@ -110,8 +118,29 @@ def test_a_night_that_judged_nothing_makes_no_news_of_a_hold(
     between: RunOutcome, outcome: RunOutcome, expected: dict[str, list[str]]
 ) -> None:
     assert not between.has_judged
-    found = events_of(outcome, between, None, identity_jobs=frozenset([IDENTITY]), judged=guarded())
+    found = news(outcome, between, guarded())
     assert {each.detail_type: list(each.detail["reasons"]) for each in found} == expected
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (guarded(), {ROSTER_REFRESH_RECOVERED: []}),
+        (guarded("ffff students_lost"), {ROSTER_HELD: ["acme/north"], ROSTER_REFRESH_RECOVERED: []}),
+        (SUCCESS, {ROSTER_RELEASED: ["acme/north"], ROSTER_REFRESH_RECOVERED: []}),
+        (failing("no table"), {}),
+    ],
+    ids=["still held", "another candidate", "released", "fails again"],
+)
+def test_nights_in_which_a_held_tenant_failed_neither_release_it_nor_tell_it_again(
+    outcome: RunOutcome, expected: dict[str, list[str]]
+) -> None:
+    found = news(outcome, failing("no table"), failing("no column"), guarded())
+    assert {each.detail_type: list(each.detail["reasons"]) for each in found} == expected
+
+
+def test_a_hold_that_ended_before_the_tenant_failed_is_told_again() -> None:
+    assert ROSTER_HELD in [each.detail_type for each in news(guarded(), failing("no table"), SUCCESS, guarded())]
 
 
 @pytest.mark.parametrize(
