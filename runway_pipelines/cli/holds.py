@@ -213,7 +213,7 @@ def _nothing_to_compare(tenant: PartnerTenant, came: str) -> Permanent:
     return Permanent(
         expected=f"two snapshots of {tenant} that differ",
         came=came,
-        remedy=f"name two that runway-pipelines rosters show {tenant} lists",
+        remedy=f"name two that runway-pipelines rosters show {tenant.quoted} lists",
     )
 
 

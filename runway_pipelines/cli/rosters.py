@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.advice import COMMAND_LINE
 
 if TYPE_CHECKING:
+    from runway_pipelines.partner_tenants.registry import Registry
     from runway_pipelines.rosters.advice import Advice
     from runway_pipelines.rosters.districts import District
     from runway_pipelines.rosters.holds import Hold
@@ -146,7 +146,7 @@ def _standing(
     elif district is not None and district.reason == NO_SCHOOL_YEAR:
         yield "[bold yellow]Kept, and[/]", district.reason
     if published.pointer.pinned is not None:
-        ended = f"runway-pipelines rosters unpin {shlex.quote(tenant.key)} --reason '...'"
+        ended = f"runway-pipelines rosters unpin {tenant.quoted} --reason '...'"
         yield "[bold yellow]Pinned[/]", f"{published.pointer.pinned}. Nothing else is published until {ended}"
 
 
@@ -247,13 +247,7 @@ def purge(
         raise click.UsageError("--json cannot ask for confirmation: add --yes.")
     what = str(of)
     with target.services() as services:
-        registry = services.registry()
-        if what in registry.partner_keys | registry.tenant_keys:
-            raise Permanent(
-                expected="a partner whose toggle is off, or a tenant that left",
-                came=f"{what}, which still has cross-year matching: the next run would publish again",
-                remedy="switch it off in the application's database first",
-            )
+        _refuse_if_registered(services.registry(), what)
         keys = list(published_keys(services.store, of, with_snapshots=with_snapshots))
         if not keys and not changes(services.store, of, datetime.now(UTC)):
             raise Permanent(
@@ -263,16 +257,18 @@ def purge(
             )
         if keys and not yes:
             click.confirm(f"Delete {how_many(len(keys), 'object')} of {what}?", abort=True)
-        purging.purge(
-            services.store,
-            of,
-            keys,
-            with_snapshots=with_snapshots,
-            decided_by=decided_by,
-            reason=reason,
-            run_id=COMMAND_LINE,
+            _refuse_if_registered(services.registry(), what)  # the answer may have taken a while
+        deleted = purging.purge(
+            services.decisions(COMMAND_LINE), of, with_snapshots=with_snapshots, decided_by=decided_by, reason=reason
         )
-    document = (name_of(of) if isinstance(of, PartnerTenant) else {"partner_id": of}) | {"deleted": len(keys)}
-    print_result(
-        document, lambda: console.print(f"{how_many(len(keys), 'object')} of {what} deleted."), is_json=is_json
-    )
+    document = (name_of(of) if isinstance(of, PartnerTenant) else {"partner_id": of}) | {"deleted": deleted}
+    print_result(document, lambda: console.print(f"{how_many(deleted, 'object')} of {what} deleted."), is_json=is_json)
+
+
+def _refuse_if_registered(registry: Registry, what: str) -> None:
+    if what in registry.partner_keys | registry.tenant_keys:
+        raise Permanent(
+            expected="a partner whose toggle is off, or a tenant that left",
+            came=f"{what}, which still has cross-year matching: the next run would publish again",
+            remedy="switch it off in the application's database first",
+        )

@@ -7,6 +7,7 @@ written as it is, whatever its Unicode form.
 """
 
 import re
+import shlex
 import unicodedata
 from dataclasses import dataclass
 from typing import Self
@@ -110,6 +111,11 @@ class PartnerTenant:
     def key(self) -> str:
         """The partition key."""
         return f"{self.partner_id}{SEPARATOR}{self.tenant_code}"
+
+    @property
+    def quoted(self) -> str:
+        """The key as one types it in a shell: a code may have spaces, quotes and ``&``."""
+        return shlex.quote(self.key)
 
     def __str__(self) -> str:
         return self.key

@@ -39,6 +39,16 @@ where config.is_enabled and not config.send_to_ods and year.end_year is not null
 order by config.partner_id, year.end_year
 """
 
+# The rule of `build_registry` for one tenant, in SQL.
+HAS_ROSTER_SQL = """
+select exists (
+    select from tenant join partner on partner.id = tenant.partner_id
+    where tenant.partner_id = %(partner_id)s and tenant.code = %(tenant_code)s and tenant.deleted_on is null
+        and not tenant.is_global and partner.deleted_on is null
+        and (partner.cross_year_matching_enabled or %(include_switched_off)s)
+)
+"""
+
 
 @dataclass(frozen=True)
 class RosterPartner:
@@ -157,3 +167,13 @@ def read_registry(connection: Connection[Any], *, include_switched_off: bool = F
             connection.execute(statement).fetchall() for statement in (PARTNERS_SQL, TENANTS_SQL, PUBLISHED_YEARS_SQL)
         )
     return build_registry(partners, tenants, published_years, include_switched_off=include_switched_off)
+
+
+def has_roster(connection: Connection[Any], tenant: PartnerTenant, *, include_switched_off: bool = False) -> bool:
+    """Whether the tenant has a roster now."""
+    asked = {
+        "partner_id": tenant.partner_id,
+        "tenant_code": tenant.tenant_code,
+        "include_switched_off": include_switched_off,
+    }
+    return connection.execute(HAS_ROSTER_SQL, asked).fetchone() == (True,)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 
 import dagster as dg
@@ -32,7 +33,7 @@ from runway_pipelines.operations.tags import OWNERS, SECRET_VERSION_TAG, domain,
 from runway_pipelines.operations.wording import first_few, how_many
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS, PARTNERS, PARTNERS_NAME
-from runway_pipelines.partner_tenants.registry import RosterPartner
+from runway_pipelines.partner_tenants.registry import RosterPartner, has_roster
 from runway_pipelines.rosters.districts import cause_and_remedy
 from runway_pipelines.rosters.events import (
     CHECK_SPECS,
@@ -273,6 +274,7 @@ def _refresh(
         thresholds=rosters.policy.thresholds,
         guards=rosters.policy.guards.guards,
         places=PublishedPlaces(rosters.store, partner),
+        has_roster=partial(has_roster, include_switched_off=rosters.policy.include_switched_off),
         fillers=rosters.policy.fillers,
         lock_wait_seconds=rosters.policy.lock_wait_seconds,
         log=context.log,

@@ -37,13 +37,14 @@ from runway_pipelines.rosters.publication import (
     previous_of,
     publish,
     published_in_words,
+    published_keys,
     read_manifest,
     readable_pointer,
     verified_digest,
     whole_sha256,
 )
 from runway_pipelines.rosters.quality import blocking, judge_announced, not_empty
-from runway_pipelines.rosters.record import Entry
+from runway_pipelines.rosters.record import WERE_PUBLISHED, Entry
 from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 
@@ -129,7 +130,8 @@ def decide(
         # A damaged pointer is written anew.
         pointer, hold = readable_pointer(tenant, stored), read_hold(context.store, tenant)
         outcome = act(_Case(context, tenant, tuple(school_years), decision, signature, stored, pointer, hold, lock))
-    return replace(outcome, seconds=time.monotonic() - started)
+        known_at = context.now()
+    return replace(outcome, seconds=time.monotonic() - started, known_at=known_at)
 
 
 def _approve(case: _Case) -> TenantOutcome:
@@ -170,6 +172,8 @@ def _reject(case: _Case) -> TenantOutcome:
     hold = replace(hold, rejected=hold.rejected or case.signature)
     with case.recorded(to=hold.sha256):
         write_hold(case.context.store, case.tenant, hold)
+        if pointer is None:
+            _withdraw(case, hold.sha256)
         _copy_again(case)
     return TenantOutcome(case.tenant, TenantStatus.HELD, hold.said_of(case.tenant), 0, hold=hold)
 
@@ -226,13 +230,13 @@ def _candidate(case: _Case) -> Hold:
         raise refusal(
             f"a candidate of {case.tenant} that is held",
             "none",
-            f"see what is published: runway-pipelines rosters show {case.tenant}",
+            f"see what is published: runway-pipelines rosters show {case.tenant.quoted}",
         )
     if not _names(named, hold.sha256):
         raise refusal(
             f"at least the first {LEAST_SHA256} digits of the candidate that was looked at",
             f"{named or 'none'}; what is held now is {hold.sha256[:SHA256_SHOWN]}, since {hold.since}",
-            f"look at it (runway-pipelines rosters diff {case.tenant}), then decide",
+            f"look at it (runway-pipelines rosters diff {case.tenant.quoted}), then decide",
         )
     return hold
 
@@ -249,7 +253,7 @@ def _names(beginning: str | None, sha256: str | None) -> bool:
 def _target(case: _Case) -> str:
     """The snapshot to roll back to."""
     pointer, named = case.pointer, case.decision.sha256
-    remedy = f"name one with --to; runway-pipelines rosters show {case.tenant} lists them"
+    remedy = f"name one with --to; runway-pipelines rosters show {case.tenant.quoted} lists them"
     if named is None:
         if pointer is not None and pointer.pinned is not None:
             # Rolled back before, perhaps by a process that died: this finishes it. To go further back, use --to.
@@ -264,7 +268,7 @@ def _target(case: _Case) -> str:
         raise refusal(
             "a snapshot that was published",
             f"{found[:SHA256_SHOWN]}, a candidate that was never published",
-            f"choose another; what is held is published with runway-pipelines rosters approve {case.tenant}",
+            f"choose another; what is held is published with runway-pipelines rosters approve {case.tenant.quoted}",
         )
     return found
 
@@ -272,13 +276,15 @@ def _target(case: _Case) -> str:
 def _was_published(case: _Case, sha256: str) -> bool:
     """Whether the snapshot is or was published.
 
-    Each manifest names what was published when it was taken, and each decision what was published before it.
+    Each manifest names what was published when it was taken, and each decision what was published before it. A pruning
+    records what the manifests that it deletes say of the snapshots that stay.
     """
     pointer, store, tenant = case.pointer, case.context.store, case.tenant
     if pointer is not None and sha256 in (pointer.sha256, pointer.previous_sha256):
         return True
     return any(manifest.previous_sha256 == sha256 for manifest in list_manifests(store, tenant)) or any(
-        entry.from_sha256 == sha256 for entry in entries(store, tenant)
+        sha256 in (entry.from_sha256, *str(entry.details.get(WERE_PUBLISHED, "")).split())
+        for entry in entries(store, tenant)
     )
 
 
@@ -312,6 +318,13 @@ def _publish(case: _Case, pointer: Pointer, manifest: Manifest) -> TenantOutcome
         school_years=years,
         keys_written=keys_written,
     )
+
+
+def _withdraw(case: _Case, sha256: str) -> None:
+    """Delete the copies of a first roster: an approval may have died between two of them, and they are rejected."""
+    store = case.context.store
+    copies = {key: store.stat(key) for key in published_keys(store, case.tenant, with_snapshots=False)}
+    store.delete([key for key, found in copies.items() if found is not None and found.sha256 == sha256])
 
 
 def _copy_again(case: _Case) -> None:

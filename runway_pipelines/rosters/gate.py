@@ -52,15 +52,18 @@ def publish_extract(
     Called under the tenant's lock; ``lock`` is the connection that holds it. ``started`` is by the monotonic clock.
     """
     standing = find_standing(context, tenant, school_years)
-    if (later := standing.superseding(extract.query_started_at, context.now())) is not None:
+    if (later := standing.published_after(extract.query_started_at)) is not None:
         return TenantOutcome(
             tenant,
             TenantStatus.SUPERSEDED,
-            f"{later} the roster of a later query, so this one is discarded",
+            f"run {later.run_id} published the roster of a later query, so this one is discarded",
             time.monotonic() - started,
             manifest=standing.manifest,
-            verified_at=standing.pointer.verified_at if standing.pointer else None,
+            verified_at=later.verified_at,
         )
+    if (hold := standing.held_after(extract.query_started_at, context.now())) is not None:
+        # Of an older query, and discarded; the tenant waits for a person all the same.
+        return TenantOutcome(tenant, TenantStatus.HELD, hold.said_of(tenant), time.monotonic() - started, hold=hold)
 
     manifest = manifest_of(context, tenant, file, extract, standing)
     results, expected = judged(context, tenant, manifest, standing)
@@ -78,7 +81,7 @@ def publish_extract(
         if standing.hold is not None:  # a rollback was killed before it ended the hold
             delete_hold(context.store, tenant)
         return _pinned(tenant, manifest, standing.published, standing.pinned, results, keys_written, started)
-    if holding(results):
+    if holding(results) or standing.has_rejected(manifest.sha256):
         keys_written = _published_again(context, tenant, school_years, standing, lock)
         return _held(context, tenant, manifest, extract, standing, results, keys_written, started)
 
@@ -137,11 +140,15 @@ def _held(
 ) -> TenantOutcome:
     """Hold the candidate, which is kept by now; what was published stays, in every school year."""
     now = context.now().isoformat(timespec="seconds")
+    before = standing.hold
+    is_same = before is not None and before.sha256 == manifest.sha256
+    reasons = held_for(holding(results))
     hold = Hold(
         sha256=manifest.sha256,
         since=now,
         run_id=context.run_id,
-        reasons=held_for(holding(results)),
+        # A rejected candidate may pass every guard by now: an expectation lets it, or another tenant's approval.
+        reasons=before.reasons if before is not None and is_same and not reasons else reasons,
         published_sha256=standing.pointer.sha256 if standing.pointer else None,
         students=manifest.students,
         seen_at=now,
@@ -150,8 +157,6 @@ def _held(
         place=extract.place,
     )
     # Rejected bytes stay rejected, whichever guards hold them today.
-    before = standing.hold
-    is_same = before is not None and before.sha256 == hold.sha256
     if before is not None and is_same and (before.rejected or before.guards == hold.guards):
         hold = replace(hold, since=before.since, run_id=before.run_id, rejected=before.rejected)
         write_hold(context.store, tenant, hold)
@@ -189,7 +194,7 @@ def _pinned(
         tenant,
         TenantStatus.PINNED,
         f"pinned {pinned}. The warehouse's roster {manifest.sha256[:SHA256_SHOWN]} is kept, and not "
-        f"published. To publish again: runway-pipelines rosters unpin {tenant} --reason '...'",
+        f"published. To publish again: runway-pipelines rosters unpin {tenant.quoted} --reason '...'",
         time.monotonic() - started,
         manifest=published.manifest,
         verified_at=published.pointer.verified_at,

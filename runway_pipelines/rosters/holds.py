@@ -68,6 +68,10 @@ class Hold:
         """The guards that failed."""
         return tuple(each.guard for each in self.reasons)
 
+    def has_rejected(self, sha256: str) -> bool:
+        """Whether a person decided against these bytes."""
+        return self.rejected is not None and self.sha256 == sha256
+
     @property
     def digits(self) -> str:
         """The candidate's sha256 as it is shown."""
@@ -98,9 +102,9 @@ class Hold:
             wrong = f"If it is another partner's warehouse: correct the secret of {tenant.partner_id}, approve nothing"
             steps = [wrong, *steps]
         if self.published_sha256 is not None:
-            steps.append(f"To see what would change: runway-pipelines rosters diff {tenant}")
+            steps.append(f"To see what would change: runway-pipelines rosters diff {tenant.quoted}")
         steps.append(
-            f"To publish it all the same: runway-pipelines rosters approve {tenant} {self.digits} --reason '...'"
+            f"To publish it all the same: runway-pipelines rosters approve {tenant.quoted} {self.digits} --reason '...'"
         )
         return ". ".join(steps)
 

@@ -16,7 +16,7 @@ from runway_pipelines.errors import PublicationRaced, StoredObjectDamaged
 from runway_pipelines.partner_tenants.keys import PartnerTenant, shown, why_unusable
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.advice import COMMAND_LINE
-from runway_pipelines.rosters.freshness import moment_of
+from runway_pipelines.rosters.freshness import ahead_of, moment_of
 from runway_pipelines.rosters.manifest import Manifest, index_key
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from runway_pipelines.rosters.publication import READERS, read_published
@@ -39,7 +39,8 @@ class IndexEntry:
     ``failing_since`` is when the current unbroken series of failed or refused tries began: the end of its first try.
     ``changed_at`` is when a new roster was last published, and ``students_before`` the size of the one it replaced,
     None for a first roster. The other counts are its manifest's, if that compares these two. ``decided_at`` is when a
-    person last decided about the tenant outside Dagster, which therefore does not know of it.
+    person last decided about the tenant outside Dagster, which therefore does not know of it. ``as_of`` is when the
+    outcome was known that the entry tells.
     """
 
     tenant_code: str
@@ -57,6 +58,7 @@ class IndexEntry:
     students_changed: int | None = None
     students_before: int | None = None
     decided_at: str | None = None
+    as_of: str | None = None
 
     @property
     def name(self) -> str:
@@ -145,12 +147,15 @@ class PartnerIndex:
         return orjson.dumps(asdict(self), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
 
-@retry(
+_again_if_another_run_wrote_it = retry(
     retry=retry_if_exception_type(PublicationRaced),
     stop=stop_after_attempt(WRITE_ATTEMPTS),
     wait=wait_random_exponential(multiplier=0.1, max=2),
     reraise=True,
 )
+
+
+@_again_if_another_run_wrote_it
 def record_outcomes(
     store: ObjectStore, partner: RosterPartner, outcomes: Iterable[TenantOutcome], run_id: str, now: datetime
 ) -> PartnerIndex:
@@ -205,14 +210,19 @@ class PublishedPlaces:
         return published.place if published else None
 
 
+@_again_if_another_run_wrote_it
 def forget_tenant(store: ObjectStore, tenant: PartnerTenant) -> None:
-    """Remove a purged tenant from its partner's index."""
+    """Remove a purged tenant from its partner's index. A damaged index starts over anyway, and is left."""
     key = index_key(tenant.partner_id)
     stored = store.read(key)
-    if stored is not None:
+    if stored is None:
+        return
+    try:
         document = orjson.loads(stored.body)
         document["tenants"] = [entry for entry in document["tenants"] if entry["tenant_code"] != tenant.tenant_code]
-        store.write(key, orjson.dumps(document, option=orjson.OPT_INDENT_2), replacing=stored)
+    except (KeyError, TypeError, ValueError):
+        return
+    store.write(key, orjson.dumps(document, option=orjson.OPT_INDENT_2), replacing=stored)
 
 
 def _entry(member: dict[str, Any]) -> IndexEntry:
@@ -237,7 +247,19 @@ def _since(entry: IndexEntry, outcome: TenantOutcome) -> str | None:
     return entry.since if outcome.status is TenantStatus.FAILED else None
 
 
+def _tells_later(entry: IndexEntry, outcome: TenantOutcome, now: datetime) -> bool:
+    """Whether the entry is of a later outcome. A run is recorded when it ends, and much may be decided meanwhile."""
+    recorded = moment_of(entry.as_of) if entry.as_of else None
+    if recorded is None or outcome.known_at is None or ahead_of(now, recorded) is not None:
+        return False
+    return outcome.known_at < recorded
+
+
 def _after(entry: IndexEntry, outcome: TenantOutcome, run_id: str, now: datetime) -> IndexEntry:
+    if _tells_later(entry, outcome, now):
+        return entry
+    if outcome.known_at is not None:
+        entry = replace(entry, as_of=outcome.known_at.astimezone(UTC).isoformat())
     if run_id == COMMAND_LINE:
         entry = replace(entry, decided_at=_stored(now))
     if not outcome.status.is_success or outcome.manifest is None:

@@ -7,6 +7,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
+
+from psycopg import Connection
 
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts
@@ -49,7 +52,8 @@ class TenantOutcome:
 
     ``manifest`` is of what is published, and ``verified_at`` when the warehouse confirmed it: in this run, or in the
     one that superseded it. ``candidate`` was taken and kept, and waits (``hold``) or is not published while the tenant
-    is pinned (since ``pinned_at``).
+    is pinned (since ``pinned_at``). ``known_at`` is when all this was so: in a refresh and in a decision, under the
+    tenant's lock.
     """
 
     tenant: PartnerTenant
@@ -64,6 +68,7 @@ class TenantOutcome:
     hold: Hold | None = None
     candidate: Manifest | None = None
     pinned_at: str | None = None
+    known_at: datetime | None = None
 
     @property
     def is_refused(self) -> bool:
@@ -91,7 +96,9 @@ def refused(
 
 @dataclass(frozen=True)
 class RefreshContext:
-    """What all refreshes of a run share. ``places`` are the warehouses that the partner's rosters come from."""
+    """What all refreshes of a run share. ``places`` are the warehouses that the partner's rosters come from;
+    ``has_roster`` tells whether a tenant still has one: it may have left, and been purged, since the run began.
+    """
 
     store: ObjectStore
     database: ApplicationDatabase
@@ -101,6 +108,7 @@ class RefreshContext:
     lock_wait_seconds: int
     log: logging.Logger
     places: Callable[[PartnerTenant], Collection[Place]] = lambda tenant: ()
+    has_roster: Callable[[Connection[Any], PartnerTenant], bool] = lambda connection, tenant: True
     fillers: bool = True
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 

@@ -1,7 +1,7 @@
 """Prunes the snapshots that are no longer needed: the shell of `retention`, and its op in the daily retention job."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -23,8 +23,8 @@ from runway_pipelines.rosters.manifest import (
     snapshot_key,
     snapshots_prefix,
 )
-from runway_pipelines.rosters.publication import read_published
-from runway_pipelines.rosters.record import Entry
+from runway_pipelines.rosters.publication import read_manifest, read_published
+from runway_pipelines.rosters.record import WERE_PUBLISHED, Entry
 from runway_pipelines.rosters.retention import Retention, StoredSnapshot, parse_snapshot_key, to_prune
 from runway_pipelines.rosters.services import RosterServices
 from runway_pipelines.systems.aws.object_store import ListedObject, ObjectStore
@@ -159,7 +159,8 @@ def prune_tenant(
     with database.advisory_lock(lock_name(tenant), LOCK_WAIT_SECONDS) as lock:
         surplus = to_prune(snapshots, retention, now, protected_digests(store, tenant))
         if surplus:
-            with _record_pruned(store, tenant, surplus, retention, run_id):
+            kept = {snapshot.sha256 for snapshot in snapshots} - {snapshot.sha256 for snapshot in surplus}
+            with _record_pruned(store, tenant, surplus, kept, retention, run_id):
                 for snapshot in surplus:
                     # The lock ends with its connection. If that broke, a run may be publishing these bytes by now.
                     lock.execute("select 1")
@@ -203,9 +204,21 @@ def _delete_snapshot(store: ObjectStore, tenant: PartnerTenant, sha256: str) -> 
 
 
 def _record_pruned(
-    store: ObjectStore, tenant: PartnerTenant, snapshots: Sequence[StoredSnapshot], retention: Retention, run_id: str
+    store: ObjectStore,
+    tenant: PartnerTenant,
+    snapshots: Sequence[StoredSnapshot],
+    kept: Collection[str],
+    retention: Retention,
+    run_id: str,
 ) -> AbstractContextManager[None]:
-    """Records which snapshots are about to be deleted and by which rule, and that they were."""
+    """Records which snapshots are about to be deleted and by which rule, and that they were.
+
+    Each manifest names the snapshot that was published before it. Where that one is ``kept``, the record names it from
+    now on: one can still roll back to it.
+    """
+    manifests = (read_manifest(store, tenant, snapshot.sha256) for snapshot in snapshots)
+    published = {manifest.previous_sha256 for manifest in manifests if manifest and manifest.previous_sha256}
+    still_kept = sorted(published & {*kept})
     return on_record(
         store,
         Entry(
@@ -218,6 +231,7 @@ def _record_pruned(
                 "bytes": sum(snapshot.size for snapshot in snapshots),
                 "sha256": " ".join(snapshot.sha256 for snapshot in snapshots),
                 **asdict(retention),
+                **({WERE_PUBLISHED: " ".join(still_kept)} if still_kept else {}),
             },
         ),
     )

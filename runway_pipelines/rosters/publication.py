@@ -93,7 +93,7 @@ def whole_sha256(store: ObjectStore, tenant: PartnerTenant, beginning: str) -> s
         raise Permanent(
             expected="the first digits of one kept snapshot's sha256",
             came=f"digits that {len(found)} kept snapshots begin with",
-            remedy=f"take them from runway-pipelines rosters show {tenant}",
+            remedy=f"take them from runway-pipelines rosters show {tenant.quoted}",
         )
     return found[0]
 

@@ -17,6 +17,7 @@ from runway_pipelines.rosters.freshness import moment_of
 from runway_pipelines.rosters.manifest import Signature
 
 DONE = "-done"
+WERE_PUBLISHED = "were_published"  # a pruning's detail: kept snapshots of which only a deleted manifest told that
 _BY_A_RUN = frozenset({"hold", "release", "expected"})
 _OF_A_CANDIDATE = frozenset({"approve", "reject"})
 _ABOUT_PUBLICATION = _BY_A_RUN | _OF_A_CANDIDATE | {"rollback", "unpin", "purge"}

@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from typing import IO
 
 from tenacity import (
@@ -21,7 +22,7 @@ from tenacity import (
 )
 
 from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.errors import Held, LockTimeout, RunwayError, Transient
+from runway_pipelines.errors import Held, LockTimeout, Permanent, RunwayError, Transient
 from runway_pipelines.operations.defects import logged_defect
 from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.encoding import RosterCounts, encode_roster
@@ -89,12 +90,13 @@ def _outcome(
         return attempt(context, sessions, tenant, school_years)
     except Held as held:
         blocks = (unreadable(held.check, str(held)),)
-        return refused(tenant, blocks, as_refusals(blocks), time.monotonic() - started)
+        outcome = refused(tenant, blocks, as_refusals(blocks), time.monotonic() - started)
     except RunwayError as error:
-        return TenantOutcome(tenant, TenantStatus.FAILED, str(error), time.monotonic() - started)
+        outcome = TenantOutcome(tenant, TenantStatus.FAILED, str(error), time.monotonic() - started)
     except Exception as error:  # noqa: BLE001 - the other tenants go on; the run fails, naming this one
         reason = logged_defect(context.log, str(tenant), error, extra={"tenant": str(tenant)})
-        return TenantOutcome(tenant, TenantStatus.FAILED, reason, time.monotonic() - started)
+        outcome = TenantOutcome(tenant, TenantStatus.FAILED, reason, time.monotonic() - started)
+    return replace(outcome, known_at=context.now())
 
 
 def refresh_tenant(
@@ -113,7 +115,14 @@ def refresh_tenant(
                 session, tenant, file, run_id=context.run_id, log=context.log, fillers=context.fillers
             )
         with context.database.advisory_lock(lock_name(tenant), context.lock_wait_seconds) as lock:
-            return publish_extract(context, tenant, school_years, file, extract, started, lock)
+            if not context.has_roster(lock, tenant):
+                raise Permanent(
+                    expected="a tenant that has cross-year matching",
+                    came=f"{tenant}, which left while its roster was read",
+                    remedy="do nothing: nothing was published",
+                )
+            outcome = publish_extract(context, tenant, school_years, file, extract, started, lock)
+            return replace(outcome, known_at=context.now())
 
 
 def extract_roster(

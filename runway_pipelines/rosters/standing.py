@@ -48,18 +48,22 @@ class Standing:
         """Who pinned what is published, if somebody did."""
         return self.published.pointer.pinned if self.published else None
 
-    def superseding(self, query_started_at: datetime, now: datetime) -> str | None:
-        """Which run published or held a later query's roster, in words; None if none did.
+    def published_after(self, query_started_at: datetime) -> Pointer | None:
+        """The pointer, if what is published comes from a later query."""
+        is_newer = self.pointer is not None and not self.wrong_clock and self.pointer.is_newer_than(query_started_at)
+        return self.pointer if is_newer else None
 
-        When two runs overlap, the older query must not release what the newer one held.
-        """
-        pointer, hold = self.pointer, self.hold
-        if pointer is not None and not self.wrong_clock and pointer.is_newer_than(query_started_at):
-            return f"run {pointer.run_id} published"
-        held_of = moment_of(hold.query_started_at) if hold else None
-        if hold is None or held_of is None or ahead_of(now, held_of) is not None:
+    def held_after(self, query_started_at: datetime, now: datetime) -> Hold | None:
+        """The hold, if its candidate comes from a later query, which an older one must not release."""
+        held_of = moment_of(self.hold.query_started_at) if self.hold else None
+        if held_of is None or ahead_of(now, held_of) is not None:
             return None
-        return f"run {hold.run_id} held" if held_of > query_started_at else None
+        return self.hold if held_of > query_started_at else None
+
+    def has_rejected(self, sha256: str) -> bool:
+        """Whether a person decided against these bytes. They stay unpublished, even if no guard holds them any more."""
+        is_published = self.pointer is not None and self.pointer.sha256 == sha256
+        return self.hold is not None and self.hold.has_rejected(sha256) and not is_published
 
 
 def find_standing(context: RefreshContext, tenant: PartnerTenant, school_years: tuple[int, ...]) -> Standing:
@@ -73,10 +77,14 @@ def find_standing(context: RefreshContext, tenant: PartnerTenant, school_years: 
 def _without_pointer(
     context: RefreshContext, tenant: PartnerTenant, school_years: tuple[int, ...], hold: Hold | None
 ) -> Published | None:
-    """What readers have if there is no pointer: a first run was killed before writing it, or somebody deleted it."""
+    """What readers have if there is no pointer: a first run was killed before writing it, or somebody deleted it.
+
+    A copy of a rejected candidate is not published: an approval was killed after it, and then somebody rejected.
+    """
     sizes = (context.store.stat(stable_key(tenant, year)) for year in school_years)
     digests = (found.sha256 for found in sizes if found is not None and found.sha256 is not None)
-    sha256 = next(digests, hold.published_sha256 if hold else None)
+    decided = (digest for digest in digests if hold is None or not hold.has_rejected(digest))
+    sha256 = next(decided, hold.published_sha256 if hold else None)
     if sha256 is None:
         return None
     manifest = read_manifest(context.store, tenant, sha256)

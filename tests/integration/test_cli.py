@@ -153,7 +153,8 @@ def test_purge_is_refused_while_the_partner_has_rosters_and_deletes_when_it_left
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert partner.published("north") is None
-    assert partner.pointer("north") is not None
+    assert partner.pointer("north") is None
+    assert [key for key in partner.object_keys() if key.endswith(".jsonl")], "the history stays"
     assert CliRunner().invoke(main, [*arguments, "--with-snapshots"]).exit_code == 0
     assert partner.object_keys() == []
     record = CliRunner().invoke(main, ["rosters", "audit", partner.partner_id])

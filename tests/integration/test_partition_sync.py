@@ -14,8 +14,9 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from runway_pipelines.errors import Permanent, Unavailable
 from runway_pipelines.local.seed import seed_application_database
 from runway_pipelines.partner_tenants import partitions
+from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.partner_tenants.partitions import PARTNER_TENANTS_NAME, PARTNERS_NAME, sync_partitions
-from runway_pipelines.partner_tenants.registry import read_registry
+from runway_pipelines.partner_tenants.registry import has_roster, read_registry
 from runway_pipelines.partner_tenants.sync_sensor import build_sync_sensor
 from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from tests.integration.world import World
@@ -240,6 +241,21 @@ def test_codes_that_cannot_be_keys_are_logged_once_a_tick_and_cost_nobody_else_a
     assert "tenant 'a*b' of partner acme" in line
     assert r"tenant 'x\n' of partner acme" in line
     assert line.isprintable()
+
+
+@pytest.mark.parametrize("include_switched_off", [False, True])
+def test_a_run_asks_for_one_tenant_by_the_registrys_rule(sync: Sync, include_switched_off: bool) -> None:
+    sync.partner("off", "a", enabled=False)
+    sync.partner("gone", "a")
+    sync.execute("update partner set deleted_on = now() where id = 'gone'")
+    sync.execute("insert into tenant (code, partner_id, is_global) values ('all', 'acme', true)")
+    sync.delete_tenants("d0")
+    asked = {PartnerTenant.parse(key) for key in ALL[1] | {"off/a", "gone/a", "acme/all", "acme/nobody", "nobody/d1"}}
+    with psycopg.connect(sync.dsn, autocommit=True) as connection:
+        registry = read_registry(connection, include_switched_off=include_switched_off)
+        found = {each for each in asked if has_roster(connection, each, include_switched_off=include_switched_off)}
+    assert {each.key for each in found} == registry.tenant_keys
+    assert "acme/d0" not in registry.tenant_keys
 
 
 def test_the_command_lines_way_refuses_and_removes_what_the_sensor_does(sync: Sync) -> None:

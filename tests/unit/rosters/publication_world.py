@@ -28,7 +28,7 @@ from runway_pipelines.rosters.holds import Hold, read_expectations, read_hold
 from runway_pipelines.rosters.manifest import ROSTERS_PREFIX, Pointer, manifest_key, snapshot_key
 from runway_pipelines.rosters.outcome import Extract, RefreshContext, TenantOutcome
 from runway_pipelines.rosters.pruning import prune_tenant, stored_snapshots
-from runway_pipelines.rosters.publication import list_manifests, published_keys, read_manifest, read_published
+from runway_pipelines.rosters.publication import list_manifests, read_manifest, read_published
 from runway_pipelines.rosters.purging import purge
 from runway_pipelines.rosters.record import State
 from runway_pipelines.rosters.refresh import refresh_tenant
@@ -148,10 +148,15 @@ class Step:
 
 @dataclass
 class PublicationWorld:
-    """The tenant. ``clock`` goes on by a minute with each step."""
+    """The tenant. ``clock`` goes on by a minute with each step.
+
+    ``places`` are the warehouses of the partner's other tenants, and ``has_left`` says that the tenant has no roster.
+    """
 
     s3: MemoryS3 = field(default_factory=MemoryS3)
     clock: datetime = datetime(2026, 3, 1, 8, 0, tzinfo=UTC)
+    places: tuple[Place, ...] = ()
+    has_left: bool = False
 
     def __post_init__(self) -> None:
         self.store = memory_store(self.s3)
@@ -206,6 +211,8 @@ class PublicationWorld:
             GUARDS,
             1,
             Silent(),
+            places=lambda tenant: self.places,
+            has_roster=lambda connection, tenant: not self.has_left,
             now=lambda: self.clock,
         )
 
@@ -230,12 +237,10 @@ class PublicationWorld:
         for tenant, snapshots in stored_snapshots(self.store):
             prune_tenant(self.store, self.database, tenant, snapshots, Retention(1, 0), soon, "retention")
 
-    def purge(self) -> None:
-        """The tenant has left, and a person deletes everything."""
+    def purge(self, *, with_snapshots: bool = True) -> None:
+        """The tenant has left, and a person deletes what is published."""
         self.clock += timedelta(minutes=1)
-        keys = list(published_keys(self.store, TENANT, with_snapshots=True))
-        said = {"decided_by": "Ann", "reason": "left", "run_id": "command line"}
-        purge(self.store, TENANT, keys, with_snapshots=True, **said, now=lambda: self.clock)
+        purge(self.decisions(), TENANT, with_snapshots=with_snapshots, decided_by="Ann", reason="left")
 
     def unfinished(self) -> list[str]:
         """What was begun and never completed, as a person reads it."""
@@ -268,7 +273,7 @@ class PublicationWorld:
         """The same tenant, in a bucket of its own."""
         s3 = MemoryS3()
         s3.objects = dict(self.s3.objects)
-        return PublicationWorld(s3, self.clock)
+        return PublicationWorld(s3, self.clock, self.places)
 
     def state(self) -> object:
         """All that counts of it: what is published, held and kept, and not when."""

@@ -5,19 +5,23 @@ The bucket is in memory (`tests/memory_store.py`).
 
 from __future__ import annotations
 
-from datetime import timedelta
+import shlex
+from datetime import UTC, datetime, timedelta
 from threading import Barrier, Thread
 
 import pytest
 
 from runway_pipelines.errors import DecisionRefused
+from runway_pipelines.partner_tenants.keys import PartnerTenant
 from runway_pipelines.rosters.audit import entries
 from runway_pipelines.rosters.decisions import What
 from runway_pipelines.rosters.guards import WAREHOUSE_MOVED
 from runway_pipelines.rosters.holds import write_hold
 from runway_pipelines.rosters.manifest import pointer_key, snapshot_key, stable_key
 from runway_pipelines.rosters.outcome import TenantStatus
+from runway_pipelines.rosters.pruning import prune_tenant
 from runway_pipelines.rosters.quality import STUDENTS_LOST
+from runway_pipelines.rosters.retention import Retention, StoredSnapshot
 from tests.factories import TENANT
 from tests.unit.rosters.publication_world import (
     APPROVE,
@@ -41,6 +45,86 @@ from tests.unit.rosters.publication_world import (
 from tests.waiting import join
 
 # what a decision must not do
+
+
+def test_a_months_first_can_be_rolled_back_to_when_its_successors_were_pruned() -> None:
+    """That it was published is known from the manifest of the next roster, which is the first to be pruned."""
+    later = [Step("refresh", name) for name in ("recoded", "others")]
+    world = world_after(WHOLE, MORE, Step("expect"), *later, Step("end"), HALF, REJECT)
+    first, second, held, *others = (ROSTERS[name].sha256 for name in ("whole", "one more", "half", "recoded", "others"))
+    days = {first: 1, second: 2, held: 3, others[0]: 40, others[1]: 41}
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    stored = [StoredSnapshot(began + timedelta(days=day), sha256, 1) for sha256, day in days.items()]
+    gone = prune_tenant(
+        world.store, world.database, TENANT, stored, Retention(1, 400), began + timedelta(days=60), "retention"
+    )
+    assert [each.sha256 for each in gone] == [second]
+    assert world.decide(What.ROLLBACK, first).status is TenantStatus.PINNED
+    world.take(UNPIN)
+    with pytest.raises(DecisionRefused, match="a candidate that was never published"):
+        world.decide(What.ROLLBACK, held)
+
+
+def test_rejected_bytes_stay_unpublished_when_a_guard_lets_them_pass_by_now() -> None:
+    world = world_after(WHOLE, HALF, REJECT)
+    rejected = world.hold
+    assert rejected is not None
+    world.take(Step("expect", guards=(STUDENTS_LOST,)))
+    outcome = world.refresh(ROSTERS["half"])
+    assert (outcome.status, world.hold and world.hold.rejected) == (TenantStatus.HELD, rejected.rejected)
+    assert world.hold is not None
+    assert (world.hold.guards, world.hold.since) == (rejected.guards, rejected.since)
+    assert list(world.copies.values()) == whole_copies(ROSTERS["whole"].sha256)
+    assert world.refresh(ROSTERS["four gone"]).status is TenantStatus.NEW, "other bytes are judged anew"
+    assert world.hold is None
+
+
+def test_a_rejected_first_roster_stays_unpublished_when_another_tenant_came_from_its_warehouse() -> None:
+    world = PublicationWorld(places=PLACES[:1])
+    assert world.refresh(ROSTERS["whole"], PLACES[1]).status is TenantStatus.HELD
+    world.take(REJECT)
+    world.places = PLACES
+    assert world.refresh(ROSTERS["whole"], PLACES[1]).status is TenantStatus.HELD
+    assert world.copies == {}
+    assert world.refresh(ROSTERS["one more"], PLACES[1]).status is TenantStatus.NEW
+
+
+def test_a_first_roster_that_was_half_approved_and_then_rejected_is_withdrawn() -> None:
+    held = PublicationWorld(places=PLACES[:1])
+    held.refresh(ROSTERS["whole"], PLACES[1])
+    for change in (2, 3, 4):
+        world = held.forked()
+        assert world.killed_at(APPROVE, change)
+        for killed in (1, 2, 3, 4):
+            other = world.forked()
+            if other.killed_at(REJECT, killed):
+                assert other.take(REJECT) is not None
+            assert other.copies == {}, (change, killed)
+            assert other.refresh(ROSTERS["whole"], PLACES[1]).status is TenantStatus.HELD
+            assert (other.copies, other.pointer) == ({}, None)
+
+
+def test_a_reject_that_was_killed_before_it_withdrew_a_copy_publishes_nothing() -> None:
+    world = PublicationWorld(places=PLACES[:1])
+    world.refresh(ROSTERS["whole"], PLACES[1])
+    assert world.killed_at(APPROVE, 3)
+    assert world.killed_at(REJECT, 3)
+    assert len(world.copies) == 1
+    assert world.refresh(ROSTERS["whole"], PLACES[1]).status is TenantStatus.HELD
+    assert (len(world.copies), world.pointer) == (1, None)
+    world.take(REJECT)
+    assert world.copies == {}
+
+
+@pytest.mark.parametrize("code", ["Ashford & Elm", "O'Brien", "St. Mary (K-8)"])
+def test_the_command_that_approves_can_be_typed_for_every_code(code: str) -> None:
+    tenant = PartnerTenant("acme", code)
+    hold = world_after(WHOLE, HALF).hold
+    assert hold is not None
+    command = hold.what_to_do(tenant).rpartition("all the same: ")[2]
+    assert shlex.split(command) == [
+        "runway-pipelines", "rosters", "approve", tenant.key, hold.digits, "--reason", "...",
+    ]  # fmt: skip
 
 
 def test_another_warehouse_with_the_same_bytes_is_held_until_it_is_approved_and_then_it_is_the_one() -> None:
@@ -173,8 +257,8 @@ def test_an_older_query_neither_releases_nor_replaces_what_a_later_one_held() ->
     assert held is not None
     for roster in ("one more", "whole", "others"):
         outcome = world.refresh(ROSTERS[roster], query_started_at=began)
-        assert outcome.status is TenantStatus.SUPERSEDED
-        assert "held the roster of a later query" in outcome.reason
+        # It is discarded, and the tenant still waits: nobody must read that it was released.
+        assert (outcome.status, outcome.hold) == (TenantStatus.HELD, held)
         assert (world.hold, world.state()) == (held, content)
     assert world.refresh(ROSTERS["one more"]).status is TenantStatus.NEW, "the same moment's query is no older one"
 

@@ -9,7 +9,8 @@ import pytest
 
 from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters.holds import Hold, HoldReason
-from runway_pipelines.rosters.index import PartnerIndex, failing_since, record_outcomes
+from runway_pipelines.rosters.index import IndexEntry, PartnerIndex, failing_since, forget_tenant, record_outcomes
+from runway_pipelines.rosters.manifest import index_key
 from runway_pipelines.rosters.outcome import TenantOutcome, TenantStatus
 from tests.factories import TENANT, manifest
 from tests.memory_store import MemoryS3, memory_store
@@ -38,6 +39,37 @@ HELD = TenantOutcome(
         secret_version_id="v1",
     ),
 )
+
+
+def recorded(*outcomes: TenantOutcome) -> IndexEntry:
+    """The tenant's entry after these were recorded, one each minute from 03:00 on."""
+    store = memory_store(MemoryS3())
+    for minute, outcome in enumerate(outcomes):
+        index = record_outcomes(store, PARTNER, [outcome], "run", FIRST_NIGHT + timedelta(minutes=60 + minute))
+    (entry,) = index.tenants
+    return entry
+
+
+@pytest.mark.parametrize("of_the_run", [replace(GOOD, status=TenantStatus.NEW), FAILED, HELD])
+@pytest.mark.parametrize("decided", [replace(GOOD, status=TenantStatus.PINNED, pinned_at=NIGHTS[0]), GOOD, HELD])
+def test_a_run_that_ends_later_does_not_undo_what_was_decided_meanwhile(
+    of_the_run: TenantOutcome, decided: TenantOutcome
+) -> None:
+    early, late = FIRST_NIGHT, FIRST_NIGHT + timedelta(minutes=30)
+    first, second = replace(of_the_run, known_at=early), replace(decided, known_at=late)
+    assert recorded(second, first) == recorded(second)
+    assert recorded(first, second).as_of == recorded(second).as_of == late.isoformat()
+    assert recorded(second, of_the_run).status == of_the_run.status, "one without a time is of now"
+    fast = replace(decided, known_at=late + timedelta(days=1))
+    assert recorded(fast, first).status == first.status, "a fast clock does not have the last word"
+
+
+@pytest.mark.parametrize("damaged", [b"", b"[]", b"{", b'{"tenants": [{}]}'])
+def test_a_damaged_index_forgets_a_tenant_without_ado(damaged: bytes) -> None:
+    s3 = MemoryS3()
+    s3.objects[index_key(TENANT.partner_id)] = (damaged, {})
+    forget_tenant(memory_store(s3), TENANT)
+    assert s3.objects[index_key(TENANT.partner_id)] == (damaged, {})
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,20 @@ The bucket is in memory (`tests/memory_store.py`); test_decision_kills.py kills 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runway_pipelines.errors import Permanent
 from runway_pipelines.rosters.audit import entries
 from runway_pipelines.rosters.guards import GUARD_NAMES
 from runway_pipelines.rosters.quality import STUDENTS_LOST
+from runway_pipelines.systems.postgres.databases import ApplicationDatabase
 from tests.factories import TENANT
 from tests.memory_store import Killed
 from tests.properties import examples
@@ -31,6 +36,7 @@ from tests.unit.rosters.publication_world import (
     TO_WHOLE,
     UNPIN,
     WHOLE,
+    OneLock,
     PublicationWorld,
     Step,
     assert_settled,
@@ -211,6 +217,49 @@ def assert_reason_to_publish(step: Step, before: PublicationWorld, world: Public
 
 
 # purged
+
+
+@pytest.mark.parametrize("back_with", [HALF, Step("refresh", "nobody"), MOVED])
+@pytest.mark.parametrize("last", [MORE, HALF, ROLLBACK])
+def test_what_was_purged_is_not_published_again_when_the_tenant_is_back(last: Step, back_with: Step) -> None:
+    world = world_after(WHOLE, MORE, last)
+    world.purge(with_snapshots=False)
+    assert (world.copies, world.pointer, world.hold) == ({}, None, None)
+    kept = {key for key in world.s3.objects if kind_of(key) == "snapshot"}
+    assert kept
+    world.take(back_with)
+    assert set(world.copies.values()) <= {ROSTERS[back_with.roster].body}
+    assert kept <= world.s3.objects.keys()
+
+
+def test_a_purge_deletes_under_the_tenants_lock() -> None:
+    """A run that began before the tenant left may be publishing it."""
+    world = world_after(WHOLE)
+    deleted: list[tuple[int, int]] = []
+
+    class Watched(OneLock):
+        @contextmanager
+        def advisory_lock(self, name: str, wait_seconds: int) -> Iterator[OneLock]:
+            with super().advisory_lock(name, wait_seconds) as lock:
+                before = len(world.s3.changed)
+                yield lock
+                deleted.append((before, len(world.s3.changed)))
+
+    world.database = cast("ApplicationDatabase", Watched())
+    world.purge()
+    ((before, after),) = deleted
+    outside = [*world.s3.changed[:before][-1:], *world.s3.changed[after:]]
+    assert {kind_of(key) for key in world.s3.changed[before:after]} >= {"copy", "pointer", "snapshot", "manifest"}
+    assert {kind_of(key) for key in outside} <= {"record"}
+
+
+def test_a_run_that_waited_for_the_purge_publishes_nothing() -> None:
+    world = world_after(WHOLE)
+    world.purge()
+    world.has_left = True
+    with pytest.raises(Permanent, match="which left while its roster was read"):
+        world.refresh(ROSTERS["whole"])
+    assert (world.copies, world.pointer) == ({}, None)
 
 
 def test_a_purge_that_was_killed_is_unfinished_on_record_until_it_is_said_again() -> None:
