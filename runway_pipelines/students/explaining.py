@@ -30,7 +30,8 @@ from runway_pipelines.students.scoring import Pair, prior_bits, score
 SAYS: Mapping[str, str] = MappingProxyType(
     {
         "no_candidate": "Nobody is at even odds or better, and nobody here has one of the IDs.",
-        "id_belongs_to_another_student": "An ID of the row is another student's than the one whom the rest describes.",
+        "id_belongs_to_another_student": "An ID of the row is another student's than the one whom the rest describes "
+        "best.",
         "first_name_contradicts": "The first name is another one.",
         "other_middle_name_or_suffix": "The middle initials, or the suffix (JR, III), are somebody else's.",
         "another_name_and_no_misspelling": "The first name is like the student's, but it is a name of its own here, or "
@@ -38,14 +39,14 @@ SAYS: Mapping[str, str] = MappingProxyType(
         "half_a_twin": "The student is marked as of a multiple birth, and the first name is not whole.",
         "twin_like_competitor": "Another student has the same birth date and a surname, and the first name does not "
         "clearly say which of them it is.",
-        "two_candidates": "Another student fits nearly as well, or has the same whole name at the school, or the "
-        "student's record stands for two children.",
+        "two_candidates": "Another student fits nearly as well; or has the row's whole name at the school, and the "
+        "row is not exact; or the student's record stands for two children.",
         "other_birth_date": "The birth date is another one, and the names are not whole, or not rare enough.",
         "id_confirmed": "An ID is the student's, and two of first name, last name and birth date agree.",
         "observables": "No ID agrees, but first name, last name and birth date do, and something else supports it.",
         "weak_evidence": "Nothing speaks against it, and nothing is enough to accept it.",
         FOREIGN_FILE: "Nearly all IDs of the file belong to somebody else here: it may be another district's.",
-        CLAIMED_TWICE: "Another row of the file, with another first name or birth date, would be this student too.",
+        CLAIMED_TWICE: "Another row of the file, with other names or another birth date, would be this student too.",
         "invalid": "The line is no candidate.",
     }
 )
