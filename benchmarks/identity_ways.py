@@ -64,7 +64,9 @@ def ours(servers: dict[str, int], options: dict[str, Any], shards: int | None, d
 
         def work() -> Counts:
             numbers = range(shards or told.shards)
-            return total(identity.resolve_shard(told, as_of, shard, circuit, _LOG) for shard in numbers)
+            return total(
+                identity.resolve_shard(told, as_of, shard, circuit, _LOG, has_artist_columns=False) for shard in numbers
+            )
 
         measured, counts = _measured(servers, work)
     if circuit.failure is not None:
@@ -203,7 +205,7 @@ def _identity() -> Iterator[IdentityServices]:
 def _warm_up(identity: IdentityServices, as_of: datetime) -> None:
     """Open connections and import what is imported late: one library of each cohort is asked about, none written."""
     anything = IdentityOptions(dry_run=True, limit=1, shards=1, stale_days=0, unresolved_retry_days=0)
-    identity.resolve_shard(anything, as_of, 0, Circuit(anything.most_failed_batches), _LOG)
+    identity.resolve_shard(anything, as_of, 0, Circuit(anything.most_failed_batches), _LOG, has_artist_columns=False)
 
 
 def _batches(

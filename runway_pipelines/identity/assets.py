@@ -92,17 +92,19 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Shard:
-    """The libraries with ``id % options.shard_count == index``. All shards share ``as_of``."""
+    """The libraries with ``id % options.shard_count == index``. All shards share the rest."""
 
     index: int
     as_of: datetime
     options: Mapping[str, Any]
+    has_artist_columns: bool
 
 
 @dataclass(frozen=True)
 class ShardResult:
     """A shard's counts, and the run's circuit when it ended: ``failure`` says why it is open, None if it is not."""
 
+    as_of: datetime
     counts: Counts
     failure: str | None
     is_writable: bool
@@ -117,11 +119,14 @@ def plan_identity_run(
     try:
         identity.require_ready(config)
         due = identity.due(config, as_of)
+        has_artist_columns = identity.has_artist_columns()
     except RunwayError as error:
         raise _failure(str(error), Counts()) from None
     context.log.info("due: " + ", ".join(f"{number} {cohort}" for cohort, number in due.items()))
     for index in range(config.shard_count):
-        yield dg.DynamicOutput(Shard(index, as_of, config.model_dump()), mapping_key=f"shard_{index}")
+        yield dg.DynamicOutput(
+            Shard(index, as_of, config.model_dump(), has_artist_columns), mapping_key=f"shard_{index}"
+        )
 
 
 @dg.op
@@ -129,9 +134,11 @@ def resolve_identity_shard(context: dg.OpExecutionContext, shard: Shard, identit
     """Ask LML about a shard's libraries and write its verdicts, several calls in flight."""
     options = IdentityOptions(**shard.options)
     circuit = identity.run_circuit(options)
-    counts = identity.resolve_shard(options, shard.as_of, shard.index, circuit, context.log)
+    counts = identity.resolve_shard(
+        options, shard.as_of, shard.index, circuit, context.log, has_artist_columns=shard.has_artist_columns
+    )
     context.log.info(f"shard {shard.index}: {orjson.dumps(counts.document()).decode()}")
-    return ShardResult(counts, str(circuit.failure) if circuit.failure else None, circuit.is_writable)
+    return ShardResult(shard.as_of, counts, str(circuit.failure) if circuit.failure else None, circuit.is_writable)
 
 
 @dg.op(out={name: dg.Out(dg.Nothing, is_required=False) for name in (*_TABLES, *_CHECK_OUTS)})
@@ -155,7 +162,9 @@ def summarize_identity_run(
     else:
         try:
             if all(result.is_writable for result in results):
-                health = identity.health(datetime.now(UTC) - timedelta(days=config.stale_days or DEFAULT_STALE_DAYS))
+                # The moment by which the run told what was due: what is late counts from there.
+                as_of = min((result.as_of for result in results), default=datetime.now(UTC))
+                health = identity.health(as_of - timedelta(days=config.stale_days or DEFAULT_STALE_DAYS))
         except RunwayError as error:
             failures.append(str(error))
     judged = {} if config.dry_run else {each.check_name: each for each in evaluations(counts, health, config)}

@@ -11,13 +11,13 @@ from psycopg import Connection, sql
 from runway_pipelines.identity.statements import NOTES
 from runway_pipelines.identity.transactions import Connections, in_transaction
 
-# Counts the libraries that a nightly run asks about: canonical, with an artist. A library with a stamp and no main
-# row got an answer without a verdict, and cannot be verified until the next answer.
+# Counts the libraries that a nightly run asks about: canonical, with an artist. One whose last answer was no verdict
+# has a stamp that is newer than its main row, if it has a row at all, and cannot be verified until the next answer.
 _FRESHNESS = sql.SQL("""
 select count(*) filter (where i.last_verified_at >= %(fresh_since)s), count(*)
 from {library} as l left join {identity} as i on i.library_id = l.id
 where l.canonical_entity_id is not null and l.artist_name is not null
-  and (i.library_id is not null or l.unresolved_attempted_at is null)
+  and (l.unresolved_attempted_at is null or i.last_verified_at >= l.unresolved_attempted_at)
 """)
 _WITHOUT_SOURCES = sql.SQL("""
 select count(*) from {identity} as i

@@ -59,7 +59,8 @@ class IdentityOptions(dg.Config):
     )
     artist_level_ids: bool = Field(
         default=False,
-        description="Also write the artist-level ids; runway-pipelines identity migrate adds their columns.",
+        description="Refuse to run without the columns of the artist-level ids; where they are, they are written. "
+        "runway-pipelines identity migrate adds them.",
     )
     dry_run: bool = Field(default=False, description="Ask LML, but write nothing.")
     limit: int | None = _ranged(None, "Most libraries of each cohort (compilations, others), or none for all:", least=1)

@@ -10,7 +10,7 @@ from pydantic import PrivateAttr
 
 from runway_pipelines.identity.counts import Counts
 from runway_pipelines.identity.health import IdentityHealth, identity_health
-from runway_pipelines.identity.migration import require_columns
+from runway_pipelines.identity.migration import missing_columns, require_columns
 from runway_pipelines.identity.options import IdentityOptions, require_in_range
 from runway_pipelines.identity.resolution import Circuit, Resolver, Write
 from runway_pipelines.identity.rights import require_rights
@@ -45,19 +45,31 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
             if options.artist_level_ids:
                 require_columns(connection, self.catalogue_schema)
 
+    def has_artist_columns(self) -> bool:
+        """Whether the artist-level ids are written: where their columns are, no row may keep another artist's ids."""
+        with self.catalogue.connection() as connection:
+            return not missing_columns(connection, self.catalogue_schema)
+
     def due(self, options: IdentityOptions, as_of: datetime) -> dict[Cohort, int]:
         """How many libraries of each cohort a run asks about."""
         return count(self.catalogue.connection, self._selection(options, as_of))
 
     def resolve_shard(
-        self, options: IdentityOptions, as_of: datetime, shard: int, circuit: Circuit, log: logging.Logger
+        self,
+        options: IdentityOptions,
+        as_of: datetime,
+        shard: int,
+        circuit: Circuit,
+        log: logging.Logger,
+        *,
+        has_artist_columns: bool,
     ) -> Counts:
         """Resolve one shard's two cohorts with the same threads, until ``circuit`` opens."""
         whole = self._selection(options, as_of)
         selection = replace(whole, shard=(shard, options.shard_count), limit=options.limit_of(shard))
         resolver = Resolver(
             lml=self.lml,
-            write=self._writer(options, log),
+            write=self._writer(options, has_artist_columns, log),
             circuit=circuit,
             log=log,
             calls_in_flight=options.calls_in_flight,
@@ -76,7 +88,7 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The catalogue's current state."""
         return identity_health(self.catalogue.connection, self.catalogue_schema, fresh_since)
 
-    def _writer(self, options: IdentityOptions, log: logging.Logger) -> Write:
+    def _writer(self, options: IdentityOptions, has_artist_columns: bool, log: logging.Logger) -> Write:
         def on_refusal(library_id: int, reason: str) -> None:
             log.warning(f"library {library_id} is quarantined because the database refuses it: {reason}")
 
@@ -85,7 +97,7 @@ class IdentityServices(dg.ConfigurableResource):  # type: ignore[type-arg]
                 self.catalogue.connection,
                 answer,
                 schema=self.catalogue_schema,
-                has_artist_columns=options.artist_level_ids,
+                has_artist_columns=has_artist_columns,
                 now=datetime.now(UTC),
                 moves_moments=options.recheck,
                 is_dry_run=options.dry_run,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -83,9 +82,10 @@ class Account:
     def connect(self, database: str | None, schema: str | None, autocommit: bool) -> FakeSnowflakeConnection:
         """A connection of its own, after loading the tables that are new or changed. Raises WarehouseUnreadable."""
         with self._lock:
-            changed = list(self._changed_files())
-            for path in changed:
+            changed = self._changed_files()
+            for path, version in changed.items():
                 self._load(path)
+                self._loaded[path] = version  # not before: a damaged file must stop the next connection as well
             if changed:
                 self._bound_memory()
             return self._instance.connect(database, schema, autocommit=autocommit)
@@ -108,13 +108,11 @@ class Account:
         finally:
             duck.close()
 
-    def _changed_files(self) -> Iterator[Path]:
-        for path in sorted(self._folder.glob("*/*/*.parquet")):
-            stat = path.stat()
-            version = (stat.st_mtime_ns, stat.st_size)
-            if self._loaded.get(path) != version:
-                yield path
-                self._loaded[path] = version
+    def _changed_files(self) -> dict[Path, tuple[int, int]]:
+        """The files that are new or changed, each with its version."""
+        stats = {path: path.stat() for path in sorted(self._folder.glob("*/*/*.parquet"))}
+        versions = {path: (stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
+        return {path: version for path, version in versions.items() if self._loaded.get(path) != version}
 
     def _load(self, path: Path) -> None:
         database, schema, table = (name.upper() for name in (*path.parts[-3:-1], path.stem))

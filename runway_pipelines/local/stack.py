@@ -172,6 +172,7 @@ class EmbeddedStack:
         """The settings that point the pipeline and Dagster at this stack. They hold the local Postgres password."""
         postgres = self.postgres
         return {
+            **_without_proxy(),
             "AWS_ENDPOINT_URL": self.aws_endpoint_url,
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
@@ -238,3 +239,10 @@ class EmbeddedStack:
             "Resource": f"arn:aws:s3:::{BUCKET}/*",
         }
         s3.put_bucket_policy(Bucket=BUCKET, Policy=json.dumps({"Version": "2012-10-17", "Statement": [anybody]}))
+
+
+def _without_proxy() -> dict[str, str]:
+    """The servers of the stack are reached directly, also where the environment names a proxy for everything."""
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    hosts = ",".join(dict.fromkeys(filter(None, [*others.split(","), _HOST, "localhost"])))
+    return {"NO_PROXY": hosts, "no_proxy": hosts}

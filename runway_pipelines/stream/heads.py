@@ -14,7 +14,7 @@ HEAD_SECONDS = 30.0
 
 
 class BoundedHeads(H11Protocol):
-    """uvicorn's protocol, which hangs up when a head is not whole after `HEAD_SECONDS`."""
+    """uvicorn's protocol, which hangs up when a head, or the rest of an answered body, is not whole in time."""
 
     _deadline: asyncio.TimerHandle | None = None
 
@@ -28,8 +28,13 @@ class BoundedHeads(H11Protocol):
         if self.conn.their_state is h11.IDLE:
             self._expect()
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._expect_no_more()
+        if self.cycle is None or not self.cycle.response_complete:
+            if self.conn.their_state is not h11.IDLE:
+                self._expect_no_more()
+        elif self.timeout_keep_alive_task is None:
+            # These bytes ended uvicorn's own timer. If they are the rest of a body that was answered already, no other
+            # one would start.
+            self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Expect nothing any more."""

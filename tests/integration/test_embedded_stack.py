@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -49,6 +50,25 @@ def test_the_environment_reaches_both_databases(stack):
         options |= {"user": environment[f"{prefix}_{user}"], "password": environment[f"{prefix}_PASSWORD"]}
         with psycopg.connect(dbname=environment[f"{prefix}_{database}"], **options) as connection:
             assert connection.execute("select 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(("others", "kept"), [(None, ""), ("", ""), ("example.org", "example.org,"), ("*", "*,")])
+def test_the_stack_is_reached_without_the_environments_proxy(stack, monkeypatch, others, kept):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", others) if others is not None else monkeypatch.delenv("NO_PROXY", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name, value in stack.environment().items():
+            monkeypatch.setenv(name, value)
+        assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == f"{kept}127.0.0.1,localhost"
+        service = LmlService(base_url=os.environ["LIBRARY_METADATA_URL"], attempts=1)
+        service.resolve([Library(1, None, "Can", "Tago Mago")], include_tracks=False)
+        service.close()
+        assert boto3.client("secretsmanager").list_secrets()["SecretList"] is not None
+        proxy.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody came
+            proxy.accept()
 
 
 def test_creating_a_database_twice_is_fine(stack):

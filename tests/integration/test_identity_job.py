@@ -276,7 +276,16 @@ def test_artist_level_ids_need_their_columns_and_the_command_adds_them(
     assert CliRunner().invoke(main, ["identity", "migrate", "--apply"]).exit_code == 0
     assert CliRunner().invoke(main, ["identity", "migrate", "--check"]).exit_code == 0
     assert run(instance, artist_level_ids=True).success
-    assert any(row["discogs_artist_id"] is not None for row in tables.rows("library_identity"))
+    written = {row["library_id"]: row["discogs_artist_id"] for row in tables.rows("library_identity")}
+    assert any(written.values())
+    # A row's ids are one artist's, also when a later run, which does not ask for the columns, finds another artist.
+    tables.execute("update library_identity set discogs_artist_id = 1, last_verified_at = now() - interval '8 days'")
+    assert run(instance).success
+    assert {row["library_id"]: row["discogs_artist_id"] for row in tables.rows("library_identity")} == {
+        library_id: artist or 1 for library_id, artist in written.items()
+    }
+    kept = [row["discogs_artist_id"] for row in tables.rows("library_identity_history")]
+    assert kept and set(kept) == {1}
 
 
 @pytest.mark.slow

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
 
 from runway_pipelines.identity import transactions
+from runway_pipelines.identity.health import IdentityHealth
+from runway_pipelines.identity.services import IdentityServices
 from runway_pipelines.local.lml_verdicts import resolved
 from runway_pipelines.local.stack import EmbeddedStack
 from tests.integration.identity_job_world import (
@@ -61,6 +64,31 @@ def test_libraries_that_wait_too_long_are_a_warning_until_they_are_verified(
     assert all(checks(run(instance)).values())
     tables.execute("update library_identity set last_verified_at = now() - interval '8 days'")
     assert not checks(run(instance, limit=1))["verified_in_time"]
+    # Those that LML calls unresolved by now are held back by their stamp, and no run can verify them.
+    tables.execute("update library set unresolved_attempted_at = now() - interval '1 day'")
+    assert checks(run(instance, limit=1))["verified_in_time"]
+    tables.execute("update library set unresolved_attempted_at = now() - interval '9 days'")
+    assert not checks(run(instance, limit=1))["verified_in_time"]
+
+
+@pytest.mark.slow
+def test_what_was_not_due_when_the_run_began_is_not_late_when_it_ends(
+    tables: TestCatalogue, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(instance).success
+    soon = "now() - interval '7 days' + interval '5 minutes'"
+    tables.execute(f"update library_identity set last_verified_at = {soon}")
+
+    def much_later(self: IdentityServices, fresh_since: datetime) -> IdentityHealth:
+        """Ten minutes went by."""
+        tables.execute("update library_identity set last_verified_at = last_verified_at - interval '10 minutes'")
+        return asked(self, fresh_since - timedelta(minutes=10))
+
+    asked = IdentityServices.health
+    monkeypatch.setattr(IdentityServices, "health", much_later)
+    result = run(instance)
+    assert counts(result)["scanned"] == 0
+    assert checks(result)["verified_in_time"]
 
 
 @pytest.mark.slow

@@ -232,7 +232,10 @@ def run(tables: TestCatalogue, client: LmlService, one: Round) -> Counts | None:
         before_statements(patch, before)
         try:
             options = IdentityOptions(**({"shards": 1} | one.options))
-            return identity.resolve_shard(options, datetime.now(UTC), 0, identity.run_circuit(options), Silent())
+            circuit = identity.run_circuit(options)
+            return identity.resolve_shard(
+                options, datetime.now(UTC), 0, circuit, Silent(), has_artist_columns=identity.has_artist_columns()
+            )
         except Killed:
             return None
 

@@ -1,13 +1,16 @@
 """Calls to LML over real sockets: each failure's error and effort, and no text shows the key."""
 
+import gzip
 import logging
 import math
 import socket
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -333,6 +336,105 @@ def test_an_oversized_answer_is_not_read_to_its_end(
     assert isinstance(error, LmlBatchRefused)
     assert "100000 bytes" in str(error)
     assert len(lml.calls) == 1
+
+
+Answers = Callable[..., str]
+
+
+@pytest.fixture
+def answering() -> Iterator[Answers]:
+    """A server that gives these raw answers, one to a connection; the last one again and again."""
+    with ExitStack() as servers:
+
+        def answer(*answers: bytes) -> str:
+            listener = servers.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+            def serve() -> None:
+                left = list(answers)
+                with suppress(OSError):  # the test ended
+                    while True:
+                        connection, _ = listener.accept()
+                        with connection, suppress(OSError):
+                            connection.recv(1 << 20)
+                            connection.sendall(left.pop(0) if len(left) > 1 else left[0])
+                            connection.shutdown(socket.SHUT_WR)
+                            while connection.recv(1 << 20):
+                                pass
+
+            threading.Thread(target=serve, daemon=True).start()
+            servers.callback(listener.shutdown, socket.SHUT_RDWR)
+            return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        yield answer
+
+
+EMPTY = b'{"results": []}'
+
+
+def raw(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    head = "".join(f"{line}\r\n" for line in (f"HTTP/1.1 {status}", "Connection: close", *headers, ""))
+    return head.encode() + body
+
+
+@pytest.mark.parametrize(
+    "header", ["Set-Cookie: route=café", "Set-Cookie: a=b; Domain=127.0.0.1", "Location: mailto:x"]
+)
+def test_a_header_that_concerns_nobody_changes_nothing(
+    answering: Answers, make_service: MakeService, header: str
+) -> None:
+    service = make_service(answering(raw(EMPTY, header)), attempts=1)
+    for _ in range(2):
+        assert plain(service.resolve(ONE, include_tracks=False).document) == {"results": []}
+
+
+@pytest.mark.parametrize("location", ["mailto:x", "http://xn--/", "http://[::1", "//", "http://example.org/", ""])
+def test_wherever_a_redirect_leads_it_costs_its_batch(
+    answering: Answers, make_service: MakeService, location: str
+) -> None:
+    service = make_service(answering(raw(b"", f"Location: {location}", status="302 Found")))
+    error = failure(service)
+    assert isinstance(error, LmlBatchRefused)
+    assert error.status == 302
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip"])
+def test_an_answer_in_gzip_is_read(answering: Answers, make_service: MakeService, encoding: str) -> None:
+    service = make_service(answering(raw(gzip.compress(EMPTY), f"Content-Encoding: {encoding}")))
+    assert plain(service.resolve(ONE, include_tracks=False).document) == {"results": []}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [gzip.compress(EMPTY)[:-9], gzip.compress(EMPTY)[:12], EMPTY, b""],
+    ids=["cut late", "cut early", "plain", "nothing"],
+)
+def test_gzip_that_is_none_or_breaks_off_is_tried_again(
+    answering: Answers, make_service: MakeService, body: bytes
+) -> None:
+    packed = "Content-Encoding: gzip"
+    service = make_service(answering(raw(body, packed), raw(gzip.compress(EMPTY), packed)))
+    reply = service.resolve(ONE, include_tracks=False)
+    assert (plain(reply.document), reply.effort.calls) == ({"results": []}, 2)
+
+
+def test_a_few_bytes_that_stand_for_gigabytes_are_not_inflated(
+    answering: Answers, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lml_module, "MOST_ANSWER_BYTES", 1_000_000)
+    bomb = gzip.compress(bytes(500_000_000), compresslevel=1)
+    services = [
+        make_service(answering(raw(body, f"Content-Encoding: {encoding}")), attempts=1)
+        for body, encoding in ((bomb, "gzip"), (gzip.compress(bomb), "gzip, gzip"), (bomb, "br"))
+    ]
+    tracemalloc.start()
+    try:
+        errors = [failure(service) for service in services]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert all(isinstance(error, LmlError) for error in errors)
+    assert isinstance(errors[0], LmlBatchRefused)
+    assert peak < 20_000_000
 
 
 # halving

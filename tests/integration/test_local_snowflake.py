@@ -277,6 +277,24 @@ def test_a_changed_table_is_seen_by_the_next_session(stack, keys):
             assert connection.cursor().execute("select count(*) from changing").fetchall() == [(count,)]
 
 
+def test_a_damaged_table_stops_every_login_until_it_is_mended_and_then_all_that_changed_is_there(stack, keys):
+    damaged, other = (stack.warehouse_dir / ACCOUNT / "ANALYTICS" / "PROD" / f"{name}.parquet" for name in ("aa", "zz"))
+    for path in (damaged, other):
+        pq.write_table(pa.table({"id": [1]}), path)
+    connect(stack, keys[0]).close()
+    pq.write_table(pa.table({"id": [1, 2]}), other)
+    damaged.write_bytes(b"no parquet")
+    try:
+        for _ in range(2):
+            with pytest.raises(snowflake.connector.errors.Error):
+                connect(stack, keys[0])
+    finally:
+        pq.write_table(pa.table({"id": [1, 2]}), damaged)
+    with connect(stack, keys[0]) as connection:
+        for table in ("aa", "zz"):
+            assert connection.cursor().execute(f"select count(*) from {table}").fetchall() == [(2,)]
+
+
 def test_a_session_that_is_closed_stops_the_statement_that_it_runs(stack, keys):
     connection = connect(stack, keys[0])
     endless = "select sum(a0.id) from " + " cross join ".join(f"students a{number}" for number in range(30))

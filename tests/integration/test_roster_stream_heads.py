@@ -79,6 +79,18 @@ def test_the_second_head_of_a_connection_has_as_long_from_its_first_byte(server:
         assert trickle(client) == b""
 
 
+@pytest.mark.parametrize("rest", [b"1", b"12345"])
+def test_the_rest_of_a_body_that_was_answered_already_keeps_no_connection_for_ever(
+    server: StreamServer, rest: bytes
+) -> None:
+    """Its first byte ends the timer of idle connections, and no other would start."""
+    with connected(server) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: stream\r\nContent-Length: 5\r\n\r\n")
+        read_answer(client)
+        client.sendall(rest)
+        assert client.recv(1) == b""
+
+
 def test_the_bound_ends_with_the_head(server: StreamServer) -> None:
     """What follows it has bounds of its own."""
     with connected(server) as client:

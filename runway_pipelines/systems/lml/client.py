@@ -10,10 +10,12 @@ import logging
 import re
 import socket
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import ip_address
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Any
@@ -92,7 +94,7 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
     Connections open at first use, stay open between calls, and close when the run ends.
 
     ``limiter`` caps the call rate, retries included; None is unlimited. ``timeout_seconds`` bounds the wait for a
-    connection, for the answer's first byte, and for its whole body.
+    connection, for each piece of the answer's head, and for the whole body.
     """
 
     base_url: str | None = None
@@ -203,24 +205,32 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The answer's body. Drops httpx's error texts, which may quote the key."""
         import httpx
 
+        deadline = time.monotonic() + self.timeout_seconds
         try:
             with client.stream("POST", url, content=body, headers=headers) as response:
                 if response.status_code != httpx.codes.OK:
                     raise refusal(response.status_code, response.headers.get("Retry-After"), datetime.now(UTC))
-                return self._read(response.iter_bytes())
+                is_gzip = response.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip")
+                return self._read(response.iter_raw(), deadline, is_gzip=is_gzip)
         except httpx.TimeoutException as error:
             raise self._timed_out(type(error).__name__) from None
         except httpx.InvalidURL:
             raise unusable_url() from None
         except httpx.RequestError as error:
             raise unavailable(None, f"{type(error).__name__} ({_first_cause(error)})") from None
+        except (ValueError, zlib.error) as error:  # a header that httpx cannot use, or a body that is no gzip
+            raise unavailable(None, f"an answer that is no HTTP ({type(error).__name__})") from None
 
-    def _read(self, chunks: Iterator[bytes]) -> bytes:
-        """The whole body, bounded in size and time; the socket's timeout bounds only each chunk."""
-        deadline = time.monotonic() + self.timeout_seconds
+    def _read(self, chunks: Iterator[bytes], deadline: float, *, is_gzip: bool) -> bytes:
+        """The whole body, bounded in size and time; the socket's timeout bounds only each chunk.
+
+        A few bytes of gzip can stand for gigabytes, so no more is inflated than may come. A body in another encoding,
+        for which nobody asked, is no JSON.
+        """
+        inflating = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         body = bytearray()
         for chunk in chunks:
-            body += chunk
+            body += inflating.decompress(chunk, MOST_ANSWER_BYTES + 1 - len(body)) if is_gzip else chunk
             if len(body) > MOST_ANSWER_BYTES:
                 raise LmlBatchRefused(
                     status=200,
@@ -230,13 +240,15 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
                 )
             if time.monotonic() > deadline:
                 raise self._timed_out("a slow body")
+        if is_gzip and not inflating.eof:
+            raise unavailable(None, "a body of gzip that breaks off")
         return bytes(body)
 
     def _timed_out(self, how: str) -> LmlUnavailable:
         return unavailable(None, f"no answer within {self.timeout_seconds:g} s ({how})")
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "gzip"}
         if not self.api_key:
             return headers
         if not _KEY.fullmatch(self.api_key):
@@ -280,6 +292,9 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         try:
             return httpx.Client(
                 timeout=httpx.Timeout(self.timeout_seconds, pool=None),
+                # LML keeps nothing here and sends nobody elsewhere; httpx fails at a cookie or a Location that is odd.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                event_hooks={"response": [lambda response: response.headers.pop("Location", None)]},
                 # Over plain HTTP the key goes to LML itself: the environment's proxy may be anywhere.
                 mounts={"http://": None} if self.api_key else None,
                 limits=httpx.Limits(
