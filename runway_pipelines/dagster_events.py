@@ -193,6 +193,21 @@ def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
     instance.delete_run(run_id)
 
 
+def forget_runless_evaluation(instance: dg.DagsterInstance, check: dg.AssetCheckKey, partition: str) -> None:
+    """Delete what a sensor reported of a check, before it reports again: Dagster takes one evaluation without a run."""
+    storage = instance.event_log_storage
+    if isinstance(storage, SqlEventLogStorage):
+        table = AssetCheckExecutionsTable.c
+        reported = AssetCheckExecutionsTable.delete().where(
+            table.asset_key == check.asset_key.to_string(),
+            table.check_name == check.name,
+            table.run_id == RUNLESS_RUN_ID,
+            table.partition == partition,
+        )
+        with storage.index_connection() as connection:
+            connection.execute(reported)
+
+
 def delete_old_runless(instance: dg.DagsterInstance, asset_key: dg.AssetKey, before: datetime) -> int:
     """Delete an unpartitioned asset's materializations older than ``before`` that no run made; returns how many.
 

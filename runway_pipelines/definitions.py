@@ -27,6 +27,7 @@ from runway_pipelines.rosters.pruning import prune_snapshots
 from runway_pipelines.settings import Settings, load_settings
 from runway_pipelines.students.assets import student_resolutions
 from runway_pipelines.students.automation import build_candidates_sensor, student_resolution_job
+from runway_pipelines.students.events import RESOLUTIONS
 from runway_pipelines.students.pruning import delete_old_resolutions
 
 
@@ -85,6 +86,7 @@ def build_definitions(settings: Settings) -> dg.Definitions:
                     tenants_fresh=TENANTS_FRESH,
                     resolution_job=student_resolution_job.name,
                     partner_index=PARTNER_ROSTER_INDEX,
+                    resolutions=RESOLUTIONS,
                 ),
                 interval_seconds=interval,
             ),

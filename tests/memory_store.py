@@ -19,6 +19,7 @@ from dagster_aws.s3 import S3Resource
 from runway_pipelines.systems.aws.object_store import ObjectStore
 
 Stored = tuple[bytes, dict[str, str]]
+_WRITTEN_AT = datetime.now(UTC)  # all of its objects were written just now
 
 
 class Killed(BaseException):
@@ -107,11 +108,10 @@ class _Pages:
 
     def paginate(self, Bucket: str, Prefix: str, StartAfter: str = "") -> Iterator[dict[str, Any]]:
         found = sorted(key for key in self._objects if key.startswith(Prefix) and key > StartAfter)
-        now = datetime.now(UTC)
         bodies = {key: self._objects[key][0] for key in found}
         yield {
             "Contents": [
-                {"Key": key, "Size": len(body), "LastModified": now, "ETag": _etag(body)}
+                {"Key": key, "Size": len(body), "LastModified": _WRITTEN_AT, "ETag": _etag(body)}
                 for key, body in bodies.items()
             ]
         }

@@ -86,7 +86,7 @@ def policy(settings: Settings, options: PolicyOptions) -> dict[str, Any]:
             ],
             record_prefixes=[manifest.AUDIT_PREFIX] if runs else [],
             only_reads=not runs,
-            read_keys=[manifest.ALL_INDEXES] if is_code_server else [],
+            read_keys=[manifest.ALL_INDEXES, manifest.ALL_POINTERS, manifest.ALL_MANIFESTS] if is_code_server else [],
             written_keys=[manifest.BOARD_KEY] if is_code_server else [],
             event_bus=None if is_stream else settings.aws.event_bus,
             kms_keys=options.kms_keys,

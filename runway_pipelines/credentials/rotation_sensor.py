@@ -27,7 +27,7 @@ from runway_pipelines.credentials.rotation import (
     parse_cursor,
     run_key,
 )
-from runway_pipelines.dagster_events import newest_checks, with_partition_tags
+from runway_pipelines.dagster_events import forget_runless_evaluation, newest_checks, with_partition_tags
 from runway_pipelines.errors import Unavailable
 from runway_pipelines.operations.events import OperatorEvents
 from runway_pipelines.operations.outcomes import secret_gone
@@ -100,6 +100,8 @@ def build_rotated_sensor(
             for partner_id, made in decisions.items()
             for request in requested(partner_id, made, large_runs)
         ]
+        for partner_id in departed:
+            forget_runless_evaluation(context.instance, CAN_CONNECT, partner_id)
         summary = tick_summary(observed, decisions)
         context.log.info(summary)
         return dg.SensorResult(

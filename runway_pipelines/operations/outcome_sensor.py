@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 
 import dagster as dg
 
@@ -27,6 +27,8 @@ from runway_pipelines.operations.wording import how_many
 # Dagster ends a tick after 60 s without keeping its cursor, and the next tick would send the same events again.
 MOST_RUNS = 25
 MOST_TICK_SECONDS = 20.0
+# Whether a file was told to be another district's is looked up in this many runs of its tenant.
+MOST_TOLD = 10
 # An event that cannot be sent is tried again at each tick until its run is this old.
 GIVE_UP_SECONDS = 86_400.0
 
@@ -45,11 +47,14 @@ class Watched:
     tenants_fresh: dg.AssetCheckKey
     resolution_job: str | None = None
     partner_index: dg.AssetKey | None = None
+    resolutions: dg.AssetKey | None = None
 
     def job_of(self, run: dg.DagsterRun) -> str:
-        """The job that a run counts for: the partner's, where somebody refreshed it by the asset's own button."""
-        is_refresh = run.job_name == ASSET_JOB and self.partner_index in (run.asset_selection or ())
-        return self.partner_job if is_refresh else run.job_name
+        """The job that a run counts for: an asset's, where somebody started it by the asset's own button."""
+        made = (run.asset_selection or ()) if run.job_name == ASSET_JOB else ()
+        if self.partner_index in made:
+            return self.partner_job
+        return self.resolution_job if self.resolution_job and self.resolutions in made else run.job_name
 
     @property
     def jobs(self) -> frozenset[str]:
@@ -138,7 +143,7 @@ def _events_of(
     outcome = run_log.outcome_of(run)
     if outcome.job_name == watched.resolution_job:
         foreign = run_log.foreign_files(run.dagster_run.run_id)
-        earlier_runs = [each.run_id for each in run_log.previous_outcomes(run)] if foreign else []
+        earlier_runs = [each.run_id for each in islice(run_log.previous_outcomes(run), MOST_TOLD)] if foreign else []
         told = {version for run_id in earlier_runs if run_id for version in run_log.foreign_files(run_id)}
         yield from resolution_events(outcome, foreign, told, dagster_url)
     elif outcome.job_name != watched.freshness_job:
@@ -146,12 +151,18 @@ def _events_of(
         previous = next(earlier, None)
         known = known_holds(chain(filter(None, [previous]), earlier))
         yield from events_of(outcome, previous, dagster_url, identity_jobs=watched.identity_jobs, known=known)
-    elif outcome.is_success:
-        before = run_log.previous_run(run)
+    else:
+        # A run that fails because it cannot read one partner's index has judged the others.
+        earlier_ids = run_log.previous_runs(run)
         for tell, found_by in ((freshness_event, run_log.stale_rosters), (unusable_code_event, run_log.unusable_codes)):
-            found_before = found_by(before) if before else {}
-            for partner_id, found in found_by(run.dagster_run.run_id).items():
-                judgement = replace(outcome, partner_id=partner_id)
+            judged = found_by(run.dagster_run.run_id)
+            found_before: dict[str, dict[str, str]] = {}
+            for run_id in earlier_ids:
+                if judged.keys() <= found_before.keys():
+                    break
+                found_before = found_by(run_id) | found_before
+            for partner_id, found in judged.items():
+                judgement = replace(outcome, partner_id=partner_id, is_success=True)
                 event = tell(judgement, found, found_before.get(partner_id, {}), dagster_url)
                 yield from [event] if event else []
 

@@ -14,8 +14,10 @@ from runway_pipelines.operations.tags import PARTITION_TAG, TRIGGER_TAG
 # Canceled runs are left out: somebody chose to end them, and they say nothing about the rosters.
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 _QUEUED_OR_BEGUN = {dg.DagsterEventType.PIPELINE_ENQUEUED, dg.DagsterEventType.PIPELINE_START}
-# The previous outcome is looked for among this many runs of the partner.
-LOOK_BACK = 10
+# The previous outcomes are looked for among this many runs: while credentials fail, a partner has ten of them in a day.
+LOOK_BACK = 200
+_ENGINE_EVENTS = 10
+_JUDGEMENTS = 10
 
 
 def end_of(record: dg.RunRecord) -> float:
@@ -116,11 +118,11 @@ class RunLog:
             if problem.hold
         }
 
-    def previous_run(self, record: dg.RunRecord) -> str | None:
-        """The id of the last successful run of the same job before this one."""
-        successful = dg.RunsFilter(job_name=record.dagster_run.job_name, statuses=[dg.DagsterRunStatus.SUCCESS])
-        earlier = self.instance.get_run_records(successful, limit=1, cursor=record.dagster_run.run_id)
-        return earlier[0].dagster_run.run_id if earlier else None
+    def previous_runs(self, record: dg.RunRecord) -> list[str]:
+        """The ids of the last runs of the same job before this one, the newest first."""
+        ended = dg.RunsFilter(job_name=record.dagster_run.job_name, statuses=FINISHED)
+        earlier = self.instance.get_run_records(ended, limit=_JUDGEMENTS, cursor=record.dagster_run.run_id)
+        return [each.dagster_run.run_id for each in earlier]
 
     def _report_of_success(self, run_id: str) -> RunReport:
         """The report of the partner's index, which a run materializes last."""
@@ -147,7 +149,7 @@ class RunLog:
         The first line alone, which is Dagster's own: what follows, and the error beside it, may quote anything.
         """
         events = self.instance.get_records_for_run(
-            run_id, of_type={dg.DagsterEventType.ENGINE_EVENT, *_QUEUED_OR_BEGUN}, limit=LOOK_BACK, ascending=False
+            run_id, of_type={dg.DagsterEventType.ENGINE_EVENT, *_QUEUED_OR_BEGUN}, limit=_ENGINE_EVENTS, ascending=False
         )
         for record in events.records:
             event = record.event_log_entry.get_dagster_event()

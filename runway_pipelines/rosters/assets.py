@@ -26,7 +26,7 @@ from runway_pipelines.dagster_events import (
     report_planned,
     selected_partitions,
 )
-from runway_pipelines.errors import Permanent, RunwayError
+from runway_pipelines.errors import Permanent, RunwayError, StoredObjectDamaged
 from runway_pipelines.neighbours import EDU_SECRET, REGISTRY, WAREHOUSE
 from runway_pipelines.operations.run_report import RUN_REPORT, Problem, RunReport
 from runway_pipelines.operations.tags import OWNERS, SECRET_VERSION_TAG, domain, runbook
@@ -46,6 +46,7 @@ from runway_pipelines.rosters.events import (
     students_plot,
     warehouse_seconds,
 )
+from runway_pipelines.rosters.freshness import moment_of
 from runway_pipelines.rosters.freshness_check import (
     TENANTS_FRESH_SPEC,
     TENANTS_PUBLISHED_SPEC,
@@ -54,9 +55,10 @@ from runway_pipelines.rosters.freshness_check import (
 )
 from runway_pipelines.rosters.index import PLACES_ASKED, PartnerIndex, PublishedPlaces, failing_since, record_outcomes
 from runway_pipelines.rosters.outcome import RefreshContext, TenantOutcome, TenantStatus
-from runway_pipelines.rosters.publication import published_keys
+from runway_pipelines.rosters.publication import published_keys, read_published
 from runway_pipelines.rosters.refresh import refresh_tenants
 from runway_pipelines.rosters.services import RosterServices
+from runway_pipelines.systems.aws.object_store import ObjectStore
 from runway_pipelines.systems.snowflake.connection import Place
 
 GROUP = "rosters"
@@ -187,6 +189,11 @@ def _refresh_partner(
     """Refresh all of a partner's tenants. If its credentials are refused, each fails at once with that reason."""
     done = partitions_done_before(context, CROSS_YEAR_ROSTER)
     tenants = [tenant for tenant in partner.tenants if tenant.key not in done]
+    if done:
+        earlier = [
+            outcome for each in partner.tenants if each.key in done for outcome in _published(rosters.store, each)
+        ]
+        record_outcomes(rosters.store, partner, earlier, context.run.run_id, datetime.now(UTC))
     planned = [CROSS_YEAR_ROSTER, PUBLISHED_ROSTER] if partner.published_years else [CROSS_YEAR_ROSTER]
     report_planned(context, planned, [tenant.key for tenant in tenants])
     outcomes: list[TenantOutcome] = []
@@ -213,6 +220,26 @@ def _refresh_partner(
         # The partition was deleted while this run was under way. Dagster refuses a result for it, but takes the event.
         context.log.warning(f"{partner.partner_id} is no longer a partition: it left while this run was under way")
         yield dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition=partner.partner_id, metadata=metadata)
+
+
+def _published(store: ObjectStore, tenant: PartnerTenant) -> Iterator[TenantOutcome]:
+    """What a run that died published, for the index, which it would have written at its end."""
+    try:
+        published = read_published(store, tenant)
+    except StoredObjectDamaged:
+        return
+    if published is not None and published.manifest is not None:
+        pointer = published.pointer
+        yield TenantOutcome(
+            tenant,
+            TenantStatus.PINNED if pointer.pinned else TenantStatus.UNCHANGED,
+            "published by the run that this one goes on with",
+            0.0,
+            manifest=published.manifest,
+            verified_at=pointer.verified_at,
+            pinned_at=pointer.pinned.at if pointer.pinned else None,
+            known_at=moment_of(pointer.verified_at),
+        )
 
 
 def require_partitions(context: dg.AssetExecutionContext) -> None:

@@ -17,7 +17,7 @@ import dagster as dg
 from runway_pipelines.credentials.connection_asset import EDU_CONNECTION
 from runway_pipelines.credentials.known_keys import known_keys
 from runway_pipelines.dagster_events import delete_old_runless
-from runway_pipelines.errors import StoredObjectDamaged
+from runway_pipelines.errors import Permanent
 from runway_pipelines.operations.retention import ENDED
 from runway_pipelines.operations.tags import OWNERS, domain, runbook
 from runway_pipelines.operations.wording import SHA256_SHOWN, first_few, minute, utc_minute
@@ -273,10 +273,10 @@ def _decided(
 
 
 def _published_manifest(store: ObjectStore, tenant: PartnerTenant) -> Manifest | None:
-    """The published manifest; None also if it is damaged, because one district must not stop the board."""
+    """The published manifest; None also if it cannot be read, because one district must not stop the board."""
     try:
         published = read_published(store, tenant)
-    except StoredObjectDamaged:
+    except Permanent:
         return None
     return published.manifest if published else None
 

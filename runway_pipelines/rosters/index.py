@@ -272,7 +272,7 @@ def _after(entry: IndexEntry, outcome: TenantOutcome, run_id: str, now: datetime
         )
     # If this run was superseded, it is the other run's moment: this run confirmed nothing.
     verified_at = None if outcome.verified_at is None else moment_of(outcome.verified_at)
-    if outcome.status is TenantStatus.NEW:
+    if outcome.status.is_published and outcome.manifest.sha256 != entry.sha256:
         entry = _changed(entry, outcome.manifest, now)
     return replace(
         entry,

@@ -24,7 +24,10 @@ ROSTERS_PREFIX = "__rosters"
 SNAPSHOTS_PREFIX = "__roster_snapshots"
 AUDIT_PREFIX = "__roster_audit"
 # Every partner's index, as a pattern of IAM; no object of a tenant has such a name.
-ALL_INDEXES = f"{SNAPSHOTS_PREFIX}/*/index.json"
+# What the code server may read: counts and digests, and no student.
+ALL_INDEXES, ALL_POINTERS, ALL_MANIFESTS = (
+    f"{SNAPSHOTS_PREFIX}/*{name}" for name in ("/index.json", "/current.json", ".manifest.json")
+)
 # No partner's folder: an id has no dot.
 BOARD_KEY = f"{SNAPSHOTS_PREFIX}/board.html"
 TREND = 30  # snapshots: a month of nights

@@ -11,6 +11,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import groupby
 from typing import Any
 
@@ -45,16 +46,17 @@ class FileFolder:
 
 @dataclass(frozen=True)
 class CandidateFile:
-    """One version of a file of candidates."""
+    """One version of a file of candidates; ``written_at`` is when it was put there."""
 
     folder: FileFolder
     etag: str
     size: int
+    written_at: datetime
 
     @property
     def identity(self) -> str:
-        """Its key and version, as a short text that no two versions share."""
-        named = f"{self.folder.key(CANDIDATES)}\n{self.etag}"
+        """Its key and version, as a short text that no two versions share: the same bytes may come back."""
+        named = f"{self.folder.key(CANDIDATES)}\n{self.etag}\n{self.written_at.isoformat()}"
         return hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
@@ -122,7 +124,9 @@ def listed_files(store: ObjectStore, prefix: str) -> Iterator[Listed]:
         found: dict[str, ListedObject] = {name: each for (_, name), each in objects}
         if CANDIDATES in found:
             candidates = found[CANDIDATES]
-            yield Listed(CandidateFile(folder, candidates.etag, candidates.size), REPORT in found)
+            yield Listed(
+                CandidateFile(folder, candidates.etag, candidates.size, candidates.last_modified), REPORT in found
+            )
 
 
 def waiting_files(store: ObjectStore, tenant: PartnerTenant) -> list[CandidateFile]:

@@ -18,12 +18,16 @@ from dagster._core.loader import LoadingContextForTest
 from runway_pipelines.cli.app import main
 from runway_pipelines.cli.exit_codes import ExitCode
 from runway_pipelines.dagster_events import delete_old_runless, evaluate_sensor
+from runway_pipelines.errors import Permanent
 from runway_pipelines.local.stack import BUCKET, EmbeddedStack
 from runway_pipelines.rosters.board_asset import BOARD, SENSOR_NAME
 from runway_pipelines.rosters.events import CROSS_YEAR_ROSTER, PARTNER_ROSTER_INDEX, PUBLISHED_ROSTER
 from runway_pipelines.rosters.manifest import BOARD_KEY, pointer_key
+from runway_pipelines.systems.aws.object_store import ObjectStore, StoredDocument
+from tests.cloudformation import allows
 from tests.integration.stream_server import stream_server
 from tests.integration.world import TestPartner, Warehouse, World, definitions, run_partner, world_of
+from tests.unit.test_deployed_roles import statements
 
 TOKEN = "kJ8f-2hQz_7Lw0PpVbN4tA"
 
@@ -124,6 +128,27 @@ def test_what_was_decided_on_the_command_line_is_on_dagsters_pages_with_the_next
     assert "on the command line" in found[CROSS_YEAR_ROSTER, north].metadata["decided"].value
     assert (PUBLISHED_ROSTER, north) in found
     assert (PARTNER_ROSTER_INDEX, night.partner.partner_id) in found
+    assert not night.tick(after.cursor).asset_events
+
+
+@pytest.mark.parametrize("is_granted", [True, False])
+def test_the_code_servers_role_can_show_a_decision_and_no_refusal_stops_the_board(
+    night: Night, monkeypatch: pytest.MonkeyPatch, is_granted: bool
+) -> None:
+    north, may = f"{night.partner.partner_id}/north", statements("CodeServerRole")
+    before = night.tick(night.made.cursor).cursor
+    assert said("unpin", north, "--reason", "the load is mended").exit_code == 0
+
+    def read(store: ObjectStore, key: str) -> StoredDocument | None:
+        if not allows(may, "s3:GetObject", f"arn:aws:s3:::rosters/{key}") or not (is_granted or "index" in key):
+            raise Permanent(expected="to read it", came="the refusal AccessDenied (HTTP 403)", remedy="grant it")
+        return whole(store, key)
+
+    whole = ObjectStore.read
+    monkeypatch.setattr(ObjectStore, "read", read)
+    after = night.tick(before)
+    assert any(event.asset_key == CROSS_YEAR_ROSTER and event.partition == north for event in after.asset_events)
+    assert any(event.asset_key == PUBLISHED_ROSTER for event in after.asset_events) is is_granted
     assert not night.tick(after.cursor).asset_events
 
 

@@ -15,17 +15,20 @@ import pytest
 from dagster._core.events import DagsterEvent, EngineEventData
 from dagster._utils.error import SerializableErrorInfo
 
+from runway_pipelines.errors import Permanent
 from runway_pipelines.operations import outcome_sensor as sensor_module
 from runway_pipelines.operations.events import OperatorEvents
 from runway_pipelines.operations.outcome_sensor import Watched, build_run_outcome_sensor
 from runway_pipelines.operations.outcomes import OperatorEvent
 from runway_pipelines.operations.run_cursor import OVERLAP_SECONDS
-from runway_pipelines.operations.run_log import LOOK_BACK
 from runway_pipelines.operations.run_report import RUN_REPORT, CredentialsFailure, Problem, RunReport
+from runway_pipelines.partner_tenants.registry import RosterPartner
 from runway_pipelines.rosters import assets, extraction, gate
 from runway_pipelines.rosters.events import PARTNER_ROSTER_INDEX
 from runway_pipelines.rosters.freshness_check import TENANTS_FRESH
+from runway_pipelines.rosters.index import PartnerIndex
 from runway_pipelines.systems.aws import event_bus as events_module
+from runway_pipelines.systems.aws.object_store import ObjectStore
 from tests.integration.event_bus import Bus, make_bus
 from tests.integration.world import TestPartner, Warehouse, World, bring_in_line, definitions, reexecute, run_partner
 
@@ -241,7 +244,7 @@ def test_runs_of_other_jobs_on_the_same_partition_hide_no_earlier_failure(
     run_partner(instance, partner)
     ticks.tick()
     assert bus.types() == ["roster_refresh_failed"]
-    for _ in range(LOOK_BACK + 1):
+    for _ in range(11):
         ended_run(instance, "SUCCESS", partner.partner_id, job="some_other_job")
     mend(partner)
     assert run_partner(instance, partner).success
@@ -427,10 +430,11 @@ def test_a_failed_identity_run_is_told_and_a_good_one_and_other_jobs_are_not(
     assert bus.types() == ["identity_run_failed"]
 
 
-def judge(instance: dg.DagsterInstance) -> None:
+def judge(instance: dg.DagsterInstance, *, succeeds: bool = True) -> None:
     """A run of the hourly job."""
     job = definitions().resolve_job_def(FRESHNESS_JOB)
-    assert job.execute_in_process(instance=instance, tags={"runway/trigger": "schedule"}).success
+    result = job.execute_in_process(instance=instance, tags={"runway/trigger": "schedule"}, raise_on_error=False)
+    assert result.success is succeeds
 
 
 @pytest.mark.slow
@@ -479,6 +483,78 @@ def test_a_tenant_that_never_had_a_roster_is_not_told_as_stale(
     assert bus.types() == ["roster_refresh_failed"]
     judge(instance)
     assert ticks.tick() == "1 run looked at, 0 events emitted, 0 runs left for the next tick"
+
+
+@pytest.mark.slow
+def test_an_index_that_cannot_be_read_hides_no_other_partners_stale_roster(
+    world: World, instance: dg.DagsterInstance, bus: Bus, ticks: Ticks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warehouse = Warehouse()
+    warehouse.students("north", 3)
+    stale, unread = world.partner(warehouse, ["north"]), world.partner(warehouse, ["north"])
+    for each in (stale, unread):
+        assert run_partner(instance, each).success
+    judge(instance)
+    ticks.tick()
+    stale.change_index("north", refreshed_at="2026-01-01T00:00:00+00:00")
+
+    def read(store: ObjectStore, partner: RosterPartner) -> PartnerIndex:
+        if partner.partner_id == unread.partner_id:
+            raise Permanent(expected="to read it", came="AccessDenied", remedy="grant it")
+        return whole(store, partner)
+
+    whole = PartnerIndex.read
+    with monkeypatch.context() as patch:
+        patch.setattr(PartnerIndex, "read", read)
+        for told in (["rosters_stale"], []):
+            judge(instance, succeeds=False)
+            ticks.tick()
+            assert bus.types() == told
+    unread.change_index("north", refreshed_at="2026-01-01T00:00:00+00:00")
+    judge(instance)
+    ticks.tick()
+    (told_late,) = bus.received()
+    assert told_late["detail"]["partner"] == unread.partner_id
+
+
+def judged_run(instance: dg.DagsterInstance, *, is_held: bool) -> None:
+    """A run of the job that judged one tenant."""
+    problems = {"acme/x": Problem("held since 2026-01-01 00:00 UTC: 40% are gone", "held", "1a2b3c students_lost")}
+    report = RunReport(counts={"held" if is_held else "unchanged": 1}, problems=problems if is_held else {})
+    metadata = {RUN_REPORT: dg.MetadataValue.json(report.document())}
+
+    @dg.op
+    def refresh() -> Iterator[dg.AssetMaterialization | dg.Output[None]]:
+        if is_held:
+            raise dg.Failure("held", metadata=metadata, allow_retries=False)
+        yield dg.AssetMaterialization(PARTNER_ROSTER_INDEX, partition="acme", metadata=metadata)
+        yield dg.Output(None)
+
+    @dg.job(name=JOB)
+    def job() -> None:
+        refresh()
+
+    job.execute_in_process(instance=instance, raise_on_error=False, tags={"dagster/partition": "acme"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("is_held", "told"),
+    [(True, ["roster_refresh_recovered"]), (False, ["roster_refresh_recovered", "roster_released"])],
+)
+def test_a_hold_is_known_after_however_many_nights_without_a_login(
+    instance: dg.DagsterInstance, bus: Bus, ticks: Ticks, is_held: bool, told: list[str]
+) -> None:
+    judged_run(instance, is_held=True)
+    ticks.tick()
+    assert bus.types() == ["roster_held"]
+    for _ in range(11):
+        run_without_login(instance, "acme", "390144")
+    ticks.tick()
+    assert set(bus.types()) == {"credentials_failing"}
+    judged_run(instance, is_held=is_held)
+    ticks.tick()
+    assert sorted(bus.types()) == told
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ import dagster as dg
 import pytest
 
 from benchmarks.big_tenant import big_tenant_tables
+from runway_pipelines.errors import Unavailable
 from runway_pipelines.local.dataset import ASSOCIATIONS, IDENTIFICATION_CODES
-from runway_pipelines.rosters import extraction, gate, refresh
+from runway_pipelines.rosters import assets, extraction, gate, refresh
 from runway_pipelines.rosters.manifest import pointer_key
 from runway_pipelines.rosters.query import ROSTER_SQL
 from runway_pipelines.systems.snowflake.client import EduSession, Selection
 from tests.integration.fault_proxy import fault_proxy
+from tests.integration.test_fast_clock import index_of
 from tests.integration.world import (
     TestPartner,
     Warehouse,
@@ -352,6 +355,39 @@ def test_an_older_query_is_discarded_when_a_newer_one_was_published(
     assert result.success
     assert partner.etag("north") == before
     assert any("superseded" in entry.user_message for entry in instance.all_logs(result.run_id))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [Unavailable(expected="to write", came="SlowDown", remedy="try again"), SystemExit()])
+def test_what_a_run_published_before_it_died_is_in_the_index_after_the_one_that_goes_on(
+    world: World, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    warehouse = Warehouse()
+    for code in ("north", "south"):
+        warehouse.students(code, 3)
+    partner = world.partner(warehouse, ["north", "south"])
+
+    def dies(*arguments: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assets, "record_outcomes", dies)
+        with suppress(SystemExit):
+            run_partner(instance, partner)
+    (died,) = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": partner.partner_id}))
+    if not died.is_finished:
+        instance.report_run_failed(died)
+    with reexecute(instance, died.run_id, copy_tags=True) as again:
+        assert again.success
+        assert all(each.passed for each in again.get_asset_check_evaluations())
+    for code in ("north", "south"):
+        entry, pointer = index_of(partner)[code], partner.pointer(code)
+        assert pointer is not None
+        assert (entry["status"], entry["sha256"], entry["students"]) == ("unchanged", pointer.sha256, 3)
+        assert datetime.fromisoformat(entry["refreshed_at"]) == datetime.fromisoformat(pointer.verified_at).replace(
+            microsecond=0
+        )
+        assert entry["changed_at"] and entry["students_before"] is None
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import sqlalchemy
 
 from runway_pipelines.credentials import rotation_sensor
 from runway_pipelines.credentials.sessions import PartnerSessions
-from runway_pipelines.dagster_events import evaluate_sensor
+from runway_pipelines.dagster_events import evaluate_sensor, newest_checks
 from tests.integration.event_bus import make_bus
 from tests.integration.fault_proxy import FaultProxy, fault_proxy
 from tests.integration.world import (
@@ -599,6 +599,32 @@ def test_a_departure_that_cannot_be_told_is_recorded_all_the_same_and_a_restored
     first.world.secrets.restore_secret(SecretId=first.secret_name)
     (request,) = sensor.tick().run_requests
     assert sensor.results[request.run_key].success
+
+
+@pytest.mark.slow
+def test_a_secret_that_is_gone_again_stops_nobody_elses_rotation(
+    partners: tuple[TestPartner, TestPartner], postgres_instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster's table takes one evaluation of a partner's check without a run, and refuses a second one."""
+    first, second = partners
+    bus = make_bus(f"gone-again-{uuid.uuid4().hex[:8]}")
+    monkeypatch.setenv("RUNWAY_EVENT_BUS", bus.name)
+    postgres_instance.add_dynamic_partitions("partners", [first.partner_id, second.partner_id])
+    sensor = Sensor(postgres_instance)
+    sensor.tick(execute=False)
+    for _ in range(2):
+        first.world.secrets.delete_secret(SecretId=first.secret_name, RecoveryWindowInDays=7)
+        assert len(sensor.tick(execute=False).asset_events) == 3
+        assert bus.types() == ["credentials_failing"]
+        first.world.secrets.restore_secret(SecretId=first.secret_name)
+        sensor.tick(execute=False)
+    first.world.secrets.delete_secret(SecretId=first.secret_name, RecoveryWindowInDays=7)
+    version = second.rotate()
+    (request,) = sensor.tick(execute=False).run_requests
+    assert request.run_key == f"{second.partner_id}:{version}"
+    sensor.cursor = None  # an operator clears it while a partner has no secret
+    assert sensor.tick(execute=False).asset_events
+    assert not newest_checks(postgres_instance, CAN_CONNECT, [first.partner_id])[first.partner_id].has_passed
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import logging
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from dataclasses import replace
 from datetime import date, timedelta
@@ -22,6 +23,7 @@ from runway_pipelines.errors import Unavailable
 from runway_pipelines.local.stack import BUCKET
 from runway_pipelines.settings import load_settings
 from runway_pipelines.students import file_resolution, pruning, warehouse
+from runway_pipelines.students.events import RESOLUTIONS
 from runway_pipelines.students.files import lock_name
 from runway_pipelines.students.observables import MOST_LINES
 from runway_pipelines.students.warehouse import TenantPersons
@@ -260,6 +262,44 @@ def test_a_run_that_is_killed_before_its_report_is_healed_by_the_next(
     assert resolutions[0]["student_unique_id"] == "S00001" and bucket.report("act")["summary"] == summary
 
 
+@pytest.mark.slow
+def test_what_somebody_resolves_by_the_assets_button_is_told_like_any_other(
+    instance: dg.DagsterInstance, partner: TestPartner, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = make_bus(f"operators-{uuid.uuid4().hex[:8]}")
+    monkeypatch.setenv("RUNWAY_EVENT_BUS", bus.name)
+    bring_in_line(instance)
+    cursor = evaluate_sensor(definitions(), "run_outcome_event_sensor", instance, None).cursor
+    bucket.put("foreign", of_another_district(DISTRICT[:12], children(12, "F", first=40)))
+    every = definitions().resolve_implicit_global_asset_job_def()
+    result = every.execute_in_process(
+        instance=instance, partition_key=partner.tenant("north").key, asset_selection=[RESOLUTIONS]
+    )
+    assert result.success
+    cursor = evaluate_sensor(definitions(), "run_outcome_event_sensor", instance, cursor).cursor
+    assert bus.types() == ["student_file_foreign"]
+    assert run(instance, partner).success  # it waits no more, and was told
+    evaluate_sensor(definitions(), "run_outcome_event_sensor", instance, cursor)
+    assert bus.types() == []
+
+
+@pytest.mark.slow
+def test_bytes_that_come_back_are_another_version(
+    instance: dg.DagsterInstance, partner: TestPartner, bucket: Bucket
+) -> None:
+    bring_in_line(instance)
+    right, wrong = file_of([candidate(DISTRICT[0])]), file_of([candidate(DISTRICT[1])])
+    cursor, used = None, set()
+    for content in (right, wrong, right):
+        etag = bucket.put("act", content)
+        ((request,), cursor) = tick(instance, cursor)
+        assert request.run_key not in used, "Dagster would not run it again"
+        used.add(request.run_key)
+        assert run(instance, partner).success
+        assert bucket.report("act")["candidates_etag"] == etag
+        time.sleep(1.1)  # S3 dates objects in whole seconds
+
+
 def test_of_another_districts_file_nothing_is_accepted_and_operators_hear_once(
     instance: dg.DagsterInstance, partner: TestPartner, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +315,7 @@ def test_of_another_districts_file_nothing_is_accepted_and_operators_hear_once(
 
     cursor = evaluate_sensor(definitions(), "run_outcome_event_sensor", instance, cursor).cursor
     (event,) = bus.received()
-    assert event["detail-type"] == "student_file_foreign"
+    assert event["detail-type"] == "student_file_foreign" and event["detail"]["job"] == "student_resolution_job"
     assert event["detail"]["partner"] == partner.partner_id and event["detail"]["run_id"] == result.run_id
     assert "foreign: of 12 candidates" in event["detail"]["reasons"][partner.tenant("north").key]
 

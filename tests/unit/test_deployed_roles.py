@@ -14,6 +14,7 @@ from runway_pipelines.rosters.manifest import (
     BOARD_KEY,
     hold_key,
     index_key,
+    manifest_key,
     pointer_key,
     snapshot_key,
     stable_key,
@@ -91,11 +92,12 @@ def test_runs_may_write_where_rosters_and_snapshots_are_and_nobody_else_may() ->
             assert role == "RunRole" or others == ({f"arn:aws:s3:::rosters/{BOARD_KEY}"} if is_board else set())
 
 
-def test_of_rosters_the_code_server_reads_the_indexes_alone() -> None:
-    may = statements("CodeServerRole")
-    tenant = PartnerTenant("acme", "index.json")
-    assert allows(may, "s3:GetObject", f"arn:aws:s3:::rosters/{index_key('acme')}")
-    for key in (pointer_key(tenant), snapshot_key(tenant, "0" * 64), stable_key(tenant, 2026), hold_key(tenant)):
+@pytest.mark.parametrize("code", ["north", "index.json", "current.json", "a.manifest.json"])
+def test_of_rosters_the_code_server_reads_numbers_and_no_student(code: str) -> None:
+    may, tenant = statements("CodeServerRole"), PartnerTenant("acme", code)
+    for key in (index_key("acme"), pointer_key(tenant), manifest_key(tenant, "0" * 64)):
+        assert allows(may, "s3:GetObject", f"arn:aws:s3:::rosters/{key}")
+    for key in (snapshot_key(tenant, "0" * 64), stable_key(tenant, 2026), hold_key(tenant)):
         assert not allows(may, "s3:GetObject", f"arn:aws:s3:::rosters/{key}")
 
 

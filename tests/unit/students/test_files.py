@@ -122,7 +122,12 @@ def test_old_folders_go_whole_and_the_candidates_first(s3: MemoryS3, store: Obje
 def files(tenants: int, of_each: int = 2) -> Iterator[CandidateFile]:
     for number in range(tenants):
         for name in range(of_each):
-            yield CandidateFile(FileFolder(PartnerTenant("acme", f"t{number:03d}"), str(name)), "etag", 1)
+            yield CandidateFile(
+                FileFolder(PartnerTenant("acme", f"t{number:03d}"), str(name)),
+                "etag",
+                1,
+                datetime(2026, 3, 1, tzinfo=UTC),
+            )
 
 
 def test_a_tick_requests_a_run_for_each_tenant_and_leaves_the_rest_for_the_next() -> None:
