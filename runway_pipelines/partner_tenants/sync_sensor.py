@@ -75,9 +75,10 @@ def build_sync_sensor(*, include_switched_off: bool, interval_seconds: int) -> d
         remember_removals(context.instance, plan, is_approved=is_approved)
         for warning in tick_warnings(plan, registry):
             context.log.warning(warning)
-        # An approval is good for one tick; kept, it would approve the same wrong read next month. A `SensorResult`
-        # without a cursor keeps the old one, so it is cleared here.
-        context.update_cursor(None)
+        # An approval is good for one tick; kept, it would approve the same wrong read next month. It stays only while a
+        # run still needs all that it approves. A `SensorResult` without a cursor keeps the old one: it is set here.
+        waits = is_approved and any(changes.waiting for changes in plan.values())
+        context.update_cursor(approval if waits and not any(changes.remove for changes in plan.values()) else None)
         return dg.SensorResult(
             skip_reason=tick_summary(plan, approval), dynamic_partitions_requests=partition_requests(plan)
         )

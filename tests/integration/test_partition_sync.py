@@ -311,6 +311,23 @@ def test_what_a_run_still_needs_is_removed_when_it_has_ended(
     assert sync.tick().startswith("Nothing changed")
 
 
+def test_an_approval_waits_for_the_run_that_still_needs_all_that_it_approves(sync: Sync) -> None:
+    sync.partner("delta", *(f"g{number}" for number in range(8)))
+    sync.tick()
+    before = sync.keys
+    sync.execute("update partner set deleted_on = now() where id = 'delta'")
+    run = under_way(sync, dg.DagsterRunStatus.STARTED, partition="delta")
+    sync.cursor = asked_for(sync.tick())
+    for _ in range(2):
+        assert "8 kept for runs that still need them" in sync.tick()
+        assert sync.keys == before
+    sync.instance.report_run_canceled(run)
+    sync.tick()
+    assert sync.keys == ALL
+    assert sync.cursor is None
+    assert sync.tick().startswith("Nothing changed")
+
+
 def test_the_limit_counts_over_a_rolling_day(sync: Sync, monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime.now(UTC)
     monkeypatch.setattr(partitions, "utc_now", lambda: now)
