@@ -205,13 +205,12 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         """The answer's body. Drops httpx's error texts, which may quote the key."""
         import httpx
 
-        deadline = time.monotonic() + self.timeout_seconds
         try:
             with client.stream("POST", url, content=body, headers=headers) as response:
                 if response.status_code != httpx.codes.OK:
                     raise refusal(response.status_code, response.headers.get("Retry-After"), datetime.now(UTC))
                 is_gzip = response.headers.get("Content-Encoding", "").strip().lower() in ("gzip", "x-gzip")
-                return self._read(response.iter_raw(), deadline, is_gzip=is_gzip)
+                return self._read(response.iter_raw(), is_gzip=is_gzip)
         except httpx.TimeoutException as error:
             raise self._timed_out(type(error).__name__) from None
         except httpx.InvalidURL:
@@ -221,12 +220,13 @@ class LmlService(dg.ConfigurableResource):  # type: ignore[type-arg]
         except (ValueError, zlib.error) as error:  # a header that httpx cannot use, or a body that is no gzip
             raise unavailable(None, f"an answer that is no HTTP ({type(error).__name__})") from None
 
-    def _read(self, chunks: Iterator[bytes], deadline: float, *, is_gzip: bool) -> bytes:
+    def _read(self, chunks: Iterator[bytes], *, is_gzip: bool) -> bytes:
         """The whole body, bounded in size and time; the socket's timeout bounds only each chunk.
 
         A few bytes of gzip can stand for gigabytes, so no more is inflated than may come. A body in another encoding,
         for which nobody asked, is no JSON.
         """
+        deadline = time.monotonic() + self.timeout_seconds
         inflating = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         body = bytearray()
         for chunk in chunks:
