@@ -5,7 +5,7 @@ A canceled run is no outcome: somebody chose to end it, and it says nothing abou
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -104,14 +104,13 @@ def known_holds(earlier: Iterable[RunOutcome]) -> dict[str, str]:
     A tenant that failed in one is neither held nor released by it, and the outcome before that one counts.
     """
     known: dict[str, str] = {}
-    failed: Collection[str] | None = None  # in every outcome so far
+    failed: Set[str] | None = None  # in every outcome so far
     for outcome in earlier:
         if not outcome.has_judged:
             continue
         known |= {tenant: hold for tenant, hold in outcome.holds.items() if failed is None or tenant in failed}
-        failed = {
-            tenant for tenant in outcome.reasons.keys() - outcome.holds.keys() if failed is None or tenant in failed
-        }
+        failed_now = outcome.reasons.keys() - outcome.holds.keys()
+        failed = failed_now if failed is None else failed_now & failed
         if not failed:
             break
     return known

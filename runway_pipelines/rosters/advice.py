@@ -14,7 +14,7 @@ COMMAND_LINE = "command line"  # on record in place of a run's id
 
 @dataclass(frozen=True)
 class Advice:
-    """What a next step must know about its reader: how to type the command, and where Dagster and the pages are."""
+    """How to word a next step for its reader: what to type for the command, and where Dagster and the docs are."""
 
     command: str = COMMAND
     dagster_url: str | None = None

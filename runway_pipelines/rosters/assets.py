@@ -223,7 +223,7 @@ def _refresh_partner(
 
 
 def _published(store: ObjectStore, tenant: PartnerTenant) -> Iterator[TenantOutcome]:
-    """What a run that died published, for the index, which it would have written at its end."""
+    """The outcome for the index of a tenant that an earlier run published before it died."""
     try:
         published = read_published(store, tenant)
     except StoredObjectDamaged:

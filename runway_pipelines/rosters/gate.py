@@ -62,7 +62,7 @@ def publish_extract(
             verified_at=later.verified_at,
         )
     if (hold := standing.held_after(extract.query_started_at, context.now())) is not None:
-        # Of an older query, and discarded; the tenant waits for a person all the same.
+        # This roster is discarded, because its query is older. The tenant still waits for a person.
         return TenantOutcome(tenant, TenantStatus.HELD, hold.said_of(tenant), time.monotonic() - started, hold=hold)
 
     manifest = manifest_of(context, tenant, file, extract, standing)

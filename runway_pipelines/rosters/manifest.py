@@ -24,7 +24,7 @@ ROSTERS_PREFIX = "__rosters"
 SNAPSHOTS_PREFIX = "__roster_snapshots"
 AUDIT_PREFIX = "__roster_audit"
 # Every partner's index, as a pattern of IAM; no object of a tenant has such a name.
-# What the code server may read: counts and digests, and no student.
+# The code server may read these: they hold counts and digests, and no student data.
 ALL_INDEXES, ALL_POINTERS, ALL_MANIFESTS = (
     f"{SNAPSHOTS_PREFIX}/*{name}" for name in ("/index.json", "/current.json", ".manifest.json")
 )

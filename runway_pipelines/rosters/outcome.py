@@ -96,8 +96,10 @@ def refused(
 
 @dataclass(frozen=True)
 class RefreshContext:
-    """What all refreshes of a run share. ``places`` are the warehouses that the partner's rosters come from;
-    ``has_roster`` tells whether a tenant still has one: it may have left, and been purged, since the run began.
+    """What all refreshes of a run share.
+
+    ``places`` are the warehouses that the partner's rosters come from. ``has_roster`` tells whether a tenant still has
+    a roster: it may have left since the run began, and may have been purged.
     """
 
     store: ObjectStore

@@ -77,9 +77,9 @@ def find_standing(context: RefreshContext, tenant: PartnerTenant, school_years: 
 def _without_pointer(
     context: RefreshContext, tenant: PartnerTenant, school_years: tuple[int, ...], hold: Hold | None
 ) -> Published | None:
-    """What readers have if there is no pointer: a first run was killed before writing it, or somebody deleted it.
+    """What readers see without a pointer: a first run was killed before it wrote one, or somebody deleted it.
 
-    A copy of a rejected candidate is not published: an approval was killed after it, and then somebody rejected.
+    A copy of a rejected candidate does not count. An approval that was killed left it, and then somebody rejected.
     """
     sizes = (context.store.stat(stable_key(tenant, year)) for year in school_years)
     digests = (found.sha256 for found in sizes if found is not None and found.sha256 is not None)

@@ -63,7 +63,7 @@ def tomorrow(outcome: RunOutcome) -> RunOutcome:
 
 
 def news(outcome: RunOutcome, *earlier: RunOutcome, url: str | None = None) -> list[OperatorEvent]:
-    """What operators hear of an outcome; those before it come newest first."""
+    """The events that operators get for an outcome. ``earlier`` outcomes are given newest first."""
     previous = next(iter(earlier), None)
     return events_of(outcome, previous, url, identity_jobs=frozenset([IDENTITY]), known=known_holds(earlier))
 
